@@ -1,0 +1,221 @@
+//! Provided buffers: memory that the kernel picks from when data arrives, so that an idle connection owns none.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::cqueue;
+use io_uring::types::BufRingEntry;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::ring::Ring;
+
+/// `IOU_PBUF_RING_INC` (Linux 6.12): a receive takes as much of a buffer as it fills, the next one goes on behind it.
+const INCREMENTAL: u16 = 2;
+
+/// What one receive brought: a part of one buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The buffer's number in its pool.
+    pub buffer: u16,
+    /// Where in the buffer it starts, in bytes.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// The shape of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolShape {
+    /// How many buffers; a power of two, at most 32,768.
+    pub count: u16,
+    /// Bytes in each.
+    pub size: u32,
+    /// Whether receives share a buffer, one behind the other. Falls back to whole buffers on older kernels.
+    pub incremental: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct BufferState {
+    /// Bytes that completions have reported so far: the kernel gives no offset, the lengths have to be summed.
+    filled: u32,
+    /// Pieces handed out and not yet released.
+    pieces: u32,
+    /// The kernel is done with it; it can be provided again when its last piece is released.
+    closed: bool,
+}
+
+/// A provided buffer ring (`io_uring_register_buf_ring(3)`) and the memory behind it.
+///
+/// A buffer belongs to the kernel until a completion names it without `IORING_CQE_F_BUF_MORE`; a [`Piece`] belongs to
+/// its holder until [`BufferPool::release`].
+pub struct BufferPool {
+    group: u16,
+    shape: PoolShape,
+    entries: NonNull<BufRingEntry>,
+    memory: NonNull<u8>,
+    states: Vec<BufferState>,
+    /// Buffers that nobody uses, to be provided again by the next [`BufferPool::publish`].
+    returned: Vec<u16>,
+    tail: u16,
+    /// Buffers the kernel can still receive into.
+    provided: usize,
+}
+
+impl BufferPool {
+    /// Maps the memory and registers it with `ring` as buffer group `group`.
+    ///
+    /// The pool must be dropped after the ring: the kernel writes into it as long as the ring lives.
+    pub fn new(ring: &Ring, group: u16, shape: PoolShape) -> io::Result<Self> {
+        assert!(shape.count.is_power_of_two() && shape.count <= 1 << 15, "a buffer ring's size is a power of two");
+        let entries = map(usize::from(shape.count) * size_of::<BufRingEntry>())?.cast::<BufRingEntry>();
+        let memory = map(usize::from(shape.count) * shape.size as usize)?;
+        let mut pool = Self {
+            group,
+            shape,
+            entries,
+            memory,
+            states: vec![BufferState::default(); usize::from(shape.count)],
+            returned: (0..shape.count).rev().collect(),
+            tail: 0,
+            provided: 0,
+        };
+        pool.register(ring)?;
+        pool.publish();
+        Ok(pool)
+    }
+
+    fn register(&mut self, ring: &Ring) -> io::Result<()> {
+        let address = self.entries.as_ptr() as u64;
+        let register = |flags| {
+            // SAFETY: `entries` is a page-aligned mapping of `count` entries that lives until `drop`, after the ring.
+            unsafe {
+                ring.submitter().register_buf_ring_with_flags(address, self.shape.count, self.group, flags)
+            }
+        };
+        if self.shape.incremental {
+            match register(INCREMENTAL) {
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.shape.incremental = false,
+                outcome => return outcome,
+            }
+        }
+        register(0)
+    }
+
+    /// The shape that the kernel accepted.
+    pub fn shape(&self) -> PoolShape {
+        self.shape
+    }
+
+    /// The buffer group to name in a receive.
+    pub fn group(&self) -> u16 {
+        self.group
+    }
+
+    /// Whether the kernel has a buffer left to receive into. If not, receives end with `ENOBUFS`.
+    #[inline]
+    pub fn has_provided(&self) -> bool {
+        self.provided > 0
+    }
+
+    /// Takes what a receive's completion brought; `None` if the completion names no buffer.
+    #[inline]
+    pub fn take(&mut self, result: i32, flags: u32) -> Option<Piece> {
+        let buffer = cqueue::buffer_select(flags)?;
+        let len = u32::try_from(result).unwrap_or(0);
+        let state = &mut self.states[usize::from(buffer)];
+        let offset = state.filled;
+        debug_assert!(!state.closed && offset + len <= self.shape.size, "the kernel wrote past buffer {buffer}");
+        state.filled += len;
+        state.pieces += 1;
+        if !cqueue::buffer_more(flags) {
+            state.closed = true;
+            self.provided -= 1;
+        }
+        Some(Piece { buffer, offset, len })
+    }
+
+    /// The bytes of a piece that has been taken and not been released.
+    #[inline]
+    pub fn bytes_mut(&mut self, piece: Piece) -> &mut [u8] {
+        debug_assert!(self.states[usize::from(piece.buffer)].pieces > 0, "piece of a buffer that is not held");
+        // SAFETY: the kernel has completed its write of exactly these bytes and will not touch them again before the
+        // buffer is provided anew, which waits for the release; pieces never overlap; `&mut self` makes it the only
+        // reference.
+        unsafe { std::slice::from_raw_parts_mut(self.address(piece).as_ptr(), piece.len as usize) }
+    }
+
+    /// Where a piece starts, for a send from it.
+    #[inline]
+    pub fn address(&self, piece: Piece) -> NonNull<u8> {
+        let offset = usize::from(piece.buffer) * self.shape.size as usize + piece.offset as usize;
+        assert!(offset + piece.len as usize <= usize::from(self.shape.count) * self.shape.size as usize);
+        // SAFETY: asserted to be inside the mapping.
+        unsafe { self.memory.add(offset) }
+    }
+
+    /// Gives a piece back. When it was the last one of a closed buffer, the next `publish` provides that buffer.
+    #[inline]
+    pub fn release(&mut self, buffer: u16) {
+        let state = &mut self.states[usize::from(buffer)];
+        assert!(state.pieces > 0, "buffer {buffer} released twice");
+        state.pieces -= 1;
+        if state.pieces == 0 && state.closed {
+            *state = BufferState::default();
+            self.returned.push(buffer);
+        }
+    }
+
+    /// Buffers with pieces that are still held, for leak checks.
+    pub fn held(&self) -> usize {
+        self.states.iter().filter(|state| state.pieces > 0).count()
+    }
+
+    /// Provides all returned buffers to the kernel, the most recently used one first: it is still in cache.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.returned.is_empty() {
+            return;
+        }
+        let mask = self.shape.count - 1;
+        while let Some(buffer) = self.returned.pop() {
+            let address = self.memory.as_ptr() as u64 + u64::from(buffer) * u64::from(self.shape.size);
+            // SAFETY: the slot is inside the ring (masked) and not the kernel's: at most `count` buffers exist, so
+            // the tail never overtakes the head. The tail field shares the first entry's memory with `resv`, which
+            // the setters below do not write.
+            let entry = unsafe { self.entries.add(usize::from(self.tail & mask)).as_mut() };
+            entry.set_addr(address);
+            entry.set_len(self.shape.size);
+            entry.set_bid(buffer);
+            self.tail = self.tail.wrapping_add(1);
+            self.provided += 1;
+        }
+        // SAFETY: the tail is the `resv` field of the first entry, valid as long as the mapping; the kernel reads it
+        // with acquire semantics, so the entries above are visible first.
+        unsafe {
+            let tail = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
+            (*tail).store(self.tail, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for BufferPool {
+    fn drop(&mut self) {
+        let count = usize::from(self.shape.count);
+        // SAFETY: both mappings were made by `map` with these lengths, and the ring that used them is gone.
+        unsafe {
+            let _ = munmap(self.entries.as_ptr().cast(), count * size_of::<BufRingEntry>());
+            let _ = munmap(self.memory.as_ptr().cast(), count * self.shape.size as usize);
+        }
+    }
+}
+
+fn map(len: usize) -> io::Result<NonNull<u8>> {
+    let len = NonZeroU32::new(u32::try_from(len).map_err(io::Error::other)?).expect("a pool is not empty").get();
+    // SAFETY: a new private anonymous mapping; no existing memory is touched.
+    let address = unsafe {
+        mmap_anonymous(std::ptr::null_mut(), len as usize, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
+    };
+    Ok(NonNull::new(address.cast()).expect("mmap does not map address zero here"))
+}

@@ -1,0 +1,4 @@
+//! The native engine.
+
+pub mod buffers;
+pub mod ring;

@@ -1,0 +1,114 @@
+//! One `io_uring` and how this project drives it: push submissions, enter once, reap everything.
+
+use std::io;
+use std::time::Duration;
+
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{IoUring, Submitter, cqueue, squeue};
+
+/// The shape of a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingOptions {
+    /// Submission queue entries: how many operations one `io_uring_enter` can carry.
+    pub entries: u32,
+    /// Completion queue entries. A burst beyond them costs a kernel allocation per completion and ends multishots.
+    pub cq_entries: u32,
+    /// Size of the table of direct descriptors. Bounded by `RLIMIT_NOFILE`, for each ring on its own.
+    pub direct_descriptors: u32,
+}
+
+/// How long one turn of the loop waits in the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wait {
+    /// Completions to wait for. Since Linux 6.13 also the bound on deferred completions run per pass (at least 20).
+    pub want: usize,
+    /// After this long a single completion is enough (Linux 6.12; 0: off).
+    pub min_wait_us: u32,
+    /// Give up waiting after this long.
+    pub timeout: Option<Duration>,
+}
+
+/// A ring that one thread created and only that thread drives (`IORING_SETUP_SINGLE_ISSUER`).
+pub struct Ring {
+    inner: IoUring,
+    has_min_wait: bool,
+}
+
+impl Ring {
+    /// Sets up a ring with the newest flags that this kernel takes. Call it on the thread that will drive it.
+    pub fn new(options: &RingOptions) -> io::Result<Self> {
+        let inner = build(options)?;
+        if options.direct_descriptors > 0 {
+            inner.submitter().register_files_sparse(options.direct_descriptors)?;
+        }
+        let has_min_wait = inner.params().is_feature_min_timeout();
+        Ok(Self { inner, has_min_wait })
+    }
+
+    /// Queues one submission; what does not fit any more is handed to the kernel first.
+    ///
+    /// # Safety
+    /// Every address in `sqe` must stay valid until the operation's last completion has been reaped.
+    #[inline]
+    pub unsafe fn push(&mut self, sqe: &squeue::Entry) {
+        // SAFETY: the caller's promise is exactly what `push` asks for.
+        while unsafe { self.inner.submission().push(sqe) }.is_err() {
+            self.submit().expect("io_uring_enter with a full submission queue");
+        }
+    }
+
+    /// Hands queued submissions to the kernel without waiting.
+    pub fn submit(&mut self) -> io::Result<()> {
+        match self.inner.submit() {
+            Ok(_) => Ok(()),
+            Err(e) if is_transient(&e) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// One `io_uring_enter`: submits everything and waits as `wait` says. Running out of time is not an error.
+    pub fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+        let timeout = wait.timeout.map(Timespec::from);
+        let mut args = SubmitArgs::new();
+        if let Some(timeout) = &timeout {
+            args = args.timespec(timeout);
+        }
+        if self.has_min_wait && wait.want > 1 {
+            args = args.min_wait_usec(wait.min_wait_us);
+        }
+        let want = if self.has_min_wait { wait.want } else { wait.want.min(1) };
+        match self.inner.submitter().submit_with_args(want, &args) {
+            Ok(_) => Ok(()),
+            Err(e) if is_transient(&e) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Everything that has completed so far.
+    #[inline]
+    pub fn completions(&mut self) -> cqueue::CompletionQueue<'_> {
+        self.inner.completion()
+    }
+
+    /// Registration calls (buffers, files, limits).
+    pub fn submitter(&self) -> Submitter<'_> {
+        self.inner.submitter()
+    }
+}
+
+/// `EINTR`: a signal; `ETIME`: the wait's timeout; `EBUSY`/`EAGAIN`: completions must be reaped before more is taken.
+/// None of them loses a submission: it stays queued for the next enter.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN))
+}
+
+fn build(options: &RingOptions) -> io::Result<IoUring> {
+    let base = || {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(options.cq_entries).setup_clamp().setup_submit_all();
+        builder.setup_single_issuer().setup_defer_taskrun();
+        builder
+    };
+    // Newest first: NO_SQARRAY is Linux 6.6, SINGLE_ISSUER and DEFER_TASKRUN are 6.0 and 6.1.
+    base().setup_no_sqarray().build(options.entries).or_else(|_| base().build(options.entries))
+}

@@ -307,3 +307,6 @@ impl Tape<'_> {
         self.output.end += len;
     }
 }
+
+#[cfg(test)]
+mod tests;

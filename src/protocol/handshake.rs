@@ -59,41 +59,43 @@ impl Handshake {
 
 /// The answer to the request at the start of `bytes` and where the request ends; `None`: it is not complete.
 ///
-/// The first `known` bytes have been found to be the start of a request before. They are parsed again only when a line
-/// ends: often enough for an early answer to nonsense, and rare enough for a client that sends byte by byte.
+/// The first `known` bytes have been found to be the start of a request before. Only whole lines are parsed, and they
+/// are parsed again only when another line ends: often enough for an early answer to nonsense, and rare enough for a
+/// client that sends byte by byte. Thus the answer does not depend on how the request is cut.
 fn examine(settings: &Settings, bytes: &[u8], known: usize) -> Result<Option<(Vec<u8>, usize)>, Refusal> {
     let request = &bytes[..bytes.len().min(settings.max_handshake_size)];
-    let mut headers = [const { MaybeUninit::<Header>::uninit() }; MAX_HEADERS];
-    let mut parsed = Request::new(&mut []);
-    let mut end = None;
-    if request[known..].contains(&b'\n') {
-        let status = parsed.parse_with_uninit_headers(request, &mut headers);
-        if let Status::Complete(len) = status.map_err(|error| malformed(error, request))? {
-            end = Some(len);
+    let misfit = find_misfit(request, known);
+    let fitting = &request[..misfit.map_or(request.len(), |(at, _)| at)];
+    if let Some(last_lf) = fitting[known..].iter().rposition(|&byte| byte == b'\n') {
+        let lines = &fitting[..=known + last_lf];
+        let mut headers = [const { MaybeUninit::<Header>::uninit() }; MAX_HEADERS];
+        let mut parsed = Request::new(&mut []);
+        let status = parsed.parse_with_uninit_headers(lines, &mut headers);
+        if let Status::Complete(end) = status.map_err(|error| malformed(error, lines))? {
+            return Ok(Some((answer_to(&parsed, settings)?, end)));
         }
     }
-    check_characters(&request[..end.unwrap_or(request.len())], known)?;
-    match end {
-        Some(end) => Ok(Some((answer_to(&parsed, settings)?, end))),
+    match misfit {
+        Some((_, refusal)) => Err(refusal),
         None if bytes.len() > request.len() => Err(Refusal::too_large("The request is too large.")),
         None => Ok(None),
     }
 }
 
-/// Control characters have no place in a request, and LF none but behind CR. (The parser would find most of the former
-/// at the end of their line, and forgives a lone LF.)
-fn check_characters(request: &[u8], known: usize) -> Result<(), Refusal> {
-    let mut previous = request[..known].last().copied().unwrap_or_default();
-    for &byte in &request[known..] {
-        match byte {
-            b'\n' if previous != b'\r' => return Err(Refusal::bad_request("A line does not end with CR LF.")),
-            b'\r' | b'\n' | b'\t' => {}
-            0..=31 | 127 => return Err(Refusal::bad_request("The request contains a control character.")),
-            _ => {}
-        }
-        previous = byte;
-    }
-    Ok(())
+/// The first byte behind `known` that no request contains: a control character, or an LF that no CR precedes. (The
+/// parser would find most of the former at the end of their line, and forgives a lone LF.)
+fn find_misfit(request: &[u8], known: usize) -> Option<(usize, Refusal)> {
+    let is_misfit = |at: &usize| match request[*at] {
+        b'\n' => *at == 0 || request[*at - 1] != b'\r',
+        b'\r' | b'\t' => false,
+        byte => byte.is_ascii_control(),
+    };
+    let at = (known..request.len()).find(is_misfit)?;
+    let why = match request[at] {
+        b'\n' => "A line does not end with CR LF.",
+        _ => "The request contains a control character.",
+    };
+    Some((at, Refusal::bad_request(why)))
 }
 
 fn malformed(error: httparse::Error, request: &[u8]) -> Refusal {
@@ -183,3 +185,6 @@ fn only<'h>(headers: &'h [Header], name: &'static str) -> Option<&'h [u8]> {
 fn tokens<'h>(headers: &'h [Header], name: &'static str) -> impl Iterator<Item = &'h [u8]> {
     values(headers, name).flat_map(|value| value.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
+
+#[cfg(test)]
+mod tests;

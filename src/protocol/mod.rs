@@ -28,6 +28,8 @@ pub mod mask;
 mod reply;
 mod session;
 mod settings;
+#[cfg(test)]
+mod testing;
 mod utf8;
 
 pub use reply::{Output, Reply, Then};

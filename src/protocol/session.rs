@@ -251,3 +251,6 @@ impl Buffer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

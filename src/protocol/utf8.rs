@@ -105,7 +105,9 @@ mod tests {
 
             let mut cut = Utf8::default();
             let (last, head) = text.split_last().unwrap();
-            head.iter().for_each(|byte| cut.push(&[*byte]).unwrap());
+            for byte in head {
+                cut.push(&[*byte]).unwrap();
+            }
             assert_eq!(cut.push(&[*last]), Err(InvalidUtf8), "{text:x?} byte by byte");
         }
     }

@@ -1,15 +1,15 @@
 //! Unmasking (RFC 6455, section 5.3): byte `i` of the payload, XOR byte `i mod 4` of the masking
 //! key.
 //!
-//! Both functions handle the last eight bytes as one word that is read before and written after all others, so that
-//! no payload of eight bytes or more pays for a byte-wise rest.
+//! A payload of four bytes or more is never worked off byte by byte: its last bytes are read before and written after
+//! all others, as one vector or word that may overlap the one before it.
 
 /// A masking key, turned so that its first byte belongs to the next payload byte.
 pub type MaskingKey = [u8; 4];
 
-/// Bytes per step of the long loop: four 16-byte vectors.
+/// Bytes per step of a long payload: four vectors.
 const STEP: usize = 64;
-const WORD: usize = size_of::<u64>();
+const VECTOR: usize = 16;
 
 /// The key for what follows `len` bytes that were masked with `key`.
 #[must_use]
@@ -22,17 +22,7 @@ pub fn turn(mut key: MaskingKey, len: usize) -> MaskingKey {
 /// Unmasks `payload` where it is.
 #[inline]
 pub fn unmask(payload: &mut [u8], key: MaskingKey) {
-    let Some(last) = payload.last_chunk::<WORD>().copied() else {
-        return unmask_bytes(payload, key);
-    };
-    let len = payload.len();
-    let key_word = repeat(key);
-    // One byte less than there are: the last word is not unmasked twice when the length is a multiple of eight.
-    let (words, _) = payload[..len - 1].as_chunks_mut::<WORD>();
-    for word in words {
-        *word = xor(*word, key_word);
-    }
-    payload[len - WORD..].copy_from_slice(&xor(last, repeat(turn(key, len))));
+    unmask_by(payload, 0, key);
 }
 
 /// Unmasks the `len` bytes at `from` and puts them at `to`, which is not behind `from`, in one pass.
@@ -42,51 +32,65 @@ pub fn unmask(payload: &mut [u8], key: MaskingKey) {
 #[inline]
 pub fn unmask_down(buf: &mut [u8], from: usize, to: usize, len: usize, key: MaskingKey) {
     let gap = from.checked_sub(to).expect("payload moves down");
-    let region = &mut buf[to..from + len];
-    let Some(last) = region[gap..].last_chunk::<WORD>().copied() else {
-        region.copy_within(gap.., 0);
-        return unmask_bytes(&mut region[..len], key);
-    };
-    let key_word = repeat(key);
+    unmask_by(&mut buf[to..from + len], gap, key);
+}
+
+/// Unmasks what is behind the first `gap` bytes of `region`, and moves it down by them.
+#[inline]
+fn unmask_by(region: &mut [u8], gap: usize, key: MaskingKey) {
+    match region.len() - gap {
+        0..4 => unmask_bytes(region, gap, key),
+        4..8 => unmask_ends::<4>(region, gap, key),
+        8..VECTOR => unmask_ends::<8>(region, gap, key),
+        _ => unmask_vectors(region, gap, key),
+    }
+}
+
+/// Everything reads before it writes, and writes below (or exactly) what it has read.
+#[inline]
+fn unmask_vectors(region: &mut [u8], gap: usize, key: MaskingKey) {
+    let len = region.len() - gap;
+    let last: [u8; VECTOR] = unmasked(region, gap + len - VECTOR, turn(key, len));
     let mut at = 0;
-    // Each step reads before it writes, and writes below everything that is still to be read.
-    while at + STEP < len {
-        let mut step: [u8; STEP] = read(region, at + gap);
-        for word in step.as_chunks_mut::<WORD>().0 {
-            *word = xor(*word, key_word);
-        }
+    while at + STEP <= len {
+        let step: [u8; STEP] = unmasked(region, gap + at, key);
         region[at..at + STEP].copy_from_slice(&step);
         at += STEP;
     }
-    while at + WORD < len {
-        let word: [u8; WORD] = read(region, at + gap);
-        region[at..at + WORD].copy_from_slice(&xor(word, key_word));
-        at += WORD;
+    while at + VECTOR <= len {
+        let vector: [u8; VECTOR] = unmasked(region, gap + at, key);
+        region[at..at + VECTOR].copy_from_slice(&vector);
+        at += VECTOR;
     }
-    region[len - WORD..len].copy_from_slice(&xor(last, repeat(turn(key, len))));
+    region[len - VECTOR..len].copy_from_slice(&last);
 }
 
-/// Fewer than eight bytes.
+/// A payload of `N` to `2 * N` bytes: its first and its last `N`.
 #[inline]
-fn unmask_bytes(payload: &mut [u8], key: MaskingKey) {
-    for (byte, key) in payload.iter_mut().zip(repeat(key).to_ne_bytes()) {
-        *byte ^= key;
+fn unmask_ends<const N: usize>(region: &mut [u8], gap: usize, key: MaskingKey) {
+    let len = region.len() - gap;
+    let first: [u8; N] = unmasked(region, gap, key);
+    let last: [u8; N] = unmasked(region, gap + len - N, turn(key, len));
+    region[..N].copy_from_slice(&first);
+    region[len - N..len].copy_from_slice(&last);
+}
+
+#[inline]
+fn unmask_bytes(region: &mut [u8], gap: usize, key: MaskingKey) {
+    for (at, key) in (0..region.len() - gap).zip(key) {
+        region[at] = region[at + gap] ^ key;
     }
 }
 
+/// The `N` bytes at `at`, unmasked; `N` is a multiple of the key's length.
 #[inline]
-fn repeat([a, b, c, d]: MaskingKey) -> u64 {
-    u64::from_ne_bytes([a, b, c, d, a, b, c, d])
-}
-
-#[inline]
-fn xor(word: [u8; WORD], key: u64) -> [u8; WORD] {
-    (u64::from_ne_bytes(word) ^ key).to_ne_bytes()
-}
-
-#[inline]
-fn read<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    *bytes[at..].first_chunk().expect("callers stay within the payload")
+fn unmasked<const N: usize>(bytes: &[u8], at: usize, key: MaskingKey) -> [u8; N] {
+    let mut bytes = *bytes[at..].first_chunk().expect("callers stay within the payload");
+    let (words, _) = <[u8; N]>::as_mut_slice(&mut bytes).as_chunks_mut();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    bytes
 }
 
 #[cfg(test)]

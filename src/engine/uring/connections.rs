@@ -588,3 +588,32 @@ impl Connections {
         connection
     }
 }
+
+#[cfg(test)]
+impl Connections {
+    pub(super) fn pool_mut(&mut self) -> &mut BufferPool {
+        &mut self.pool
+    }
+
+    /// What must hold after every turn.
+    pub(super) fn check_invariants(&self) {
+        let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();
+        assert_eq!(timed, self.timed, "deadlines miscounted");
+        let queued = self.entries.iter().map(|(_, c)| self.chunks.iter(c.queue).count()).sum::<usize>();
+        assert_eq!(queued, self.chunks.len(), "a chunk that no queue holds");
+        for (_, connection) in &self.entries {
+            let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
+            assert!(can_progress, "a connection that no completion will move");
+            let pending: usize = self.chunks.iter(connection.queue).sum();
+            let cap = usize::from(self.pool.shape().count) * self.pool.shape().size as usize;
+            assert!(pending <= cap + 1024, "a backlog of {pending} bytes over a pool of {cap}");
+        }
+    }
+
+    /// What must hold when no connection is left.
+    pub(super) fn check_idle(&self) {
+        assert_eq!((self.entries.len(), self.chunks.len(), self.timed), (0, 0, 0));
+        assert_eq!(self.pool.held(), 0, "a buffer leaked");
+        assert_eq!(self.tally.accepted, self.tally.released);
+    }
+}

@@ -57,6 +57,18 @@ impl Ring {
         }
     }
 
+    /// Makes room for `count` submissions at once, so that a chain of linked ones is not torn apart: the kernel ends a
+    /// chain where a batch of submissions ends.
+    #[inline]
+    pub fn reserve(&mut self, count: usize) {
+        let submissions = self.inner.submission();
+        let room = submissions.capacity() - submissions.len();
+        drop(submissions);
+        if room < count {
+            self.submit().expect("io_uring_enter with a full submission queue");
+        }
+    }
+
     /// Hands queued submissions to the kernel without waiting.
     pub fn submit(&mut self) -> io::Result<()> {
         match self.inner.submit() {

@@ -192,6 +192,7 @@ impl Session {
                 self.echoed = self.echoed.wrapping_add(1);
             }
             Some(Verdict::Unexpected) => tally.count(Counter::Unexpected),
+            // An open verdict here means that the message ended early, with an empty frame.
             None | Some(Verdict::Corrupted | Verdict::Open) => {
                 tally.count(Counter::Corrupted);
                 self.echoed = self.echoed.wrapping_add(1);
@@ -221,10 +222,14 @@ impl Session {
         let taken = bytes.len().min(ID_LEN - doubt.have);
         doubt.id[doubt.have..doubt.have + taken].copy_from_slice(&bytes[..taken]);
         doubt.have += taken;
-        if doubt.have < ID_LEN && !end {
+        if doubt.have < ID_LEN {
+            // Too short for any echo of ours, if this is all: then it was not one.
+            if end {
+                doubt.verdict = Verdict::Unexpected;
+            }
             return;
         }
-        let found = MessageId::decode(&doubt.id).filter(|id| id.connection == self.number && doubt.have == ID_LEN);
+        let found = MessageId::decode(&doubt.id).filter(|id| id.connection == self.number);
         doubt.verdict = match found.map(|id| id.sequence) {
             Some(sequence) if sequence.wrapping_sub(self.echoed) < in_flight => {
                 // A later message than the expected one, which therefore was skipped.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringecho::engine::uring::buffers::Piece;
 
 use super::connection::{Connection, Flag, Stage};
-use super::operations::{Addresses, Kind, Token};
+use super::operations::{Kind, Token};
 use super::worker::{Deadlines, TURN, Worker};
 use crate::control::Phase;
 use crate::pacing::ConnectPacing;
@@ -66,11 +66,9 @@ impl Worker<'_> {
         let token = self.connections[key].token(Kind::Connect, key as u32);
         let per_address = self.shared.sources.per_address();
         let source = number / per_address - self.part.first / per_address;
-        self.ring.reserve(Addresses::CHAIN);
-        for operation in self.addresses.connect(token, source as usize) {
-            // SAFETY: the addresses in the chain are `self.addresses`, never changed, dropped after the ring.
-            unsafe { self.ring.push(&operation) };
-        }
+        let chain = self.addresses.connect(token, source as usize);
+        // SAFETY: the addresses in the chain are `self.addresses`, never changed, dropped after the ring.
+        unsafe { self.ring.push_linked(&chain) };
         let deadline = self.now_ns + self.shared.scenario.connect.timeout.as_nanos() as u64;
         self.opening.deadlines.push_back((deadline, token));
     }

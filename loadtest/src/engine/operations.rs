@@ -72,7 +72,7 @@ impl Addresses {
     /// the failed one was to be silent on success).
     ///
     /// The addresses in it must stay where they are until the completion: `self` must.
-    pub(super) fn connect(&self, token: Token, source: usize) -> impl Iterator<Item = squeue::Entry> {
+    pub(super) fn connect(&self, token: Token, source: usize) -> Vec<squeue::Entry> {
         let fd = types::Fixed(token.key);
         let slot = DestinationSlot::try_from_slot_target(token.key).expect("tables are far below u32::MAX entries");
         let socket = opcode::Socket::new(self.target.family().into(), libc::SOCK_STREAM, libc::IPPROTO_TCP)
@@ -88,11 +88,8 @@ impl Addresses {
         let connect = opcode::Connect::new(fd, self.target.as_ptr().cast(), self.target.len()).build();
         let silent = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
         let setup = [socket, no_delay].into_iter().chain(bind.into_iter().flatten()).map(move |sqe| sqe.flags(silent));
-        setup.chain([connect]).map(move |sqe| sqe.user_data(token.encode()))
+        setup.chain([connect]).map(|sqe| sqe.user_data(token.encode())).collect()
     }
-
-    /// The most submissions in a chain.
-    pub(super) const CHAIN: usize = 5;
 }
 
 fn set_on(fd: types::Fixed, level: libc::c_int, option: libc::c_int) -> squeue::Entry {
@@ -147,7 +144,7 @@ mod tests {
     fn a_chain_has_an_end_and_fits() {
         let target = "127.0.0.1:1".parse().unwrap();
         let addresses = Addresses::new(target, vec!["127.1.0.1:0".parse().unwrap()]);
-        assert_eq!(addresses.connect(Token::of(Kind::Connect), 0).count(), Addresses::CHAIN);
-        assert_eq!(Addresses::new(target, Vec::new()).connect(Token::of(Kind::Connect), 0).count(), 3);
+        assert_eq!(addresses.connect(Token::of(Kind::Connect), 0).len(), 5);
+        assert_eq!(Addresses::new(target, Vec::new()).connect(Token::of(Kind::Connect), 0).len(), 3);
     }
 }

@@ -90,9 +90,7 @@ impl BufferPool {
         let address = self.entries.as_ptr() as u64;
         let register = |flags| {
             // SAFETY: `entries` is a page-aligned mapping of `count` entries that lives until `drop`, after the ring.
-            unsafe {
-                ring.submitter().register_buf_ring_with_flags(address, self.shape.count, self.group, flags)
-            }
+            unsafe { ring.submitter().register_buf_ring_with_flags(address, self.shape.count, self.group, flags) }
         };
         if self.shape.incremental {
             match register(INCREMENTAL) {

@@ -1,0 +1,210 @@
+//! Messages larger than any buffer, and clients that do not read: memory stays bounded, nothing is lost.
+
+mod common;
+
+use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use common::frames::{BINARY, FIN, TEXT, apply_mask, frame, masked_header};
+use common::peer::{Frame, Peer};
+use common::server::Server;
+use common::{KIB, MIB, fill_pattern, pattern, pattern_text};
+use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+use tungstenite::{Bytes, Message};
+
+/// What the server may occupy while it streams, in all: far below any of the messages here.
+const RESIDENT_BYTES_MAX: u64 = 64 * MIB as u64;
+
+const GIB: u64 = 1024 * MIB as u64;
+
+/// Sends and reads at the same time, as a client with more to send than the path's buffers hold has to.
+fn echo_while_sending(server: &Server, message: &Message) -> Message {
+    let mut reader = server.client();
+    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    let stream: TcpStream = reader.get_ref().try_clone().expect("a descriptor");
+    let mut writer = WebSocket::from_raw_socket(stream, Role::Client, Some(config));
+    thread::scope(|scope| {
+        scope.spawn(move || writer.send(message.clone()).expect("sent"));
+        reader.read().expect("an echo")
+    })
+}
+
+#[test]
+fn messages_up_to_64_mib() {
+    let server = Server::start(&[]);
+    for length in [MIB - 1, MIB, MIB + 1, 5 * MIB, 16 * MIB, 64 * MIB] {
+        let binary = Message::binary(pattern(1, length));
+        assert!(echo_while_sending(&server, &binary) == binary, "{length} bytes came back different");
+        let text = Message::text(pattern_text(2, length));
+        assert!(echo_while_sending(&server, &text) == text, "{length} bytes of text came back different");
+    }
+    let peak = server.peak_resident_bytes();
+    assert!(peak < RESIDENT_BYTES_MAX, "{peak} bytes resident: the messages were kept in memory");
+}
+
+/// One frame of 1 GiB streams through a server whose memory is a fraction of that.
+#[test]
+fn one_frame_of_1_gib() {
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+    let server = Server::start(&["--max-message-size", "0"]);
+    let mut peer = server.open();
+    let mut sender = peer.socket().try_clone().expect("a descriptor");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            sender.write_all(&masked_header(FIN | BINARY, GIB, KEY)).expect("the server reads");
+            let mut piece = vec![0; MIB];
+            for offset in (0..GIB).step_by(MIB) {
+                fill_pattern(3, offset, &mut piece);
+                apply_mask(KEY, &mut piece);
+                sender.write_all(&piece).expect("the server reads");
+            }
+        });
+        assert_eq!(peer.read_header(), (FIN | BINARY, GIB));
+        let (mut piece, mut expected) = (vec![0; MIB], vec![0; MIB]);
+        for offset in (0..GIB).step_by(MIB) {
+            peer.read_exact(&mut piece);
+            fill_pattern(3, offset, &mut expected);
+            assert!(piece == expected, "the echo differs between {offset} and {}", offset + MIB as u64);
+        }
+    });
+    peer.expect_echo(TEXT, "and it goes on");
+    let peak = server.peak_resident_bytes();
+    assert!(peak < RESIDENT_BYTES_MAX, "{peak} bytes resident for a message of {GIB}");
+}
+
+/// A client that only sends: message `index` has this payload, so that each can be checked without being kept.
+struct DeafClient {
+    peer: Peer,
+    /// Messages of which at least one byte has been sent.
+    begun: u64,
+    /// What is left of the message begun last.
+    rest: Bytes,
+}
+
+impl DeafClient {
+    const MESSAGE_BYTES: usize = 64 * KIB;
+
+    fn open(server: &Server) -> Self {
+        Self { peer: server.open(), begun: 0, rest: Bytes::new() }
+    }
+
+    fn payload(index: u64) -> Vec<u8> {
+        pattern(index, Self::MESSAGE_BYTES)
+    }
+
+    /// Sends until the path is full: until it has taken nothing for a while, or 1 GiB in all.
+    fn send_until_blocked(&mut self) -> u64 {
+        let mut stream = self.peer.socket();
+        // A slow machine that stalls for so long ends the loop early, which the test does not mind.
+        stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a TCP socket");
+        let mut sent = 0;
+        while sent < GIB {
+            if self.rest.is_empty() {
+                self.rest = frame(FIN | BINARY, &Self::payload(self.begun)).into();
+                self.begun += 1;
+            }
+            match stream.write(&self.rest) {
+                Ok(length) => {
+                    let _ = self.rest.split_to(length);
+                    sent += length as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("sending to a server that should only block: {error}"),
+            }
+        }
+        stream.set_write_timeout(Some(common::PATIENCE)).expect("a TCP socket");
+        sent
+    }
+
+    /// Sends the rest of the last message and reads the echo of everything, comparing every byte.
+    fn read_everything(&mut self) {
+        let mut sender = self.peer.socket().try_clone().expect("a descriptor");
+        let rest = self.rest.clone();
+        thread::scope(|scope| {
+            scope.spawn(move || sender.write_all(&rest).expect("the server reads"));
+            for index in 0..self.begun {
+                let echo = self.peer.read_message();
+                assert!(echo == Frame::new(FIN | BINARY, Self::payload(index)), "the echo of message {index} differs");
+            }
+        });
+        self.peer.expect_echo(TEXT, "everything read");
+    }
+}
+
+#[test]
+fn a_client_that_never_reads_is_blocked_and_loses_nothing() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut bystander = server.open();
+    bystander.expect_echo(TEXT, "before");
+
+    let mut deaf = DeafClient::open(&server);
+    let sent = deaf.send_until_blocked();
+    assert!(sent < GIB, "the server took {sent} bytes from a client that reads nothing");
+    let peak = server.peak_resident_bytes();
+    assert!(peak < RESIDENT_BYTES_MAX, "{peak} bytes resident for a client that does not read");
+
+    for round in 0..100 {
+        bystander.expect_echo(BINARY, pattern(round, 10_000));
+    }
+    server.open().expect_echo(TEXT, "a newcomer");
+
+    deaf.read_everything();
+}
+
+/// The backlog is per connection, and so is what it may cost.
+#[test]
+fn many_clients_that_never_read() {
+    const CLIENTS: usize = 100;
+    const BACKLOG: usize = 64 * KIB;
+    let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
+    server.open().expect_echo(TEXT, "warm");
+    let before = server.resident_bytes();
+
+    let mut deaf: Vec<DeafClient> = (0..CLIENTS).map(|_| DeafClient::open(&server)).collect();
+    thread::scope(|scope| {
+        for client in &mut deaf {
+            scope.spawn(|| client.send_until_blocked());
+        }
+    });
+    let grown = server.resident_bytes().saturating_sub(before);
+    // Twice the backlogs for the allocator's rounding, and the receive buffers once.
+    let allowed = (2 * CLIENTS * BACKLOG + 8 * MIB) as u64;
+    assert!(grown < allowed, "{CLIENTS} clients that do not read cost {grown} bytes, more than {allowed}");
+
+    server.open().expect_echo(TEXT, "a newcomer");
+    for client in &mut deaf[..10] {
+        client.read_everything();
+    }
+}
+
+/// A client that waits for the end of the backlog before it sends again never blocks for good.
+#[test]
+fn a_client_that_reads_in_turns() {
+    let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
+    for _ in 0..3 {
+        let mut deaf = DeafClient::open(&server);
+        deaf.send_until_blocked();
+        deaf.read_everything();
+        let begun = deaf.begun;
+        deaf.rest = frame(FIN | BINARY, &DeafClient::payload(begun)).into();
+        let rest = deaf.rest.clone();
+        deaf.peer.send(&rest);
+        assert!(deaf.peer.read_message() == Frame::new(FIN | BINARY, DeafClient::payload(begun)));
+    }
+}
+
+/// A client that closes its connection while the server still holds echoes for it frees them.
+#[test]
+fn a_backlog_is_freed_with_its_connection() {
+    let server = Server::start(&["--workers", "1", "--max-connections", "4"]);
+    for _ in 0..8 {
+        let mut deaf = DeafClient::open(&server);
+        deaf.send_until_blocked();
+        deaf.peer.reset();
+    }
+    server.open().expect_echo(TEXT, "a newcomer");
+    let peak = server.peak_resident_bytes();
+    assert!(peak < RESIDENT_BYTES_MAX, "{peak} bytes resident after clients that did not read");
+}

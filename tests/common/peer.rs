@@ -77,7 +77,8 @@ impl Peer {
     }
 
     pub(crate) fn over(stream: TcpStream) -> Self {
-        Self { stream: BufReader::new(stream) }
+        // Small enough for tens of thousands of clients.
+        Self { stream: BufReader::with_capacity(2048, stream) }
     }
 
     /// Connects and upgrades.

@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::io::Write;
-
 use common::frames::{BINARY, FIN, PING, PONG, TEXT, frame};
 use common::peer::{Answer, Frame, Peer, UPGRADE, connect};
 use common::server::Server;
@@ -91,10 +89,7 @@ fn a_large_frame_behind_the_request() {
     let server = Server::start(&[]);
     let payload = common::pattern(1, 3 * common::MIB);
     let mut peer = server.connect();
-    let mut sender = peer.socket().try_clone().expect("a descriptor");
-    let everything = [UPGRADE.as_bytes(), &frame(FIN | BINARY, &payload)].concat();
-    std::thread::scope(|scope| {
-        scope.spawn(move || sender.write_all(&everything).expect("the server reads"));
+    peer.while_sending(&[UPGRADE.as_bytes(), &frame(FIN | BINARY, &payload)].concat(), |peer| {
         peer.expect_upgrade();
         assert!(peer.read_message() == Frame::new(FIN | BINARY, payload), "the echo differs");
     });

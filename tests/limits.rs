@@ -74,6 +74,21 @@ fn the_whole_capacity_is_usable_with_several_workers() {
     }
 }
 
+/// The limit is one for all workers, also when it cannot be divided by their number.
+#[test]
+fn the_capacity_holds_with_several_workers() {
+    let server = Server::start(&["--workers", "3", "--max-connections", "10"]);
+    let mut served: Vec<Peer> = (0..10).map(|_| server.open()).collect();
+    let mut waiting = server.connect();
+    waiting.send(UPGRADE);
+    for peer in &mut served {
+        peer.expect_echo(TEXT, "served");
+    }
+    assert!(waiting.is_silent(), "an eleventh connection was served");
+    served.remove(3).reset();
+    waiting.expect_upgrade();
+}
+
 /// A table that never has a free slot for long: whoever waits is served in the end.
 #[test]
 fn a_crowd_at_a_small_table() {

@@ -3,11 +3,11 @@
 mod common;
 
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use common::frames::{BINARY, CONTINUATION, FIN, PING, PONG, TEXT, close_frame, frame};
-use common::peer::Frame;
+use common::peer::{Frame, full_duplex};
 use common::server::Server;
 use common::{KIB, Random, pattern, pattern_text};
 use tungstenite::Message;
@@ -42,9 +42,7 @@ fn ten_thousand_frames_in_one_write() {
     let mut random = Random::new(10_000);
     let payloads: Vec<Vec<u8>> = (0..10_000).map(|index| pattern(index, random.below(200))).collect();
     let everything: Vec<u8> = payloads.iter().flat_map(|payload| frame(FIN | BINARY, payload)).collect();
-    let mut sender = peer.socket().try_clone().expect("a descriptor");
-    thread::scope(|scope| {
-        scope.spawn(move || sender.write_all(&everything).expect("the server reads"));
+    peer.while_sending(&everything, |peer| {
         for (index, payload) in payloads.into_iter().enumerate() {
             assert_eq!(peer.read_frame(), Frame::new(FIN | BINARY, payload), "frame {index}");
         }
@@ -206,16 +204,14 @@ fn half_close() {
 fn half_close_behind_a_backlog() {
     let server = Server::start(&[]);
     let mut peer = server.open();
-    let mut sender = peer.socket().try_clone().expect("a descriptor");
     let payload = pattern(5, 256 * KIB);
-    let bytes = frame(FIN | BINARY, &payload);
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            for _ in 0..200 {
-                sender.write_all(&bytes).expect("the server reads");
-            }
-            sender.shutdown(Shutdown::Write).expect("a connected socket");
-        });
+    let bytes = frame(FIN | BINARY, &payload).repeat(200);
+    let stream = peer.socket().try_clone().expect("a descriptor");
+    let send = |mut sender: TcpStream| {
+        sender.write_all(&bytes).expect("the server reads");
+        sender.shutdown(Shutdown::Write).expect("a connected socket");
+    };
+    full_duplex(&stream, send, || {
         for index in 0..200 {
             assert!(peer.read_message() == Frame::new(FIN | BINARY, &payload[..]), "message {index} differs");
         }

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::thread;
 
 use common::frames::{BINARY, FIN, TEXT, apply_mask, frame, masked_header};
-use common::peer::{Frame, Peer};
+use common::peer::{Frame, Peer, full_duplex};
 use common::server::Server;
 use common::{KIB, MIB, fill_pattern, pattern, pattern_text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,16 +19,16 @@ const RESIDENT_BYTES_MAX: u64 = 64 * MIB as u64;
 
 const GIB: u64 = 1024 * MIB as u64;
 
-/// Sends and reads at the same time, as a client with more to send than the path's buffers hold has to.
+/// An echo by tungstenite, sending and reading at the same time.
 fn echo_while_sending(server: &Server, message: &Message) -> Message {
     let mut reader = server.client();
     let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-    let stream: TcpStream = reader.get_ref().try_clone().expect("a descriptor");
-    let mut writer = WebSocket::from_raw_socket(stream, Role::Client, Some(config));
-    thread::scope(|scope| {
-        scope.spawn(move || writer.send(message.clone()).expect("sent"));
-        reader.read().expect("an echo")
-    })
+    let stream = reader.get_ref().try_clone().expect("a descriptor");
+    let send = |sender| {
+        let mut writer = WebSocket::from_raw_socket(sender, Role::Client, Some(config));
+        writer.send(message.clone()).expect("sent");
+    };
+    full_duplex(&stream, send, || reader.read().expect("an echo"))
 }
 
 #[test]
@@ -50,17 +50,17 @@ fn one_frame_of_1_gib() {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let server = Server::start(&["--max-message-size", "0"]);
     let mut peer = server.open();
-    let mut sender = peer.socket().try_clone().expect("a descriptor");
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            sender.write_all(&masked_header(FIN | BINARY, GIB, KEY)).expect("the server reads");
-            let mut piece = vec![0; MIB];
-            for offset in (0..GIB).step_by(MIB) {
-                fill_pattern(3, offset, &mut piece);
-                apply_mask(KEY, &mut piece);
-                sender.write_all(&piece).expect("the server reads");
-            }
-        });
+    let stream = peer.socket().try_clone().expect("a descriptor");
+    let send = |mut sender: TcpStream| {
+        sender.write_all(&masked_header(FIN | BINARY, GIB, KEY)).expect("the server reads");
+        let mut piece = vec![0; MIB];
+        for offset in (0..GIB).step_by(MIB) {
+            fill_pattern(3, offset, &mut piece);
+            apply_mask(KEY, &mut piece);
+            sender.write_all(&piece).expect("the server reads");
+        }
+    };
+    full_duplex(&stream, send, || {
         assert_eq!(peer.read_header(), (FIN | BINARY, GIB));
         let (mut piece, mut expected) = (vec![0; MIB], vec![0; MIB]);
         for offset in (0..GIB).step_by(MIB) {
@@ -74,11 +74,14 @@ fn one_frame_of_1_gib() {
     assert!(peak < RESIDENT_BYTES_MAX, "{peak} bytes resident for a message of {GIB}");
 }
 
-/// A client that only sends: message `index` has this payload, so that each can be checked without being kept.
+/// A client that sends and does not read, until it is told to. Each message's number gives its payload, so that all
+/// can be checked and none has to be kept.
 struct DeafClient {
     peer: Peer,
-    /// Messages of which at least one byte has been sent.
+    /// Number of the next message to send.
     begun: u64,
+    /// Number of the next echo to read.
+    read: u64,
     /// What is left of the message begun last.
     rest: Bytes,
 }
@@ -87,7 +90,7 @@ impl DeafClient {
     const MESSAGE_BYTES: usize = 64 * KIB;
 
     fn open(server: &Server) -> Self {
-        Self { peer: server.open(), begun: 0, rest: Bytes::new() }
+        Self { peer: server.open(), begun: 0, read: 0, rest: Bytes::new() }
     }
 
     fn payload(index: u64) -> Vec<u8> {
@@ -124,15 +127,15 @@ impl DeafClient {
 
     /// Sends the rest of the last message and reads the echo of everything, comparing every byte.
     fn read_everything(&mut self) {
-        let mut sender = self.peer.socket().try_clone().expect("a descriptor");
-        let rest = self.rest.clone();
-        thread::scope(|scope| {
-            scope.spawn(move || sender.write_all(&rest).expect("the server reads"));
-            for index in 0..self.begun {
-                let echo = self.peer.read_message();
+        let unread = self.read..self.begun;
+        self.read = self.begun;
+        self.peer.while_sending(&self.rest, |peer| {
+            for index in unread {
+                let echo = peer.read_message();
                 assert!(echo == Frame::new(FIN | BINARY, Self::payload(index)), "the echo of message {index} differs");
             }
         });
+        self.rest = Bytes::new();
         self.peer.expect_echo(TEXT, "everything read");
     }
 }
@@ -189,19 +192,14 @@ fn many_clients_that_never_read() {
     }
 }
 
-/// A client that waits for the end of the backlog before it sends again never blocks for good.
+/// Blocked and freed again, more than once in a connection's life.
 #[test]
-fn a_client_that_reads_in_turns() {
+fn a_client_that_sends_and_reads_in_turns() {
     let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
+    let mut client = DeafClient::open(&server);
     for _ in 0..3 {
-        let mut deaf = DeafClient::open(&server);
-        deaf.send_until_blocked();
-        deaf.read_everything();
-        let begun = deaf.begun;
-        deaf.rest = frame(FIN | BINARY, &DeafClient::payload(begun)).into();
-        let rest = deaf.rest.clone();
-        deaf.peer.send(&rest);
-        assert!(deaf.peer.read_message() == Frame::new(FIN | BINARY, DeafClient::payload(begun)));
+        client.send_until_blocked();
+        client.read_everything();
     }
 }
 

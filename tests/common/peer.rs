@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -30,6 +31,27 @@ pub(crate) fn prepare(stream: &TcpStream) {
     stream.set_nodelay(true).expect("a TCP socket");
     stream.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
     stream.set_write_timeout(Some(PATIENCE)).expect("a TCP socket");
+}
+
+/// Sends from a thread of its own while `read` reads, as whoever has more to send than the path's buffers hold has to.
+///
+/// When reading fails the test, the connection is cut, so that the sender does not wait for a reader that is gone.
+pub(crate) fn full_duplex<R>(stream: &TcpStream, send: impl FnOnce(TcpStream) + Send, read: impl FnOnce() -> R) -> R {
+    struct CutOnPanic(TcpStream);
+    impl Drop for CutOnPanic {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                let _ = self.0.shutdown(Shutdown::Both);
+            }
+        }
+    }
+    let clone = || stream.try_clone().expect("a descriptor");
+    thread::scope(|scope| {
+        let _cut = CutOnPanic(clone());
+        let sender = clone();
+        scope.spawn(move || send(sender));
+        read()
+    })
 }
 
 /// A frame from the server.
@@ -115,6 +137,13 @@ impl Peer {
     /// Ends the sending direction.
     pub(crate) fn shut_down_sending(&self) {
         self.socket().shutdown(Shutdown::Write).expect("a connected socket");
+    }
+
+    /// Sends bytes from a thread of its own while `read` reads; see [`full_duplex`].
+    pub(crate) fn while_sending<R>(&mut self, bytes: &[u8], read: impl FnOnce(&mut Self) -> R) -> R {
+        let stream = self.socket().try_clone().expect("a descriptor");
+        let send = |mut sender: TcpStream| sender.write_all(bytes).expect("the server reads");
+        full_duplex(&stream, send, || read(self))
     }
 
     /// Drops the connection with a reset (RST), as a client that crashed does.

@@ -1,1 +1,38 @@
 //! WebSocket (RFC 6455) without I/O and without a clock: bytes in, bytes out.
+//!
+//! An engine gives each connection a [`Session`], hands it what every receive brought and sends what the [`Reply`]
+//! says. Nothing here knows sockets, time or threads.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `session.rs` | a connection's life: handshake, open, closing, closed; what has to be kept between receives |
+//! | `handshake.rs`, `answer.rs` | the HTTP/1.1 upgrade request, and the answers to it (section 4) |
+//! | `echo.rs` | the frames of one receive turned into their echo, in place (sections 5 and 6) |
+//! | `frame.rs` | frame headers (section 5.2) |
+//! | `mask.rs` | unmasking, in place or while moving (section 5.3) |
+//! | `utf8.rs` | UTF-8 that arrives in pieces (section 8.1) |
+//! | `close.rs` | Close frames, and what a peer can do wrong (section 7) |
+//! | `reply.rs` | what an engine gets back |
+//! | `settings.rs` | what the operator can choose |
+//!
+//! What is echoed how, and where this differs from the RFC's letter, is in `docs/PROTOCOL.md`.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod close;
+mod echo;
+mod frame;
+mod handshake;
+pub mod mask;
+mod reply;
+mod session;
+mod settings;
+#[cfg(test)]
+mod testing;
+mod utf8;
+
+pub use reply::{Output, Reply, Then};
+pub use session::{Phase, Session};
+pub use settings::{Protocol, Settings};
+pub use tungstenite::protocol::frame::coding::CloseCode;

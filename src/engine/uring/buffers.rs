@@ -117,6 +117,11 @@ impl BufferPool {
         self.provided > 0
     }
 
+    /// Whether less than half of the buffers are the kernel's.
+    pub fn is_short(&self) -> bool {
+        self.provided * 2 < usize::from(self.shape.count)
+    }
+
     /// Takes what a receive's completion brought; `None` if the completion names no buffer.
     #[inline]
     pub fn take(&mut self, result: i32, flags: u32) -> Option<Piece> {

@@ -1,6 +1,7 @@
 //! One `io_uring` and how this project drives it: push submissions, enter once, reap everything.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
@@ -57,6 +58,17 @@ impl Ring {
         }
     }
 
+    /// Queues submissions that are linked to each other: they must reach the kernel in the same enter.
+    ///
+    /// # Safety
+    /// As for [`Ring::push`].
+    pub unsafe fn push_linked(&mut self, sqes: &[squeue::Entry]) {
+        // SAFETY: the caller's promise is exactly what `push_multiple` asks for.
+        while unsafe { self.inner.submission().push_multiple(sqes) }.is_err() {
+            self.submit().expect("io_uring_enter with a full submission queue");
+        }
+    }
+
     /// Hands queued submissions to the kernel without waiting.
     pub fn submit(&mut self) -> io::Result<()> {
         match self.inner.submit() {
@@ -67,7 +79,9 @@ impl Ring {
     }
 
     /// One `io_uring_enter`: submits everything and waits as `wait` says. Running out of time is not an error.
-    pub fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+    ///
+    /// Returns whether the kernel has taken all submissions; short of memory it may leave some for the next call.
+    pub fn submit_and_wait(&mut self, wait: Wait) -> io::Result<bool> {
         let timeout = wait.timeout.map(Timespec::from);
         let mut args = SubmitArgs::new();
         if let Some(timeout) = &timeout {
@@ -78,9 +92,8 @@ impl Ring {
         }
         let want = if self.has_min_wait { wait.want } else { wait.want.min(1) };
         match self.inner.submitter().submit_with_args(want, &args) {
-            Ok(_) => Ok(()),
-            Err(e) if is_transient(&e) => Ok(()),
-            Err(e) => Err(e),
+            Err(e) if !is_transient(&e) => Err(e),
+            _ => Ok(self.inner.submission().is_empty()),
         }
     }
 
@@ -111,4 +124,10 @@ fn build(options: &RingOptions) -> io::Result<IoUring> {
     };
     // Newest first: NO_SQARRAY is Linux 6.6, SINGLE_ISSUER and DEFER_TASKRUN are 6.0 and 6.1.
     base().setup_no_sqarray().build(options.entries).or_else(|_| base().build(options.entries))
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
 }

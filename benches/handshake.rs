@@ -1,0 +1,65 @@
+//! The opening handshake as browsers send it, beside tungstenite's over memory.
+
+use std::{
+    hint::black_box,
+    io::{self, Read, Write},
+    time::Duration,
+};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ringecho::protocol::{Phase, Session, Settings};
+
+const REQUEST: &[u8] = b"GET /chat HTTP/1.1\r\nHost: 127.0.0.1:9001\r\nConnection: Upgrade\r\nPragma: no-cache\r\n\
+    Cache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)\r\n\
+    Upgrade: websocket\r\nOrigin: http://127.0.0.1:9001\r\nSec-WebSocket-Version: 13\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+
+/// A socket that has received a request and takes the answer.
+struct Wire {
+    received: &'static [u8],
+}
+
+impl Read for Wire {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.received.read(buf)
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(black_box(buf).len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn bench(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("handshake");
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(30);
+
+    let settings = Settings::default();
+    let mut buf = vec![0; REQUEST.len()];
+    for (name, pieces) in [("ringecho", 1), ("ringecho_in_two_pieces", 2), ("ringecho_byte_by_byte", REQUEST.len())] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                buf.copy_from_slice(black_box(REQUEST));
+                let mut session = Session::new(&settings);
+                for piece in buf.chunks_mut(REQUEST.len().div_ceil(pieces)) {
+                    let _ = black_box(session.receive(&settings, piece));
+                }
+                assert_eq!(session.phase(), Phase::Open);
+            });
+        });
+    }
+    group.bench_function("tungstenite", |bencher| {
+        bencher.iter(|| tungstenite::accept(Wire { received: black_box(REQUEST) }).unwrap());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,179 @@
+//! The command line: flags, their environment variables, exit codes.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, Machine};
+use crate::{protocol, server};
+
+/// A WebSocket echo server for Linux: one thread per core on io_uring.
+///
+/// Exit codes: 0 after an orderly end, 1 if it could not start or run, 2 for bad arguments, 130 when a second signal
+/// cut the drain short.
+#[derive(Debug, Parser)]
+#[command(name = "ringecho", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGINT or SIGTERM; the same as no command at all.
+    Serve(ServeArgs),
+}
+
+/// What `ringecho serve` takes, as given.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Address and port to listen on; repeat it, or separate by commas, for several. Port 0 takes a free one.
+    #[arg(long, env = "RINGECHO_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',', default_value = "127.0.0.1:9001")]
+    pub listen: Vec<String>,
+
+    /// Worker threads, each with a ring of its own [default: one per CPU, more if --max-connections needs them].
+    #[arg(long, env = "RINGECHO_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Connections to hold at most; further ones wait in the kernel's queue until one leaves [default: what the workers'
+    /// descriptor tables hold].
+    #[arg(long, env = "RINGECHO_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+
+    /// Largest message, all its fragments together; beyond it Close 1009. 0: no limit.
+    #[arg(long, env = "RINGECHO_MAX_MESSAGE_SIZE", value_name = "BYTES", default_value = "64MiB")]
+    pub max_message_size: ByteSize,
+
+    /// Time for a client to send its whole upgrade request, in seconds. 0: no limit.
+    #[arg(long, env = "RINGECHO_HANDSHAKE_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    pub handshake_timeout: Duration,
+
+    /// Close connections that send nothing for this long (1001), in seconds; half-way they get a Ping, and any answer
+    /// counts. 0: never.
+    #[arg(long, env = "RINGECHO_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
+    pub idle_timeout: Duration,
+
+    /// How long to wait at the end for clients to answer Close 1001, in seconds.
+    #[arg(long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    pub drain_timeout: Duration,
+
+    /// Unsent bytes to keep for a peer that does not read, before it is read no further. Also bounds the receive memory
+    /// of a worker, for all that one turn of its loop receives may belong to one peer. At least 64 KiB.
+    #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES", default_value = "4MiB")]
+    pub backlog_per_connection: ByteSize,
+
+    /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference.
+    #[arg(long = "subprotocol", env = "RINGECHO_SUBPROTOCOL", value_name = "NAME", value_delimiter = ',')]
+    pub subprotocols: Vec<String>,
+
+    /// The only path to serve, like /echo; others get 404 [default: any].
+    #[arg(long, env = "RINGECHO_PATH", value_name = "PATH")]
+    pub path: Option<String>,
+
+    /// What to speak. tcp echoes bare bytes: the yardstick for what WebSocket costs, and useful behind L4 proxies.
+    #[arg(long, env = "RINGECHO_PROTOCOL", value_enum, default_value = "websocket")]
+    pub protocol: Protocol,
+
+    /// Who moves the bytes. auto takes the best that this machine can run.
+    #[arg(long, env = "RINGECHO_ENGINE", value_enum, default_value = "auto")]
+    pub engine: Engine,
+}
+
+/// See [`ServeArgs::protocol`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// RFC 6455.
+    #[value(name = "websocket")]
+    WebSocket,
+    /// Bytes come back as they are.
+    Tcp,
+}
+
+impl From<Protocol> for protocol::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::WebSocket => Self::WebSocket,
+            Protocol::Tcp => Self::Tcp,
+        }
+    }
+}
+
+/// See [`ServeArgs::engine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// The best that this machine can run.
+    Auto,
+    /// The native io_uring engine.
+    Uring,
+}
+
+/// Runs the program on `args`, the first of which is its name, and says how it went.
+pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let args = match cli.command {
+        Some(Command::Serve(args)) => args,
+        None => cli.serve,
+    };
+    let config = match Machine::probe().map_err(Into::into).and_then(|machine| Config::resolve(&args, &machine)) {
+        Ok(config) => config,
+        Err(e) => {
+            eprintln!("ringecho: {e}");
+            return ExitCode::from(2);
+        }
+    };
+    match server::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("ringecho: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Seconds as a number (`0.5`), or with a unit (`500ms`, `2min`).
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string()),
+        Err(_) => humantime::parse_duration(text).map_err(|e| e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable() {
+        for arg in Cli::command().get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+            let flag = arg.get_long().expect("only flags");
+            let variable = format!("RINGECHO_{}", flag.replace('-', "_").to_uppercase());
+            assert_eq!(arg.get_env(), Some(variable.as_ref()), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn durations_are_seconds_or_carry_their_unit() {
+        assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_seconds("250ms"), Ok(Duration::from_millis(250)));
+        for nonsense in ["", "-1", "NaN", "inf", "1e300", "soon"] {
+            assert!(parse_seconds(nonsense).is_err(), "{nonsense:?}");
+        }
+    }
+}

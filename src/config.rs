@@ -1,0 +1,200 @@
+//! Settings: what the arguments come to on this machine, checked.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::cli::ServeArgs;
+use crate::protocol;
+use crate::sys;
+use crate::worker::Limits;
+
+/// `IORING_MAX_FIXED_FILES`: the kernel's bound on a ring's table of direct descriptors.
+const DIRECT_DESCRIPTORS_MAX: u64 = 1 << 20;
+/// Descriptors that a worker needs in the process's own table: its ring and its eventfd.
+const DESCRIPTORS_PER_WORKER: u64 = 2;
+/// Standard streams, listeners, the acceptor's ring and the like.
+const DESCRIPTORS_RESERVED: u64 = 64;
+/// Below this, receives become so small that a worker does little else.
+const BACKLOG_MIN: u64 = 64 << 10;
+const BACKLOG_MAX: u64 = 1 << 30;
+/// A connection that we want closed is waited for this long: for the peer to read what it still gets, to answer a
+/// Close, to close its side.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the operating system grants this process.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The hard `RLIMIT_NOFILE`.
+    pub descriptors: u64,
+    /// Processors it may run on.
+    pub cpus: Vec<usize>,
+}
+
+impl Machine {
+    /// Asks, and raises the soft descriptor limit to the hard one.
+    pub fn probe() -> io::Result<Self> {
+        Ok(Self { descriptors: sys::raise_descriptor_limit()?, cpus: sys::usable_cpus()? })
+    }
+}
+
+/// Why the arguments cannot be followed here.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot find out what this machine grants: {0}")]
+    Machine(#[from] io::Error),
+    #[error("--listen {address}: {cause}; it takes ADDRESS:PORT, like 0.0.0.0:9001 or [::1]:9001")]
+    Listen { address: String, cause: String },
+    #[error("--workers 0: at least one worker is needed")]
+    NoWorkers,
+    #[error("--max-connections 0: at least one connection is needed")]
+    NoConnections,
+    #[error(
+        "--workers {workers} can hold {capacity} connections, fewer than --max-connections {wanted}: each worker's ring \
+         holds {per_worker} direct descriptors (RLIMIT_NOFILE); use --workers {needed} or more, leave --workers out, \
+         or raise the limit (ulimit -Hn)"
+    )]
+    TooFewWorkers { workers: usize, capacity: u64, wanted: usize, per_worker: u64, needed: u64 },
+    #[error(
+        "{workers} workers need {needed} descriptors in the process's table, and RLIMIT_NOFILE is {limit}: use fewer, \
+         or raise the limit (ulimit -Hn)"
+    )]
+    TooManyWorkers { workers: usize, needed: u64, limit: u64 },
+    #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
+    Backlog(u64),
+    #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
+    Subprotocol(String),
+    #[error("--path {0:?}: a path starts with '/' and has no spaces, '?' or '#'")]
+    Path(String),
+}
+
+/// The settings that a server runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// How many workers.
+    pub workers: usize,
+    /// The processors they are spread over.
+    pub cpus: Vec<usize>,
+    /// Connections in all.
+    pub max_connections: usize,
+    /// What bounds them, for the start-up line.
+    pub limited_by: String,
+    /// Bytes of receive memory for each worker.
+    pub receive_memory: usize,
+    /// How long things may take.
+    pub limits: Limits,
+    /// The protocol's own.
+    pub settings: protocol::Settings,
+}
+
+impl Config {
+    /// What `args` come to on `machine`.
+    pub fn resolve(args: &ServeArgs, machine: &Machine) -> Result<Self, ConfigError> {
+        let per_worker = machine.descriptors.min(DIRECT_DESCRIPTORS_MAX);
+        let workers = workers(args, machine, per_worker)?;
+        let capacity = workers as u64 * per_worker;
+        let tables = format!("{workers} rings x {per_worker} direct descriptors (RLIMIT_NOFILE)");
+        let (max_connections, limited_by) = match args.max_connections {
+            Some(wanted) => (wanted, format!("--max-connections, of {capacity}: {tables}")),
+            None => (capacity as usize, format!("{tables}; --max-connections raises it")),
+        };
+        let backlog = args.backlog_per_connection.as_u64();
+        if !(BACKLOG_MIN..=BACKLOG_MAX).contains(&backlog) {
+            return Err(ConfigError::Backlog(backlog));
+        }
+        Ok(Self {
+            listen: listen(&args.listen)?,
+            workers,
+            cpus: machine.cpus.clone(),
+            max_connections,
+            limited_by,
+            receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
+            limits: Limits {
+                handshake_timeout: some_unless_zero(args.handshake_timeout),
+                idle_timeout: some_unless_zero(args.idle_timeout),
+                close_timeout: CLOSE_TIMEOUT,
+                drain_timeout: args.drain_timeout,
+            },
+            settings: settings(args)?,
+        })
+    }
+
+    /// Connections that each worker holds.
+    pub fn capacity_per_worker(&self) -> u32 {
+        self.max_connections.div_ceil(self.workers) as u32
+    }
+}
+
+fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize, ConfigError> {
+    let needed = match args.max_connections {
+        Some(0) => return Err(ConfigError::NoConnections),
+        Some(wanted) => (wanted as u64).div_ceil(per_worker),
+        None => 1,
+    };
+    let workers = match args.workers {
+        Some(0) => return Err(ConfigError::NoWorkers),
+        Some(workers) => workers,
+        None => machine.cpus.len().max(needed as usize),
+    };
+    if (workers as u64) < needed {
+        return Err(ConfigError::TooFewWorkers {
+            workers,
+            capacity: workers as u64 * per_worker,
+            wanted: args.max_connections.unwrap_or_default(),
+            per_worker,
+            needed,
+        });
+    }
+    let descriptors = workers as u64 * DESCRIPTORS_PER_WORKER + DESCRIPTORS_RESERVED;
+    if descriptors > machine.descriptors {
+        return Err(ConfigError::TooManyWorkers { workers, needed: descriptors, limit: machine.descriptors });
+    }
+    Ok(workers)
+}
+
+/// What one turn of a loop receives may all belong to one peer, so a worker's receive memory is at most a connection's
+/// backlog. Workers beyond the processors never run at the same time: they share what one per processor would have.
+fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
+    (backlog * cpus.min(workers) as u64 / workers as u64).max(BACKLOG_MIN) as usize
+}
+
+fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
+    let resolve = |address: &String| {
+        let fail = |cause: String| ConfigError::Listen { address: address.clone(), cause };
+        let found: Vec<_> = address.to_socket_addrs().map_err(|e| fail(e.to_string()))?.collect();
+        // A name can stand for several addresses, IPv4 and IPv6: listen on the first.
+        found.first().copied().ok_or_else(|| fail("no such address".into()))
+    };
+    addresses.iter().map(resolve).collect()
+}
+
+fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
+    let is_token = |name: &String| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    if let Some(name) = args.subprotocols.iter().find(|name| !is_token(name)) {
+        return Err(ConfigError::Subprotocol(name.clone()));
+    }
+    let is_path = |path: &&String| path.starts_with('/') && !path.bytes().any(|b| b <= b' ' || b"?#\x7f".contains(&b));
+    if let Some(path) = args.path.as_ref().filter(|path| !is_path(path)) {
+        return Err(ConfigError::Path(path.clone()));
+    }
+    Ok(protocol::Settings {
+        protocol: args.protocol.into(),
+        max_message_size: match args.max_message_size.as_u64() {
+            0 => u64::MAX,
+            limit => limit,
+        },
+        subprotocols: args.subprotocols.clone(),
+        path: args.path.clone(),
+        ..protocol::Settings::default()
+    })
+}
+
+fn some_unless_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}

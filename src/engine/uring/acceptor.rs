@@ -1,0 +1,219 @@
+//! The acceptor: one ring that accepts for all workers and moves each socket into the least loaded worker's ring.
+//!
+//! One listening socket instead of one per worker (`SO_REUSEPORT`): the kernel spreads those by hash, so that some
+//! workers would be full while others have room, and what waits at a full worker's socket would wait in vain.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::types::DestinationSlot;
+use io_uring::{cqueue, opcode, squeue, types};
+
+use crate::worker::Control;
+
+use super::ring::{Ring, RingOptions, Wait};
+use super::token::{Kind, Token};
+
+/// Sockets that may be on their way to a worker at once.
+const IN_TRANSIT_MAX: u32 = 1024;
+/// How often a full server looks whether it has room again.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Where accepted sockets go.
+pub struct Destination {
+    /// The worker's ring.
+    pub ring: RawFd,
+    /// How many connections it can hold.
+    pub capacity: u32,
+    /// Tells how many it has released.
+    pub control: Arc<Control>,
+}
+
+/// Accepts on `listeners` until `control` says stop.
+pub fn run(listeners: &[TcpListener], destinations: Vec<Destination>, control: &Control) -> io::Result<()> {
+    let mut acceptor = Acceptor::new(listeners, destinations, control)?;
+    while acceptor.turn()? {}
+    Ok(())
+}
+
+/// What an operation of this ring is about, in the upper half of its user data; the lower half is the number of the
+/// listener or of the slot.
+mod about {
+    pub(super) const ACCEPT: u64 = 1 << 32;
+    pub(super) const MOVE: u64 = 2 << 32;
+    pub(super) const CLOSE: u64 = 3 << 32;
+    pub(super) const CANCEL: u64 = 4 << 32;
+    pub(super) const BELL: u64 = 5 << 32;
+    pub(super) const NUMBER: u64 = u32::MAX as u64;
+}
+
+struct Acceptor<'a> {
+    ring: Ring,
+    listeners: &'a [TcpListener],
+    /// Which listeners have their multishot accept armed.
+    is_armed: Vec<bool>,
+    destinations: Vec<Destination>,
+    /// Sockets sent to each destination so far.
+    assigned: Vec<u64>,
+    /// Destination of the socket that is on its way from each slot.
+    target_of: Vec<u32>,
+    /// Accepted while no worker had room.
+    waiting: VecDeque<u32>,
+    control: &'a Control,
+    bell_count: Box<u64>,
+    /// The accept has failed for want of descriptors or memory: wait a moment.
+    is_short: bool,
+}
+
+impl<'a> Acceptor<'a> {
+    fn new(
+        listeners: &'a [TcpListener],
+        destinations: Vec<Destination>,
+        control: &'a Control,
+    ) -> io::Result<Self> {
+        let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 4096, direct_descriptors: IN_TRANSIT_MAX })?;
+        let assigned = vec![0; destinations.len()];
+        let mut acceptor = Self {
+            ring,
+            listeners,
+            is_armed: vec![false; listeners.len()],
+            destinations,
+            assigned,
+            target_of: vec![0; IN_TRANSIT_MAX as usize],
+            waiting: VecDeque::new(),
+            control,
+            bell_count: Box::new(0),
+            is_short: false,
+        };
+        acceptor.listen_to_bell();
+        Ok(acceptor)
+    }
+
+    /// One turn. Returns whether there is a next one.
+    fn turn(&mut self) -> io::Result<bool> {
+        if self.has_room() && self.waiting.is_empty() && !self.is_short {
+            self.arm_accepts();
+        }
+        let must_retry = !self.waiting.is_empty() || self.is_short || !self.is_armed.contains(&true);
+        let timeout = must_retry.then_some(RETRY);
+        self.ring.submit_and_wait(Wait { want: 1, min_wait_us: 0, timeout })?;
+        self.is_short = false;
+        let completions: Vec<cqueue::Entry> = self.ring.completions().collect();
+        for completion in completions {
+            let number = (completion.user_data() & about::NUMBER) as u32;
+            match completion.user_data() & !about::NUMBER {
+                about::ACCEPT => self.accepted(number, completion.result(), completion.flags()),
+                about::MOVE => self.move_failed(number, completion.result()),
+                // Closes and cancellations are silent when they succeed and harmless when they do not.
+                _ => {}
+            }
+        }
+        self.place_waiting();
+        if !self.has_room() {
+            self.disarm_accepts();
+        }
+        Ok(!self.control.is_stopping())
+    }
+
+    fn accepted(&mut self, listener: u32, result: i32, flags: u32) {
+        if !cqueue::more(flags) {
+            self.is_armed[listener as usize] = false;
+        }
+        match u32::try_from(result) {
+            Ok(slot) => self.waiting.push_back(slot),
+            // The peer was gone before it was accepted, or we have cancelled: nothing to do.
+            Err(_) if [libc::ECONNABORTED, libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&-result) => {}
+            // ENFILE, EMFILE: all slots are in transit, or the system is out of files; ENOBUFS, ENOMEM: out of memory.
+            Err(_) => self.is_short = true,
+        }
+    }
+
+    /// The worker could not take it (its table is full while a close is under way, or memory is short): try again.
+    fn move_failed(&mut self, slot: u32, result: i32) {
+        debug_assert!(result < 0, "a successful move is silent");
+        let target = self.target_of[slot as usize] as usize;
+        self.assigned[target] -= 1;
+        self.waiting.push_back(slot);
+        self.is_short = true;
+    }
+
+    fn load(&self, worker: usize) -> u64 {
+        self.assigned[worker] - self.destinations[worker].control.tally().released
+    }
+
+    /// The worker with the fewest connections that has room.
+    fn least_loaded(&self) -> Option<usize> {
+        (0..self.destinations.len())
+            .map(|worker| (self.load(worker), worker))
+            .filter(|&(load, worker)| load < u64::from(self.destinations[worker].capacity))
+            .min()
+            .map(|(_, worker)| worker)
+    }
+
+    fn has_room(&self) -> bool {
+        self.least_loaded().is_some()
+    }
+
+    fn place_waiting(&mut self) {
+        while let Some(&slot) = self.waiting.front() {
+            let Some(worker) = self.least_loaded() else { return };
+            self.waiting.pop_front();
+            self.assigned[worker] += 1;
+            self.target_of[slot as usize] = worker as u32;
+            self.hand_over(slot, worker);
+        }
+    }
+
+    /// Sends the socket to the worker's ring; when it is there, gives up this ring's slot.
+    fn hand_over(&mut self, slot: u32, worker: usize) {
+        let arrival = Token::of_worker(Kind::Accepted).encode();
+        let ring = types::Fd(self.destinations[worker].ring);
+        let send = opcode::MsgRingSendFd::new(ring, types::Fixed(slot), DestinationSlot::auto_target(), arrival)
+            .build()
+            .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
+            .user_data(about::MOVE | u64::from(slot));
+        let close = opcode::Close::new(types::Fixed(slot))
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(about::CLOSE | u64::from(slot));
+        // SAFETY: neither names memory. Linked, so that the slot is not closed before the socket is in the other ring.
+        unsafe { self.ring.push_linked(&[send, close]) };
+    }
+
+    fn arm_accepts(&mut self) {
+        for (number, listener) in self.listeners.iter().enumerate() {
+            if !std::mem::replace(&mut self.is_armed[number], true) {
+                let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd()))
+                    .allocate_file_index(true)
+                    .build()
+                    .user_data(about::ACCEPT | number as u64);
+                // SAFETY: names no memory.
+                unsafe { self.ring.push(&accept) };
+            }
+        }
+    }
+
+    /// Leaves further connections in the kernel's queue: whoever waits there can be served when somebody leaves.
+    fn disarm_accepts(&mut self) {
+        for number in 0..self.listeners.len() {
+            if self.is_armed[number] {
+                let cancel = opcode::AsyncCancel::new(about::ACCEPT | number as u64).build().user_data(about::CANCEL);
+                // SAFETY: names no memory.
+                unsafe { self.ring.push(&cancel) };
+            }
+        }
+    }
+
+    fn listen_to_bell(&mut self) {
+        let count: *mut u64 = &raw mut *self.bell_count;
+        let read = opcode::Read::new(types::Fd(self.control.bell().as_raw_fd()), count.cast(), 8)
+            .build()
+            .user_data(about::BELL);
+        // SAFETY: the box lives as long as the acceptor and goes after the ring.
+        unsafe { self.ring.push(&read) };
+    }
+}

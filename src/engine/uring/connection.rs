@@ -1,0 +1,104 @@
+//! One connection's entry in the worker's slab: a cache line.
+
+use crate::protocol::Session;
+
+use super::output::Queue;
+
+/// Facts about a connection, one bit each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flags(u16);
+
+impl Flags {
+    /// A multishot receive is armed.
+    pub(super) const RECEIVING: Self = Self(1);
+    /// A cancellation of it is on its way.
+    pub(super) const CANCELLING: Self = Self(1 << 1);
+    /// The receive ended because the pool was empty; it is armed again when buffers are back.
+    pub(super) const STARVED: Self = Self(1 << 2);
+    /// The head of the queue has been handed to the kernel in this turn.
+    pub(super) const SENDING: Self = Self(1 << 3);
+    /// The peer does not read: the last send found its socket buffer full.
+    pub(super) const BLOCKED: Self = Self(1 << 4);
+    /// A poll for writability is armed.
+    pub(super) const POLLING: Self = Self(1 << 5);
+    /// The peer has sent its FIN, or the connection is broken.
+    pub(super) const PEER_DONE: Self = Self(1 << 6);
+    /// `shutdown(SHUT_WR)` has been asked for.
+    pub(super) const SHUT: Self = Self(1 << 7);
+    /// ... and is not completed.
+    pub(super) const SHUTTING: Self = Self(1 << 8);
+    /// The close of the descriptor is in flight: the last operation of all.
+    pub(super) const CLOSING: Self = Self(1 << 9);
+    /// A keepalive Ping went out since the peer was last heard.
+    pub(super) const PINGED: Self = Self(1 << 10);
+    /// The sweep has a deadline to look after.
+    pub(super) const TIMED: Self = Self(1 << 11);
+    /// It is on the list of those who may hold receive buffers although their peer does not read.
+    pub(super) const LISTED: Self = Self(1 << 12);
+
+    const NONE: Self = Self(0);
+
+    #[inline]
+    pub(super) const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    #[inline]
+    pub(super) const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, flag: Self) {
+        self.0 |= flag.0;
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self, flag: Self) {
+        self.0 &= !flag.0;
+    }
+}
+
+/// How far a connection is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It is not ending.
+    No,
+    /// Send what is queued, then close.
+    Close,
+    /// Send what is queued, shut down sending, discard input until the peer closes, then close. Closing with unread
+    /// input would make the kernel send a reset, and that could overtake the Close frame (RFC 6455 7.1.1).
+    Linger,
+    /// Close as soon as the kernel has let go of everything.
+    Abort,
+}
+
+/// A connection. Whatever is rare lives behind a pointer in [`Session`] or in the worker's [`Queue`] chunks.
+pub(super) struct Connection {
+    pub(super) session: Session,
+    /// Its direct descriptor in this ring.
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    /// What waits to be sent, oldest first.
+    pub(super) queue: Queue,
+    /// The tick that its current deadline counts from.
+    pub(super) since: u32,
+    pub(super) flags: Flags,
+    pub(super) ending: Ending,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 64, "a connection is one cache line");
+// The slab stores `enum { Vacant(usize), Occupied(Connection) }`: it must fit beside a niche, without a tag of its own.
+const _: () = assert!(size_of::<Option<Connection>>() == size_of::<Connection>());
+
+impl Connection {
+    pub(super) fn new(session: Session, slot: u32, generation: u32, now: u32) -> Self {
+        Self { session, slot, generation, queue: Queue::EMPTY, since: now, flags: Flags::NONE, ending: Ending::No }
+    }
+
+    /// Whether the kernel holds an operation of this connection.
+    pub(super) fn is_in_flight(&self) -> bool {
+        let operations = Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLING).or(Flags::SHUTTING).or(Flags::CLOSING);
+        self.flags.has(operations)
+    }
+}

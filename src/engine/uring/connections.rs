@@ -1,0 +1,591 @@
+//! The connections of one worker: what an event means for them and what is to be submitted next.
+//!
+//! Nothing here makes a system call. Events come in as method calls, operations go out as a list of [`Op`]s. The
+//! rules that keep it sound:
+//! - the kernel looks at memory to be sent only during the `io_uring_enter` that submits the send (`MSG_DONTWAIT`);
+//! - at most one send per connection in an enter, so that nothing can overtake;
+//! - an entry, its slot and its generation live until the last completion of the connection has been reaped.
+
+use std::ptr::NonNull;
+
+use slab::Slab;
+
+use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
+
+use super::buffers::{BufferPool, Piece};
+use super::connection::{Connection, Ending, Flags};
+use super::output::Chunks;
+use crate::worker::Tally;
+
+use super::token::{GENERATION_MASK, Kind, Token};
+
+/// An operation to submit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Arm a multishot receive.
+    Receive {
+        /// The descriptor.
+        slot: u32,
+    },
+    /// Send without waiting, all or as much as fits; complete silently if it was all.
+    Send {
+        /// The descriptor.
+        slot: u32,
+        /// First byte.
+        address: NonNull<u8>,
+        /// How many.
+        len: u32,
+    },
+    /// Wait until the socket takes bytes again.
+    PollWritable {
+        /// The descriptor.
+        slot: u32,
+    },
+    /// Cancel the operation that carries `target`.
+    Cancel {
+        /// Whose completion will say `ECANCELED`.
+        target: Token,
+    },
+    /// `shutdown(SHUT_WR)`.
+    Shutdown {
+        /// The descriptor.
+        slot: u32,
+    },
+    /// Close the descriptor.
+    Close {
+        /// The descriptor.
+        slot: u32,
+    },
+}
+
+/// Deadlines, in ticks of the worker's clock; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timeouts {
+    /// From the accept to the end of the request.
+    pub handshake: Option<u32>,
+    /// Without any input: at half of it a Ping, at the end Close 1001.
+    pub idle: Option<u32>,
+    /// From the decision to close, or from the last progress after it, to the close.
+    pub close: Option<u32>,
+}
+
+/// Everything a worker knows about its connections.
+pub struct Connections {
+    entries: Slab<Connection>,
+    chunks: Chunks,
+    pool: BufferPool,
+    settings: Settings,
+    timeouts: Timeouts,
+    generation: u32,
+    /// The worker's clock: ticks since it started.
+    now: u32,
+    ops: Vec<(Token, Op)>,
+    /// Connections whose send went into the last enter.
+    sends: Vec<u32>,
+    /// An empty list whose memory `sends` takes over in turn.
+    spare_sends: Vec<u32>,
+    starved: Vec<u32>,
+    blocked: Vec<u32>,
+    /// How many entries have a deadline.
+    timed: usize,
+    /// One more than the highest key ever used.
+    keys_used: usize,
+    /// The key where the sweep goes on.
+    swept: usize,
+    /// The next enter must not wait: something is to be done as soon as its sends are out.
+    urgent: bool,
+    tally: Tally,
+}
+
+impl Connections {
+    /// Room for `capacity` connections that receive into `pool`.
+    pub fn new(capacity: usize, pool: BufferPool, settings: Settings, timeouts: Timeouts) -> Self {
+        Self {
+            entries: Slab::with_capacity(capacity),
+            chunks: Chunks::new(),
+            pool,
+            settings,
+            timeouts,
+            generation: 0,
+            now: 0,
+            ops: Vec::new(),
+            sends: Vec::new(),
+            spare_sends: Vec::new(),
+            starved: Vec::new(),
+            blocked: Vec::new(),
+            timed: 0,
+            keys_used: 0,
+            swept: 0,
+            urgent: false,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Connections that hold an entry.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no connection holds an entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What has been done so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Whether [`Connections::sweep`] has to be called.
+    pub fn needs_sweep(&self) -> bool {
+        self.timed > 0 || (self.timeouts.idle.is_some() && !self.entries.is_empty())
+    }
+
+    /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
+    pub fn is_urgent(&self) -> bool {
+        // A starved connection gets its buffers from sends that complete silently: nobody else would wake the loop.
+        self.urgent || !self.starved.is_empty()
+    }
+
+    /// Sets the worker's clock.
+    pub fn set_now(&mut self, tick: u32) {
+        self.now = tick;
+    }
+
+    /// The operations to submit, in order. Forgets them when the iterator is dropped.
+    pub fn take_ops(&mut self) -> std::vec::Drain<'_, (Token, Op)> {
+        self.urgent = false;
+        self.ops.drain(..)
+    }
+
+    // ----- events -----
+
+    /// A socket has arrived in `slot`.
+    pub fn accepted(&mut self, slot: u32) {
+        self.generation = (self.generation + 1) & GENERATION_MASK;
+        let connection = Connection::new(Session::new(&self.settings), slot, self.generation, self.now);
+        let is_handshake = connection.session.phase() == Phase::Handshake;
+        let key = self.entries.insert(connection) as u32;
+        self.keys_used = self.keys_used.max(key as usize + 1);
+        self.tally.accepted += 1;
+        if is_handshake {
+            self.set_timed(key, true);
+        }
+        self.arm_receive(key);
+    }
+
+    /// A completion of a multishot receive.
+    #[inline]
+    pub fn received(&mut self, token: Token, result: i32, flags: u32) {
+        let key = token.key;
+        let piece = self.pool.take(result, flags);
+        let connection = self.entry(token);
+        if !io_uring::cqueue::more(flags) {
+            connection.flags.clear(Flags::RECEIVING.or(Flags::CANCELLING));
+        }
+        let is_ending = connection.ending != Ending::No;
+        match piece {
+            Some(piece) if result > 0 && !is_ending => self.input(key, piece),
+            Some(piece) => self.pool.release(piece.buffer),
+            None => {}
+        }
+        if result <= 0 {
+            self.receive_ended(key, result);
+        }
+        self.settle(key);
+    }
+
+    /// Why a receive ended. Without an error it has ended because completions overflowed; `settle` arms it again.
+    #[cold]
+    fn receive_ended(&mut self, key: u32, result: i32) {
+        match -result {
+            0 => self.entries[key as usize].flags.set(Flags::PEER_DONE),
+            // Cancelled by ourselves, or interrupted: armed again if it is still wanted.
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+            libc::ENOBUFS => {
+                self.entries[key as usize].flags.set(Flags::STARVED);
+                self.starved.push(key);
+            }
+            // ECONNRESET, ETIMEDOUT, EPIPE and whatever else: the connection is gone.
+            _ => self.broken(key),
+        }
+    }
+
+    /// A completion of a send: not everything could be sent.
+    pub fn send_fell_short(&mut self, token: Token, result: i32) {
+        let connection = self.entry(token);
+        assert!(connection.flags.has(Flags::SENDING), "a send that nobody made");
+        match result {
+            1.. => {
+                connection.flags.set(Flags::BLOCKED);
+                let queue = connection.queue;
+                self.chunks.advance(queue, result as u32);
+                self.tally.bytes_sent += result as u64;
+                self.progress(token.key);
+            }
+            _ if result == -libc::EAGAIN || result == -libc::ENOBUFS || result == -libc::ENOMEM => {
+                connection.flags.set(Flags::BLOCKED);
+            }
+            // EPIPE, ECONNRESET: the peer is gone.
+            _ => self.broken(token.key),
+        }
+    }
+
+    /// All completions of the last enter have been seen: the sends that posted none are complete.
+    pub fn finish_sends(&mut self) {
+        // What follows may queue sends for the next enter: they go to the other list.
+        let mut finished = std::mem::take(&mut self.sends);
+        std::mem::swap(&mut self.sends, &mut self.spare_sends);
+        for key in finished.drain(..) {
+            let connection = &mut self.entries[key as usize];
+            connection.flags.clear(Flags::SENDING);
+            if connection.flags.has(Flags::BLOCKED) {
+                if !connection.flags.has(Flags::LISTED) {
+                    connection.flags.set(Flags::LISTED);
+                    self.blocked.push(key);
+                }
+            } else if connection.ending != Ending::Abort {
+                let sent = self.chunks.pop(&mut connection.queue, &mut self.pool);
+                self.tally.bytes_sent += sent as u64;
+            }
+            self.settle(key);
+        }
+        self.spare_sends = finished;
+    }
+
+    /// A completion of a poll for writability.
+    pub fn writable(&mut self, token: Token, result: i32) {
+        let connection = self.entry(token);
+        connection.flags.clear(Flags::POLLING);
+        if result >= 0 {
+            connection.flags.clear(Flags::BLOCKED);
+        } else if result != -libc::ECANCELED {
+            self.broken(token.key);
+        }
+        self.settle(token.key);
+    }
+
+    /// The completion of a shutdown. It can only fail because the peer is gone, which the receive will tell.
+    pub fn shut_down(&mut self, token: Token) {
+        self.entry(token).flags.clear(Flags::SHUTTING);
+        self.settle(token.key);
+    }
+
+    /// The completion of a close: the connection is over.
+    pub fn closed(&mut self, token: Token) {
+        let key = token.key;
+        self.set_timed(key, false);
+        let connection = self.entries.remove(key as usize);
+        assert!(connection.queue.is_empty(), "closed with output left");
+        debug_assert!(!connection.flags.has(Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLING)));
+        self.tally.released += 1;
+    }
+
+    /// Starts closing a slice of connections, from the slab key `from` on. Returns where to go on.
+    pub fn close_some(&mut self, from: usize, at_most: usize) -> Option<usize> {
+        let end = self.keys_used.min(from + at_most);
+        for key in from..end {
+            if self.entries.contains(key) {
+                self.close(key as u32, CloseCode::Away, "server is stopping");
+            }
+        }
+        (end < self.keys_used).then_some(end)
+    }
+
+    /// Looks at the deadlines of a slice of the connections.
+    pub fn sweep(&mut self, at_most: usize) {
+        let end = self.keys_used.min(self.swept + at_most);
+        for key in self.swept..end {
+            if self.entries.contains(key) {
+                self.check_deadline(key as u32);
+            }
+        }
+        self.swept = if end >= self.keys_used { 0 } else { end };
+    }
+
+    /// The end of a turn: returns buffers to the kernel and serves those who waited for that.
+    pub fn end_turn(&mut self) {
+        self.relieve_pool();
+        self.pool.publish();
+        if !self.starved.is_empty() && self.pool.has_provided() {
+            for key in std::mem::take(&mut self.starved) {
+                // The entry cannot have been replaced: `release` waits for the flag to be cleared.
+                if let Some(connection) = self.entries.get_mut(key as usize) {
+                    connection.flags.clear(Flags::STARVED);
+                    self.settle(key);
+                }
+            }
+        }
+    }
+
+    // ----- what events lead to -----
+
+    /// Bytes from the peer.
+    #[inline]
+    fn input(&mut self, key: u32, piece: Piece) {
+        let connection = &mut self.entries[key as usize];
+        let was_handshake = connection.session.phase() == Phase::Handshake;
+        if !was_handshake {
+            connection.since = self.now;
+            connection.flags.clear(Flags::PINGED);
+        }
+        let reply = connection.session.receive(&self.settings, self.pool.bytes_mut(piece));
+        self.tally.messages += u64::from(reply.messages);
+        match reply.output {
+            Output::InPlace(range) if !range.is_empty() => {
+                let output =
+                    Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
+                self.chunks.push_pooled(&mut connection.queue, output);
+            }
+            Output::Owned { bytes, range } if !range.is_empty() => {
+                self.chunks.push_owned(&mut connection.queue, bytes, range);
+                self.pool.release(piece.buffer);
+            }
+            _ => self.pool.release(piece.buffer),
+        }
+        let phase = connection.session.phase();
+        match reply.then {
+            Then::Continue if was_handshake || phase == Phase::Closing => {
+                self.set_timed(key, phase != Phase::Open);
+            }
+            Then::Continue => {}
+            Then::Close => self.end(key, Ending::Close),
+            Then::Linger => self.end(key, Ending::Linger),
+        }
+    }
+
+    /// Begins the way out, unless the connection is further on it already.
+    fn end(&mut self, key: u32, how: Ending) {
+        let connection = &mut self.entries[key as usize];
+        if connection.ending == Ending::No || how == Ending::Abort {
+            connection.ending = how;
+            connection.since = self.now;
+            self.set_timed(key, true);
+        }
+    }
+
+    /// The connection is of no use any more: drop what was to be sent.
+    fn broken(&mut self, key: u32) {
+        self.entries[key as usize].flags.set(Flags::PEER_DONE);
+        self.end(key, Ending::Abort);
+    }
+
+    /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
+    fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
+        let connection = &mut self.entries[key as usize];
+        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
+            return;
+        }
+        let has_handshaken = connection.session.phase() == Phase::Open;
+        if let Some(frame) = connection.session.close(code, reason) {
+            let len = frame.len();
+            self.chunks.push_owned(&mut connection.queue, frame, 0..len);
+            connection.since = self.now;
+            self.set_timed(key, true);
+        } else if !(has_handshaken && self.settings.protocol == Protocol::WebSocket) {
+            self.end(key, Ending::Close);
+        } // Otherwise a frame is being echoed: the session sends the Close behind it.
+        self.settle(key);
+    }
+
+    /// Some bytes went out: a peer that reads slowly is not a dead one.
+    fn progress(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        if connection.ending != Ending::No {
+            connection.since = self.now;
+        }
+    }
+
+    fn check_deadline(&mut self, key: u32) {
+        let connection = &self.entries[key as usize];
+        let elapsed = self.now - connection.since;
+        let is_over = |limit: Option<u32>| limit.is_some_and(|limit| elapsed >= limit);
+        match (connection.ending, connection.session.phase()) {
+            (Ending::No, Phase::Handshake) if is_over(self.timeouts.handshake) => self.abort(key),
+            (Ending::No, Phase::Handshake) => {}
+            (Ending::No, Phase::Open) if is_over(self.timeouts.idle) => self.close_idle(key),
+            (Ending::No, Phase::Open) => {
+                if is_over(self.timeouts.idle.map(|limit| limit.div_ceil(2))) {
+                    self.ping(key);
+                }
+            }
+            _ if is_over(self.timeouts.close) => self.abort(key),
+            _ => {}
+        }
+    }
+
+    fn abort(&mut self, key: u32) {
+        self.end(key, Ending::Abort);
+        self.settle(key);
+    }
+
+    fn close_idle(&mut self, key: u32) {
+        let is_in_frame = !self.entries[key as usize].session.at_frame_boundary();
+        if is_in_frame {
+            // No Close can be sent inside a frame, and this peer will not finish it.
+            self.abort(key);
+        } else {
+            self.close(key, CloseCode::Away, "idle");
+        }
+    }
+
+    fn ping(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        // Who has output waiting is not idle but slow, and would get the Ping late anyway.
+        if connection.flags.has(Flags::PINGED) || !connection.queue.is_empty() {
+            return;
+        }
+        if let Some(frame) = connection.session.ping() {
+            let len = frame.len();
+            connection.flags.set(Flags::PINGED);
+            self.chunks.push_owned(&mut connection.queue, frame, 0..len);
+            self.settle(key);
+        }
+    }
+
+    /// Frees receive buffers from peers that do not read, if the kernel runs short of them.
+    fn relieve_pool(&mut self) {
+        if self.blocked.is_empty() || !(self.pool.is_short() || self.blocked.len() > self.entries.capacity()) {
+            return;
+        }
+        for key in self.blocked.drain(..) {
+            // The key may be another connection's by now: then there is nothing to evict, or it is rightly evicted.
+            let Some(connection) = self.entries.get_mut(key as usize) else { continue };
+            connection.flags.clear(Flags::LISTED);
+            if connection.flags.has(Flags::BLOCKED) && !connection.flags.has(Flags::SENDING) {
+                self.chunks.evict(&mut connection.queue, &mut self.pool);
+            }
+        }
+    }
+
+    /// Submits whatever the connection's state asks for and the kernel does not do yet.
+    #[inline]
+    fn settle(&mut self, key: u32) {
+        let connection = &self.entries[key as usize];
+        if connection.ending == Ending::Abort {
+            return self.settle_abort(key);
+        }
+        let flags = connection.flags;
+        if !connection.queue.is_empty() && !flags.has(Flags::SENDING) {
+            if !flags.has(Flags::BLOCKED) {
+                self.send(key);
+            } else if !flags.has(Flags::POLLING) {
+                self.entries[key as usize].flags.set(Flags::POLLING);
+                self.submit(key, Kind::Writable, |slot| Op::PollWritable { slot });
+            }
+        }
+        let wants_input = !flags.has(Flags::PEER_DONE.or(Flags::BLOCKED));
+        if wants_input != flags.has(Flags::RECEIVING) {
+            self.settle_receive(key, wants_input);
+        }
+        let connection = &self.entries[key as usize];
+        if (connection.ending != Ending::No || flags.has(Flags::PEER_DONE)) && connection.queue.is_empty() {
+            self.settle_ending(key);
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        let (address, len, has_more) = self.chunks.front(connection.queue, &self.pool);
+        connection.flags.set(Flags::SENDING);
+        self.urgent |= has_more || connection.ending != Ending::No || connection.flags.has(Flags::PEER_DONE);
+        let token = Token { key, generation: connection.generation, kind: Kind::Send };
+        self.ops.push((token, Op::Send { slot: connection.slot, address, len }));
+        self.sends.push(key);
+    }
+
+    fn settle_receive(&mut self, key: u32, wanted: bool) {
+        let connection = &self.entries[key as usize];
+        // A peer that has sent its Close is read no further, but left alone: the close of the descriptor follows.
+        if wanted && !connection.flags.has(Flags::STARVED.or(Flags::CLOSING)) && connection.ending != Ending::Close {
+            self.arm_receive(key);
+        } else if !wanted && !connection.flags.has(Flags::CANCELLING) {
+            self.cancel_receive(key);
+        }
+    }
+
+    /// The queue is empty and the connection is to end, or the peer has ended it.
+    fn settle_ending(&mut self, key: u32) {
+        let connection = &self.entries[key as usize];
+        let flags = connection.flags;
+        if flags.has(Flags::CLOSING.or(Flags::SHUTTING)) {
+            return;
+        }
+        if connection.ending == Ending::Linger && !flags.has(Flags::PEER_DONE) {
+            if !flags.has(Flags::SHUT) {
+                self.entries[key as usize].flags.set(Flags::SHUT.or(Flags::SHUTTING));
+                self.submit(key, Kind::Shutdown, |slot| Op::Shutdown { slot });
+            }
+            return;
+        }
+        self.close_descriptor(key);
+    }
+
+    fn settle_abort(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        if connection.flags.has(Flags::SENDING.or(Flags::CLOSING).or(Flags::SHUTTING)) {
+            return;
+        }
+        self.chunks.clear(&mut connection.queue, &mut self.pool);
+        self.close_descriptor(key);
+    }
+
+    /// Takes back what the kernel still holds, then closes. Closing does not cancel by itself.
+    fn close_descriptor(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        let target = Token { key, generation: connection.generation, kind: Kind::Writable };
+        if connection.flags.has(Flags::RECEIVING) {
+            if !connection.flags.has(Flags::CANCELLING) {
+                self.cancel_receive(key);
+            }
+        } else if connection.flags.has(Flags::POLLING) {
+            if !connection.flags.has(Flags::CANCELLING) {
+                connection.flags.set(Flags::CANCELLING);
+                self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
+            }
+        } else if !connection.is_in_flight() && !connection.flags.has(Flags::STARVED) {
+            connection.flags.set(Flags::CLOSING);
+            self.submit(key, Kind::Close, |slot| Op::Close { slot });
+        }
+    }
+
+    fn arm_receive(&mut self, key: u32) {
+        self.entries[key as usize].flags.set(Flags::RECEIVING);
+        self.submit(key, Kind::Receive, |slot| Op::Receive { slot });
+    }
+
+    fn cancel_receive(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        connection.flags.set(Flags::CANCELLING);
+        let target = Token { key, generation: connection.generation, kind: Kind::Receive };
+        self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
+    }
+
+    fn submit(&mut self, key: u32, kind: Kind, op: impl FnOnce(u32) -> Op) {
+        let connection = &self.entries[key as usize];
+        self.ops.push((Token { key, generation: connection.generation, kind }, op(connection.slot)));
+    }
+
+    fn set_timed(&mut self, key: u32, timed: bool) {
+        let flags = &mut self.entries[key as usize].flags;
+        match (flags.has(Flags::TIMED), timed) {
+            (false, true) => {
+                flags.set(Flags::TIMED);
+                self.timed += 1;
+            }
+            (true, false) => {
+                flags.clear(Flags::TIMED);
+                self.timed -= 1;
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn entry(&mut self, token: Token) -> &mut Connection {
+        let connection = &mut self.entries[token.key as usize];
+        assert_eq!(connection.generation, token.generation, "a completion outlived its connection");
+        connection
+    }
+}

@@ -1,0 +1,157 @@
+//! What waits to be sent: per connection a queue of chunks, in the receive buffers where they were made or, for peers
+//! that do not read, in memory of their own.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use slab::Slab;
+
+use super::buffers::{BufferPool, Piece};
+
+const NONE: u32 = u32::MAX;
+
+/// Bytes to send and whose memory they are in.
+struct Chunk {
+    source: Source,
+    next: u32,
+}
+
+enum Source {
+    /// Still where it was received. Has to be released to the pool.
+    Pooled(Piece),
+    /// In memory of its own.
+    Owned { bytes: Vec<u8>, range: Range<usize> },
+}
+
+impl Source {
+    fn len(&self) -> usize {
+        match self {
+            Source::Pooled(piece) => piece.len as usize,
+            Source::Owned { range, .. } => range.len(),
+        }
+    }
+}
+
+/// A connection's queue: first and last chunk in the worker's [`Chunks`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Queue {
+    head: u32,
+    tail: u32,
+}
+
+impl Queue {
+    pub(super) const EMPTY: Self = Self { head: NONE, tail: NONE };
+
+    #[inline]
+    pub(super) fn is_empty(self) -> bool {
+        self.head == NONE
+    }
+}
+
+/// All chunks of a worker's connections.
+pub(super) struct Chunks {
+    chunks: Slab<Chunk>,
+}
+
+impl Chunks {
+    pub(super) fn new() -> Self {
+        Self { chunks: Slab::new() }
+    }
+
+    #[inline]
+    pub(super) fn push_pooled(&mut self, queue: &mut Queue, piece: Piece) {
+        self.push(queue, Source::Pooled(piece));
+    }
+
+    pub(super) fn push_owned(&mut self, queue: &mut Queue, bytes: Vec<u8>, range: Range<usize>) {
+        self.push(queue, Source::Owned { bytes, range });
+    }
+
+    #[inline]
+    fn push(&mut self, queue: &mut Queue, source: Source) {
+        debug_assert!(source.len() > 0, "an empty chunk would look like a peer that does not read");
+        let key = self.chunks.insert(Chunk { source, next: NONE }) as u32;
+        if queue.is_empty() {
+            queue.head = key;
+        } else {
+            self.chunks[queue.tail as usize].next = key;
+        }
+        queue.tail = key;
+    }
+
+    /// Address and length of the oldest chunk, and whether others wait behind it. The queue must not be empty.
+    #[inline]
+    pub(super) fn front(&self, queue: Queue, pool: &BufferPool) -> (NonNull<u8>, u32, bool) {
+        let chunk = &self.chunks[queue.head as usize];
+        let address = match &chunk.source {
+            Source::Pooled(piece) => pool.address(*piece),
+            Source::Owned { bytes, range } => NonNull::from(&bytes[range.start]),
+        };
+        (address, chunk.source.len() as u32, chunk.next != NONE)
+    }
+
+    /// Drops the first `sent` bytes of the oldest chunk, fewer than it has.
+    pub(super) fn advance(&mut self, queue: Queue, sent: u32) {
+        match &mut self.chunks[queue.head as usize].source {
+            Source::Pooled(piece) => {
+                assert!(sent < piece.len);
+                piece.offset += sent;
+                piece.len -= sent;
+            }
+            Source::Owned { range, .. } => {
+                assert!((sent as usize) < range.len());
+                range.start += sent as usize;
+            }
+        }
+    }
+
+    /// Drops the oldest chunk, returns its length and gives its memory back.
+    #[inline]
+    pub(super) fn pop(&mut self, queue: &mut Queue, pool: &mut BufferPool) -> usize {
+        let chunk = self.chunks.remove(queue.head as usize);
+        queue.head = chunk.next;
+        if let Source::Pooled(piece) = chunk.source {
+            pool.release(piece.buffer);
+        }
+        chunk.source.len()
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&mut self, queue: &mut Queue, pool: &mut BufferPool) {
+        while !queue.is_empty() {
+            self.pop(queue, pool);
+        }
+    }
+
+    /// Moves everything into one chunk of its own memory, so that no receive buffer waits for this peer.
+    ///
+    /// Nothing of the queue may be in the kernel's hands.
+    pub(super) fn evict(&mut self, queue: &mut Queue, pool: &mut BufferPool) {
+        let mut total = 0;
+        let mut holds_pool = false;
+        let mut at = queue.head;
+        while at != NONE {
+            let chunk = &self.chunks[at as usize];
+            total += chunk.source.len();
+            holds_pool |= matches!(chunk.source, Source::Pooled(_));
+            at = chunk.next;
+        }
+        if !holds_pool {
+            return;
+        }
+        let mut bytes = Vec::with_capacity(total);
+        while !queue.is_empty() {
+            match &self.chunks[queue.head as usize].source {
+                Source::Pooled(piece) => bytes.extend_from_slice(pool.bytes_mut(*piece)),
+                Source::Owned { bytes: owned, range } => bytes.extend_from_slice(&owned[range.clone()]),
+            }
+            self.pop(queue, pool);
+        }
+        self.push_owned(queue, bytes, 0..total);
+    }
+
+    /// Chunks of all queues together.
+    pub(super) fn len(&self) -> usize {
+        self.chunks.len()
+    }
+}

@@ -1,0 +1,29 @@
+//! Operations as submission queue entries.
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{opcode, types};
+
+use super::connections::Op;
+use super::token::Token;
+
+/// The buffer group of a worker's pool; each ring numbers its own.
+pub(super) const BUFFER_GROUP: u16 = 0;
+
+/// The submission for `op`, carrying `token`.
+#[inline]
+pub(super) fn entry(token: Token, op: Op) -> Entry {
+    let entry = match op {
+        Op::Receive { slot } => opcode::RecvMulti::new(types::Fixed(slot), BUFFER_GROUP).build(),
+        // MSG_WAITALL: a short send counts as a failure and posts its completion in spite of SKIP_SUCCESS.
+        // MSG_DONTWAIT: the kernel is done with the bytes when the enter that submits them has returned.
+        Op::Send { slot, address, len } => opcode::Send::new(types::Fixed(slot), address.as_ptr(), len)
+            .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build()
+            .flags(Flags::SKIP_SUCCESS),
+        Op::PollWritable { slot } => opcode::PollAdd::new(types::Fixed(slot), libc::POLLOUT as u32).build(),
+        Op::Cancel { target } => opcode::AsyncCancel::new(target.encode()).build().flags(Flags::SKIP_SUCCESS),
+        Op::Shutdown { slot } => opcode::Shutdown::new(types::Fixed(slot), libc::SHUT_WR).build(),
+        Op::Close { slot } => opcode::Close::new(types::Fixed(slot)).build(),
+    };
+    entry.user_data(token.encode())
+}

@@ -1,0 +1,237 @@
+//! One worker: the loop around its ring.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use io_uring::{opcode, types};
+
+use crate::sys;
+use crate::worker::{Control, Limits, Plan};
+
+use super::buffers::{BufferPool, PoolShape};
+use super::connections::{Connections, Timeouts};
+use super::ring::{Ring, RingOptions, Wait};
+use super::submit;
+use super::token::{Kind, Token};
+
+/// Submissions that fit in the queue; a turn with more enters the kernel more than once.
+const SQ_ENTRIES: u32 = 1024;
+/// Completions that fit. Every connection can complete a receive at once; what is beyond goes to the kernel's
+/// overflow list, which is slow but loses nothing.
+const CQ_ENTRIES: u32 = 8192;
+/// Under load, waiting for more than one completion lets the kernel run more of them per pass; this is the bound.
+const WANT_MAX: usize = 128;
+/// How long it may wait for them before one is enough.
+const MIN_WAIT_US: u32 = 20;
+/// Connections told to close, or checked for deadlines, per turn: bounds the time between two looks at the ring.
+const SLICE: usize = 2048;
+
+/// The clock that deadlines are counted with.
+struct Clock {
+    start: Instant,
+    tick: Duration,
+}
+
+impl Clock {
+    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough.
+    fn new(limits: &Limits) -> Self {
+        let shortest = [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
+        let tick = shortest.min().unwrap_or_default() / 8;
+        Self { start: Instant::now(), tick: tick.clamp(Duration::from_millis(10), Duration::from_millis(250)) }
+    }
+
+    fn ticks(&self, duration: Duration) -> u32 {
+        u32::try_from(duration.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX)
+    }
+
+    fn now(&self) -> u32 {
+        self.ticks(self.start.elapsed())
+    }
+}
+
+/// How far the worker is on its way out.
+enum Stopping {
+    No,
+    /// Telling the connections, from this key on.
+    Telling { from: usize, until: Instant },
+    /// Waiting for them.
+    Draining { until: Instant },
+}
+
+/// A worker's loop and all it owns. Field order matters: the ring goes first, the memory it writes to after it.
+struct Worker<'a> {
+    ring: Ring,
+    connections: Connections,
+    control: &'a Control,
+    clock: Clock,
+    limits: Limits,
+    stopping: Stopping,
+    swept_at: u32,
+    /// Where the kernel puts the eventfd's count.
+    bell_count: Box<u64>,
+    /// Completions reaped in the last turn.
+    batch: usize,
+}
+
+/// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
+///
+/// `started` gets the ring's descriptor, to which the acceptor sends sockets, or why there is none.
+pub fn run(plan: &Plan, control: &Control, started: impl FnOnce(io::Result<RawFd>)) -> io::Result<()> {
+    let mut worker = match Worker::new(plan, control) {
+        Ok(worker) => {
+            started(Ok(worker.ring.as_raw_fd()));
+            worker
+        }
+        Err(e) => {
+            started(Err(e));
+            return Ok(());
+        }
+    };
+    while worker.turn()? {}
+    Ok(())
+}
+
+/// The receive buffers for `memory` bytes: large enough for large messages, enough of them to be filled while others
+/// are being sent.
+pub fn pool_shape(memory: usize) -> PoolShape {
+    let size = (memory / 16).clamp(4096, 256 << 10).next_power_of_two() as u32;
+    let count = (memory / size as usize).clamp(1, 1 << 15);
+    let count = (1 << count.ilog2()) as u16;
+    PoolShape { count, size, incremental: true }
+}
+
+impl<'a> Worker<'a> {
+    fn new(plan: &Plan, control: &'a Control) -> io::Result<Self> {
+        sys::pin_to_cpu(plan.cpu)?;
+        let options =
+            RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
+        let ring = Ring::new(&options)?;
+        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, pool_shape(plan.receive_memory))?;
+        let clock = Clock::new(&plan.limits);
+        let timeouts = Timeouts {
+            handshake: plan.limits.handshake_timeout.map(|limit| clock.ticks(limit)),
+            idle: plan.limits.idle_timeout.map(|limit| clock.ticks(limit)),
+            close: Some(clock.ticks(plan.limits.close_timeout)),
+        };
+        let connections = Connections::new(plan.capacity as usize, pool, plan.settings.clone(), timeouts);
+        let mut worker = Self {
+            ring,
+            connections,
+            control,
+            clock,
+            limits: plan.limits,
+            stopping: Stopping::No,
+            swept_at: 0,
+            bell_count: Box::new(0),
+            batch: 0,
+        };
+        worker.listen_to_bell();
+        Ok(worker)
+    }
+
+    /// One turn: submit and wait, reap everything, decide what is next. Returns whether there is a next turn.
+    fn turn(&mut self) -> io::Result<bool> {
+        let wait = self.wait();
+        self.queue_operations();
+        let all_submitted = self.ring.submit_and_wait(wait)?;
+        self.connections.set_now(self.clock.now());
+        self.reap();
+        if all_submitted {
+            self.connections.finish_sends();
+        }
+        self.sweep();
+        let goes_on = self.drain();
+        self.connections.end_turn();
+        self.control.publish(self.connections.tally());
+        Ok(goes_on)
+    }
+
+    #[inline]
+    fn queue_operations(&mut self) {
+        for (token, op) in self.connections.take_ops() {
+            // SAFETY: a send's bytes stay where they are until `finish_sends`, which follows the enter that submits
+            // the send; no other operation on connections names memory.
+            unsafe { self.ring.push(&submit::entry(token, op)) };
+        }
+    }
+
+    fn wait(&self) -> Wait {
+        if self.connections.is_urgent() {
+            return Wait::default();
+        }
+        let timeout = match self.stopping {
+            Stopping::Telling { .. } => return Wait::default(),
+            Stopping::Draining { until } => Some(until.saturating_duration_since(Instant::now()).min(self.clock.tick)),
+            Stopping::No => self.connections.needs_sweep().then_some(self.clock.tick),
+        };
+        Wait { want: (self.batch / 2).clamp(1, WANT_MAX), min_wait_us: MIN_WAIT_US, timeout }
+    }
+
+    /// Hands every completion to the connection it belongs to.
+    fn reap(&mut self) {
+        let (mut is_called, mut has_arrivals) = (false, false);
+        self.batch = 0;
+        for completion in self.ring.completions() {
+            self.batch += 1;
+            let token = Token::decode(completion.user_data());
+            let result = completion.result();
+            match token.kind {
+                Kind::Receive => self.connections.received(token, result, completion.flags()),
+                Kind::Send => self.connections.send_fell_short(token, result),
+                Kind::Writable => self.connections.writable(token, result),
+                // The cancelled operation's own completion tells what there is to tell.
+                Kind::Cancel => {}
+                Kind::Shutdown => self.connections.shut_down(token),
+                Kind::Close => self.connections.closed(token),
+                Kind::Accepted => {
+                    self.connections.accepted(result as u32);
+                    has_arrivals = true;
+                }
+                Kind::Wake => is_called = true,
+            }
+        }
+        if let (true, Stopping::Draining { until }) = (has_arrivals, &self.stopping) {
+            self.stopping = Stopping::Telling { from: 0, until: *until };
+        }
+        if is_called {
+            self.listen_to_bell();
+            if self.control.is_stopping() && matches!(self.stopping, Stopping::No) {
+                let until = Instant::now() + self.limits.drain_timeout;
+                self.stopping = Stopping::Telling { from: 0, until };
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.clock.now();
+        if now != self.swept_at && self.connections.needs_sweep() {
+            self.swept_at = now;
+            self.connections.sweep(SLICE.max(self.connections.len() / 4));
+        }
+    }
+
+    /// Goes on with stopping, if the worker is to stop. Returns whether the loop goes on.
+    fn drain(&mut self) -> bool {
+        match self.stopping {
+            Stopping::No => true,
+            Stopping::Telling { from, until } => {
+                self.stopping = match self.connections.close_some(from, SLICE) {
+                    Some(from) => Stopping::Telling { from, until },
+                    None => Stopping::Draining { until },
+                };
+                true
+            }
+            Stopping::Draining { until } => !self.connections.is_empty() && Instant::now() < until,
+        }
+    }
+
+    fn listen_to_bell(&mut self) {
+        let count: *mut u64 = &raw mut *self.bell_count;
+        let read = opcode::Read::new(types::Fd(self.control.bell().as_raw_fd()), count.cast(), 8)
+            .build()
+            .user_data(Token::of_worker(Kind::Wake).encode());
+        // SAFETY: the box lives as long as the worker and goes after the ring; the kernel alone writes to it.
+        unsafe { self.ring.push(&read) };
+    }
+}

@@ -1,0 +1,312 @@
+//! The frames of one receive turned into their echo, in place (RFC 6455, sections 5 and 6).
+//!
+//! A client's frame and its echo differ in the mask bit, the masking key and the mask itself, so the echo is four
+//! bytes shorter and fits where the frame was. The first payload of a receive stays where it is and the new header is
+//! written right before it; what follows moves down behind it. Nothing is kept of a payload: a frame that is cut by
+//! the end of the receive goes on with the next.
+//!
+//! A cut binary frame has been announced whole and its payload streams through. Text may turn out not to be UTF-8, and
+//! then a Close frame must be able to follow; so each piece of a cut text frame is echoed as a fragment of its own, and
+//! what we send is always between two frames except within a binary one.
+
+use std::ops::Range;
+
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::{
+    close::{self, Violation},
+    frame::{self, Header},
+    mask::{self, MaskingKey},
+    utf8::Utf8,
+};
+
+/// The kind of message whose frames are being received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Message {
+    #[default]
+    None,
+    Text,
+    Binary,
+}
+
+/// How far a connection's incoming frames have come.
+#[derive(Debug, Default)]
+pub(super) struct Echo {
+    /// Payload bytes of a cut data frame that are still to come; 0: the next byte is a header's first.
+    frame_left: u64,
+    /// Payload bytes that the current message's headers have announced so far.
+    message_size: u64,
+    /// For the rest of a cut frame.
+    key: MaskingKey,
+    utf8: Utf8,
+    message: Message,
+    /// The cut frame is the last of its message.
+    is_final: bool,
+    /// A frame of the current message has been sent: the next is a continuation.
+    is_begun: bool,
+    /// We have sent a Close frame of our own accord: frames are read, but nothing is sent any more.
+    is_silent: bool,
+}
+
+const _: () = assert!(size_of::<Echo>() <= 32, "an idle connection pays for every byte");
+
+/// What has become of one receive.
+pub(super) struct Pass {
+    /// What to send, as a range of the buffer.
+    pub(super) output: Range<usize>,
+    /// Data messages whose echo ends in `output`.
+    pub(super) messages: u32,
+    pub(super) end: End,
+}
+
+/// Why a pass has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Every byte is used up.
+    Consumed,
+    /// The header or control frame that begins here is cut: to be given again together with what follows.
+    Cut(usize),
+    /// The peer has sent its Close frame; `output` ends with the answer.
+    PeerClosed,
+    Failed(Violation),
+}
+
+impl Echo {
+    /// Turns the frames in `buf[from..]` into their echo.
+    ///
+    /// When [`needs_room`](Self::needs_room), `from` must leave [`frame::MAX_UNMASKED_HEADER`] bytes.
+    pub(super) fn pass(&mut self, max_message_size: u64, buf: &mut [u8], from: usize) -> Pass {
+        let mut tape = Tape { buf, read: from, output: from..from, messages: 0 };
+        let end = self.frames(max_message_size, &mut tape).unwrap_or_else(End::Failed);
+        if self.is_silent {
+            return Pass { output: 0..0, messages: 0, end };
+        }
+        Pass { output: tape.output, messages: tape.messages, end }
+    }
+
+    /// The next bytes continue a text frame, whose next piece wants a header in front of them.
+    #[inline]
+    pub(super) fn needs_room(&self) -> bool {
+        self.frame_left > 0 && self.message == Message::Text
+    }
+
+    /// Payload bytes that must be sent before another frame can be: the rest of a binary frame.
+    #[inline]
+    pub(super) fn owed(&self) -> u64 {
+        if self.message == Message::Binary { self.frame_left } else { 0 }
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
+    pub(super) fn silence(&mut self) {
+        self.is_silent = true;
+    }
+
+    fn frames(&mut self, max_message_size: u64, tape: &mut Tape) -> Result<End, Violation> {
+        if self.frame_left > 0 {
+            self.continue_frame(tape)?;
+        }
+        while tape.read < tape.buf.len() {
+            let Some(header) = self.header(max_message_size, tape.unread())? else { return Ok(End::Cut(tape.read)) };
+            let is_whole = header.payload_len <= (tape.unread().len() - header.len) as u64;
+            match header.opcode {
+                OpCode::Data(opcode) if is_whole => self.whole_frame(opcode, &header, tape)?,
+                OpCode::Data(opcode) => self.cut_frame(opcode, &header, tape)?,
+                OpCode::Control(_) if !is_whole => return Ok(End::Cut(tape.read)),
+                OpCode::Control(Control::Ping) => tape.frame(frame::FIN | frame::PONG, &header),
+                OpCode::Control(Control::Close) => {
+                    tape.close_frame(&header)?;
+                    return Ok(End::PeerClosed);
+                }
+                OpCode::Control(_) => tape.read += header.len + header.payload_len as usize,
+            }
+        }
+        Ok(End::Consumed)
+    }
+
+    /// The header at the start of `bytes`, which is not empty; `None`: it is cut. What is there of it is checked.
+    #[inline]
+    fn header(&self, max_message_size: u64, bytes: &[u8]) -> Result<Option<Header>, Violation> {
+        let first = bytes[0];
+        let opcode = frame::opcode(first)?;
+        match opcode {
+            OpCode::Data(Data::Continue) if self.message == Message::None => return Err(Violation::StrayContinuation),
+            OpCode::Data(Data::Text | Data::Binary) if self.message != Message::None => {
+                return Err(Violation::InterruptedMessage);
+            }
+            _ => {}
+        }
+        let Some((payload_len, key_at)) = frame::payload_len(bytes, opcode)? else { return Ok(None) };
+        // From the length alone: nothing of a frame that is too big is echoed.
+        if matches!(opcode, OpCode::Data(_)) && self.message_size.saturating_add(payload_len) > max_message_size {
+            return Err(Violation::MessageTooBig);
+        }
+        let Some(&key) = bytes[key_at..].first_chunk() else { return Ok(None) };
+        Ok(Some(Header { first, opcode, payload_len, key, len: key_at + key.len() }))
+    }
+
+    #[inline]
+    fn whole_frame(&mut self, opcode: Data, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
+        self.begin_frame(opcode, header);
+        let before = tape.output.clone();
+        tape.frame(header.first, header);
+        if self.message == Message::Text {
+            let payload = &tape.buf[tape.output.end - header.payload_len as usize..tape.output.end];
+            if let Err(violation) = self.check_text(payload, header.is_final()) {
+                tape.output = before;
+                return Err(violation);
+            }
+        }
+        self.is_begun = true;
+        self.end_frame(header.is_final(), tape);
+        Ok(())
+    }
+
+    /// Begins a frame whose end is not there yet.
+    #[inline(never)]
+    fn cut_frame(&mut self, opcode: Data, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
+        self.begin_frame(opcode, header);
+        self.key = header.key;
+        self.frame_left = header.payload_len;
+        self.is_final = header.is_final();
+        tape.read += header.len;
+        if self.message == Message::Binary {
+            tape.header(header.first, header.payload_len);
+        }
+        self.continue_frame(tape)
+    }
+
+    /// Goes on with a cut frame.
+    #[inline(never)]
+    fn continue_frame(&mut self, tape: &mut Tape) -> Result<(), Violation> {
+        let len = self.frame_left.min(tape.unread().len() as u64) as usize;
+        let is_last = len as u64 == self.frame_left;
+        if len == 0 {
+            return Ok(());
+        }
+        if self.message == Message::Text {
+            self.text_piece(tape, len, is_last && self.is_final)?;
+        } else {
+            tape.payload(len, self.key);
+        }
+        self.frame_left -= len as u64;
+        self.key = mask::turn(self.key, len);
+        if is_last {
+            self.end_frame(self.is_final, tape);
+        }
+        Ok(())
+    }
+
+    /// Echoes the next `len` bytes of a cut text frame as a frame of their own.
+    fn text_piece(&mut self, tape: &mut Tape, len: usize, is_final: bool) -> Result<(), Violation> {
+        let before = tape.output.clone();
+        let opcode = if self.is_begun { frame::CONTINUATION } else { frame::TEXT };
+        tape.header(if is_final { frame::FIN | opcode } else { opcode }, len as u64);
+        tape.payload(len, self.key);
+        let piece = &tape.buf[tape.output.end - len..tape.output.end];
+        if let Err(violation) = self.check_text(piece, is_final) {
+            tape.output = before;
+            return Err(violation);
+        }
+        self.is_begun = true;
+        Ok(())
+    }
+
+    #[inline]
+    fn check_text(&mut self, piece: &[u8], is_final: bool) -> Result<(), Violation> {
+        self.utf8.push(piece)?;
+        if is_final {
+            self.utf8.end()?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn begin_frame(&mut self, opcode: Data, header: &Header) {
+        match opcode {
+            Data::Text => self.message = Message::Text,
+            Data::Binary => self.message = Message::Binary,
+            _ => {} // a continuation: `header()` has let nothing else pass
+        }
+        self.message_size += header.payload_len;
+    }
+
+    #[inline]
+    fn end_frame(&mut self, is_final: bool, tape: &mut Tape) {
+        if is_final {
+            self.message = Message::None;
+            self.message_size = 0;
+            self.is_begun = false;
+            tape.messages += 1;
+        }
+    }
+}
+
+/// A receive's bytes while they are being transformed: what is read shrinks, what is to be sent grows behind it.
+struct Tape<'a> {
+    buf: &'a mut [u8],
+    read: usize,
+    /// Ends at or before `read`; a client's header is longer than ours, so each echo ends before the next frame.
+    output: Range<usize>,
+    messages: u32,
+}
+
+impl Tape<'_> {
+    #[inline]
+    fn unread(&self) -> &[u8] {
+        &self.buf[self.read..]
+    }
+
+    /// Echoes the frame that is next and whole, with `first` for its first byte.
+    #[inline]
+    fn frame(&mut self, first: u8, header: &Header) {
+        self.read += header.len;
+        self.header(first, header.payload_len);
+        self.payload(header.payload_len as usize, header.key);
+    }
+
+    /// Echoes the Close frame that is next and whole, when it is a valid one.
+    #[inline(never)]
+    fn close_frame(&mut self, header: &Header) -> Result<(), Violation> {
+        let before = self.output.clone();
+        self.frame(header.first, header);
+        let payload = &self.buf[self.output.end - header.payload_len as usize..self.output.end];
+        let verdict = close::check_close(payload);
+        if verdict.is_err() {
+            self.output = before;
+        }
+        verdict
+    }
+
+    /// Puts a header behind the output. The payload, at `read`, is next; the very first need not move.
+    #[inline]
+    fn header(&mut self, first: u8, payload_len: u64) {
+        let len = frame::header_len(payload_len);
+        if self.output.is_empty() {
+            let at = self.read - len;
+            self.output = at..at;
+        }
+        frame::write_header(&mut self.buf[self.output.end..], first, payload_len);
+        self.output.end += len;
+    }
+
+    /// Unmasks the next `len` bytes and puts them behind the output.
+    #[inline]
+    fn payload(&mut self, len: usize, key: MaskingKey) {
+        if self.output.is_empty() {
+            self.output = self.read..self.read; // in the midst of a binary frame: nothing precedes
+        }
+        if self.output.end == self.read {
+            mask::unmask(&mut self.buf[self.read..self.read + len], key);
+        } else {
+            mask::unmask_down(self.buf, self.read, self.output.end, len, key);
+        }
+        self.read += len;
+        self.output.end += len;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Frame headers (RFC 6455, section 5.2).
+
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::{close::Violation, mask::MaskingKey};
+
+/// First byte: the last frame of its message.
+pub(super) const FIN: u8 = 0x80;
+const RESERVED_BITS: u8 = 0x70;
+const OPCODE: u8 = 0x0f;
+/// Second byte: a masking key follows the length.
+const MASK: u8 = 0x80;
+const LENGTH: u8 = 0x7f;
+
+pub(super) const CONTINUATION: u8 = 0x0;
+pub(super) const TEXT: u8 = 0x1;
+pub(super) const CLOSE: u8 = 0x8;
+pub(super) const PING: u8 = 0x9;
+pub(super) const PONG: u8 = 0xa;
+
+/// Payload bytes that a control frame may carry (section 5.5).
+pub(super) const MAX_CONTROL_LEN: usize = 125;
+/// Bytes of the longest header that a server sends: two, and a 64-bit length.
+pub(super) const MAX_UNMASKED_HEADER: usize = 10;
+
+/// Lengths up to this stand in the second byte itself; up to `MAX_LENGTH_16` in 16 bits, beyond in 64.
+const MAX_SHORT_LEN: u64 = 125;
+const MIN_LENGTH_16: u64 = MAX_SHORT_LEN + 1;
+const MAX_LENGTH_16: u64 = u16::MAX as u64;
+const LENGTH_16: u8 = 126;
+const LENGTH_64: u8 = 127;
+
+/// The header of a frame from a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// The first byte, as it goes back: FIN and opcode.
+    pub(super) first: u8,
+    pub(super) opcode: OpCode,
+    pub(super) payload_len: u64,
+    pub(super) key: MaskingKey,
+    /// Bytes of the header itself.
+    pub(super) len: usize,
+}
+
+impl Header {
+    pub(super) fn is_final(&self) -> bool {
+        self.first & FIN != 0
+    }
+}
+
+/// The opcode in a frame's first byte; every rule that this byte alone can break is checked.
+#[inline]
+pub(super) fn opcode(first: u8) -> Result<OpCode, Violation> {
+    if first & RESERVED_BITS != 0 {
+        return Err(Violation::ReservedBits);
+    }
+    let opcode = OpCode::from(first & OPCODE);
+    match opcode {
+        OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => Err(Violation::UnknownOpcode),
+        OpCode::Control(_) if first & FIN == 0 => Err(Violation::FragmentedControl),
+        _ => Ok(opcode),
+    }
+}
+
+/// The payload length and where the masking key begins; `None`: the length is cut.
+#[inline]
+pub(super) fn payload_len(bytes: &[u8], opcode: OpCode) -> Result<Option<(u64, usize)>, Violation> {
+    let Some(&second) = bytes.get(1) else { return Ok(None) };
+    if second & MASK == 0 {
+        return Err(Violation::Unmasked);
+    }
+    let short = second & LENGTH;
+    if u64::from(short) <= MAX_SHORT_LEN {
+        return Ok(Some((u64::from(short), 2)));
+    }
+    if matches!(opcode, OpCode::Control(_)) {
+        return Err(Violation::LongControl);
+    }
+    if short == LENGTH_16 { length_16(&bytes[2..]) } else { length_64(&bytes[2..]) }
+}
+
+fn length_16(bytes: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
+    let Some(&len) = bytes.first_chunk() else { return Ok(None) };
+    let len = u64::from(u16::from_be_bytes(len));
+    if len >= MIN_LENGTH_16 { Ok(Some((len, 4))) } else { Err(Violation::LongLengthForm) }
+}
+
+fn length_64(bytes: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
+    if bytes.first().is_some_and(|&highest| highest & 0x80 != 0) {
+        return Err(Violation::HugeLength);
+    }
+    let Some(&len) = bytes.first_chunk() else { return Ok(None) };
+    let len = u64::from_be_bytes(len);
+    if len > MAX_LENGTH_16 { Ok(Some((len, 10))) } else { Err(Violation::LongLengthForm) }
+}
+
+/// Bytes that [`write_header`] needs for a frame with this payload.
+#[inline]
+pub(super) fn header_len(payload_len: u64) -> usize {
+    match payload_len {
+        0..=MAX_SHORT_LEN => 2,
+        MIN_LENGTH_16..=MAX_LENGTH_16 => 4,
+        _ => MAX_UNMASKED_HEADER,
+    }
+}
+
+/// Writes the header of an unmasked frame at the start of `to`, which has room for it.
+#[inline]
+pub(super) fn write_header(to: &mut [u8], first: u8, payload_len: u64) {
+    to[0] = first;
+    match payload_len {
+        0..=MAX_SHORT_LEN => to[1] = payload_len as u8,
+        MIN_LENGTH_16..=MAX_LENGTH_16 => {
+            to[1] = LENGTH_16;
+            to[2..4].copy_from_slice(&(payload_len as u16).to_be_bytes());
+        }
+        _ => {
+            to[1] = LENGTH_64;
+            to[2..10].copy_from_slice(&payload_len.to_be_bytes());
+        }
+    }
+}

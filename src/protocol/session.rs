@@ -1,0 +1,256 @@
+//! A connection's life, from the first byte of its handshake to its end.
+
+use super::{
+    CloseCode, Output, Protocol, Reply, Settings, Then, close,
+    echo::{Echo, End, Pass},
+    frame,
+    handshake::{self, Handshake},
+};
+
+/// One connection's protocol state.
+///
+/// It owns memory only while something is half read: a handshake (at most `max_handshake_size`), a frame header or a
+/// control frame (at most 139 bytes).
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+}
+
+const _: () = assert!(size_of::<Session>() <= 40, "an idle connection pays for every byte");
+const _: () = assert!(size_of::<Option<Session>>() == size_of::<Session>(), "room for a container's own tag");
+
+#[derive(Debug)]
+enum State {
+    /// The bytes of the request so far; `None`: not one yet.
+    Handshake(Option<Box<Handshake>>),
+    Tcp,
+    WebSocket {
+        echo: Echo,
+        kept: Option<Box<Kept>>,
+    },
+    Closed,
+}
+
+/// What waits for the next receive.
+#[derive(Debug)]
+enum Kept {
+    /// A frame's header, or a control frame, that is cut.
+    Frame(Vec<u8>),
+    /// The Close frame that we send as soon as the binary frame that is being echoed has ended.
+    Close(Vec<u8>),
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The upgrade request is not complete.
+    Handshake,
+    /// Messages are echoed.
+    Open,
+    /// We have sent a Close frame of our own accord and wait for the peer's.
+    Closing,
+    /// Nothing more will be read or sent.
+    Closed,
+}
+
+impl Session {
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let state = match settings.protocol {
+            Protocol::WebSocket => State::Handshake(None),
+            Protocol::Tcp => State::Tcp,
+        };
+        Session { state }
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match &self.state {
+            State::Handshake(_) => Phase::Handshake,
+            State::WebSocket { echo, .. } if echo.is_silent() => Phase::Closing,
+            State::Tcp | State::WebSocket { .. } => Phase::Open,
+            State::Closed => Phase::Closed,
+        }
+    }
+
+    /// What one receive brought. `data` is transformed in place where that is possible.
+    ///
+    /// `settings` are the same throughout a session.
+    #[inline]
+    pub fn receive(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
+        if let State::WebSocket { echo, kept: None } = &mut self.state
+            && !echo.needs_room()
+        {
+            let pass = echo.pass(settings.max_message_size, data, 0);
+            if pass.end == End::Consumed {
+                return Reply { output: Output::in_place(pass.output), then: Then::Continue, messages: pass.messages };
+            }
+            return self.conclude(pass, Buffer::Received(data));
+        }
+        self.receive_otherwise(settings, data)
+    }
+
+    /// A Ping to send now. `None`: not in the midst of a frame, and not outside of `Phase::Open` of a WebSocket.
+    #[must_use]
+    pub fn ping(&mut self) -> Option<Vec<u8>> {
+        let State::WebSocket { echo, .. } = &self.state else { return None };
+        let may_send = echo.owed() == 0 && !echo.is_silent();
+        may_send.then(|| vec![frame::FIN | frame::PING, 0])
+    }
+
+    /// Starts the closing handshake from our side (section 7.1.2).
+    ///
+    /// `Some`: the Close frame to send now; what the peer still sends is not echoed any more. `None`: nothing can be
+    /// sent now. In the midst of a binary frame the Close frame is part of the reply that ends that frame, and the
+    /// phase remains `Open` until then. In a handshake or with `Protocol::Tcp` there is no closing handshake; in later
+    /// phases it has begun already.
+    #[must_use]
+    pub fn close(&mut self, code: CloseCode, reason: &str) -> Option<Vec<u8>> {
+        let State::WebSocket { echo, kept } = &mut self.state else { return None };
+        if echo.is_silent() {
+            return None;
+        }
+        let frame = close::close_frame(code, reason);
+        if echo.owed() > 0 {
+            kept.get_or_insert_with(|| Box::new(Kept::Close(frame)));
+            return None;
+        }
+        echo.silence();
+        Some(frame)
+    }
+
+    /// Whether what has been sent so far ends with a whole frame, so that another may follow.
+    #[must_use]
+    pub fn at_frame_boundary(&self) -> bool {
+        match &self.state {
+            State::WebSocket { echo, .. } => echo.owed() == 0,
+            _ => true,
+        }
+    }
+
+    /// Everything but frames that begin with this receive or go on in place.
+    #[inline(never)]
+    fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
+        match &mut self.state {
+            State::Tcp => Reply { output: Output::in_place(0..data.len()), then: Then::Continue, messages: 0 },
+            State::Closed => Reply { output: Output::Nothing, then: Then::Continue, messages: 0 },
+            State::Handshake(half_read) => {
+                let progress = Handshake::receive(half_read, settings, data);
+                self.handshake(progress, settings, data)
+            }
+            State::WebSocket { echo, kept } => match kept.take().map(|kept| *kept) {
+                Some(Kept::Close(frame)) => self.close_after_frame(settings, data, frame),
+                Some(Kept::Frame(mut bytes)) => {
+                    bytes.extend_from_slice(data);
+                    let pass = echo.pass(settings.max_message_size, &mut bytes, 0);
+                    self.conclude(pass, Buffer::Copied(bytes))
+                }
+                None => {
+                    let mut bytes = [&[0; frame::MAX_UNMASKED_HEADER], &*data].concat();
+                    let pass = echo.pass(settings.max_message_size, &mut bytes, frame::MAX_UNMASKED_HEADER);
+                    self.conclude(pass, Buffer::Copied(bytes))
+                }
+            },
+        }
+    }
+
+    fn handshake(&mut self, progress: handshake::Progress, settings: &Settings, data: &mut [u8]) -> Reply {
+        match progress {
+            handshake::Progress::Partial => Reply { output: Output::Nothing, then: Then::Continue, messages: 0 },
+            handshake::Progress::Refused { answer } => {
+                self.state = State::Closed;
+                Reply { output: Output::owned(answer), then: Then::Linger, messages: 0 }
+            }
+            handshake::Progress::Accepted { answer, request_end } => {
+                self.state = State::WebSocket { echo: Echo::default(), kept: None };
+                let frames = &mut data[request_end..];
+                if frames.is_empty() {
+                    return Reply { output: Output::owned(answer), then: Then::Continue, messages: 0 };
+                }
+                let reply = self.receive(settings, frames);
+                Reply { output: reply.output.framed_by(&answer, frames, &[]), ..reply }
+            }
+        }
+    }
+
+    /// We want to close, but owe the rest of a binary frame first.
+    fn close_after_frame(&mut self, settings: &Settings, data: &mut [u8], frame: Vec<u8>) -> Reply {
+        let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
+        let owed = echo.owed().min(data.len() as u64) as usize;
+        let (payload, rest) = data.split_at_mut(owed);
+        let pass = echo.pass(settings.max_message_size, payload, 0);
+        let messages = pass.messages;
+        if echo.owed() > 0 {
+            *kept = Some(Box::new(Kept::Close(frame)));
+            return Reply { output: Output::in_place(pass.output), then: Then::Continue, messages };
+        }
+        echo.silence();
+        let output = Output::in_place(pass.output).framed_by(&[], payload, &frame);
+        Reply { output, then: self.receive(settings, rest).then, messages }
+    }
+
+    /// Draws the consequences of a pass over `buffer`.
+    #[inline(never)]
+    fn conclude(&mut self, pass: Pass, buffer: Buffer) -> Reply {
+        let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket has passes") };
+        let messages = pass.messages;
+        let (output, then) = match pass.end {
+            End::Consumed => (buffer.output(pass), Then::Continue),
+            End::Cut(at) => {
+                let (output, cut) = buffer.split(pass, at);
+                *kept = Some(Box::new(Kept::Frame(cut)));
+                (output, Then::Continue)
+            }
+            End::PeerClosed => {
+                self.state = State::Closed;
+                (buffer.output(pass), Then::Close)
+            }
+            End::Failed(violation) => {
+                let close = if echo.is_silent() { Vec::new() } else { violation.close_frame() };
+                self.state = State::Closed;
+                let bytes = [&buffer.bytes()[pass.output], &close].concat();
+                (if bytes.is_empty() { Output::Nothing } else { Output::owned(bytes) }, Then::Linger)
+            }
+        };
+        Reply { output, then, messages }
+    }
+}
+
+/// The bytes of a pass.
+enum Buffer<'a> {
+    Received(&'a [u8]),
+    Copied(Vec<u8>),
+}
+
+impl Buffer<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Buffer::Received(bytes) => bytes,
+            Buffer::Copied(bytes) => bytes,
+        }
+    }
+
+    fn output(self, pass: Pass) -> Output {
+        let range = pass.output;
+        match self {
+            Buffer::Received(_) => Output::in_place(range),
+            Buffer::Copied(_) if range.is_empty() => Output::Nothing,
+            Buffer::Copied(bytes) => Output::Owned { bytes, range },
+        }
+    }
+
+    /// The output, and the bytes from `at` on, which wait for the next receive.
+    fn split(self, pass: Pass, at: usize) -> (Output, Vec<u8>) {
+        match self {
+            // Byte by byte, the same vector grows until its frame is whole.
+            Buffer::Copied(bytes) if at == 0 => (Output::Nothing, bytes),
+            buffer => {
+                let cut = buffer.bytes()[at..].to_vec();
+                (buffer.output(pass), cut)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

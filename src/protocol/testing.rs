@@ -1,0 +1,76 @@
+//! What the unit tests share: a client's frames, and a session driven by hand.
+
+use super::{Output, Phase, Reply, Session, Settings, Then};
+
+pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+pub(super) const REQUEST: &str = "GET /chat HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// A frame as a client sends it: masked.
+pub(super) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = header(first, payload.len(), 0x80);
+    frame.extend(KEY);
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+}
+
+/// A frame as a server sends it.
+pub(super) fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
+    [header(first, payload.len(), 0), payload.to_vec()].concat()
+}
+
+fn header(first: u8, len: usize, mask: u8) -> Vec<u8> {
+    match len {
+        0..126 => vec![first, mask | len as u8],
+        126..65536 => [&[first, mask | 0x7e][..], &(len as u16).to_be_bytes()].concat(),
+        _ => [&[first, mask | 0x7f][..], &(len as u64).to_be_bytes()].concat(),
+    }
+}
+
+/// The payload of a Close frame.
+pub(super) fn close_payload(code: u16, reason: &str) -> Vec<u8> {
+    [&code.to_be_bytes(), reason.as_bytes()].concat()
+}
+
+/// A session, and what it has sent so far.
+pub(super) struct Driven {
+    pub(super) session: Session,
+    pub(super) settings: Settings,
+    pub(super) sent: Vec<u8>,
+    pub(super) messages: u32,
+    pub(super) then: Then,
+}
+
+impl Driven {
+    pub(super) fn new(settings: Settings) -> Self {
+        let session = Session::new(&settings);
+        Driven { session, settings, sent: Vec::new(), messages: 0, then: Then::Continue }
+    }
+
+    /// A session whose handshake is done.
+    pub(super) fn open(settings: Settings) -> Self {
+        let mut driven = Driven::new(settings);
+        driven.receive(REQUEST.as_bytes());
+        assert_eq!(driven.session.phase(), Phase::Open);
+        driven.sent.clear();
+        driven
+    }
+
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Output {
+        let mut data = bytes.to_vec();
+        let Reply { output, then, messages } = self.session.receive(&self.settings, &mut data);
+        self.sent.extend_from_slice(output.bytes(&data));
+        self.messages += messages;
+        self.then = then;
+        output
+    }
+
+    /// Receives `bytes` one by one.
+    pub(super) fn dribble(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            assert_eq!(self.then, Then::Continue, "nothing is received after the end");
+            self.receive(&[*byte]);
+        }
+    }
+}

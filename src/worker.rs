@@ -1,0 +1,123 @@
+//! What a worker shares with the rest of the process: its counters and the bell that wakes it. Nothing on the way of a
+//! message is shared between workers.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::protocol::Settings;
+
+/// What a worker has to do; the same for all of an engine's workers except for the first fields.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The processor it stays on.
+    pub cpu: usize,
+    /// How many connections it can hold.
+    pub capacity: u32,
+    /// Bytes of receive memory; also the most that a connection's unsent output can come to.
+    pub receive_memory: usize,
+    /// The protocol's options.
+    pub settings: Settings,
+    /// See [`Limits`].
+    pub limits: Limits,
+}
+
+/// How long things may take. `None`: as long as they like.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the accept to the end of the upgrade request.
+    pub handshake_timeout: Option<Duration>,
+    /// Without input from a peer.
+    pub idle_timeout: Option<Duration>,
+    /// From the decision to close a connection to the close of its socket.
+    pub close_timeout: Duration,
+    /// From the signal to stop to the end.
+    pub drain_timeout: Duration,
+}
+
+/// What a worker has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed and forgotten: slot and entry are free again.
+    pub released: u64,
+    /// Data messages echoed.
+    pub messages: u64,
+    /// Bytes handed to the kernel for sending.
+    pub bytes_sent: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.released += other.released;
+        self.messages += other.messages;
+        self.bytes_sent += other.bytes_sent;
+    }
+}
+
+/// One worker as seen from other threads. Aligned so that two workers never write to the same cache lines.
+#[repr(align(128))]
+pub struct Control {
+    accepted: AtomicU64,
+    released: AtomicU64,
+    messages: AtomicU64,
+    bytes_sent: AtomicU64,
+    is_stopping: AtomicBool,
+    bell: OwnedFd,
+}
+
+impl Control {
+    /// Fails only when the process is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            accepted: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            is_stopping: AtomicBool::new(false),
+            bell: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
+    }
+
+    /// Publishes the counters. Only the worker itself calls this, so plain stores do.
+    pub fn publish(&self, tally: &Tally) {
+        self.accepted.store(tally.accepted, Ordering::Relaxed);
+        self.released.store(tally.released, Ordering::Relaxed);
+        self.messages.store(tally.messages, Ordering::Relaxed);
+        self.bytes_sent.store(tally.bytes_sent, Ordering::Relaxed);
+    }
+
+    /// The counters as last published.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            accepted: self.accepted.load(Ordering::Relaxed),
+            released: self.released.load(Ordering::Relaxed),
+            messages: self.messages.load(Ordering::Relaxed),
+            bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Tells the worker to drain its connections and to return.
+    pub fn stop(&self) -> io::Result<()> {
+        self.is_stopping.store(true, Ordering::Release);
+        rustix::io::write(&self.bell, &1u64.to_ne_bytes())?;
+        Ok(())
+    }
+
+    /// Whether [`Control::stop`] has been called.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
+    /// An eventfd (`eventfd(2)`) that becomes readable when the worker is wanted.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

@@ -135,7 +135,7 @@ fn bad_arguments() {
         (&["serve", "--workers", "0"], "--workers"),
         (&["serve", "--workers", "many"], "--workers"),
         (&["serve", "--max-connections", "0"], "--max-connections"),
-        (&["serve", "--max-connections", "-1"], "--max-connections"),
+        (&["serve", "--max-connections=-1"], "--max-connections"),
         (&["serve", "--max-message-size", "12 parsecs"], "--max-message-size"),
         (&["serve", "--max-message-size", "99999999999999999999"], "--max-message-size"),
         (&["serve", "--handshake-timeout", "soon"], "--handshake-timeout"),

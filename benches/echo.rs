@@ -104,6 +104,33 @@ fn bench_frames(criterion: &mut Criterion) {
     }
 }
 
+/// A message of 1 MiB that comes in many receives: binary streams through, a piece of text becomes a frame of its own.
+fn bench_cut(criterion: &mut Criterion) {
+    let settings = Settings::default();
+    let mut group = criterion.benchmark_group("cut");
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(30);
+    group.throughput(Throughput::Bytes(MAX_RECEIVE as u64));
+    for (kind, first, pattern) in KINDS {
+        let mut stream = Vec::new();
+        frames::masked(&mut stream, first, &payload(pattern, MAX_RECEIVE));
+        for receive in [16 << 10, 256 << 10] {
+            let mut buf = vec![0; receive];
+            let mut session = open(&settings);
+            group.bench_function(BenchmarkId::new(kind, receive), |bencher| {
+                bencher.iter(|| {
+                    for piece in stream.chunks(receive) {
+                        let data = &mut buf[..piece.len()];
+                        data.copy_from_slice(black_box(piece));
+                        let reply = session.receive(&settings, data);
+                        black_box(reply.output.bytes(data).len());
+                    }
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
 /// Headers alone: 256 empty frames parsed, and their answers' headers written.
 fn bench_headers(criterion: &mut Criterion) {
     const FRAMES: usize = 256;
@@ -140,5 +167,5 @@ fn bench_headers(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench_frames, bench_headers);
+criterion_group!(benches, bench_frames, bench_cut, bench_headers);
 criterion_main!(benches);

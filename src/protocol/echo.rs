@@ -109,9 +109,12 @@ impl Echo {
             self.continue_frame(tape)?;
         }
         while tape.read < tape.buf.len() {
-            let Some(header) = self.header(max_message_size, tape.unread())? else { return Ok(End::Cut(tape.read)) };
+            let opcode = self.opcode(tape.buf[tape.read])?;
+            let Some(header) = self.header(opcode, max_message_size, tape.unread())? else {
+                return Ok(End::Cut(tape.read));
+            };
             let is_whole = header.payload_len <= (tape.unread().len() - header.len) as u64;
-            match header.opcode {
+            match opcode {
                 OpCode::Data(opcode) if is_whole => self.whole_frame(opcode, &header, tape)?,
                 OpCode::Data(opcode) => self.cut_frame(opcode, &header, tape)?,
                 OpCode::Control(_) if !is_whole => return Ok(End::Cut(tape.read)),
@@ -126,25 +129,29 @@ impl Echo {
         Ok(End::Consumed)
     }
 
-    /// The header at the start of `bytes`, which is not empty; `None`: it is cut. What is there of it is checked.
+    /// The opcode in a frame's first byte, when such a frame may come now (section 5.4).
     #[inline]
-    fn header(&self, max_message_size: u64, bytes: &[u8]) -> Result<Option<Header>, Violation> {
-        let first = bytes[0];
+    fn opcode(&self, first: u8) -> Result<OpCode, Violation> {
         let opcode = frame::opcode(first)?;
         match opcode {
-            OpCode::Data(Data::Continue) if self.message == Message::None => return Err(Violation::StrayContinuation),
+            OpCode::Data(Data::Continue) if self.message == Message::None => Err(Violation::StrayContinuation),
             OpCode::Data(Data::Text | Data::Binary) if self.message != Message::None => {
-                return Err(Violation::InterruptedMessage);
+                Err(Violation::InterruptedMessage)
             }
-            _ => {}
+            _ => Ok(opcode),
         }
+    }
+
+    /// The header at the start of `bytes`, which is not empty; `None`: it is cut. What is there of it is checked.
+    #[inline]
+    fn header(&self, opcode: OpCode, max_message_size: u64, bytes: &[u8]) -> Result<Option<Header>, Violation> {
         let Some((payload_len, key_at)) = frame::payload_len(bytes, opcode)? else { return Ok(None) };
         // From the length alone: nothing of a frame that is too big is echoed.
         if matches!(opcode, OpCode::Data(_)) && self.message_size.saturating_add(payload_len) > max_message_size {
             return Err(Violation::MessageTooBig);
         }
         let Some(&key) = bytes[key_at..].first_chunk() else { return Ok(None) };
-        Ok(Some(Header { first, opcode, payload_len, key, len: key_at + key.len() }))
+        Ok(Some(Header { first: bytes[0], payload_len, key, len: key_at + key.len() }))
     }
 
     #[inline]

@@ -35,7 +35,6 @@ const LENGTH_64: u8 = 127;
 pub(super) struct Header {
     /// The first byte, as it goes back: FIN and opcode.
     pub(super) first: u8,
-    pub(super) opcode: OpCode,
     pub(super) payload_len: u64,
     pub(super) key: MaskingKey,
     /// Bytes of the header itself.

@@ -14,9 +14,8 @@ const VECTOR: usize = 16;
 /// The key for what follows `len` bytes that were masked with `key`.
 #[must_use]
 #[inline]
-pub fn turn(mut key: MaskingKey, len: usize) -> MaskingKey {
-    key.rotate_left(len % 4);
-    key
+pub fn turn(key: MaskingKey, len: usize) -> MaskingKey {
+    u32::from_le_bytes(key).rotate_right(8 * (len % 4) as u32).to_le_bytes()
 }
 
 /// Unmasks `payload` where it is.

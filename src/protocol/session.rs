@@ -75,7 +75,7 @@ impl Session {
 
     /// What one receive brought. `data` is transformed in place where that is possible.
     ///
-    /// `settings` are the same throughout a session.
+    /// `settings` are the same throughout a session. In `Phase::Closed` nothing is left to do for what still comes.
     #[inline]
     pub fn receive(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
         if let State::WebSocket { echo, kept: None } = &mut self.state

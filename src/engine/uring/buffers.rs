@@ -222,3 +222,66 @@ fn map(len: usize) -> io::Result<NonNull<u8>> {
     };
     Ok(NonNull::new(address.cast()).expect("mmap does not map address zero here"))
 }
+
+/// The kernel's side of a pool, for simulations.
+#[cfg(test)]
+pub(super) mod kernel {
+    use super::{BufRingEntry, BufferPool, BufferState, PoolShape, map};
+
+    /// `IORING_CQE_F_BUFFER`, and where the buffer's number stands.
+    const CQE_BUFFER: u32 = 1;
+    const CQE_BUFFER_SHIFT: u32 = 16;
+    /// `IORING_CQE_F_BUF_MORE`.
+    const CQE_BUFFER_MORE: u32 = 1 << 4;
+
+    /// Where the kernel takes the next buffer from.
+    #[derive(Default)]
+    pub(in super::super) struct Consumer {
+        head: u16,
+    }
+
+    impl Consumer {
+        /// Copies as much of `data` as fits in the next buffer. Returns how much, and the completion's flags; `None`
+        /// if no buffer is provided.
+        pub(in super::super) fn receive(&mut self, pool: &mut BufferPool, data: &[u8]) -> Option<(usize, u32)> {
+            if self.head == pool.tail {
+                return None;
+            }
+            let slot = usize::from(self.head & (pool.shape.count - 1));
+            // SAFETY: inside the mapping, and single-threaded.
+            let entry: &mut BufRingEntry = unsafe { pool.entries.add(slot).as_mut() };
+            let len = data.len().min(entry.len() as usize);
+            // SAFETY: the pool set the address, `len` bytes behind it are inside the buffer.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), entry.addr() as *mut u8, len) };
+            let mut flags = CQE_BUFFER | u32::from(entry.bid()) << CQE_BUFFER_SHIFT;
+            let left = entry.len() - len as u32;
+            if pool.shape.incremental && left > 0 {
+                entry.set_addr(entry.addr() + len as u64);
+                entry.set_len(left);
+                flags |= CQE_BUFFER_MORE;
+            } else {
+                self.head = self.head.wrapping_add(1);
+            }
+            Some((len, flags))
+        }
+    }
+
+    impl BufferPool {
+        /// A pool that belongs to no ring.
+        pub(in super::super) fn detached(shape: PoolShape) -> Self {
+            let count = usize::from(shape.count);
+            let mut pool = Self {
+                group: 0,
+                shape,
+                entries: map(count * size_of::<BufRingEntry>()).expect("memory").cast(),
+                memory: map(count * shape.size as usize).expect("memory"),
+                states: vec![BufferState::default(); count],
+                returned: (0..shape.count).rev().collect(),
+                tail: 0,
+                provided: 0,
+            };
+            pool.publish();
+            pool
+        }
+    }
+}

@@ -80,10 +80,10 @@ pub struct Connections {
     /// The worker's clock: ticks since it started.
     now: u32,
     ops: Vec<(Token, Op)>,
-    /// Connections whose send went into the last enter.
-    sends: Vec<u32>,
-    /// An empty list whose memory `sends` takes over in turn.
-    spare_sends: Vec<u32>,
+    /// Connections whose send is among `ops`.
+    queued_sends: Vec<u32>,
+    /// Connections whose send the last enter has submitted.
+    submitted_sends: Vec<u32>,
     starved: Vec<u32>,
     blocked: Vec<u32>,
     /// How many entries have a deadline.
@@ -109,8 +109,8 @@ impl Connections {
             generation: 0,
             now: 0,
             ops: Vec::new(),
-            sends: Vec::new(),
-            spare_sends: Vec::new(),
+            queued_sends: Vec::new(),
+            submitted_sends: Vec::new(),
             starved: Vec::new(),
             blocked: Vec::new(),
             timed: 0,
@@ -155,6 +155,7 @@ impl Connections {
     /// The operations to submit, in order. Forgets them when the iterator is dropped.
     pub fn take_ops(&mut self) -> std::vec::Drain<'_, (Token, Op)> {
         self.urgent = false;
+        self.submitted_sends.append(&mut self.queued_sends);
         self.ops.drain(..)
     }
 
@@ -233,10 +234,8 @@ impl Connections {
 
     /// All completions of the last enter have been seen: the sends that posted none are complete.
     pub fn finish_sends(&mut self) {
-        // What follows may queue sends for the next enter: they go to the other list.
-        let mut finished = std::mem::take(&mut self.sends);
-        std::mem::swap(&mut self.sends, &mut self.spare_sends);
-        for key in finished.drain(..) {
+        let mut submitted = std::mem::take(&mut self.submitted_sends);
+        for key in submitted.drain(..) {
             let connection = &mut self.entries[key as usize];
             connection.flags.clear(Flags::SENDING);
             if connection.flags.has(Flags::BLOCKED) {
@@ -250,7 +249,7 @@ impl Connections {
             }
             self.settle(key);
         }
-        self.spare_sends = finished;
+        self.submitted_sends = submitted;
     }
 
     /// A completion of a poll for writability.
@@ -492,7 +491,7 @@ impl Connections {
         self.urgent |= has_more || connection.ending != Ending::No || connection.flags.has(Flags::PEER_DONE);
         let token = Token { key, generation: connection.generation, kind: Kind::Send };
         self.ops.push((token, Op::Send { slot: connection.slot, address, len }));
-        self.sends.push(key);
+        self.queued_sends.push(key);
     }
 
     fn settle_receive(&mut self, key: u32, wanted: bool) {
@@ -587,5 +586,34 @@ impl Connections {
         let connection = &mut self.entries[token.key as usize];
         assert_eq!(connection.generation, token.generation, "a completion outlived its connection");
         connection
+    }
+}
+
+#[cfg(test)]
+impl Connections {
+    pub(super) fn pool_mut(&mut self) -> &mut BufferPool {
+        &mut self.pool
+    }
+
+    /// What must hold after every turn.
+    pub(super) fn check_invariants(&self) {
+        let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();
+        assert_eq!(timed, self.timed, "deadlines miscounted");
+        let queued = self.entries.iter().map(|(_, c)| self.chunks.iter(c.queue).count()).sum::<usize>();
+        assert_eq!(queued, self.chunks.len(), "a chunk that no queue holds");
+        for (_, connection) in &self.entries {
+            let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
+            assert!(can_progress, "a connection that no completion will move");
+            let pending: usize = self.chunks.iter(connection.queue).sum();
+            let cap = usize::from(self.pool.shape().count) * self.pool.shape().size as usize;
+            assert!(pending <= cap + 1024, "a backlog of {pending} bytes over a pool of {cap}");
+        }
+    }
+
+    /// What must hold when no connection is left.
+    pub(super) fn check_idle(&self) {
+        assert_eq!((self.entries.len(), self.chunks.len(), self.timed), (0, 0, 0));
+        assert_eq!(self.pool.held(), 0, "a buffer leaked");
+        assert_eq!(self.tally.accepted, self.tally.released);
     }
 }

@@ -6,6 +6,8 @@ mod connection;
 pub mod connections;
 mod output;
 pub mod ring;
+#[cfg(test)]
+mod simulation;
 mod submit;
 pub mod token;
 pub mod worker;

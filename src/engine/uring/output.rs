@@ -149,9 +149,18 @@ impl Chunks {
         }
         self.push_owned(queue, bytes, 0..total);
     }
+}
 
+#[cfg(test)]
+impl Chunks {
     /// Chunks of all queues together.
     pub(super) fn len(&self) -> usize {
         self.chunks.len()
+    }
+
+    /// The lengths of a queue's chunks.
+    pub(super) fn iter(&self, queue: Queue) -> impl Iterator<Item = usize> {
+        let chunk = |key: u32| (key != NONE).then(|| &self.chunks[key as usize]);
+        std::iter::successors(chunk(queue.head), move |previous| chunk(previous.next)).map(|chunk| chunk.source.len())
     }
 }

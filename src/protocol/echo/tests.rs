@@ -223,6 +223,24 @@ fn a_message_beyond_the_limit_fails_from_its_header() {
 }
 
 #[test]
+fn each_message_has_the_whole_limit() {
+    let mut driven = Driven::open(Settings { max_message_size: 1000, ..Settings::default() });
+    let fragmented = [masked(0x02, &[0; 400]), masked(0x80, &[0; 600])].concat();
+    for _ in 0..3 {
+        driven.receive(&masked(TEXT, &[b'x'; 1000]));
+        driven.dribble(&fragmented);
+    }
+    assert_eq!((driven.messages, driven.then), (6, Then::Continue));
+}
+
+#[test]
+fn control_frames_do_not_count_towards_the_limit() {
+    let mut driven = Driven::open(Settings { max_message_size: 10, ..Settings::default() });
+    driven.receive(&[masked(0x02, &[0; 10]), masked(PING, &[0; 125]), masked(0x80, b"")].concat());
+    assert_eq!((driven.messages, driven.then), (1, Then::Continue));
+}
+
+#[test]
 fn without_a_limit_the_largest_length_is_accepted() {
     let mut driven = Driven::open(Settings { max_message_size: u64::MAX, ..Settings::default() });
     let largest = [&[BINARY, 0xff][..], &(u64::MAX >> 1).to_be_bytes(), &[0; 4], b"start"].concat();

@@ -120,6 +120,13 @@ fn what_is_no_http_is_400_as_soon_as_it_shows() {
 }
 
 #[test]
+fn of_two_faults_the_first_decides_however_the_request_is_cut() {
+    // The parser would stumble over the version, but only once its line is complete.
+    assert_refused(&with("HTTP/1.1", "HTTP/1.\x0e"), "400");
+    assert_refused(&with("HTTP/1.1\r\n", "HTTP/3.7\r\n\0"), "505");
+}
+
+#[test]
 fn a_lone_lf_may_not_hide_behind_a_cut() {
     let mut driven = Driven::new(Settings::default());
     driven.receive(b"GET / HTTP/1.1");

@@ -33,7 +33,13 @@ enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
     /// Address and port to listen on; repeat it, or separate by commas, for several. Port 0 takes a free one.
-    #[arg(long, env = "RINGECHO_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',', default_value = "127.0.0.1:9001")]
+    #[arg(
+        long,
+        env = "RINGECHO_LISTEN",
+        value_name = "ADDR:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9001"
+    )]
     pub listen: Vec<String>,
 
     /// Worker threads, each with a ring of its own [default: one per CPU, more if --max-connections needs them].
@@ -62,9 +68,9 @@ pub struct ServeArgs {
     #[arg(long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub drain_timeout: Duration,
 
-    /// Unsent bytes to keep for a peer that does not read, before it is read no further. Also bounds the receive memory
-    /// of a worker, for all that one turn of its loop receives may belong to one peer. At least 64 KiB.
-    #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES", default_value = "4MiB")]
+    /// The most that a peer which does not read can cost: unsent bytes kept for it, before it is read no further. A
+    /// worker's receive memory is at most half of this. At least 64 KiB.
+    #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES", default_value = "8MiB")]
     pub backlog_per_connection: ByteSize,
 
     /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference.

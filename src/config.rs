@@ -156,10 +156,10 @@ fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize
     Ok(workers)
 }
 
-/// What one turn of a loop receives may all belong to one peer, so a worker's receive memory is at most a connection's
-/// backlog. Workers beyond the processors never run at the same time: they share what one per processor would have.
+/// What one turn of a loop receives may all belong to one peer, and what the turn before received may still wait to be
+/// sent, so a worker's receive memory is at most half of a connection's backlog. Workers beyond the processors never run at the same time: they share what one per processor would have.
 fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
-    (backlog * cpus.min(workers) as u64 / workers as u64).max(BACKLOG_MIN) as usize
+    (backlog / 2 * cpus.min(workers) as u64 / workers as u64).max(BACKLOG_MIN / 2) as usize
 }
 
 fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {

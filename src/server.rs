@@ -176,7 +176,8 @@ fn watch_signals(
     let watch = move || {
         let mut received = signals.forever();
         received.next();
-        let open: u64 = workers.iter().map(|control| control.tally()).map(|tally| tally.accepted - tally.released).sum();
+        let open: u64 =
+            workers.iter().map(|control| control.tally()).map(|tally| tally.accepted - tally.released).sum();
         eprintln!("ringecho: stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64());
         for control in std::iter::once(&acceptor).chain(&workers) {
             control.stop().expect("an eventfd takes a write");

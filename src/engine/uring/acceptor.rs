@@ -70,11 +70,7 @@ struct Acceptor<'a> {
 }
 
 impl<'a> Acceptor<'a> {
-    fn new(
-        listeners: &'a [TcpListener],
-        destinations: Vec<Destination>,
-        control: &'a Control,
-    ) -> io::Result<Self> {
+    fn new(listeners: &'a [TcpListener], destinations: Vec<Destination>, control: &'a Control) -> io::Result<Self> {
         let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 4096, direct_descriptors: IN_TRANSIT_MAX })?;
         let assigned = vec![0; destinations.len()];
         let mut acceptor = Self {

@@ -19,6 +19,9 @@ impl Flags {
     pub(super) const SENDING: Self = Self(1 << 3);
     /// The peer does not read: the last send found its socket buffer full.
     pub(super) const BLOCKED: Self = Self(1 << 4);
+    /// It was blocked and has output left: it is not read until that is gone, so that a peer that reads slowly gets no
+    /// more of our memory than one that does not read at all.
+    pub(super) const THROTTLED: Self = Self(1 << 13);
     /// A poll for writability is armed.
     pub(super) const POLLING: Self = Self(1 << 5);
     /// The peer has sent its FIN, or the connection is broken.

@@ -218,14 +218,14 @@ impl Connections {
         assert!(connection.flags.has(Flags::SENDING), "a send that nobody made");
         match result {
             1.. => {
-                connection.flags.set(Flags::BLOCKED);
+                connection.flags.set(Flags::BLOCKED.or(Flags::THROTTLED));
                 let queue = connection.queue;
                 self.chunks.advance(queue, result as u32);
                 self.tally.bytes_sent += result as u64;
                 self.progress(token.key);
             }
             _ if result == -libc::EAGAIN || result == -libc::ENOBUFS || result == -libc::ENOMEM => {
-                connection.flags.set(Flags::BLOCKED);
+                connection.flags.set(Flags::BLOCKED.or(Flags::THROTTLED));
             }
             // EPIPE, ECONNRESET: the peer is gone.
             _ => self.broken(token.key),
@@ -246,6 +246,9 @@ impl Connections {
             } else if connection.ending != Ending::Abort {
                 let sent = self.chunks.pop(&mut connection.queue, &mut self.pool);
                 self.tally.bytes_sent += sent as u64;
+                if connection.queue.is_empty() {
+                    connection.flags.clear(Flags::THROTTLED);
+                }
             }
             self.settle(key);
         }
@@ -332,8 +335,7 @@ impl Connections {
         self.tally.messages += u64::from(reply.messages);
         match reply.output {
             Output::InPlace(range) if !range.is_empty() => {
-                let output =
-                    Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
+                let output = Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
                 self.chunks.push_pooled(&mut connection.queue, output);
             }
             Output::Owned { bytes, range } if !range.is_empty() => {
@@ -473,7 +475,13 @@ impl Connections {
                 self.submit(key, Kind::Writable, |slot| Op::PollWritable { slot });
             }
         }
-        let wants_input = !flags.has(Flags::PEER_DONE.or(Flags::BLOCKED));
+        let connection = &self.entries[key as usize];
+        if connection.flags.has(Flags::SENDING) {
+            // A send that succeeds is silent. If something waits for that, the enter must not wait for anything else.
+            let is_awaited = flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
+            self.urgent |= is_awaited || connection.queue.has_several() || connection.ending != Ending::No;
+        }
+        let wants_input = !flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
         if wants_input != flags.has(Flags::RECEIVING) {
             self.settle_receive(key, wants_input);
         }
@@ -486,9 +494,8 @@ impl Connections {
     #[inline]
     fn send(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
-        let (address, len, has_more) = self.chunks.front(connection.queue, &self.pool);
+        let (address, len) = self.chunks.front(connection.queue, &self.pool);
         connection.flags.set(Flags::SENDING);
-        self.urgent |= has_more || connection.ending != Ending::No || connection.flags.has(Flags::PEER_DONE);
         let token = Token { key, generation: connection.generation, kind: Kind::Send };
         self.ops.push((token, Op::Send { slot: connection.slot, address, len }));
         self.queued_sends.push(key);
@@ -524,6 +531,7 @@ impl Connections {
     fn settle_abort(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
         if connection.flags.has(Flags::SENDING.or(Flags::CLOSING).or(Flags::SHUTTING)) {
+            self.urgent |= connection.flags.has(Flags::SENDING);
             return;
         }
         self.chunks.clear(&mut connection.queue, &mut self.pool);
@@ -605,9 +613,19 @@ impl Connections {
             let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
             assert!(can_progress, "a connection that no completion will move");
             let pending: usize = self.chunks.iter(connection.queue).sum();
-            let cap = usize::from(self.pool.shape().count) * self.pool.shape().size as usize;
-            assert!(pending <= cap + 1024, "a backlog of {pending} bytes over a pool of {cap}");
+            let pool = usize::from(self.pool.shape().count) * self.pool.shape().size as usize;
+            // One pool's worth in copies, one that the last enter received; our own answers and cut frames beside it.
+            assert!(pending <= 2 * pool + 512, "a backlog of {pending} bytes over a pool of {pool}");
         }
+    }
+
+    /// What must hold when a send is submitted.
+    pub(super) fn check_queued(&self, token: Token, address: NonNull<u8>, len: u32) {
+        let connection = &self.entries[token.key as usize];
+        assert_eq!(connection.generation, token.generation, "a send of a connection that is gone");
+        assert!(connection.flags.has(Flags::SENDING));
+        let (front, front_len) = self.chunks.front(connection.queue, &self.pool);
+        assert_eq!((front, front_len), (address, len), "a send from memory that was given back");
     }
 
     /// What must hold when no connection is left.

@@ -46,6 +46,12 @@ impl Queue {
     pub(super) fn is_empty(self) -> bool {
         self.head == NONE
     }
+
+    /// Whether it holds more than one chunk.
+    #[inline]
+    pub(super) fn has_several(self) -> bool {
+        self.head != NONE && self.head != self.tail
+    }
 }
 
 /// All chunks of a worker's connections.
@@ -79,15 +85,15 @@ impl Chunks {
         queue.tail = key;
     }
 
-    /// Address and length of the oldest chunk, and whether others wait behind it. The queue must not be empty.
+    /// Address and length of the oldest chunk. The queue must not be empty.
     #[inline]
-    pub(super) fn front(&self, queue: Queue, pool: &BufferPool) -> (NonNull<u8>, u32, bool) {
+    pub(super) fn front(&self, queue: Queue, pool: &BufferPool) -> (NonNull<u8>, u32) {
         let chunk = &self.chunks[queue.head as usize];
         let address = match &chunk.source {
             Source::Pooled(piece) => pool.address(*piece),
             Source::Owned { bytes, range } => NonNull::from(&bytes[range.start]),
         };
-        (address, chunk.source.len() as u32, chunk.next != NONE)
+        (address, chunk.source.len() as u32)
     }
 
     /// Drops the first `sent` bytes of the oldest chunk, fewer than it has.

@@ -36,7 +36,8 @@ struct Clock {
 impl Clock {
     /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough.
     fn new(limits: &Limits) -> Self {
-        let shortest = [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
+        let shortest =
+            [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
         let tick = shortest.min().unwrap_or_default() / 8;
         Self { start: Instant::now(), tick: tick.clamp(Duration::from_millis(10), Duration::from_millis(250)) }
     }
@@ -54,9 +55,14 @@ impl Clock {
 enum Stopping {
     No,
     /// Telling the connections, from this key on.
-    Telling { from: usize, until: Instant },
+    Telling {
+        from: usize,
+        until: Instant,
+    },
     /// Waiting for them.
-    Draining { until: Instant },
+    Draining {
+        until: Instant,
+    },
 }
 
 /// A worker's loop and all it owns. Field order matters: the ring goes first, the memory it writes to after it.
@@ -104,8 +110,7 @@ pub fn pool_shape(memory: usize) -> PoolShape {
 impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control) -> io::Result<Self> {
         sys::pin_to_cpu(plan.cpu)?;
-        let options =
-            RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
+        let options = RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
         let ring = Ring::new(&options)?;
         let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, pool_shape(plan.receive_memory))?;
         let clock = Clock::new(&plan.limits);

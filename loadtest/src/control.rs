@@ -1,0 +1,112 @@
+//! How the run's phases reach its threads.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::stats::{Counts, PublishedCounts};
+
+/// What the threads are to do. Phases only go forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Open connections; each proves itself with one echo, if wanted.
+    Connect,
+    /// Echo on the active connections, uncounted.
+    WarmUp,
+    /// Echo, and measure.
+    Measure,
+    /// Send nothing new; wait for what is in flight.
+    Drain,
+    /// Close every connection in order.
+    Close,
+    /// Return, whatever is left.
+    Stop,
+}
+
+impl Phase {
+    const ALL: [Self; 6] = [Self::Connect, Self::WarmUp, Self::Measure, Self::Drain, Self::Close, Self::Stop];
+
+    /// Whether active connections send.
+    #[must_use]
+    pub fn is_sending(self) -> bool {
+        matches!(self, Self::WarmUp | Self::Measure)
+    }
+
+    /// The phase's name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::WarmUp => "warm-up",
+            Self::Measure => "measure",
+            Self::Drain => "drain",
+            Self::Close => "close",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// The current phase, the threads' alarm bells and their published counts.
+#[derive(Debug)]
+pub struct Control {
+    phase: AtomicU8,
+    threads: Vec<ThreadPost>,
+}
+
+/// What one thread shares with the others.
+#[derive(Debug)]
+struct ThreadPost {
+    counts: PublishedCounts,
+    bell: OwnedFd,
+}
+
+impl Control {
+    /// For `threads` threads, in phase [`Phase::Connect`].
+    pub fn new(threads: usize) -> io::Result<Self> {
+        let post = |_| Ok(ThreadPost { counts: PublishedCounts::default(), bell: eventfd(0, EventfdFlags::CLOEXEC)? });
+        let threads = (0..threads).map(post).collect::<io::Result<_>>()?;
+        Ok(Self { phase: AtomicU8::new(Phase::Connect as u8), threads })
+    }
+
+    /// The current phase.
+    #[inline]
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
+    }
+
+    /// Begins `phase` and wakes all threads.
+    pub fn begin(&self, phase: Phase) -> io::Result<()> {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        for thread in &self.threads {
+            // The write orders the store before it: a thread that hears the bell sees the phase.
+            rustix::io::write(&thread.bell, &1_u64.to_ne_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The descriptor that becomes readable when thread `index` is to look at the phase.
+    #[must_use]
+    pub fn bell(&self, index: usize) -> RawFd {
+        self.threads[index].bell.as_raw_fd()
+    }
+
+    /// Where thread `index` publishes its counts.
+    #[must_use]
+    pub fn published(&self, index: usize) -> &PublishedCounts {
+        &self.threads[index].counts
+    }
+
+    /// All threads' published counts together.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        for thread in &self.threads {
+            sum.add(&thread.counts.read());
+        }
+        sum
+    }
+}

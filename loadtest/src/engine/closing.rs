@@ -1,0 +1,138 @@
+//! The end of a connection's life: closed in order, closed by the server, or given up; then let go of, but not before
+//! the kernel has.
+
+use super::connection::{Flag, Stage};
+use super::operations::{self, Kind, Token};
+use super::worker::Worker;
+use crate::stats::{Cause, Counter};
+use crate::websocket::frames::Violation;
+
+/// Closing handshakes in flight at most, all threads together, and the least for one thread.
+const CLOSE_WINDOW: u32 = 1024;
+const MIN_CLOSE_WINDOW: u32 = 16;
+
+/// The orderly closing of all connections.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    /// The next key to look at.
+    next: usize,
+    in_flight: u32,
+}
+
+impl Worker<'_> {
+    /// Begins closing handshakes on the next connections, as many as may be in flight.
+    pub(super) fn close_more(&mut self) {
+        let window = (CLOSE_WINDOW / self.shared.threads).max(MIN_CLOSE_WINDOW);
+        while self.closing.in_flight < window && self.closing.next < self.connections.capacity() {
+            let key = self.closing.next;
+            self.closing.next += 1;
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            match connection.stage {
+                Stage::Greeting | Stage::Open => {
+                    connection.stage = Stage::Closing;
+                    connection.set(Flag::CloseDue, true);
+                    connection.set(Flag::InCloseWindow, true);
+                    self.closing.in_flight += 1;
+                    self.tally.count(Counter::ClosesSent);
+                    self.send_due(key as u32);
+                }
+                // Half open, or closed by the server with the TCP connection left open.
+                Stage::Connecting | Stage::Upgrading | Stage::Closing => self.finish(key as u32),
+                Stage::Ending => {}
+            }
+        }
+    }
+
+    /// The server's Close has arrived. It is to close the TCP connection next (RFC 6455 section 7.1.1).
+    pub(super) fn on_close(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if connection.stage == Stage::Closing {
+            self.tally.count(Counter::ClosesAnswered);
+            return;
+        }
+        self.closed_early(key);
+        let connection = &mut self.connections[key as usize];
+        connection.stage = Stage::Closing;
+        connection.set(Flag::CloseDue, true);
+        self.send_due(key);
+    }
+
+    /// The TCP connection has ended, with or without an error.
+    #[cold]
+    pub(super) fn on_gone(&mut self, token: Token, errno: Option<i32>) {
+        let Some(connection) = self.connection(token) else { return };
+        match connection.stage {
+            Stage::Connecting | Stage::Upgrading => self.fail(token.key, errno.map_or(Cause::Reset, Cause::of_error)),
+            Stage::Greeting | Stage::Open => {
+                self.closed_early(token.key);
+                self.finish(token.key);
+            }
+            Stage::Closing => self.finish(token.key),
+            Stage::Ending => self.release_if_ended(token),
+        }
+    }
+
+    /// The server has broken the protocol: what follows cannot be understood, so the connection is given up.
+    #[cold]
+    pub(super) fn on_violation(&mut self, key: u32, violation: Violation) {
+        self.tally.count(Counter::Violations);
+        *self.tally.violations.entry(violation.to_string()).or_default() += 1;
+        self.settle_greeting(key);
+        self.finish(key);
+    }
+
+    fn closed_early(&mut self, key: u32) {
+        self.tally.count(Counter::ClosedEarly);
+        self.settle_greeting(key);
+    }
+
+    /// An attempt that gets no further than its greeting is settled all the same.
+    fn settle_greeting(&mut self, key: u32) {
+        if self.connections[key as usize].stage == Stage::Greeting {
+            self.settle_opening();
+        }
+    }
+
+    /// Gives a connection up: ends what the kernel still does for it. It is let go of when all of that has completed.
+    pub(super) fn finish(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if connection.stage == Stage::Ending {
+            return;
+        }
+        if connection.is_upgraded() {
+            self.tally.count(Counter::Ended);
+        }
+        if connection.has(Flag::InCloseWindow) {
+            self.closing.in_flight -= 1;
+        }
+        connection.session.abandon(&mut self.tally);
+        connection.stage = Stage::Ending;
+        let under_way = [
+            (connection.has(Flag::ConnectPending), Kind::Connect),
+            (connection.has(Flag::Receiving), Kind::Receive),
+            (connection.send.is_some(), Kind::Send),
+        ];
+        let token = |kind| Token::new(kind, connection.generation, key);
+        let released_by = token(Kind::Receive);
+        let cancels = under_way.map(|(is_under_way, kind)| is_under_way.then(|| operations::cancel(token(kind))));
+        for cancel in cancels.into_iter().flatten() {
+            // SAFETY: the submission holds no address.
+            unsafe { self.ring.push(&cancel) };
+        }
+        self.release_if_ended(released_by);
+    }
+
+    /// Lets go of a connection that was given up and for which the kernel has nothing under way any more.
+    pub(super) fn release_if_ended(&mut self, token: Token) {
+        let Some(connection) = self.connection(token) else { return };
+        let is_idle =
+            !connection.has(Flag::ConnectPending) && !connection.has(Flag::Receiving) && connection.send.is_none();
+        if connection.stage != Stage::Ending || !is_idle {
+            return;
+        }
+        self.connections.remove(token.key as usize);
+        self.pongs.remove(&token.key);
+        // SAFETY: the submission holds no address.
+        unsafe { self.ring.push(&operations::close(token.key)) };
+    }
+}

@@ -1,0 +1,87 @@
+//! Moves the bytes: one ring per thread, batched, with no buffer for an idle connection.
+//!
+//! `worker` is the loop and the way of an echo; `opening` and `closing` are the two ends of a connection's life; `sends`
+//! holds what is being sent; `operations` are the submissions and their names.
+
+mod closing;
+mod connection;
+mod opening;
+mod operations;
+mod sends;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use io_uring::{Probe, opcode};
+use thiserror::Error;
+
+use crate::control::Control;
+use crate::message::Messages;
+use crate::scenario::{Part, Scenario};
+use crate::source::Sources;
+use crate::stats::Tally;
+use crate::websocket::handshake::UpgradeRequest;
+
+/// What all threads of a run share, read only (but for the control's atomics).
+#[derive(Debug)]
+pub struct Shared {
+    /// The load.
+    pub scenario: Scenario,
+    /// Where it goes.
+    pub address: SocketAddr,
+    /// Where it comes from.
+    pub sources: Sources,
+    /// The upgrade request.
+    pub request: UpgradeRequest,
+    /// The messages.
+    pub messages: Messages,
+    /// The phases.
+    pub control: Control,
+    /// The zero of all times.
+    pub epoch: Instant,
+    /// How many threads there are.
+    pub threads: u32,
+    /// How many processors they may use.
+    pub cpus: u32,
+}
+
+/// Why a thread cannot work.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// No ring.
+    #[error(
+        "cannot set up io_uring: {0} (is it disabled by kernel.io_uring_disabled, or by a container's seccomp profile?)"
+    )]
+    Ring(io::Error),
+    /// A kernel without what is needed here.
+    #[error("this kernel's io_uring lacks {0}: Linux {1} or newer is needed")]
+    OldKernel(&'static str, &'static str),
+    /// The thread cannot be kept on its processor.
+    #[error("cannot pin a thread to its processor: {0}")]
+    Pin(io::Error),
+    /// The ring broke down.
+    #[error("io_uring_enter: {0}")]
+    Enter(io::Error),
+}
+
+/// Runs one thread's part until the control says [`Stop`](crate::control::Phase::Stop).
+pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
+    let mut worker = worker::Worker::new(shared, part)?;
+    worker.run().map_err(EngineError::Enter)?;
+    Ok(worker.into_tally())
+}
+
+/// Whether this kernel has all operations that a run with these sources needs.
+fn check_kernel(ring: &ringecho::engine::uring::ring::Ring, needs_bind: bool) -> Result<(), EngineError> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(EngineError::Ring)?;
+    if !probe.is_supported(opcode::Socket::CODE) {
+        return Err(EngineError::OldKernel("IORING_OP_SOCKET", "6.7"));
+    }
+    if needs_bind && !probe.is_supported(opcode::Bind::CODE) {
+        return Err(EngineError::OldKernel("IORING_OP_BIND", "6.11"));
+    }
+    Ok(())
+}

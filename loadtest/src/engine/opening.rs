@@ -1,0 +1,171 @@
+//! The beginning of a connection's life: connect, upgrade, greet; each within a time.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ringecho::engine::uring::buffers::Piece;
+
+use super::connection::{Connection, Flag, Stage};
+use super::operations::{Kind, Token};
+use super::worker::{Deadlines, TURN, Worker};
+use crate::control::Phase;
+use crate::pacing::ConnectPacing;
+use crate::stats::{Cause, Counter};
+use crate::websocket::handshake::Answer;
+
+/// Attempts that have begun and are not settled.
+pub(super) struct Opening {
+    pacing: ConnectPacing,
+    deadlines: Deadlines,
+    /// Beginnings of answers that came in several pieces.
+    answers: HashMap<u32, Vec<u8>>,
+    generation: u16,
+}
+
+impl Opening {
+    pub(super) fn new(pacing: ConnectPacing) -> Self {
+        Self { pacing, deadlines: Deadlines::new(), answers: HashMap::new(), generation: 0 }
+    }
+}
+
+impl Worker<'_> {
+    /// Begins as many attempts as pacing allows, and gives up on those that take too long.
+    pub(super) fn open_more(&mut self) {
+        self.expire();
+        let begun = self.tally.counts[Counter::Attempted] as u32;
+        let in_flight = begun - self.tally.counts[Counter::Settled] as u32;
+        let allowance = self.opening.pacing.allowance(self.now_ns, begun, in_flight);
+        let left = self.part.connections - begun;
+        for _ in 0..allowance.min(left).min(TURN as u32) {
+            self.begin();
+        }
+    }
+
+    /// When `open_more` has something to do again without a completion.
+    pub(super) fn opening_timeout(&self) -> Option<Duration> {
+        if self.phase != Phase::Connect {
+            return None;
+        }
+        let begun = self.tally.counts[Counter::Attempted] as u32;
+        let in_flight = begun - self.tally.counts[Counter::Settled] as u32;
+        let allowed = begun < self.part.connections && self.opening.pacing.allowance(u64::MAX, begun, in_flight) > 0;
+        let next = if allowed { Some(self.opening.pacing.due_ns(begun).unwrap_or(0)) } else { None };
+        let deadline = self.opening.deadlines.front().map(|&(deadline, _)| deadline);
+        let due = next.into_iter().chain(deadline).min()?;
+        Some(Duration::from_nanos(due.saturating_sub(self.now_ns)))
+    }
+
+    fn begin(&mut self) {
+        let number = self.part.first + self.tally.counts[Counter::Attempted] as u32;
+        self.tally.count(Counter::Attempted);
+        self.opening.generation = self.opening.generation.wrapping_add(1);
+        let mut connection = Connection::new(number, self.opening.generation, self.shared.scenario.is_active(number));
+        connection.set(Flag::ConnectPending, true);
+        let key = self.connections.insert(connection);
+        let token = self.connections[key].token(Kind::Connect, key as u32);
+        let per_address = self.shared.sources.per_address();
+        let source = number / per_address - self.part.first / per_address;
+        let chain = self.addresses.connect(token, source as usize);
+        // SAFETY: the addresses in the chain are `self.addresses`, never changed, dropped after the ring.
+        unsafe { self.ring.push_linked(&chain) };
+        let deadline = self.now_ns + self.shared.scenario.connect.timeout.as_nanos() as u64;
+        self.opening.deadlines.push_back((deadline, token));
+    }
+
+    /// The chain has ended: connected, or not.
+    pub(super) fn on_connect(&mut self, token: Token, result: i32) {
+        let Some(connection) = self.connection(token) else { return };
+        connection.set(Flag::ConnectPending, false);
+        if connection.stage == Stage::Ending {
+            return self.release_if_ended(token);
+        }
+        if result < 0 {
+            return self.fail(token.key, Cause::of_error(-result));
+        }
+        connection.stage = Stage::Upgrading;
+        let request = &self.shared.request;
+        self.write_send(token.key, |bytes, connection| {
+            request.write(connection.session.number(), bytes);
+            request.len()
+        });
+        self.start_receiving(token.key);
+    }
+
+    /// Bytes of the answer to the upgrade request, or bytes for a connection that has been given up.
+    #[cold]
+    pub(super) fn on_answer(&mut self, key: u32, piece: Piece) {
+        let connection = &mut self.connections[key as usize];
+        if connection.stage != Stage::Upgrading {
+            return;
+        }
+        let bytes = &*self.pool.bytes_mut(piece);
+        let received = match self.opening.answers.remove(&key) {
+            Some(earlier) => Cow::Owned([&earlier, bytes].concat()),
+            None => Cow::Borrowed(bytes),
+        };
+        match self.shared.request.judge(connection.session.number(), &received) {
+            Answer::Incomplete => {
+                self.opening.answers.insert(key, received.into_owned());
+            }
+            Answer::Upgraded(head) => {
+                let frames_behind = received.len() - head;
+                self.on_upgraded(key, piece, frames_behind as u32);
+            }
+            Answer::Status(status) => self.fail(key, Cause::Status(status)),
+            Answer::Invalid(why) => self.fail(key, Cause::Invalid(why)),
+        }
+    }
+
+    /// The connection is a WebSocket; the last `frames_behind` bytes of `piece` are frames already.
+    fn on_upgraded(&mut self, key: u32, piece: Piece, frames_behind: u32) {
+        self.tally.count(Counter::Opened);
+        let greet = self.shared.scenario.connect.greet;
+        let connection = &mut self.connections[key as usize];
+        connection.stage = if greet { Stage::Greeting } else { Stage::Open };
+        if !greet {
+            self.settle_opening();
+        }
+        if frames_behind > 0 {
+            let skipped = piece.len - frames_behind;
+            self.on_bytes(key, Piece { offset: piece.offset + skipped, len: frames_behind, ..piece });
+        }
+        // The connection may be gone by now, or the request's send not yet complete: then the greeting follows that.
+        if self.connections.contains(key as usize) {
+            self.send_due(key);
+        }
+    }
+
+    /// An attempt has become a ready connection.
+    pub(super) fn settle_opening(&mut self) {
+        self.tally.count(Counter::Settled);
+    }
+
+    /// An attempt has failed.
+    pub(super) fn fail(&mut self, key: u32, cause: Cause) {
+        self.opening.answers.remove(&key);
+        self.tally.fail(cause);
+        self.finish(key);
+    }
+
+    /// Gives up attempts whose time is over.
+    fn expire(&mut self) {
+        while let Some(&(deadline, token)) = self.opening.deadlines.front() {
+            let stage = self.connection(token).map(|connection| connection.stage);
+            let cause = match stage {
+                Some(Stage::Connecting) => Cause::ConnectTimeout,
+                Some(Stage::Upgrading) => Cause::UpgradeTimeout,
+                Some(Stage::Greeting) => Cause::GreetingTimeout,
+                Some(Stage::Open | Stage::Closing | Stage::Ending) | None => {
+                    self.opening.deadlines.pop_front();
+                    continue;
+                }
+            };
+            if deadline > self.now_ns {
+                return;
+            }
+            self.opening.deadlines.pop_front();
+            self.fail(token.key, cause);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The submissions of this engine, and the names by which their completions are recognised.
+
+use std::net::SocketAddr;
+
+use io_uring::types::{self, DestinationSlot};
+use io_uring::{opcode, squeue};
+use socket2::SockAddr;
+
+/// What completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// Something whose completion only comes when it failed, which does not matter.
+    Ignored,
+    /// The control's bell rang.
+    Bell,
+    /// A connection's setting up, as far as `connect`.
+    Connect,
+    /// A connection's multishot receive.
+    Receive,
+    /// A connection's send.
+    Send,
+}
+
+/// Names one operation: its kind, and the connection by its key and its generation (keys are used again).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) kind: Kind,
+    pub(super) generation: u16,
+    pub(super) key: u32,
+}
+
+impl Token {
+    #[inline]
+    pub(super) fn new(kind: Kind, generation: u16, key: u32) -> Self {
+        Self { kind, generation, key }
+    }
+
+    pub(super) fn of(kind: Kind) -> Self {
+        Self::new(kind, 0, 0)
+    }
+
+    #[inline]
+    pub(super) fn encode(self) -> u64 {
+        u64::from(self.kind as u8) << 48 | u64::from(self.generation) << 32 | u64::from(self.key)
+    }
+
+    #[inline]
+    pub(super) fn decode(user_data: u64) -> Self {
+        const KINDS: [Kind; 5] = [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send];
+        Self { kind: KINDS[(user_data >> 48) as usize], generation: (user_data >> 32) as u16, key: user_data as u32 }
+    }
+}
+
+/// The addresses at both ends, in the kernel's form, and the submissions that make a connection of them.
+pub(super) struct Addresses {
+    target: SockAddr,
+    /// Empty if the kernel chooses.
+    sources: Vec<SockAddr>,
+}
+
+/// The value of the socket options that are switched on.
+static ON: libc::c_int = 1;
+
+impl Addresses {
+    pub(super) fn new(target: SocketAddr, sources: Vec<SocketAddr>) -> Self {
+        Self { target: target.into(), sources: sources.into_iter().map(SockAddr::from).collect() }
+    }
+
+    /// A chain that ends with a connected socket in direct descriptor `token.key`, and with exactly one completion:
+    /// that of its last operation, or that of the first which failed (the rest of the chain is then silent, because
+    /// the failed one was to be silent on success).
+    ///
+    /// The addresses in it must stay where they are until the completion: `self` must.
+    pub(super) fn connect(&self, token: Token, source: usize) -> Vec<squeue::Entry> {
+        let fd = types::Fixed(token.key);
+        let slot = DestinationSlot::try_from_slot_target(token.key).expect("tables are far below u32::MAX entries");
+        let socket = opcode::Socket::new(self.target.family().into(), libc::SOCK_STREAM, libc::IPPROTO_TCP)
+            .file_index(Some(slot))
+            .build();
+        let no_delay = set_on(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY);
+        let bind = self.sources.get(source).map(|source| {
+            // The port is chosen at `connect`, when the four-tuple is known: otherwise a port in use towards any
+            // target would count as taken.
+            let no_port = set_on(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+            [no_port, opcode::Bind::new(fd, source.as_ptr().cast(), source.len()).build()]
+        });
+        let connect = opcode::Connect::new(fd, self.target.as_ptr().cast(), self.target.len()).build();
+        let silent = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+        let setup = [socket, no_delay].into_iter().chain(bind.into_iter().flatten()).map(move |sqe| sqe.flags(silent));
+        setup.chain([connect]).map(|sqe| sqe.user_data(token.encode())).collect()
+    }
+}
+
+fn set_on(fd: types::Fixed, level: libc::c_int, option: libc::c_int) -> squeue::Entry {
+    opcode::SetSockOpt::new(fd, level as u32, option as u32, (&raw const ON).cast(), size_of_val(&ON) as u32).build()
+}
+
+/// Receives again and again into the provided buffers of `group`.
+pub(super) fn receive(token: Token, group: u16) -> squeue::Entry {
+    opcode::RecvMulti::new(types::Fixed(token.key), group).build().user_data(token.encode())
+}
+
+/// Sends `bytes`, which must stay as they are until the completion.
+#[inline]
+pub(super) fn send(token: Token, bytes: &[u8]) -> squeue::Entry {
+    opcode::Send::new(types::Fixed(token.key), bytes.as_ptr(), bytes.len() as u32)
+        .flags(libc::MSG_NOSIGNAL)
+        .build()
+        .user_data(token.encode())
+}
+
+/// Ends another operation early; that one's own completion tells when it has ended.
+pub(super) fn cancel(target: Token) -> squeue::Entry {
+    let sqe = opcode::AsyncCancel::new(target.encode()).build();
+    sqe.flags(squeue::Flags::SKIP_SUCCESS).user_data(Token::of(Kind::Ignored).encode())
+}
+
+/// Closes a direct descriptor.
+pub(super) fn close(key: u32) -> squeue::Entry {
+    let sqe = opcode::Close::new(types::Fixed(key)).build();
+    sqe.flags(squeue::Flags::SKIP_SUCCESS).user_data(Token::of(Kind::Ignored).encode())
+}
+
+/// Completes whenever the control rings its bell.
+pub(super) fn listen(bell: std::os::fd::RawFd) -> squeue::Entry {
+    let poll = opcode::PollAdd::new(types::Fd(bell), libc::POLLIN as u32).multi(true);
+    poll.build().user_data(Token::of(Kind::Bell).encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_round_trip() {
+        for kind in [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send] {
+            let token = Token::new(kind, 0xabcd, 0xffff_0001);
+            assert_eq!(Token::decode(token.encode()), token);
+        }
+    }
+
+    #[test]
+    fn a_chain_has_an_end_and_fits() {
+        let target = "127.0.0.1:1".parse().unwrap();
+        let addresses = Addresses::new(target, vec!["127.1.0.1:0".parse().unwrap()]);
+        assert_eq!(addresses.connect(Token::of(Kind::Connect), 0).len(), 5);
+        assert_eq!(Addresses::new(target, Vec::new()).connect(Token::of(Kind::Connect), 0).len(), 3);
+    }
+}

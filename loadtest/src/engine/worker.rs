@@ -1,0 +1,434 @@
+//! One thread's loop, and the way of an echo through it.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use io_uring::cqueue;
+use ringecho::engine::uring::buffers::{BufferPool, Piece, PoolShape};
+use ringecho::engine::uring::ring::{Ring, RingOptions, Wait};
+use slab::Slab;
+
+use super::connection::{Connection, Flag, Stage};
+use super::operations::{self, Addresses, Kind, Token};
+use super::sends::{SendBuffer, Sends};
+use super::{EngineError, Shared, check_kernel};
+use crate::control::Phase;
+use crate::message::MessageId;
+use crate::pacing::ConnectPacing;
+use crate::scenario::Part;
+use crate::session::SendTimes;
+use crate::stats::{Counter, Tally};
+use crate::websocket::frames::{Opcode, write_control};
+
+/// Connections that one loop turn starts, sweeps or closes at most, so that completions never wait for long.
+pub(super) const TURN: usize = 256;
+
+/// With this many echoes at a time under load, more do not make a batch cheaper.
+const MAX_WANT: usize = 128;
+
+/// How long a batch may be waited for.
+const MIN_WAIT_US: u32 = 20;
+
+/// The one group of provided buffers.
+const GROUP: u16 = 0;
+
+/// Memory that all threads' receive buffers may take together, as far as [`MIN_POOL`] allows.
+const POOLS: usize = 4 << 20;
+
+/// Receive buffer memory of a thread: at least, and at most.
+const MIN_POOL: usize = 64 << 10;
+const MAX_POOL: usize = 1 << 20;
+
+/// Buffers in a pool: few and large, so that large messages arrive in large pieces.
+const POOL_BUFFERS: u16 = 4;
+
+/// One thread's ring, connections and counts.
+pub(super) struct Worker<'a> {
+    // The kernel holds addresses in what follows the ring: the ring goes first.
+    pub(super) ring: Ring,
+    pub(super) pool: BufferPool,
+    pub(super) sends: Sends,
+    pub(super) addresses: Addresses,
+
+    pub(super) shared: &'a Shared,
+    pub(super) part: Part,
+    pub(super) connections: Slab<Connection>,
+    pub(super) times: SendTimes,
+    pub(super) tally: Tally,
+    pub(super) opening: super::opening::Opening,
+    pub(super) closing: super::closing::Closing,
+    /// Payloads of pings that are to be answered.
+    pub(super) pongs: HashMap<u32, Box<[u8]>>,
+    /// Connections whose receive has ended and is to go on.
+    rearm: Vec<Token>,
+    batch: Vec<(Token, i32, u32)>,
+
+    pub(super) phase: Phase,
+    /// The time of this loop turn, in nanoseconds since the run's epoch. Reading the clock once per turn makes a
+    /// latency at most as much too long as the turn takes: microseconds.
+    pub(super) now_ns: u64,
+    /// How far a new phase has reached along the connections, by key.
+    pub(super) sweep: Option<usize>,
+    /// Messages that may still be sent.
+    quota: u64,
+    sends_queued: usize,
+    receives: usize,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(shared: &'a Shared, part: Part) -> Result<Self, EngineError> {
+        let (entries, cq_entries) = if shared.threads > shared.cpus { (256, 2048) } else { (1024, 8192) };
+        let options = RingOptions { entries, cq_entries, direct_descriptors: part.connections };
+        let ring = Ring::new(&options).map_err(EngineError::Ring)?;
+        let sources = shared.sources.of_connections(part.first, part.connections);
+        check_kernel(&ring, !sources.is_empty())?;
+        let pool = BufferPool::new(&ring, GROUP, pool_shape(shared.threads as usize)).map_err(EngineError::Ring)?;
+        let traffic = &shared.scenario.traffic;
+        let now_ns = shared.epoch.elapsed().as_nanos() as u64;
+        let share = f64::from(part.connections) / f64::from(shared.scenario.connections);
+        let connect = &shared.scenario.connect;
+        let window = (f64::from(connect.window) * share).ceil() as u32;
+        Ok(Self {
+            ring,
+            pool,
+            sends: Sends::new(traffic.size, traffic.depth, shared.request.len().max(MIN_SEND_BUFFER)),
+            addresses: Addresses::new(shared.address, sources),
+            shared,
+            part,
+            // Reserved, not touched: memory is taken as connections come.
+            connections: Slab::with_capacity(part.connections as usize),
+            times: SendTimes::new(traffic.depth),
+            tally: Tally::default(),
+            opening: super::opening::Opening::new(ConnectPacing::new(connect.rate * share, window, now_ns)),
+            closing: super::closing::Closing::default(),
+            pongs: HashMap::new(),
+            rearm: Vec::new(),
+            batch: Vec::new(),
+            phase: Phase::Connect,
+            now_ns,
+            sweep: None,
+            quota: part.limit.unwrap_or(u64::MAX),
+            sends_queued: 0,
+            receives: 0,
+        })
+    }
+
+    /// The loop: do what the phase asks for, enter the kernel once, act on everything that has completed.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        self.listen();
+        loop {
+            self.follow_phase();
+            if self.phase == Phase::Stop {
+                break;
+            }
+            self.shared.control.published(self.part.thread).publish(&self.tally.counts);
+            let wait = self.wait();
+            self.sends_queued = 0;
+            self.ring.submit_and_wait(wait)?;
+            self.now_ns = self.shared.epoch.elapsed().as_nanos() as u64;
+            self.reap();
+        }
+        for (_, connection) in &mut self.connections {
+            connection.session.abandon(&mut self.tally);
+        }
+        self.shared.control.published(self.part.thread).publish(&self.tally.counts);
+        Ok(())
+    }
+
+    pub(super) fn into_tally(self) -> Tally {
+        self.tally
+    }
+
+    fn listen(&mut self) {
+        let bell = operations::listen(self.shared.control.bell(self.part.thread));
+        // SAFETY: the submission holds no address; the control keeps the descriptor open as long as it lives.
+        unsafe { self.ring.push(&bell) };
+    }
+
+    /// Notices a new phase, and does a turn's worth of what the current one asks for.
+    fn follow_phase(&mut self) {
+        let phase = self.shared.control.phase();
+        if phase != self.phase {
+            self.tally.measuring = phase == Phase::Measure;
+            let was_sending = self.phase.is_sending();
+            self.phase = phase;
+            if phase == Phase::Close || (phase.is_sending() && !was_sending) {
+                self.sweep = Some(0);
+            }
+        }
+        match self.phase {
+            Phase::Connect => self.open_more(),
+            Phase::WarmUp | Phase::Measure => self.sweep_turn(Self::start_sending),
+            Phase::Close => self.close_more(),
+            Phase::Drain | Phase::Stop => {}
+        }
+        if self.quota == 0 && self.phase.is_sending() && self.tally.counts.in_flight() == 0 {
+            self.tally.counts[Counter::QuotaMet] = 1;
+        }
+    }
+
+    /// Visits the next connections of a sweep over all of them.
+    pub(super) fn sweep_turn(&mut self, mut visit: impl FnMut(&mut Self, u32)) {
+        let Some(start) = self.sweep else { return };
+        let end = start.saturating_add(TURN).min(self.connections.capacity());
+        for key in start..end {
+            if self.connections.contains(key) {
+                visit(self, key as u32);
+            }
+        }
+        self.sweep = (end < self.connections.capacity()).then_some(end);
+    }
+
+    fn start_sending(&mut self, key: u32) {
+        if self.connections[key as usize].has(Flag::Active) {
+            self.send_due(key);
+        }
+    }
+
+    /// How long to wait, and for how much. Sends complete at once and would otherwise count as what is waited for.
+    fn wait(&self) -> Wait {
+        let timeout = if self.sweep.is_some() { Some(Duration::ZERO) } else { self.opening_timeout() };
+        let want = self.sends_queued + (self.receives / 2).clamp(1, MAX_WANT);
+        Wait { want, min_wait_us: MIN_WAIT_US, timeout }
+    }
+
+    /// Takes all completions, then acts on them: acting queues new submissions, which may complete meanwhile.
+    fn reap(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        let completions = self.ring.completions();
+        batch.extend(completions.map(|entry| (Token::decode(entry.user_data()), entry.result(), entry.flags())));
+        self.receives = 0;
+        for (token, result, flags) in batch.drain(..) {
+            match token.kind {
+                Kind::Receive => self.on_receive(token, result, flags),
+                Kind::Send => self.on_send(token, result),
+                Kind::Connect => self.on_connect(token, result),
+                Kind::Bell if !cqueue::more(flags) => self.listen(),
+                Kind::Bell | Kind::Ignored => {}
+            }
+        }
+        self.batch = batch;
+        self.pool.publish();
+        self.rearm();
+    }
+
+    /// Lets receives go on that ended because the pool was empty; it has been refilled by now.
+    fn rearm(&mut self) {
+        while let Some(token) = self.rearm.pop() {
+            let connection = self.connections.get(token.key as usize);
+            if connection.is_some_and(|it| it.generation == token.generation && it.stage != Stage::Ending) {
+                self.start_receiving(token.key);
+            }
+        }
+    }
+
+    pub(super) fn start_receiving(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        debug_assert!(!connection.has(Flag::Receiving), "a second receive");
+        connection.set(Flag::Receiving, true);
+        let receive = operations::receive(connection.token(Kind::Receive, key), self.pool.group());
+        // SAFETY: the submission holds no address; the pool outlives the ring.
+        unsafe { self.ring.push(&receive) };
+    }
+
+    /// The connection that a completion is for, if it still exists.
+    pub(super) fn connection(&mut self, token: Token) -> Option<&mut Connection> {
+        self.connections.get_mut(token.key as usize).filter(|it| it.generation == token.generation)
+    }
+
+    fn on_receive(&mut self, token: Token, result: i32, flags: u32) {
+        self.receives += 1;
+        let piece = self.pool.take(result, flags);
+        let Some(connection) = self.connection(token) else {
+            // Never: a connection is kept until its receive has ended. But memory must not leak if it does.
+            debug_assert!(false, "completion of a connection that is gone");
+            return piece.into_iter().for_each(|piece| self.pool.release(piece.buffer));
+        };
+        let goes_on = cqueue::more(flags);
+        connection.set(Flag::Receiving, goes_on);
+        if let Some(piece) = piece {
+            if result > 0 {
+                self.on_bytes(token.key, piece);
+            }
+            self.pool.release(piece.buffer);
+        }
+        if goes_on && result > 0 {
+            return;
+        }
+        match result {
+            0 => self.on_gone(token, None),
+            error if error < 0 && -error != libc::ENOBUFS => self.on_gone(token, Some(-error)),
+            // The pool was empty, or the kernel had another reason to end the multishot.
+            _ => {
+                self.rearm.push(token);
+                self.release_if_ended(token);
+            }
+        }
+    }
+
+    /// Bytes from the server.
+    pub(super) fn on_bytes(&mut self, key: u32, piece: Piece) {
+        let connection = &mut self.connections[key as usize];
+        if !connection.is_upgraded() {
+            return self.on_answer(key, piece);
+        }
+        let outcome = connection.session.receive(
+            self.pool.bytes_mut(piece),
+            self.now_ns,
+            &self.shared.messages,
+            &self.times,
+            &mut self.tally,
+        );
+        let signals = match outcome {
+            Ok(signals) => signals,
+            Err(violation) => return self.on_violation(key, violation),
+        };
+        if let Some(payload) = signals.ping {
+            self.pongs.insert(key, payload);
+            connection.set(Flag::PongDue, true);
+        }
+        if signals.closed {
+            return self.on_close(key);
+        }
+        if connection.stage == Stage::Greeting && connection.session.has_echoed() {
+            connection.stage = Stage::Open;
+            self.settle_opening();
+        }
+        self.send_due(key);
+    }
+
+    fn on_send(&mut self, token: Token, result: i32) {
+        let Some(connection) = self.connection(token) else {
+            debug_assert!(false, "completion of a connection that is gone");
+            return;
+        };
+        let send = connection.send.expect("a send completed, so one was in flight");
+        let is_ending = connection.stage == Stage::Ending;
+        let Ok(sent) = usize::try_from(result) else {
+            connection.send = None;
+            self.sends.give_back(send);
+            return self.on_gone(token, Some(-result));
+        };
+        let buffer = self.sends.get(send);
+        buffer.advance(sent);
+        if !is_ending {
+            if buffer.unsent().is_empty() {
+                buffer.continue_message(&self.shared.messages);
+            }
+            if !buffer.unsent().is_empty() {
+                return self.submit_send(token.key);
+            }
+        }
+        self.connections[token.key as usize].send = None;
+        self.sends.give_back(send);
+        if is_ending { self.release_if_ended(token) } else { self.send_due(token.key) }
+    }
+
+    /// Sends what the connection is to send now, if anything, and if nothing is in flight already.
+    pub(super) fn send_due(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if connection.send.is_some() || !connection.is_upgraded() {
+            return;
+        }
+        if connection.has(Flag::CloseDue) || connection.has(Flag::PongDue) {
+            return self.send_control(key);
+        }
+        if connection.stage == Stage::Greeting && connection.session.is_new() {
+            return self.send_messages(key, 1, false);
+        }
+        let due = self.messages_due(key);
+        if due > 0 {
+            self.send_messages(key, due, true);
+        }
+    }
+
+    /// How many messages the connection may send now: closed loop, so as many as have come back.
+    #[inline]
+    fn messages_due(&self, key: u32) -> u64 {
+        let connection = &self.connections[key as usize];
+        if !(self.phase.is_sending() && connection.stage == Stage::Open && connection.has(Flag::Active)) {
+            return 0;
+        }
+        let depth = self.shared.scenario.traffic.depth;
+        u64::from(depth.saturating_sub(connection.session.in_flight())).min(self.quota)
+    }
+
+    /// Sends up to `due` messages in one go, as many as fit into one buffer.
+    pub(super) fn send_messages(&mut self, key: u32, due: u64, timed: bool) {
+        let send = self.sends.take();
+        let buffer = self.sends.get(send);
+        let connection = &mut self.connections[key as usize];
+        connection.send = Some(send);
+        let messages = &self.shared.messages;
+        let mut left = due;
+        while left > 0 && buffer.has_room(messages) {
+            let id = if timed {
+                self.quota -= 1;
+                connection.session.send(self.now_ns, &mut self.times, &mut self.tally)
+            } else {
+                connection.session.send_untimed(&mut self.tally)
+            };
+            buffer.add_message(id, messages);
+            left -= 1;
+        }
+        self.submit_send(key);
+    }
+
+    /// Sends a Close or a pong; the Close is the last frame on a connection.
+    fn send_control(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        // Control frames' masking keys need not be those of any message.
+        let id = MessageId { connection: !connection.session.number(), sequence: 0 };
+        let pong = self.pongs.remove(&key);
+        let mut count_pong = false;
+        self.write_send(key, |bytes, connection| {
+            let mut len = 0;
+            if let Some(payload) = pong {
+                count_pong = true;
+                len += write_control(Opcode::Pong, &payload, id.masking_key(), bytes);
+            }
+            if connection.has(Flag::CloseDue) {
+                len += write_control(Opcode::Close, &1000_u16.to_be_bytes(), id.masking_key(), &mut bytes[len..]);
+            }
+            connection.set(Flag::PongDue, false);
+            connection.set(Flag::CloseDue, false);
+            len
+        });
+        self.tally.counts[Counter::Pings] += u64::from(count_pong);
+    }
+
+    /// Sends what `write` writes. Nothing else may be in flight on the connection.
+    pub(super) fn write_send(&mut self, key: u32, write: impl FnOnce(&mut [u8], &mut Connection) -> usize) {
+        let send = self.sends.take();
+        let connection = &mut self.connections[key as usize];
+        debug_assert!(connection.send.is_none(), "a second send");
+        connection.send = Some(send);
+        self.sends.get(send).fill(|bytes| write(bytes, connection));
+        self.submit_send(key);
+    }
+
+    fn submit_send(&mut self, key: u32) {
+        let connection = &self.connections[key as usize];
+        let token = connection.token(Kind::Send, key);
+        let buffer: &SendBuffer = self.sends.get(connection.send.expect("what is to be sent was taken"));
+        let send = operations::send(token, buffer.unsent());
+        // SAFETY: the buffer's bytes are never moved, it is neither written nor given back before this send's
+        // completion (`Connection::send` holds it until then), and `sends` outlives the ring.
+        unsafe { self.ring.push(&send) };
+        self.sends_queued += 1;
+    }
+}
+
+/// The least that a send buffer holds: an upgrade request or two control frames.
+const MIN_SEND_BUFFER: usize = 512;
+
+/// Receive buffers for one of `threads` threads. Pieces are read at once and given back, so even little memory is
+/// hardly ever short; when it is, receives go on a turn later.
+fn pool_shape(threads: usize) -> PoolShape {
+    let bytes = (POOLS / threads).clamp(MIN_POOL, MAX_POOL);
+    PoolShape { count: POOL_BUFFERS, size: (bytes / usize::from(POOL_BUFFERS)) as u32, incremental: true }
+}
+
+/// Deadlines of attempts, earliest first: they are all given the same time.
+pub(super) type Deadlines = VecDeque<(u64, Token)>;

@@ -1,0 +1,23 @@
+//! ringload: a load generator for WebSocket echo servers.
+//!
+//! - [`cli`] reads the arguments, [`scenario`] is what they mean; [`run`] conducts a run from the first connection to
+//!   the report.
+//! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases and [`pacing`].
+//! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them.
+//! - [`stats`] counts, [`sampling`] asks the system what both sides use, [`output`] shows it.
+
+pub mod cli;
+pub mod control;
+pub mod engine;
+pub mod message;
+pub mod output;
+pub mod own_server;
+pub mod pacing;
+pub mod run;
+pub mod sampling;
+pub mod scenario;
+pub mod session;
+pub mod source;
+pub mod stats;
+pub mod target;
+pub mod websocket;

@@ -1,0 +1,283 @@
+//! What is sent, and whether what came back is the same.
+//!
+//! Every message is a function of its connection's number and its place in that connection's sequence, so an echo can
+//! be checked byte for byte without keeping what was sent. Messages of at least [`ID_LEN`] bytes start with both
+//! numbers in letters (valid UTF-8, whatever the opcode); the rest is cut from one shared table.
+
+use std::ops::Range;
+
+/// Length of the identification at the start of a message. Shorter messages carry the pattern only.
+pub const ID_LEN: usize = 16;
+
+/// The table repeats after this many bytes: four times a prime, so that no power-of-two buffer boundary falls on it
+/// and a block echoed in the wrong place cannot look right.
+const PERIOD: usize = 4 * 16_381;
+
+/// Messages start within this many bytes of the table's beginning: small messages then read memory that stays in the
+/// first-level cache.
+const STARTS: usize = 4096;
+
+/// Makes and checks all messages of a run. Shared by all threads, read only.
+#[derive(Debug)]
+pub struct Messages {
+    size: usize,
+    text: bool,
+    verify: bool,
+    /// Two periods, so that any position has at least one period of bytes behind it.
+    table: Box<[u8]>,
+}
+
+/// Which message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageId {
+    /// The connection's number in the whole run.
+    pub connection: u32,
+    /// The message's number on that connection, from 0.
+    pub sequence: u32,
+}
+
+impl Messages {
+    /// Messages of `size` bytes; `text` ones consist of printable ASCII, binary ones of all byte values.
+    #[must_use]
+    pub fn new(size: usize, text: bool, verify: bool) -> Self {
+        let mut random = SplitMix(0x0072_696e_676c_6f61);
+        let table = (0..PERIOD).map(|_| {
+            let byte = random.next() >> 32;
+            if text { b' ' + (byte % 95) as u8 } else { byte as u8 }
+        });
+        let period: Vec<u8> = table.collect();
+        Self { size, text, verify, table: period.repeat(2).into() }
+    }
+
+    /// Payload bytes of every message.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether messages are text.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        self.text
+    }
+
+    /// Whether messages carry their identification.
+    #[must_use]
+    pub fn are_identified(&self) -> bool {
+        self.verify && self.size >= ID_LEN
+    }
+
+    /// Writes the payload bytes of message `id` from position `at` on into `out`, masked with `key`.
+    #[inline]
+    pub fn write_masked(&self, id: MessageId, at: usize, key: [u8; 4], out: &mut [u8]) {
+        self.for_each_part(id, at..at + out.len(), |range, part| {
+            out[range].copy_from_slice(part);
+            true
+        });
+        let mut rotated = key;
+        rotated.rotate_left(at % 4);
+        mask(out, rotated);
+    }
+
+    /// Whether `bytes` are the payload bytes of message `id` from position `at` on. Always true without verification.
+    #[inline]
+    #[must_use]
+    pub fn matches(&self, id: MessageId, at: usize, bytes: &[u8]) -> bool {
+        if !self.verify {
+            return true;
+        }
+        at + bytes.len() <= self.size
+            && self.for_each_part(id, at..at + bytes.len(), |range, part| bytes[range] == *part)
+    }
+
+    /// Walks over the contiguous parts that make up `range` of a payload: where each goes, relative to the start of
+    /// the range, and its bytes. Stops, and returns false, when `f` does.
+    #[inline]
+    fn for_each_part(
+        &self,
+        id: MessageId,
+        range: Range<usize>,
+        mut f: impl FnMut(Range<usize>, &[u8]) -> bool,
+    ) -> bool {
+        let mut at = range.start;
+        if at < ID_LEN && self.size >= ID_LEN && !range.is_empty() {
+            let end = range.end.min(ID_LEN);
+            if !f(0..end - at, &id.encode()[at..end]) {
+                return false;
+            }
+            at = end;
+        }
+        let start = id.start();
+        while at < range.end {
+            let position = (start + at) % PERIOD;
+            let len = (range.end - at).min(self.table.len() - position);
+            if !f(at - range.start..at - range.start + len, &self.table[position..position + len]) {
+                return false;
+            }
+            at += len;
+        }
+        true
+    }
+}
+
+impl MessageId {
+    /// Where in the table this message's pattern starts.
+    #[inline]
+    fn start(self) -> usize {
+        (self.hash() >> 32) as usize % STARTS
+    }
+
+    /// The masking key: every message has another, as RFC 6455 section 5.3 wants it, so that a server that confuses
+    /// keys is found out. It never is zero, which would leave the payload bare.
+    #[inline]
+    #[must_use]
+    pub fn masking_key(self) -> [u8; 4] {
+        (self.hash() as u32 | 0x0100).to_le_bytes()
+    }
+
+    #[inline]
+    fn hash(self) -> u64 {
+        SplitMix((u64::from(self.connection) << 32) | u64::from(self.sequence)).next()
+    }
+
+    /// Both numbers as sixteen letters `a` to `p`, one for each half byte.
+    #[inline]
+    #[must_use]
+    pub fn encode(self) -> [u8; ID_LEN] {
+        let mut bytes = [0; ID_LEN];
+        bytes[..8].copy_from_slice(&letters(self.connection));
+        bytes[8..].copy_from_slice(&letters(self.sequence));
+        bytes
+    }
+
+    /// Reads what `encode` wrote; `None` if it cannot have been written by it.
+    #[must_use]
+    pub fn decode(bytes: &[u8; ID_LEN]) -> Option<Self> {
+        let number = |part: &[u8]| {
+            part.iter().rev().try_fold(0_u32, |number, &letter| {
+                let digit = letter.checked_sub(b'a').filter(|&digit| digit < 16)?;
+                Some(number << 4 | u32::from(digit))
+            })
+        };
+        Some(Self { connection: number(&bytes[..8])?, sequence: number(&bytes[8..])? })
+    }
+}
+
+/// The eight half bytes of a number as letters, the lowest first.
+#[inline]
+fn letters(number: u32) -> [u8; 8] {
+    // Spread the half bytes over the eight bytes of a word, halving the distance each time.
+    let mut word = u64::from(number);
+    word = (word | word << 16) & 0x0000_ffff_0000_ffff;
+    word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+    word = (word | word << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    (word + 0x6161_6161_6161_6161).to_le_bytes()
+}
+
+/// Masks `bytes` in place; the first byte meets the first byte of the key (RFC 6455 section 5.3).
+#[inline]
+pub fn mask(bytes: &mut [u8], key: [u8; 4]) {
+    let word = u64::from(u32::from_ne_bytes(key));
+    let word = word | word << 32;
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for chunk in words {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(word.to_ne_bytes()) {
+        *byte ^= key;
+    }
+}
+
+/// Sebastiano Vigna's `splitmix64`: one well-mixed number for each state.
+pub(crate) struct SplitMix(pub(crate) u64);
+
+impl SplitMix {
+    #[inline]
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(messages: &Messages, id: MessageId) -> Vec<u8> {
+        let mut bytes = vec![0; messages.size()];
+        messages.write_masked(id, 0, [0; 4], &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn identification_survives_the_round_trip() {
+        for (connection, sequence) in [(0, 0), (1, 2), (u32::MAX, 0x1234_5678), (0xfedc_ba98, u32::MAX)] {
+            let id = MessageId { connection, sequence };
+            assert_eq!(MessageId::decode(&id.encode()), Some(id));
+            assert!(id.encode().iter().all(u8::is_ascii_lowercase));
+        }
+        assert_eq!(MessageId::decode(b"abcdefghijklmnoq"), None);
+    }
+
+    #[test]
+    fn written_in_any_pieces_it_matches_in_any_pieces() {
+        let messages = Messages::new(3 * PERIOD + 5, false, true);
+        let id = MessageId { connection: 77, sequence: 9 };
+        let whole = payload(&messages, id);
+        let key = [1, 2, 3, 4];
+        for cut in [0, 1, 7, 15, 16, 17, PERIOD - 1, PERIOD, 2 * PERIOD + 3, whole.len()] {
+            let mut pieces = vec![0; whole.len()];
+            let (left, right) = pieces.split_at_mut(cut);
+            messages.write_masked(id, 0, key, left);
+            messages.write_masked(id, cut, key, right);
+            mask(&mut pieces, key);
+            assert!(pieces == whole, "cut at {cut}");
+            assert!(messages.matches(id, 0, &whole[..cut]) && messages.matches(id, cut, &whole[cut..]));
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        for size in [1, 15, 16, 17, 128] {
+            let messages = Messages::new(size, true, true);
+            let id = MessageId { connection: 3, sequence: 4 };
+            let good = payload(&messages, id);
+            assert!(good.is_ascii());
+            for at in 0..size {
+                let mut bad = good.clone();
+                bad[at] ^= 1;
+                assert!(!messages.matches(id, 0, &bad), "byte {at} of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_bytes_than_the_message_has_do_not_match() {
+        let messages = Messages::new(20, false, true);
+        let id = MessageId { connection: 0, sequence: 0 };
+        let mut long = payload(&messages, id);
+        long.push(0);
+        assert!(!messages.matches(id, 0, &long));
+    }
+
+    #[test]
+    fn neighbouring_messages_differ() {
+        let messages = Messages::new(8, false, true);
+        let first = payload(&messages, MessageId { connection: 1, sequence: 1 });
+        assert_ne!(first, payload(&messages, MessageId { connection: 1, sequence: 2 }));
+        assert_ne!(first, payload(&messages, MessageId { connection: 2, sequence: 1 }));
+    }
+
+    #[test]
+    fn masking_matches_its_definition() {
+        let key = [0xa1, 0x02, 0x33, 0xf4];
+        for len in 0..40 {
+            let plain: Vec<u8> = (0..len).collect();
+            let mut masked = plain.clone();
+            mask(&mut masked, key);
+            assert!(masked.iter().enumerate().all(|(i, byte)| *byte == plain[i] ^ key[i % 4]));
+        }
+    }
+}

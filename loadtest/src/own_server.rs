@@ -1,0 +1,169 @@
+//! A ringecho of one's own: the same executable again, as a child process that never outlives this one.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use thiserror::Error;
+
+/// The hidden first argument that makes this executable the server.
+pub const SERVE: &str = "serve";
+
+/// What the server's start-up line begins with, before its address.
+const LISTENING: &str = "ringecho listening on ";
+
+/// How long the server may take to start, and to end.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no server.
+#[derive(Debug, Error)]
+pub enum OwnServerError {
+    /// The process could not be started.
+    #[error("cannot start the server: {0}")]
+    Spawn(io::Error),
+    /// It ended, or closed its output, before it listened.
+    #[error("the server ended before it listened (its own message is above); check --server-args")]
+    Ended,
+    /// It said nothing in time.
+    #[error("the server did not say within {} s that it listens; check --server-args", START_TIMEOUT.as_secs())]
+    Silent,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct OwnServer {
+    child: Child,
+    address: SocketAddr,
+    banner: String,
+}
+
+impl OwnServer {
+    /// Starts a server for up to `max_connections` connections on a free loopback port; returns when it listens.
+    ///
+    /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
+    pub fn start(max_connections: u32, more_args: &[String], cpus: Option<&[usize]>) -> Result<Self, OwnServerError> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("ringecho").args([SERVE, "--listen", "127.0.0.1:0", "--max-connections"]);
+        command.arg(max_connections.to_string()).args(more_args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // A group of its own: Ctrl-C ends the load in order, and the load then ends the server.
+        command.process_group(0);
+        let affinity = cpus.map(cpu_set);
+        let parent = rustix::process::getpid();
+        // SAFETY: between fork and exec the closure only makes system calls on values it owns: it neither allocates
+        // nor takes a lock.
+        unsafe {
+            command.pre_exec(move || {
+                set_parent_process_death_signal(Some(Signal::TERM))?;
+                if getppid() != Some(parent) {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                affinity.as_ref().map_or(Ok(()), |set| Ok(sched_setaffinity(None, set)?))
+            });
+        }
+        let mut child = command.spawn().map_err(OwnServerError::Spawn)?;
+        let output = child.stdout.take().expect("stdout is piped");
+        // From here on `Drop` ends the child, whatever happens.
+        let mut server = Self { child, address: SocketAddr::from(([0; 4], 0)), banner: String::new() };
+        (server.address, server.banner) = wait_until_it_listens(output)?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its start-up line.
+    #[must_use]
+    pub fn banner(&self) -> &str {
+        &self.banner
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn stop(&mut self) -> io::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
+            kill_process(pid, Signal::TERM)?;
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() >= deadline {
+                self.child.kill()?;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        // Nothing is left to be done about an error: the kernel ends the child with this process.
+        let _ = self.stop();
+    }
+}
+
+/// Runs this process as the server: `args` are the program's name, `serve` and the server's options.
+pub fn serve(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    ringecho::cli::main_with(args)
+}
+
+fn cpu_set(cpus: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu);
+    }
+    set
+}
+
+/// Reads the server's output until it says where it listens. A thread goes on reading what it says later, so that it
+/// never waits for a full pipe.
+fn wait_until_it_listens(output: ChildStdout) -> Result<(SocketAddr, String), OwnServerError> {
+    let (found, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if let Some(address) = listening_address(&line) {
+                let _ = found.send((address, line));
+            }
+        }
+    });
+    waiting.recv_timeout(START_TIMEOUT).map_err(|error| match error {
+        mpsc::RecvTimeoutError::Disconnected => OwnServerError::Ended,
+        mpsc::RecvTimeoutError::Timeout => OwnServerError::Silent,
+    })
+}
+
+/// The address in a start-up line.
+fn listening_address(line: &str) -> Option<SocketAddr> {
+    let address = line.strip_prefix(LISTENING)?.split_whitespace().next()?;
+    address.trim_end_matches([',', ';', ':']).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_read_from_the_start_up_line() {
+        let expected = Some("127.0.0.1:43210".parse().unwrap());
+        assert_eq!(listening_address("ringecho listening on 127.0.0.1:43210, io_uring, 2 workers"), expected);
+        assert_eq!(listening_address("ringecho listening on 127.0.0.1:43210"), expected);
+        assert_eq!(listening_address("ringecho ended"), None);
+    }
+}

@@ -1,0 +1,405 @@
+//! Conducts a run: from the limits and the first connection to the report.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::control::{Control, Phase};
+use crate::engine::{self, EngineError, Shared};
+use crate::message::Messages;
+use crate::output::progress::Progress;
+use crate::output::report::{Measured, MemoryAt, Report, Usage};
+use crate::output::{json, table};
+use crate::own_server::{OwnServer, OwnServerError};
+use crate::sampling::{CpuTime, KernelMemory, Memory};
+use crate::scenario::{Scenario, threads_needed};
+use crate::source::{Sources, TooFewPorts, local_ports};
+use crate::stats::{Counter, Counts, Tally};
+use crate::target::{Target, TargetError};
+use crate::websocket::handshake::UpgradeRequest;
+
+/// How often the conductor looks at the counts.
+const TICK: Duration = Duration::from_millis(5);
+
+/// How long threads may take to return when the run is over.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A thread's stack: nothing large lives there, and there may be many threads.
+const STACK: usize = 256 << 10;
+
+/// A run as it was asked for.
+#[derive(Debug)]
+pub struct Settings {
+    /// The load.
+    pub scenario: Scenario,
+    /// Its target.
+    pub server: ServerChoice,
+    /// Threads, if not as many as are needed.
+    pub threads: Option<u32>,
+    /// Processors for them, if not all.
+    pub cpus: Option<Vec<usize>>,
+    /// Where to write the results as JSON.
+    pub json: Option<PathBuf>,
+    /// No progress lines.
+    pub quiet: bool,
+}
+
+/// Which server.
+#[derive(Debug)]
+pub enum ServerChoice {
+    /// One that runs already.
+    Running {
+        /// Its URL.
+        url: String,
+        /// Its process, if it is on this machine and to be sampled.
+        pid: Option<u32>,
+    },
+    /// A ringecho for this run only.
+    Own {
+        /// More arguments for it.
+        args: Vec<String>,
+        /// Its processors, if not all.
+        cpus: Option<Vec<usize>>,
+    },
+}
+
+/// Why there was no run, or no end to it.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The URL.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The server started for the run.
+    #[error(transparent)]
+    OwnServer(#[from] OwnServerError),
+    /// Local ports.
+    #[error(transparent)]
+    Ports(#[from] TooFewPorts),
+    /// A thread's engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A processor that is not there.
+    #[error("processor {0} of --cpus or --server-cpus cannot be used here (usable: {1:?})")]
+    Cpu(usize, Vec<usize>),
+    /// Too few threads for the descriptor limit.
+    #[error(
+        "--threads {threads} is too few: {connections} connections need {needed}, because each ring holds at most \
+         {limit} descriptors (RLIMIT_NOFILE; raise it with `ulimit -n`)"
+    )]
+    TooFewThreads {
+        /// As asked for.
+        threads: u32,
+        /// To open.
+        connections: u32,
+        /// At least.
+        needed: u32,
+        /// The limit on descriptors.
+        limit: u64,
+    },
+    /// The process to sample.
+    #[error("cannot read the processor time and memory of process {0}: {1}")]
+    Sample(u32, io::Error),
+    /// A file to write.
+    #[error("cannot write {0}: {1}")]
+    Write(PathBuf, io::Error),
+    /// Something else that the system refused.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+    /// A thread that does not return.
+    #[error("threads did not end within {} s", STOP_TIMEOUT.as_secs())]
+    Stuck,
+}
+
+impl RunError {
+    /// Whether the arguments are to blame.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Target(TargetError::Syntax(_) | TargetError::Scheme(_)) | Self::Cpu(..) | Self::TooFewThreads { .. }
+        )
+    }
+}
+
+/// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong.
+pub fn run(settings: &Settings) -> Result<bool, RunError> {
+    let interrupted = watch_signals()?;
+    let layout = Layout::new(settings)?;
+    let (target, pid, own) = reach_server(settings)?;
+    let run = Run::start(settings, &layout, target, pid, interrupted)?;
+    if let Some(own) = &own {
+        run.progress.note(own.banner());
+    }
+    let report = run.conduct()?;
+    drop(own);
+    print!("{}", table::render(&report));
+    if let Some(path) = &settings.json {
+        json::write(&report, path).map_err(|error| RunError::Write(path.clone(), error))?;
+    }
+    Ok(report.is_ok())
+}
+
+/// Ctrl-C ends the run early, but in order; a second one ends the process at once.
+fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // The order matters: the first handler sees the flag as the signal before left it.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
+            .map_err(|error| RunError::System("cannot handle signals", error))?;
+    }
+    Ok(interrupted)
+}
+
+/// How many threads run where.
+struct Layout {
+    threads: u32,
+    cpus: Vec<usize>,
+}
+
+impl Layout {
+    fn new(settings: &Settings) -> Result<Self, RunError> {
+        let limit = ringecho::sys::raise_descriptor_limit()
+            .map_err(|error| RunError::System("cannot raise the limit on descriptors", error))?;
+        let usable = ringecho::sys::usable_cpus().map_err(|error| RunError::System("sched_getaffinity", error))?;
+        let server_cpus = match &settings.server {
+            ServerChoice::Own { cpus, .. } => cpus.as_deref(),
+            ServerChoice::Running { .. } => None,
+        };
+        let named = settings.cpus.iter().flatten().chain(server_cpus.into_iter().flatten());
+        if let Some(&missing) = named.into_iter().find(|cpu| !usable.contains(cpu)) {
+            return Err(RunError::Cpu(missing, usable));
+        }
+        let cpus = settings.cpus.clone().unwrap_or(usable);
+        let connections = settings.scenario.connections;
+        let needed = threads_needed(connections, 1, limit);
+        let threads = match settings.threads {
+            Some(threads) if threads < needed => {
+                return Err(RunError::TooFewThreads { threads, connections, needed, limit });
+            }
+            Some(threads) => threads.min(connections),
+            None => threads_needed(connections, cpus.len() as u32, limit),
+        };
+        Ok(Self { threads, cpus })
+    }
+}
+
+/// Finds the server or starts one: its address, its process if that is known, and what keeps it running.
+fn reach_server(settings: &Settings) -> Result<(Target, Option<u32>, Option<OwnServer>), RunError> {
+    match &settings.server {
+        ServerChoice::Running { url, pid } => Ok((Target::parse(url)?, *pid, None)),
+        ServerChoice::Own { args, cpus } => {
+            let own = OwnServer::start(settings.scenario.connections, args, cpus.as_deref())?;
+            Ok((Target::local(own.address()), Some(own.pid()), Some(own)))
+        }
+    }
+}
+
+/// A run under way.
+struct Run<'a> {
+    scenario: &'a Scenario,
+    target: Target,
+    server_pid: Option<u32>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Result<Tally, EngineError>>>,
+    interrupted: Arc<AtomicBool>,
+    progress: Progress,
+    before: MemoryAt,
+}
+
+/// How waiting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    Done,
+    TimeOver,
+    Interrupted,
+}
+
+/// What both sides have used and done at one moment.
+struct Mark {
+    at: Instant,
+    counts: Counts,
+    server: Option<CpuTime>,
+    load: CpuTime,
+}
+
+impl<'a> Run<'a> {
+    fn start(
+        settings: &'a Settings,
+        layout: &Layout,
+        target: Target,
+        server_pid: Option<u32>,
+        interrupted: Arc<AtomicBool>,
+    ) -> Result<Self, RunError> {
+        let scenario = &settings.scenario;
+        let ports = local_ports().map_err(|error| RunError::System("cannot read the range of local ports", error))?;
+        let sources = Sources::new(target.address, scenario.connections, ports, std::process::id())?;
+        let traffic = &scenario.traffic;
+        let seed = u64::from(std::process::id()) << 20;
+        let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
+        let before = memory_now(server_pid)?;
+        let shared = Arc::new(Shared {
+            scenario: scenario.clone(),
+            address: target.address,
+            sources,
+            request: UpgradeRequest::new(&target.host, &target.path, seed),
+            messages: Messages::new(traffic.size, traffic.text, traffic.verify),
+            control,
+            epoch: Instant::now(),
+            threads: layout.threads,
+            cpus: layout.cpus.len() as u32,
+        });
+        let threads = spawn_threads(&shared, layout)?;
+        let progress = Progress::new(scenario, &target, layout.threads, server_pid, settings.quiet);
+        Ok(Self { scenario, target, server_pid, shared, threads, interrupted, progress, before })
+    }
+
+    /// Leads all threads through the phases.
+    fn conduct(mut self) -> Result<Report, RunError> {
+        let wanted = u64::from(self.scenario.connections);
+        let begun = Instant::now();
+        let connected = self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] == wanted)?;
+        let connect_time = begun.elapsed();
+        let idle = memory_now(self.server_pid)?;
+        let open_when_idle = self.counts().open();
+
+        let mut measured = None;
+        if connected == Waited::Done && self.scenario.active > 0 && open_when_idle > 0 {
+            measured = Some(self.measure()?);
+        } else if connected == Waited::Done && open_when_idle > 0 {
+            self.wait(Phase::Measure, Some(self.scenario.duration), |_| false)?;
+        }
+
+        self.begin(Phase::Drain)?;
+        self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| counts.in_flight() == 0)?;
+        let at_end = memory_now(self.server_pid)?;
+        self.begin(Phase::Close)?;
+        self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;
+        self.begin(Phase::Stop)?;
+        let was_interrupted = self.interrupted.load(Ordering::Relaxed);
+        let threads = self.shared.threads;
+        let tally = self.join()?;
+        Ok(Report::new(
+            self.scenario,
+            &self.target,
+            threads,
+            &tally,
+            connect_time,
+            measured,
+            Usage { before: self.before, idle, at_end, open_when_idle },
+            was_interrupted,
+        ))
+    }
+
+    /// Warms up, then measures.
+    fn measure(&mut self) -> Result<Measured, RunError> {
+        if !self.scenario.warmup.is_zero() {
+            self.begin(Phase::WarmUp)?;
+            self.wait(Phase::WarmUp, Some(self.scenario.warmup), |_| false)?;
+        }
+        let first = self.mark()?;
+        self.begin(Phase::Measure)?;
+        let threads = u64::from(self.shared.threads);
+        let limit = self.scenario.traffic.limit;
+        self.wait(Phase::Measure, Some(self.scenario.duration), |counts| {
+            counts.open() == 0 || (limit.is_some() && counts[Counter::QuotaMet] == threads)
+        })?;
+        let last = self.mark()?;
+        Ok(Measured {
+            time: last.at - first.at,
+            echoes: last.counts[Counter::Echoed] - first.counts[Counter::Echoed],
+            server_cpu: last.server.zip(first.server).map(|(last, first)| last - first),
+            load_cpu: last.load - first.load,
+        })
+    }
+
+    fn mark(&self) -> Result<Mark, RunError> {
+        let sample = |pid| CpuTime::of_process(pid).map_err(|error| RunError::Sample(pid, error));
+        let server = self.server_pid.map(sample).transpose()?;
+        Ok(Mark { at: Instant::now(), counts: self.counts(), server, load: CpuTime::of_self() })
+    }
+
+    fn begin(&self, phase: Phase) -> Result<(), RunError> {
+        self.shared.control.begin(phase).map_err(|error| RunError::System("cannot wake the threads", error))
+    }
+
+    fn counts(&self) -> Counts {
+        self.shared.control.counts()
+    }
+
+    /// Waits until `done`, or for `time`, and shows the progress meanwhile. A failed thread ends the run.
+    fn wait(
+        &mut self,
+        phase: Phase,
+        time: Option<Duration>,
+        done: impl Fn(&Counts) -> bool,
+    ) -> Result<Waited, RunError> {
+        let deadline = time.map(|time| Instant::now() + time);
+        loop {
+            let counts = self.counts();
+            self.progress.show(phase, &counts);
+            if done(&counts) {
+                return Ok(Waited::Done);
+            }
+            if phase < Phase::Drain && self.interrupted.load(Ordering::Relaxed) {
+                return Ok(Waited::Interrupted);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Waited::TimeOver);
+            }
+            if self.threads.iter().any(JoinHandle::is_finished) {
+                self.begin(Phase::Stop)?;
+                return Err(self.join().err().unwrap_or(RunError::Stuck));
+            }
+            let left = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            std::thread::sleep(left.min(TICK));
+        }
+    }
+
+    /// All threads' tallies together.
+    fn join(&mut self) -> Result<Tally, RunError> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while !self.threads.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= deadline {
+                return Err(RunError::Stuck);
+            }
+            std::thread::sleep(TICK);
+        }
+        let mut sum = Tally::default();
+        for thread in self.threads.drain(..) {
+            sum.add(&thread.join().expect("a panic ends the process")?);
+        }
+        Ok(sum)
+    }
+}
+
+fn spawn_threads(
+    shared: &Arc<Shared>,
+    layout: &Layout,
+) -> Result<Vec<JoinHandle<Result<Tally, EngineError>>>, RunError> {
+    let spawn = |part: crate::scenario::Part| {
+        let shared = Arc::clone(shared);
+        let cpu = layout.cpus[part.thread % layout.cpus.len()];
+        let builder = std::thread::Builder::new().name(format!("load-{}", part.thread)).stack_size(STACK);
+        builder.spawn(move || {
+            ringecho::sys::pin_to_cpu(cpu).map_err(EngineError::Pin)?;
+            engine::run(&shared, part)
+        })
+    };
+    let parts = shared.scenario.divide(layout.threads).into_iter();
+    parts.map(spawn).collect::<io::Result<_>>().map_err(|error| RunError::System("cannot start a thread", error))
+}
+
+fn memory_now(server_pid: Option<u32>) -> Result<MemoryAt, RunError> {
+    let own_pid = std::process::id();
+    let of_process = |pid| Memory::of_process(pid).map_err(|error| RunError::Sample(pid, error));
+    let server = server_pid.map(of_process).transpose()?;
+    let load = of_process(own_pid)?;
+    let kernel = KernelMemory::now().map_err(|error| RunError::System("cannot read the kernel's memory", error))?;
+    Ok(MemoryAt { server, load, kernel })
+}

@@ -1,0 +1,161 @@
+//! What the system says both sides use: processor time and memory of a process, memory of the kernel's sockets.
+
+use std::io;
+use std::ops::Sub;
+use std::time::Duration;
+
+use rustix::param::clock_ticks_per_second;
+use serde::Serialize;
+
+/// Processor time that a process has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// In user space.
+    pub user: Duration,
+    /// In the kernel on its behalf.
+    pub system: Duration,
+}
+
+impl CpuTime {
+    /// Both together.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.user + self.system
+    }
+
+    /// All threads of process `pid`, to the kernel's clock tick (10 ms), from `/proc/PID/stat`.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        parse_stat(&stat).ok_or_else(|| invalid("/proc/PID/stat"))
+    }
+
+    /// All threads of this process, to the microsecond (`getrusage(2)`).
+    #[must_use]
+    pub fn of_self() -> Self {
+        // SAFETY: all-zero bytes are a valid `rusage`, which is made of integers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `usage` is valid for writes; RUSAGE_SELF needs nothing else.
+        unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+        let duration = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+        Self { user: duration(usage.ru_utime), system: duration(usage.ru_stime) }
+    }
+}
+
+impl Sub for CpuTime {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self { user: self.user.saturating_sub(earlier.user), system: self.system.saturating_sub(earlier.system) }
+    }
+}
+
+/// A process's memory in bytes (`/proc/PID/smaps_rollup`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Resident.
+    pub rss_bytes: u64,
+    /// Resident, shared pages divided among those who share them.
+    pub pss_bytes: u64,
+    /// Resident and backed by no file.
+    pub anonymous_bytes: u64,
+}
+
+impl Memory {
+    /// Of process `pid`.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let bytes = |name| kilobytes(&rollup, name).ok_or_else(|| invalid("/proc/PID/smaps_rollup"));
+        Ok(Self { rss_bytes: bytes("Rss:")?, pss_bytes: bytes("Pss:")?, anonymous_bytes: bytes("Anonymous:")? })
+    }
+}
+
+/// Resident memory of process `pid` in bytes, without the walk over its pages that [`Memory`] takes.
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    kilobytes(&status, "VmRSS:").ok_or_else(|| invalid("/proc/PID/status"))
+}
+
+/// Memory of the whole machine that sockets take from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KernelMemory {
+    /// Kernel objects, sockets among them (`Slab` in `/proc/meminfo`).
+    pub slab_bytes: u64,
+    /// What could still be used (`MemAvailable`).
+    pub available_bytes: u64,
+    /// TCP sockets in use, both ends if both are here (`/proc/net/sockstat`).
+    pub tcp_sockets: u64,
+    /// Pages of their queues, in bytes.
+    pub tcp_queue_bytes: u64,
+}
+
+impl KernelMemory {
+    /// As it is now.
+    pub fn now() -> io::Result<Self> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+        let sockstat = std::fs::read_to_string("/proc/net/sockstat")?;
+        let memory = |name| kilobytes(&meminfo, name).ok_or_else(|| invalid("/proc/meminfo"));
+        let tcp = |name| tcp_field(&sockstat, name).ok_or_else(|| invalid("/proc/net/sockstat"));
+        Ok(Self {
+            slab_bytes: memory("Slab:")?,
+            available_bytes: memory("MemAvailable:")?,
+            tcp_sockets: tcp("inuse")?,
+            tcp_queue_bytes: tcp("mem")? * rustix::param::page_size() as u64,
+        })
+    }
+}
+
+/// A `Name:   123 kB` line's value in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// A field of the `TCP:` line in `/proc/net/sockstat`.
+fn tcp_field(sockstat: &str, name: &str) -> Option<u64> {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let mut words = line.split_whitespace().skip_while(|&word| word != name);
+    words.nth(1)?.parse().ok()
+}
+
+/// Fields 14 and 15 of `/proc/PID/stat`, counted behind the name, which may hold spaces and parentheses itself.
+fn parse_stat(stat: &str) -> Option<CpuTime> {
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    let mut fields = behind_name.split_whitespace().skip(11);
+    let ticks = clock_ticks_per_second();
+    let mut time = || Some(Duration::from_nanos(fields.next()?.parse::<u64>().ok()? * (1_000_000_000 / ticks)));
+    Some(CpuTime { user: time()?, system: time()? })
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} is not in the expected form"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_can_be_sampled() {
+        let pid = std::process::id();
+        let memory = Memory::of_process(pid).unwrap();
+        assert!(memory.rss_bytes >= memory.anonymous_bytes && memory.anonymous_bytes > 0);
+        assert!(resident_bytes(pid).unwrap() > 0);
+        assert!(KernelMemory::now().unwrap().available_bytes > 0);
+        CpuTime::of_process(pid).unwrap();
+    }
+
+    #[test]
+    fn a_strange_process_name_does_not_shift_the_fields() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0";
+        let time = parse_stat(stat).unwrap();
+        assert_eq!(time.user, Duration::from_nanos(250 * (1_000_000_000 / clock_ticks_per_second())));
+        assert_eq!(time.total(), time.user * 6 / 5);
+        assert_eq!(parse_stat("7 (x) S 1"), None);
+    }
+
+    #[test]
+    fn lines_are_found_by_their_whole_name() {
+        assert_eq!(kilobytes("SReclaimable: 1 kB\nSlab:     12 kB\n", "Slab:"), Some(12 * 1024));
+        assert_eq!(tcp_field("UDP: inuse 1\nTCP: inuse 5 orphan 0 tw 2 alloc 9 mem 3\n", "mem"), Some(3));
+    }
+}

@@ -1,0 +1,163 @@
+//! What a run is to do: settings resolved and checked, and how they divide among threads.
+
+use std::time::Duration;
+
+/// The load of a run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Connections to open.
+    pub connections: u32,
+    /// How they are opened.
+    pub connect: Connect,
+    /// How many of them send.
+    pub active: u32,
+    /// What they send.
+    pub traffic: Traffic,
+    /// Time before measuring begins.
+    pub warmup: Duration,
+    /// Measured time.
+    pub duration: Duration,
+    /// How long to wait for echoes still in flight after that.
+    pub drain_timeout: Duration,
+    /// How long the orderly closing of all connections may take.
+    pub close_timeout: Duration,
+}
+
+/// How connections are opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Connect {
+    /// Attempts a second, by all threads together; 0 is as fast as it goes.
+    pub rate: f64,
+    /// Attempts in flight at most, by all threads together.
+    pub window: u32,
+    /// Time for one connection to become ready.
+    pub timeout: Duration,
+    /// Whether a connection is ready only when it has echoed one message.
+    pub greet: bool,
+}
+
+/// What active connections send.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Payload bytes of each message.
+    pub size: usize,
+    /// Messages in flight on each active connection.
+    pub depth: u32,
+    /// Text messages instead of binary ones.
+    pub text: bool,
+    /// Whether every byte of every echo is compared.
+    pub verify: bool,
+    /// End after so many messages, beside the greetings.
+    pub limit: Option<u64>,
+}
+
+/// One thread's part of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The thread's number.
+    pub thread: usize,
+    /// Its first connection's number in the whole run.
+    pub first: u32,
+    /// How many connections it opens.
+    pub connections: u32,
+    /// Messages that it sends at most.
+    pub limit: Option<u64>,
+}
+
+impl Scenario {
+    /// Divides the scenario evenly among `threads` threads.
+    #[must_use]
+    pub fn divide(&self, threads: u32) -> Vec<Part> {
+        let boundary = |thread: u32| share(u64::from(self.connections), thread, threads) as u32;
+        let part = |thread| {
+            let (first, end) = (boundary(thread), boundary(thread + 1));
+            let limit = self.traffic.limit.map(|limit| {
+                let sent_by = |connection| share_u64(limit, self.active_below(connection), u64::from(self.active));
+                sent_by(end) - sent_by(first)
+            });
+            Part { thread: thread as usize, first, connections: end - first, limit }
+        };
+        (0..threads).map(part).collect()
+    }
+
+    /// Whether connection number `number` is one of the active ones, which are spread evenly among all.
+    #[must_use]
+    pub fn is_active(&self, number: u32) -> bool {
+        self.active_below(number + 1) > self.active_below(number)
+    }
+
+    /// How many active connections have a smaller number.
+    fn active_below(&self, number: u32) -> u64 {
+        share_u64(u64::from(self.active), u64::from(number), u64::from(self.connections))
+    }
+}
+
+/// `part` of `parts` equal parts of `whole`, rounded down so that consecutive parts never lose a unit.
+fn share(whole: u64, part: u32, parts: u32) -> u64 {
+    share_u64(whole, u64::from(part), u64::from(parts))
+}
+
+fn share_u64(whole: u64, part: u64, parts: u64) -> u64 {
+    (u128::from(whole) * u128::from(part)).checked_div(u128::from(parts)).unwrap_or(0) as u64
+}
+
+/// How many threads a run needs: one for each processor, and as many as it takes for each ring's table of direct
+/// descriptors to stay within the limit.
+#[must_use]
+pub fn threads_needed(connections: u32, cpus: u32, descriptor_limit: u64) -> u32 {
+    let limit = u32::try_from(descriptor_limit).unwrap_or(u32::MAX).clamp(1, MAX_DIRECT_DESCRIPTORS);
+    connections.div_ceil(limit).max(cpus.min(connections)).max(1)
+}
+
+/// The kernel's own limit on a ring's table (`IORING_MAX_FIXED_FILES`).
+const MAX_DIRECT_DESCRIPTORS: u32 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn scenario(connections: u32, active: u32, limit: Option<u64>) -> Scenario {
+        let timeout = Duration::from_secs(1);
+        Scenario {
+            connections,
+            connect: Connect { rate: 0.0, window: 10, timeout, greet: true },
+            active,
+            traffic: Traffic { size: 16, depth: 1, text: false, verify: true, limit },
+            warmup: timeout,
+            duration: timeout,
+            drain_timeout: timeout,
+            close_timeout: timeout,
+        }
+    }
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for (connections, threads) in [(1, 1), (10, 3), (1_000_000, 50), (7, 7)] {
+            let scenario = scenario(connections, connections.div_ceil(3), Some(1000));
+            let parts = scenario.divide(threads);
+            let mut next = 0;
+            for part in &parts {
+                assert_eq!(part.first, next);
+                next += part.connections;
+            }
+            assert_eq!(next, connections);
+            assert_eq!(parts.iter().map(|part| part.limit.unwrap()).sum::<u64>(), 1000);
+        }
+    }
+
+    #[test]
+    fn as_many_connections_are_active_as_asked_for() {
+        for active in [0, 1, 33, 100] {
+            let scenario = scenario(100, active, None);
+            assert_eq!((0..100).filter(|&number| scenario.is_active(number)).count(), active as usize);
+        }
+    }
+
+    #[test]
+    fn threads_follow_processors_and_the_descriptor_limit() {
+        assert_eq!(threads_needed(100, 2, 20_000), 2);
+        assert_eq!(threads_needed(1, 8, 20_000), 1);
+        assert_eq!(threads_needed(1_000_000, 2, 20_000), 50);
+        assert_eq!(threads_needed(1_000_000, 2, u64::MAX), 2);
+    }
+}

@@ -1,0 +1,350 @@
+//! What a run counts. Every thread counts for itself; other threads see copies, and the end adds them up.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Latencies above this are recorded as this, in nanoseconds.
+const MAX_LATENCY_NS: u64 = 600 * 1_000_000_000;
+
+/// What is counted. Each message that was sent ends as exactly one of `Echoed`, `Corrupted` and `Lost`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Counter {
+    /// Connections that were begun.
+    Attempted,
+    /// Connections whose upgrade succeeded.
+    Opened,
+    /// Attempts that have come to their end: ready for messages, or failed.
+    Settled,
+    /// Attempts that failed; [`Failures`] knows why.
+    Failed,
+    /// Opened connections that are no longer open.
+    Ended,
+    /// Opened connections that the server closed or reset before it was told to.
+    ClosedEarly,
+    /// Opened connections that were given up because the server broke the protocol.
+    Violations,
+    /// Close frames sent at the end of the run.
+    ClosesSent,
+    /// Closing handshakes that the server completed.
+    ClosesAnswered,
+    /// Messages sent.
+    Sent,
+    /// Messages that came back as they were.
+    Echoed,
+    /// Messages that came back changed.
+    Corrupted,
+    /// Messages that did not come back.
+    Lost,
+    /// Messages that nobody was waiting for.
+    Unexpected,
+    /// Echoes within the measured time.
+    MeasuredEchoes,
+    /// Pings that were answered.
+    Pings,
+    /// Threads that have sent their share of `--messages` and have it back.
+    QuotaMet,
+}
+
+/// How many counters there are.
+pub const COUNTERS: usize = Counter::QuotaMet as usize + 1;
+
+/// The values of all counters at one time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts([u64; COUNTERS]);
+
+impl std::ops::Index<Counter> for Counts {
+    type Output = u64;
+
+    #[inline]
+    fn index(&self, counter: Counter) -> &u64 {
+        &self.0[counter as usize]
+    }
+}
+
+impl std::ops::IndexMut<Counter> for Counts {
+    #[inline]
+    fn index_mut(&mut self, counter: Counter) -> &mut u64 {
+        &mut self.0[counter as usize]
+    }
+}
+
+impl Counts {
+    /// Adds another thread's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self[Counter::Opened] - self[Counter::Ended]
+    }
+
+    /// Messages whose echo is still to come.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self[Counter::Sent] - self[Counter::Echoed] - self[Counter::Corrupted] - self[Counter::Lost]
+    }
+
+    /// Whether nothing went wrong.
+    #[must_use]
+    pub fn are_clean(&self) -> bool {
+        use Counter::{ClosedEarly, Corrupted, Failed, Lost, Unexpected, Violations};
+        [Failed, ClosedEarly, Violations, Corrupted, Lost, Unexpected].iter().all(|&bad| self[bad] == 0)
+    }
+}
+
+/// One thread's counts, where others can read them. Only the owner writes, so plain stores are enough; the alignment
+/// keeps one thread's stores out of another's cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct PublishedCounts([AtomicU64; COUNTERS]);
+
+impl PublishedCounts {
+    /// Shows the owner's counts to everybody.
+    #[inline]
+    pub fn publish(&self, counts: &Counts) {
+        for (shown, value) in self.0.iter().zip(counts.0) {
+            shown.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// The counts last published. A reader may meet the owner half-way: single values are right, sums may be off by
+    /// what one loop turn adds.
+    #[must_use]
+    pub fn read(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (value, shown) in counts.0.iter_mut().zip(&self.0) {
+            *value = shown.load(Ordering::Relaxed);
+        }
+        counts
+    }
+}
+
+/// Why a connection could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Nobody listens there (`ECONNREFUSED`).
+    Refused,
+    /// The peer reset or closed the connection before the upgrade was complete.
+    Reset,
+    /// No TCP connection within `--connect-timeout`.
+    ConnectTimeout,
+    /// Connected, but no answer to the upgrade within `--connect-timeout`.
+    UpgradeTimeout,
+    /// Upgraded, but the greeting was not echoed within `--connect-timeout`.
+    GreetingTimeout,
+    /// An HTTP status other than 101.
+    Status(u16),
+    /// An answer that is no valid upgrade.
+    Invalid(&'static str),
+    /// This machine has run out of something; the error number says of what.
+    LocalLimit(i32),
+    /// Another system error.
+    Os(i32),
+}
+
+impl Cause {
+    /// The cause behind the error number of a socket operation.
+    #[must_use]
+    pub fn of_error(errno: i32) -> Self {
+        match errno {
+            libc::ECONNREFUSED => Self::Refused,
+            libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED => Self::Reset,
+            libc::ETIMEDOUT => Self::ConnectTimeout,
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
+                Self::LocalLimit(errno)
+            }
+            _ => Self::Os(errno),
+        }
+    }
+
+    /// What can be done about it on this side, if anything.
+    #[must_use]
+    pub fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::LocalLimit(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => Some(
+                "out of local ports: widen net.ipv4.ip_local_port_range, or wait for old connections to leave TIME_WAIT",
+            ),
+            Self::LocalLimit(libc::EMFILE) => Some("out of descriptors: raise `ulimit -n`"),
+            Self::LocalLimit(libc::ENFILE) => Some("out of open files in all: raise fs.file-max"),
+            Self::LocalLimit(_) => Some("out of memory for sockets: see net.ipv4.tcp_mem and free memory"),
+            Self::Refused => Some("is the server running and listening on this address?"),
+            Self::ConnectTimeout => Some(
+                "the server accepts too slowly: lower --connect-rate or --connect-window, raise net.core.somaxconn",
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Reset => f.write_str("reset or closed before the upgrade"),
+            Self::ConnectTimeout => f.write_str("connect timed out"),
+            Self::UpgradeTimeout => f.write_str("upgrade timed out"),
+            Self::GreetingTimeout => f.write_str("greeting not echoed in time"),
+            Self::Status(status) => write!(f, "HTTP status {status}"),
+            Self::Invalid(why) => f.write_str(why),
+            Self::LocalLimit(errno) => write!(f, "local limit: {}", std::io::Error::from_raw_os_error(*errno)),
+            Self::Os(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
+        }
+    }
+}
+
+/// Failed attempts by cause.
+pub type Failures = BTreeMap<Cause, u64>;
+
+/// Latencies of echoes in nanoseconds, to three significant digits.
+#[derive(Clone, Debug)]
+pub struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3).expect("valid bounds"))
+    }
+}
+
+impl Latencies {
+    /// Records one echo.
+    #[inline]
+    pub fn record(&mut self, latency_ns: u64) {
+        self.0.saturating_record(latency_ns);
+    }
+
+    /// Adds another thread's latencies.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("all histograms have the same bounds");
+    }
+
+    /// The latency that `percent` of the echoes did not exceed; `None` if there were no echoes.
+    #[must_use]
+    pub fn percentile(&self, percent: f64) -> Option<Duration> {
+        (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.value_at_percentile(percent)))
+    }
+
+    /// The highest latency, to the histogram's precision.
+    #[must_use]
+    pub fn max(&self) -> Option<Duration> {
+        (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.max()))
+    }
+
+    /// The mean latency.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.mean() as u64))
+    }
+
+    /// How many echoes were recorded.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+/// Everything that one thread counts.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// The counters.
+    pub counts: Counts,
+    /// Failed attempts by cause.
+    pub failures: Failures,
+    /// Protocol violations by their description.
+    pub violations: BTreeMap<String, u64>,
+    /// Latencies within the measured time.
+    pub latencies: Latencies,
+    /// Whether echoes count as measured just now.
+    pub measuring: bool,
+}
+
+impl Tally {
+    /// Counts one more.
+    #[inline]
+    pub fn count(&mut self, counter: Counter) {
+        self.counts[counter] += 1;
+    }
+
+    /// Counts an attempt that failed.
+    pub fn fail(&mut self, cause: Cause) {
+        self.count(Counter::Failed);
+        self.count(Counter::Settled);
+        *self.failures.entry(cause).or_default() += 1;
+    }
+
+    /// Counts a good echo. Its latency is unknown if nobody noted when the message was sent.
+    #[inline]
+    pub fn echo(&mut self, latency_ns: Option<u64>) {
+        self.count(Counter::Echoed);
+        if self.measuring {
+            self.count(Counter::MeasuredEchoes);
+            if let Some(latency_ns) = latency_ns {
+                self.latencies.record(latency_ns);
+            }
+        }
+    }
+
+    /// Adds another thread's tally.
+    pub fn add(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        self.latencies.add(&other.latencies);
+        for (&cause, count) in &other.failures {
+            *self.failures.entry(cause).or_default() += count;
+        }
+        for (violation, count) in &other.violations {
+            *self.violations.entry(violation.clone()).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_latencies_are_those_of_all_threads() {
+        let mut fast = Tally { measuring: true, ..Tally::default() };
+        let mut slow = fast.clone();
+        for micros in 1..=90 {
+            fast.echo(Some(micros * 1000));
+        }
+        for _ in 0..10 {
+            slow.echo(Some(5_000_000));
+        }
+        slow.fail(Cause::Status(503));
+        fast.add(&slow);
+        assert_eq!(fast.latencies.count(), 100);
+        let micros = |percent| fast.latencies.percentile(percent).unwrap().as_micros();
+        assert_eq!((micros(50.0), micros(90.0)), (50, 90));
+        assert!((4990..=5010).contains(&micros(91.0)));
+        assert_eq!(fast.failures[&Cause::Status(503)], 1);
+        assert_eq!(fast.counts[Counter::MeasuredEchoes], 100);
+        assert!(!fast.counts.are_clean());
+    }
+
+    #[test]
+    fn nothing_is_measured_outside_the_measured_time() {
+        let mut tally = Tally::default();
+        tally.echo(Some(1000));
+        assert_eq!(tally.counts[Counter::Echoed], 1);
+        assert_eq!(tally.latencies.percentile(50.0), None);
+    }
+
+    #[test]
+    fn published_counts_are_read_back() {
+        let mut counts = Counts::default();
+        counts[Counter::Sent] = 7;
+        counts[Counter::Lost] = 3;
+        let published = PublishedCounts::default();
+        published.publish(&counts);
+        assert_eq!(published.read(), counts);
+        assert_eq!(counts.in_flight(), 4);
+    }
+}

@@ -1,0 +1,449 @@
+//! Frames: strict reading of what a server sends, writing of what a client sends.
+
+use thiserror::Error;
+
+use crate::message::mask;
+
+/// The longest header that a client writes: 2 bytes, a 64-bit length, a masking key.
+pub const MAX_CLIENT_HEADER: usize = 14;
+
+/// The longest payload of a control frame (RFC 6455 section 5.5).
+const MAX_CONTROL: usize = 125;
+
+/// Opcodes (RFC 6455 section 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// A text message's first frame.
+    Text = 1,
+    /// A binary message's first frame.
+    Binary = 2,
+    /// The closing handshake.
+    Close = 8,
+    /// Asks for a pong.
+    Ping = 9,
+    /// Answers a ping.
+    Pong = 10,
+}
+
+/// What is wrong with a frame from the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Violation {
+    /// RFC 6455 section 5.1.
+    #[error("masked frame from the server")]
+    Masked,
+    /// RFC 6455 section 5.2: no extension was negotiated.
+    #[error("reserved bit set")]
+    ReservedBit,
+    /// RFC 6455 section 5.2.
+    #[error("reserved opcode")]
+    ReservedOpcode,
+    /// RFC 6455 section 5.2: the minimal number of bytes must be used, the topmost bit must be 0.
+    #[error("length not encoded in the shortest way")]
+    Length,
+    /// RFC 6455 section 5.5.
+    #[error("control frame that is fragmented or longer than 125 bytes")]
+    Control,
+    /// RFC 6455 section 5.4.
+    #[error("continuation of no message, or a new message inside a fragmented one")]
+    Order,
+    /// RFC 6455 section 7.4.
+    #[error("close frame with an impossible code or reason")]
+    Close,
+}
+
+/// What the reader found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// Some of a message's payload.
+    Payload {
+        /// Whether the message is text.
+        text: bool,
+        /// The bytes; empty only if the frame is.
+        bytes: &'a [u8],
+        /// Whether they are the message's last ones.
+        end: bool,
+    },
+    /// A ping, which asks for a pong with the same payload.
+    Ping(Box<[u8]>),
+    /// A pong, which nobody asked for.
+    Pong,
+    /// The server's Close, with its code if it has one.
+    Close(Option<u16>),
+}
+
+/// What cannot be used before the rest has come: a cut header, or a control frame.
+#[derive(Debug)]
+struct Partial {
+    bytes: [u8; 10 + MAX_CONTROL],
+    len: u8,
+}
+
+impl Default for Partial {
+    fn default() -> Self {
+        Self { bytes: [0; 10 + MAX_CONTROL], len: 0 }
+    }
+}
+
+/// Reads one connection's frames from bytes that arrive in any pieces.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    /// Payload bytes of the current data frame that are still to come.
+    remaining: u64,
+    partial: Option<Box<Partial>>,
+    flags: u8,
+}
+
+/// The current data frame is the last of its message.
+const FINAL: u8 = 1;
+/// A message has begun and not ended.
+const IN_MESSAGE: u8 = 2;
+/// That message is text.
+const TEXT: u8 = 4;
+
+/// A frame header, decoded.
+#[derive(Clone, Copy)]
+struct Header {
+    first: u8,
+    len: usize,
+    payload: u64,
+}
+
+impl FrameReader {
+    /// The next event in `input`, which is moved on behind it; `None` when more bytes are needed.
+    #[inline]
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
+        if self.remaining > 0 {
+            return Ok(self.payload(input));
+        }
+        if self.partial.is_some() || input.is_empty() {
+            return self.resume(input);
+        }
+        match Header::decode(input)? {
+            Some(header) if header.is_data() => {
+                *input = &input[header.len..];
+                self.begin(header)?;
+                Ok(self.payload(input).or_else(|| self.empty_frame()))
+            }
+            _ => self.resume(input),
+        }
+    }
+
+    /// Payload of the current data frame, as much as there is.
+    #[inline]
+    fn payload<'a>(&mut self, input: &mut &'a [u8]) -> Option<Event<'a>> {
+        let len = usize::try_from(self.remaining).map_or(input.len(), |remaining| remaining.min(input.len()));
+        if len == 0 {
+            return None;
+        }
+        let (bytes, rest) = input.split_at(len);
+        *input = rest;
+        self.remaining -= len as u64;
+        Some(self.event(bytes))
+    }
+
+    /// An empty frame's event: the payload is complete with its header.
+    fn empty_frame<'a>(&mut self) -> Option<Event<'a>> {
+        (self.remaining == 0).then(|| self.event(&[]))
+    }
+
+    #[inline]
+    fn event<'a>(&mut self, bytes: &'a [u8]) -> Event<'a> {
+        let text = self.flags & TEXT != 0;
+        let end = self.remaining == 0 && self.flags & FINAL != 0;
+        if end {
+            self.flags = 0;
+        }
+        Event::Payload { text, bytes, end }
+    }
+
+    /// Starts a data frame.
+    #[inline]
+    fn begin(&mut self, header: Header) -> Result<(), Violation> {
+        let continues = header.opcode() == 0;
+        if continues != (self.flags & IN_MESSAGE != 0) {
+            return Err(Violation::Order);
+        }
+        if !continues {
+            self.flags = IN_MESSAGE | if header.opcode() == Opcode::Text as u8 { TEXT } else { 0 };
+        }
+        self.flags = self.flags & !FINAL | if header.is_final() { FINAL } else { 0 };
+        self.remaining = header.payload;
+        Ok(())
+    }
+
+    /// The rare path: collects a cut header or a control frame byte by byte.
+    #[cold]
+    fn resume<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
+        loop {
+            if input.is_empty() {
+                return Ok(None);
+            }
+            let partial = self.partial.get_or_insert_default();
+            let Some(header) = Header::decode(partial.bytes())? else {
+                partial.take_from(input, 1);
+                if let Some(header) = Header::decode(partial.bytes())?
+                    && (header.is_data() || header.payload == 0)
+                {
+                    return self.complete(header, input);
+                }
+                continue;
+            };
+            let missing = header.len + header.payload as usize - usize::from(partial.len);
+            partial.take_from(input, missing);
+            if usize::from(partial.len) == header.len + header.payload as usize {
+                return self.complete(header, input);
+            }
+        }
+    }
+
+    /// A collected header (data) or frame (control) is whole.
+    fn complete<'a>(&mut self, header: Header, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
+        let partial = self.partial.take().expect("collected by the caller");
+        if header.is_data() {
+            self.begin(header)?;
+            return Ok(self.payload(input).or_else(|| self.empty_frame()));
+        }
+        let payload = &partial.bytes()[header.len..];
+        Ok(Some(match header.opcode() {
+            8 => Event::Close(close_code(payload)?),
+            9 => Event::Ping(payload.into()),
+            _ => Event::Pong,
+        }))
+    }
+}
+
+impl Partial {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Moves up to `count` bytes over. Headers are at most 10 bytes and control payloads 125, so there is room.
+    fn take_from(&mut self, input: &mut &[u8], count: usize) {
+        let (taken, rest) = input.split_at(count.min(input.len()));
+        let start = usize::from(self.len);
+        self.bytes[start..start + taken.len()].copy_from_slice(taken);
+        self.len += taken.len() as u8;
+        *input = rest;
+    }
+}
+
+impl Header {
+    /// Decodes and checks the header at the start of `input`; `None` when it is cut. What can be refused by the first
+    /// two bytes is refused by them.
+    #[inline]
+    fn decode(input: &[u8]) -> Result<Option<Self>, Violation> {
+        let &[first, second, ref rest @ ..] = input else { return Ok(None) };
+        let opcode = first & 0x0f;
+        if first & 0x70 != 0 {
+            return Err(Violation::ReservedBit);
+        }
+        if !matches!(opcode, 0..=2 | 8..=10) {
+            return Err(Violation::ReservedOpcode);
+        }
+        if second & 0x80 != 0 {
+            return Err(Violation::Masked);
+        }
+        if opcode >= 8 && (first & 0x80 == 0 || usize::from(second) > MAX_CONTROL) {
+            return Err(Violation::Control);
+        }
+        let (len, payload) = match (second, rest) {
+            (126, [a, b, ..]) => (4, u64::from(u16::from_be_bytes([*a, *b]))),
+            (127, [a, b, c, d, e, f, g, h, ..]) => (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
+            (126 | 127, _) => return Ok(None),
+            (short, _) => (2, u64::from(short)),
+        };
+        let shortest = match payload {
+            0..=125 => 2,
+            126..=0xffff => 4,
+            _ => 10,
+        };
+        if len != shortest || payload >> 63 != 0 {
+            return Err(Violation::Length);
+        }
+        Ok(Some(Self { first, len, payload }))
+    }
+
+    fn opcode(self) -> u8 {
+        self.first & 0x0f
+    }
+
+    fn is_final(self) -> bool {
+        self.first & 0x80 != 0
+    }
+
+    fn is_data(self) -> bool {
+        self.opcode() < 8
+    }
+}
+
+/// Checks a Close frame's payload (RFC 6455 sections 5.5.1 and 7.4): none, or a code that may be sent and a UTF-8 reason.
+fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
+    let [high, low, reason @ ..] = payload else {
+        return if payload.is_empty() { Ok(None) } else { Err(Violation::Close) };
+    };
+    let code = u16::from_be_bytes([*high, *low]);
+    let may_be_sent = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
+    if may_be_sent && str::from_utf8(reason).is_ok() { Ok(Some(code)) } else { Err(Violation::Close) }
+}
+
+/// Bytes of a client frame's header for a payload of `len` bytes.
+#[inline]
+#[must_use]
+pub fn client_header_len(len: usize) -> usize {
+    match len {
+        0..=125 => 6,
+        126..=0xffff => 8,
+        _ => MAX_CLIENT_HEADER,
+    }
+}
+
+/// Writes the header of a final, masked frame into `out`; returns its length.
+#[inline]
+pub fn write_client_header(opcode: Opcode, len: usize, key: [u8; 4], out: &mut [u8]) -> usize {
+    out[0] = 0x80 | opcode as u8;
+    let at = match len {
+        0..=125 => {
+            out[1] = 0x80 | len as u8;
+            2
+        }
+        126..=0xffff => {
+            out[1] = 0x80 | 126;
+            out[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            4
+        }
+        _ => {
+            out[1] = 0x80 | 127;
+            out[2..10].copy_from_slice(&(len as u64).to_be_bytes());
+            10
+        }
+    };
+    out[at..at + 4].copy_from_slice(&key);
+    at + 4
+}
+
+/// Writes a masked control frame into `out`; returns its length.
+pub fn write_control(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut [u8]) -> usize {
+    let header = write_client_header(opcode, payload.len(), key, out);
+    let frame = header + payload.len();
+    out[header..frame].copy_from_slice(payload);
+    mask(&mut out[header..frame], key);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that a reader makes of `stream` when it arrives in pieces of `piece` bytes: joined payloads, other events.
+    fn read(stream: &[u8], piece: usize) -> Result<Vec<(String, Vec<u8>)>, Violation> {
+        let mut reader = FrameReader::default();
+        let mut found = Vec::new();
+        let mut message = Vec::new();
+        for mut input in stream.chunks(piece) {
+            while let Some(event) = reader.next(&mut input)? {
+                match event {
+                    Event::Payload { text, bytes, end } => {
+                        message.extend_from_slice(bytes);
+                        if end {
+                            let kind = if text { "text" } else { "binary" };
+                            found.push((kind.to_owned(), std::mem::take(&mut message)));
+                        }
+                    }
+                    Event::Ping(payload) => found.push(("ping".to_owned(), payload.into())),
+                    Event::Pong => found.push(("pong".to_owned(), Vec::new())),
+                    Event::Close(code) => found.push((format!("close {code:?}"), Vec::new())),
+                }
+            }
+            assert!(input.is_empty());
+        }
+        Ok(found)
+    }
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![first];
+        match payload.len() {
+            len @ 0..=125 => bytes.push(len as u8),
+            len @ 126..=0xffff => {
+                bytes.push(126);
+                bytes.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+            len => {
+                bytes.push(127);
+                bytes.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        }
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    #[test]
+    fn a_stream_reads_the_same_in_pieces_of_any_size() {
+        let long = vec![b'x'; 70_000];
+        let mut stream = Vec::new();
+        stream.extend(frame(0x82, b"one"));
+        stream.extend(frame(0x81, b""));
+        stream.extend(frame(0x01, b"frag"));
+        stream.extend(frame(0x89, b"ping me"));
+        stream.extend(frame(0x00, b""));
+        stream.extend(frame(0x80, b"ments"));
+        stream.extend(frame(0x8a, b""));
+        stream.extend(frame(0x89, &[7; 125]));
+        stream.extend(frame(0x82, &[9; 126]));
+        stream.extend(frame(0x82, &long));
+        stream.extend(frame(0x88, &[3, 232, b'o', b'k']));
+        let expected = vec![
+            ("binary".to_owned(), b"one".to_vec()),
+            ("text".to_owned(), Vec::new()),
+            ("ping".to_owned(), b"ping me".to_vec()),
+            ("text".to_owned(), b"fragments".to_vec()),
+            ("pong".to_owned(), Vec::new()),
+            ("ping".to_owned(), vec![7; 125]),
+            ("binary".to_owned(), vec![9; 126]),
+            ("binary".to_owned(), long),
+            ("close Some(1000)".to_owned(), Vec::new()),
+        ];
+        for piece in [1, 2, 3, 5, 7, 64, 127, 1000, 65_536, stream.len()] {
+            assert_eq!(read(&stream, piece).as_ref(), Ok(&expected), "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_must_not_send_is_refused() {
+        let cases: [(&[u8], Violation); 13] = [
+            (&[0x82, 0x81], Violation::Masked),
+            (&[0xc2, 0x00], Violation::ReservedBit),
+            (&[0x83, 0x00], Violation::ReservedOpcode),
+            (&[0x8b, 0x00], Violation::ReservedOpcode),
+            (&[0x09, 0x00], Violation::Control),
+            (&[0x89, 126], Violation::Control),
+            (&[0x80, 0x00], Violation::Order),
+            (&[0x02, 0x00, 0x82, 0x00], Violation::Order),
+            (&[0x82, 126, 0, 125], Violation::Length),
+            (&[0x82, 127, 0, 0, 0, 0, 0, 0, 255, 255], Violation::Length),
+            (&[0x82, 127, 128, 0, 0, 0, 0, 0, 0, 0], Violation::Length),
+            (&[0x88, 1, 3], Violation::Close),
+            (&[0x88, 2, 3, 237], Violation::Close),
+        ];
+        for (stream, violation) in cases {
+            for piece in 1..=stream.len() {
+                assert_eq!(read(stream, piece), Err(violation), "{stream:x?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn client_headers_have_the_announced_length() {
+        for len in [0, 125, 126, 0xffff, 0x1_0000] {
+            let mut out = [0; MAX_CLIENT_HEADER];
+            let written = write_client_header(Opcode::Binary, len, [1, 2, 3, 4], &mut out);
+            assert_eq!(written, client_header_len(len));
+            assert_eq!(out[written - 4..written], [1, 2, 3, 4]);
+        }
+    }
+
+    #[test]
+    fn a_reader_is_small() {
+        assert!(size_of::<FrameReader>() <= 24);
+    }
+}

@@ -1,0 +1,174 @@
+//! The opening handshake (RFC 6455 section 4.1): the request, and what counts as an answer to it.
+
+use data_encoding::BASE64;
+use tungstenite::handshake::derive_accept_key;
+
+use crate::message::SplitMix;
+
+/// Longest response head that is waited for.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Length of a `Sec-WebSocket-Key`: 16 bytes in base64.
+const KEY_LEN: usize = 24;
+
+/// The upgrade request of a run: the same for every connection but for its key.
+#[derive(Debug)]
+pub struct UpgradeRequest {
+    bytes: Vec<u8>,
+    key_at: usize,
+    seed: u64,
+}
+
+/// What the server's answer comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The head is not complete yet.
+    Incomplete,
+    /// The connection is a WebSocket now; frames start behind this many bytes.
+    Upgraded(usize),
+    /// The server answered with another status than 101.
+    Status(u16),
+    /// No valid answer, and why.
+    Invalid(&'static str),
+}
+
+impl UpgradeRequest {
+    /// A request for `path` on `host` (as in a `Host` header). `seed` makes the keys differ from run to run.
+    #[must_use]
+    pub fn new(host: &str, path: &str, seed: u64) -> Self {
+        let before = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+        );
+        let key_at = before.len();
+        let bytes = format!("{before}{}\r\n\r\n", "=".repeat(KEY_LEN)).into_bytes();
+        Self { bytes, key_at, seed }
+    }
+
+    /// Bytes of every request.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never: a request has at least a request line.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Writes connection number `connection`'s request to the start of `out`.
+    pub fn write(&self, connection: u32, out: &mut [u8]) {
+        out[..self.len()].copy_from_slice(&self.bytes);
+        out[self.key_at..self.key_at + KEY_LEN].copy_from_slice(&self.key(connection));
+    }
+
+    /// A key can be computed anew whenever it is needed, so that no connection has to remember its own.
+    fn key(&self, connection: u32) -> [u8; KEY_LEN] {
+        let mut random = SplitMix(self.seed ^ u64::from(connection) << 32);
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&random.next().to_le_bytes());
+        nonce[8..].copy_from_slice(&random.next().to_le_bytes());
+        let mut key = [0; KEY_LEN];
+        BASE64.encode_mut(&nonce, &mut key);
+        key
+    }
+
+    /// Judges what has arrived of the answer to connection number `connection`'s request.
+    #[must_use]
+    pub fn judge(&self, connection: u32, received: &[u8]) -> Answer {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut response = httparse::Response::new(&mut headers);
+        let head = match response.parse(received) {
+            Ok(httparse::Status::Complete(head)) => head,
+            Ok(httparse::Status::Partial) if received.len() < MAX_HEAD => return Answer::Incomplete,
+            Ok(httparse::Status::Partial) => return Answer::Invalid("response head longer than 16 KiB"),
+            Err(_) => return Answer::Invalid("not an HTTP response"),
+        };
+        match response.code {
+            Some(101) => {}
+            code => return Answer::Status(code.unwrap_or(0)),
+        }
+        let values = |name: &'static str| {
+            let named = response.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+            named.map(|header| header.value.trim_ascii())
+        };
+        let has_token = |name, token: &[u8]| {
+            values(name)
+                .flat_map(|value| value.split(|&byte| byte == b','))
+                .any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
+        };
+        let accept = derive_accept_key(&self.key(connection));
+        if !has_token("upgrade", b"websocket") {
+            Answer::Invalid("no `Upgrade: websocket` in the response")
+        } else if !has_token("connection", b"upgrade") {
+            Answer::Invalid("no `Connection: Upgrade` in the response")
+        } else if !values("sec-websocket-accept").eq([accept.as_bytes()]) {
+            Answer::Invalid("wrong or missing Sec-WebSocket-Accept")
+        } else if values("sec-websocket-extensions").any(|value| !value.is_empty()) {
+            Answer::Invalid("an extension that was not asked for")
+        } else if values("sec-websocket-protocol").next().is_some() {
+            Answer::Invalid("a subprotocol that was not asked for")
+        } else {
+            Answer::Upgraded(head)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNECTION: u32 = 5;
+
+    fn request() -> UpgradeRequest {
+        UpgradeRequest::new("localhost:9001", "/echo?x=1", 42)
+    }
+
+    fn response(request: &UpgradeRequest, more: &str) -> String {
+        let accept = derive_accept_key(&request.key(CONNECTION));
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n{more}\r\n"
+        )
+    }
+
+    #[test]
+    fn a_server_library_accepts_the_request() {
+        let request = request();
+        let mut bytes = vec![0; request.len()];
+        request.write(CONNECTION, &mut bytes);
+        let mut headers = [httparse::EMPTY_HEADER; 16];
+        let mut parsed = httparse::Request::new(&mut headers);
+        assert_eq!(parsed.parse(&bytes), Ok(httparse::Status::Complete(bytes.len())));
+        assert_eq!(parsed.path, Some("/echo?x=1"));
+    }
+
+    #[test]
+    fn a_good_answer_is_upgraded_only_when_complete() {
+        let request = request();
+        let whole = response(&request, "Server: x\r\n");
+        for cut in 0..whole.len() {
+            assert_eq!(request.judge(CONNECTION, &whole.as_bytes()[..cut]), Answer::Incomplete);
+        }
+        let with_frame = format!("{whole}\u{1}");
+        assert_eq!(request.judge(CONNECTION, with_frame.as_bytes()), Answer::Upgraded(whole.len()));
+    }
+
+    #[test]
+    fn other_answers_are_told_apart() {
+        let request = request();
+        let judge = |text: &str| request.judge(CONNECTION, text.as_bytes());
+        assert_eq!(judge("HTTP/1.1 503 Service Unavailable\r\n\r\n"), Answer::Status(503));
+        assert!(matches!(judge("SSH-2.0-OpenSSH_9.6\r\n"), Answer::Invalid(_)));
+        assert!(matches!(
+            judge(&response(&request, "Sec-WebSocket-Extensions: permessage-deflate\r\n")),
+            Answer::Invalid(_)
+        ));
+        assert!(matches!(judge(&response(&request, "Sec-WebSocket-Protocol: chat\r\n")), Answer::Invalid(_)));
+        let other = request.judge(CONNECTION + 1, response(&request, "").as_bytes());
+        assert_eq!(other, Answer::Invalid("wrong or missing Sec-WebSocket-Accept"));
+        let endless = format!("HTTP/1.1 101 x\r\nX: {}", "y".repeat(MAX_HEAD));
+        assert!(matches!(judge(&endless), Answer::Invalid(_)));
+    }
+}

@@ -1,0 +1,178 @@
+//! `ringload run` against servers that behave, and against servers that do not: each fault is counted as what it is.
+
+mod server;
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+use server::{Behaviour, start};
+
+/// What a run came to.
+struct Outcome {
+    code: Option<i32>,
+    json: Value,
+    output: String,
+}
+
+impl Outcome {
+    fn number(&self, pointer: &str) -> u64 {
+        let value = self.json.pointer(pointer).and_then(Value::as_u64);
+        value.unwrap_or_else(|| panic!("no number {pointer} in {}\n{}", self.json, self.output))
+    }
+
+    /// The causes of failed attempts with their counts.
+    fn failures(&self) -> Vec<(String, u64)> {
+        let failures = self.json["connections"]["failures"].as_array().expect("a list");
+        let failure = |it: &Value| (it["cause"].as_str().unwrap().to_owned(), it["count"].as_u64().unwrap());
+        failures.iter().map(failure).collect()
+    }
+}
+
+fn ringload(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringload")).args(args).output().expect("ringload starts")
+}
+
+fn run(address: SocketAddr, args: &[&str]) -> Outcome {
+    static FILES: AtomicU32 = AtomicU32::new(0);
+    let name = format!("run-{}-{}.json", std::process::id(), FILES.fetch_add(1, Ordering::Relaxed));
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let url = format!("ws://{address}/");
+    let fixed = ["run", &url, "-c", "4", "--duration", "0.3", "--warmup", "0", "--json", path.to_str().unwrap()];
+    let quick = ["--drain-timeout", "0.5", "--close-timeout", "2"];
+    let output = ringload(&[&fixed[..], &quick, args].concat());
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let json = std::fs::read(&path).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("valid JSON"));
+    let _ = std::fs::remove_file(&path);
+    Outcome { code: output.status.code(), json, output: text }
+}
+
+#[test]
+fn good_echoes_of_all_sizes_and_depths_are_good() {
+    let address = start(Behaviour::Echo);
+    for args in [
+        &["--size", "0"][..],
+        &["--size", "1"],
+        &["--size", "125", "--depth", "5"],
+        &["--size", "126", "--text"],
+        &["--size", "65535", "--depth", "2"],
+        &["--size", "65536"],
+        &["--size", "1000000", "--depth", "3"],
+        &["--no-greet", "--active", "50%"],
+        &["--no-verify"],
+    ] {
+        let outcome = run(address, args);
+        assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.output);
+        assert_eq!(outcome.number("/connections/opened"), 4);
+        assert_eq!(outcome.number("/connections/closes_answered"), 4);
+        assert!(outcome.number("/measured/echoes") > 0, "{args:?}: {}", outcome.output);
+        assert_eq!(outcome.number("/messages/sent"), outcome.number("/messages/echoed"));
+    }
+}
+
+#[test]
+fn a_number_of_messages_is_kept_exactly() {
+    let address = start(Behaviour::Echo);
+    let args = ["--messages", "1000", "--duration", "20", "--depth", "3", "--active", "3", "--threads", "2"];
+    let outcome = run(address, &args);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(outcome.number("/messages/echoed"), 1000 + 4, "with the greetings");
+}
+
+#[test]
+fn fragments_pings_and_cut_headers_are_no_fault() {
+    let outcome = run(start(Behaviour::Fragments), &["--size", "300"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert!(outcome.number("/messages/pings_answered") > 0);
+}
+
+#[test]
+fn a_changed_byte_is_corruption() {
+    let outcome = run(start(Behaviour::CorruptTenth), &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    assert!(outcome.number("/messages/corrupted") > 0);
+    for other in ["/messages/lost", "/messages/unexpected", "/connections/failed", "/connections/closed_early"] {
+        assert_eq!(outcome.number(other), 0, "{other}: {}", outcome.output);
+    }
+    let accounted = outcome.number("/messages/echoed") + outcome.number("/messages/corrupted");
+    assert_eq!(outcome.number("/messages/sent"), accounted);
+}
+
+#[test]
+fn a_dropped_echo_is_lost() {
+    for depth in ["1", "4"] {
+        let outcome = run(start(Behaviour::DropTenth), &["--depth", depth]);
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        assert!(outcome.number("/messages/lost") > 0, "{}", outcome.output);
+        assert_eq!(outcome.number("/messages/corrupted") + outcome.number("/messages/unexpected"), 0);
+        let accounted = outcome.number("/messages/echoed") + outcome.number("/messages/lost");
+        assert_eq!(outcome.number("/messages/sent"), accounted);
+    }
+}
+
+#[test]
+fn a_repeated_or_unasked_echo_is_unexpected() {
+    for behaviour in [Behaviour::RepeatTenth, Behaviour::Greeter] {
+        let outcome = run(start(behaviour), &["--depth", "2"]);
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        assert!(outcome.number("/messages/unexpected") > 0, "{behaviour:?}: {}", outcome.output);
+        assert_eq!(outcome.number("/messages/corrupted") + outcome.number("/messages/lost"), 0, "{}", outcome.output);
+    }
+}
+
+#[test]
+fn a_refused_upgrade_is_counted_by_its_status() {
+    let outcome = run(start(Behaviour::Status(503)), &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    assert_eq!(outcome.failures(), [("HTTP status 503".to_owned(), 4)]);
+    let outcome = run(start(Behaviour::WrongAccept), &[]);
+    assert_eq!(outcome.failures(), [("wrong or missing Sec-WebSocket-Accept".to_owned(), 4)]);
+}
+
+#[test]
+fn silence_times_out_and_says_where() {
+    let outcome = run(start(Behaviour::Mute), &["--connect-timeout", "0.3"]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    assert_eq!(outcome.failures(), [("upgrade timed out".to_owned(), 4)]);
+    let outcome = run(start(Behaviour::Deaf), &["--connect-timeout", "0.3"]);
+    assert_eq!(outcome.failures(), [("greeting not echoed in time".to_owned(), 4)]);
+}
+
+#[test]
+fn nobody_there_is_refused() {
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let outcome = run(address, &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    assert_eq!(outcome.failures(), [("connection refused".to_owned(), 4)]);
+}
+
+#[test]
+fn a_server_that_ends_connections_is_noticed() {
+    for behaviour in [Behaviour::CloseAfterTen, Behaviour::HangUpAfterTen] {
+        let outcome = run(start(behaviour), &[]);
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        assert_eq!(outcome.number("/connections/closed_early"), 4, "{behaviour:?}: {}", outcome.output);
+    }
+}
+
+#[test]
+fn a_server_that_breaks_the_protocol_is_given_up() {
+    let outcome = run(start(Behaviour::Masked), &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    let violations = &outcome.json["connections"]["violations"];
+    assert_eq!(violations[0]["what"], "masked frame from the server");
+    assert_eq!(violations[0]["count"], 4);
+}
+
+#[test]
+fn bad_arguments_and_impossible_runs_have_their_own_exit_codes() {
+    assert_eq!(ringload(&["run", "--depth", "0"]).status.code(), Some(2));
+    assert_eq!(ringload(&["run", "wss://127.0.0.1/"]).status.code(), Some(2));
+    assert_eq!(ringload(&["run", "--cpus", "1023", "ws://127.0.0.1:1/"]).status.code(), Some(2));
+    assert_eq!(ringload(&["run", "ws://no-such-host.invalid/"]).status.code(), Some(3));
+    let output = ringload(&["run", "-c", "60000", "ws://[::1]:1/"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("local ports of one source address"));
+}

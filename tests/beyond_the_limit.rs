@@ -55,8 +55,8 @@ fn connections_beyond_the_descriptor_limit() {
 
     server.open().expect_echo(TEXT, "a newcomer");
     let exit = server.stop();
-    let served = format!("served {} connections", CONNECTIONS + 2);
-    assert!(exit.stdout.contains(&served), "{served:?} expected\n{exit}");
+    let summary = format!("served {} connections", CONNECTIONS + 2);
+    assert!(exit.stdout.contains(&summary), "{summary:?} expected\n{exit}");
 }
 
 /// As many as it takes for each thread's descriptor table to hold its share.

@@ -127,6 +127,9 @@ fn tungstenite_upgrades() {
     assert_eq!(client.read().expect("an echo"), "hello".into());
 }
 
+/// A header's name and value.
+type Header = (&'static str, &'static str);
+
 /// Every refusal: what is wrong with the request, the status, and a header that the answer must have.
 #[test]
 fn refusals() {
@@ -136,7 +139,7 @@ fn refusals() {
     let version = "Sec-WebSocket-Version: 13";
     let version_13 = Some(("sec-websocket-version", "13"));
     let upgrade_websocket = Some(("upgrade", "websocket"));
-    let cases: [(&str, String, u16, Option<(&str, &str)>); 25] = [
+    let cases: [(&str, String, u16, Option<Header>); 25] = [
         ("another method", upgrade_with(get, "POST /echo HTTP/1.1"), 405, Some(("allow", "GET"))),
         ("a HEAD request", upgrade_with(get, "HEAD /echo HTTP/1.1"), 405, Some(("allow", "GET"))),
         ("HTTP/1.0", upgrade_with(get, "GET /echo HTTP/1.0"), 505, None),

@@ -17,14 +17,14 @@ const EARLY_AT_MOST: Duration = Duration::from_millis(20);
 fn a_full_table_frees_up_again() {
     const CAPACITY: usize = 10;
     let server = Server::start(&["--workers", "1", "--max-connections", "10"]);
-    let mut served: Vec<Peer> = (0..CAPACITY).map(|_| server.open()).collect();
+    let mut inside: Vec<Peer> = (0..CAPACITY).map(|_| server.open()).collect();
 
     // They are connected by the kernel, and their request waits there.
     let mut waiting: Vec<Peer> = (0..3).map(|_| server.connect()).collect();
     for peer in &mut waiting {
         peer.send(UPGRADE);
     }
-    for peer in &mut served {
+    for peer in &mut inside {
         peer.expect_echo(TEXT, "still served");
     }
     for peer in &waiting {
@@ -32,24 +32,24 @@ fn a_full_table_frees_up_again() {
     }
 
     // Three ways to leave.
-    served.pop().expect("connected").reset();
-    expect_next_served(&mut waiting, &mut served);
-    drop(served.remove(0));
-    expect_next_served(&mut waiting, &mut served);
-    let mut leaving = served.remove(0);
+    inside.pop().expect("connected").reset();
+    expect_next_served(&mut waiting, &mut inside);
+    drop(inside.remove(0));
+    expect_next_served(&mut waiting, &mut inside);
+    let mut leaving = inside.remove(0);
     leaving.send(close_frame(1000, b""));
     leaving.expect_close(1000);
     leaving.expect_end();
     drop(leaving);
-    expect_next_served(&mut waiting, &mut served);
+    expect_next_served(&mut waiting, &mut inside);
 
-    for peer in &mut served {
+    for peer in &mut inside {
         peer.expect_echo(TEXT, "to the end");
     }
 }
 
 /// Which of the waiting connections comes first is the kernel's choice.
-fn expect_next_served(waiting: &mut Vec<Peer>, served: &mut Vec<Peer>) {
+fn expect_next_served(waiting: &mut Vec<Peer>, inside: &mut Vec<Peer>) {
     let mut next = None;
     common::eventually("a waiting connection is served", || {
         next = waiting.iter().position(|peer| !peer.is_silent());
@@ -59,7 +59,7 @@ fn expect_next_served(waiting: &mut Vec<Peer>, served: &mut Vec<Peer>) {
     peer.expect_upgrade();
     peer.expect_echo(TEXT, "at last");
     assert!(waiting.iter().all(Peer::is_silent), "one slot, two connections");
-    served.push(peer);
+    inside.push(peer);
 }
 
 /// However connections are spread over the workers, none waits while there is room.
@@ -78,14 +78,14 @@ fn the_whole_capacity_is_usable_with_several_workers() {
 #[test]
 fn the_capacity_holds_with_several_workers() {
     let server = Server::start(&["--workers", "3", "--max-connections", "10"]);
-    let mut served: Vec<Peer> = (0..10).map(|_| server.open()).collect();
+    let mut inside: Vec<Peer> = (0..10).map(|_| server.open()).collect();
     let mut waiting = server.connect();
     waiting.send(UPGRADE);
-    for peer in &mut served {
+    for peer in &mut inside {
         peer.expect_echo(TEXT, "served");
     }
     assert!(waiting.is_silent(), "an eleventh connection was served");
-    served.remove(3).reset();
+    inside.remove(3).reset();
     waiting.expect_upgrade();
 }
 
@@ -118,7 +118,7 @@ fn handshake_timeout() {
         let mut peer = server.connect();
         peer.send(sent);
         let answer = peer.read_to_end().expect("an orderly end");
-        assert!(connected.elapsed() >= TIMEOUT - EARLY_AT_MOST, "ended after {:?}", connected.elapsed());
+        assert!(connected.elapsed() + EARLY_AT_MOST >= TIMEOUT, "ended after {:?}", connected.elapsed());
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "), "{answer:?}");
     }
 
@@ -153,10 +153,10 @@ fn idle_timeout() {
 
     let ping = peer.read_frame();
     assert_eq!(ping.first_byte, FIN | PING, "{ping:?}");
-    assert!(opened.elapsed() >= TIMEOUT / 2 - EARLY_AT_MOST, "pinged after {:?}", opened.elapsed());
+    assert!(opened.elapsed() + EARLY_AT_MOST >= TIMEOUT / 2, "pinged after {:?}", opened.elapsed());
 
     peer.expect_close(1001);
-    assert!(opened.elapsed() >= TIMEOUT - EARLY_AT_MOST, "closed after {:?}", opened.elapsed());
+    assert!(opened.elapsed() + EARLY_AT_MOST >= TIMEOUT, "closed after {:?}", opened.elapsed());
     peer.send(close_frame(1001, b""));
     peer.expect_end();
 }
@@ -263,7 +263,7 @@ fn promises_cost_nothing() {
 /// Connections dropped at any point of their life leave no slot, no buffer and no memory behind.
 #[test]
 fn a_thousand_connections_dropped_in_random_states() {
-    const ROUNDS: usize = 5;
+    const ROUNDS: usize = 20;
     // A leak of slots would fill this table within a round. With receive buffers this small, all of their memory is
     // in use after the first round, and what is added later is a leak.
     let server = Server::start(&["--max-connections", "100", "--backlog-per-connection", "64KiB"]);
@@ -279,7 +279,8 @@ fn a_thousand_connections_dropped_in_random_states() {
         }
     }
     let grown = server.resident_bytes().saturating_sub(after_first_round);
-    assert!(grown < common::MIB as u64, "{} more connections cost {grown} bytes", (ROUNDS - 1) * 1000);
+    // Memory comes in pages of up to 2 MiB: room for two of them is what 220 bytes per connection would exceed.
+    assert!(grown <= 4 * common::MIB as u64, "{} more connections cost {grown} bytes", (ROUNDS - 1) * 1000);
 }
 
 fn drop_in_random_state(server: &Server, random: &mut Random) {

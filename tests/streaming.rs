@@ -217,7 +217,9 @@ fn a_backlog_is_freed_with_its_connection() {
                 scope.spawn(|| client.send_until_blocked());
             }
         });
-        deaf.into_iter().for_each(|client| client.peer.reset());
+        for client in deaf {
+            client.peer.reset();
+        }
     }
     server.open().expect_echo(TEXT, "a newcomer");
     let peak = server.peak_resident_bytes();

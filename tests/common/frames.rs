@@ -81,16 +81,8 @@ fn header(first_byte: u8, mask_bit: u8, form: LengthForm, length: u64) -> Vec<u8
         (LengthForm::Minimal, _) => LengthForm::Bits64,
         (other, _) => other,
     };
-    let mut bytes = vec![first_byte];
-    match form {
-        LengthForm::Bits16 => {
-            bytes.push(mask_bit | 126);
-            bytes.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        _ => {
-            bytes.push(mask_bit | 127);
-            bytes.extend_from_slice(&length.to_be_bytes());
-        }
-    }
-    bytes
+    let bits16 = (length as u16).to_be_bytes();
+    let bits64 = length.to_be_bytes();
+    let (marker, extended) = if let LengthForm::Bits16 = form { (0x7e, &bits16[..]) } else { (0x7f, &bits64[..]) };
+    [&[first_byte, mask_bit | marker], extended].concat()
 }

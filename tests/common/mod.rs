@@ -33,10 +33,9 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// Any loss, repetition, or swap in an echo of it changes the bytes, and the stream needs no memory to compare with.
 pub(crate) fn fill_pattern(seed: u64, offset: u64, bytes: &mut [u8]) {
     assert_eq!(offset % 8, 0, "the pattern is made of 8-byte words");
-    let mut word = (offset / 8) ^ (seed << 40);
-    for chunk in bytes.chunks_mut(8) {
+    let first_word = (offset / 8) ^ (seed << 40);
+    for (word, chunk) in (first_word..).zip(bytes.chunks_mut(8)) {
         chunk.copy_from_slice(&scatter(word).to_le_bytes()[..chunk.len()]);
-        word += 1;
     }
 }
 

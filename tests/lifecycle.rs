@@ -102,24 +102,26 @@ fn tungstenite_is_told_to_go() {
     assert_eq!(server.wait().code, Some(0));
 }
 
+/// Also what the server's kernel has received and the server itself has not read yet.
 #[test]
 fn what_was_sent_before_the_signal_is_echoed() {
-    const PEERS: u64 = 20;
-    const MESSAGES: u64 = 100;
-    let server = Server::start(&[]);
+    const PEERS: u64 = 100;
+    const MESSAGES: u64 = 20;
+    let payload = |peer, number| pattern(peer * MESSAGES + number, 500);
+    let server = Server::start(&["--drain-timeout", "300"]);
     let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
-    for (index, peer) in peers.iter_mut().enumerate() {
+    for (index, peer) in (0..).zip(&mut peers) {
         for number in 0..MESSAGES {
-            peer.send(frame(FIN | BINARY, &pattern(index as u64 * MESSAGES + number, 500)));
+            peer.send(frame(FIN | BINARY, &payload(index, number)));
         }
     }
     for peer in &peers {
         await_acknowledgement(peer);
     }
     server.signal(Signal::TERM);
-    for (index, peer) in peers.iter_mut().enumerate() {
+    for (index, peer) in (0..).zip(&mut peers) {
         for number in 0..MESSAGES {
-            peer.expect_frame(FIN | BINARY, pattern(index as u64 * MESSAGES + number, 500));
+            peer.expect_frame(FIN | BINARY, payload(index, number));
         }
         expect_farewell(peer);
     }
@@ -230,6 +232,8 @@ fn a_second_signal_ends_the_drain() {
 fn bare_tcp_drains_too() {
     let server = Server::start(&["--protocol", "tcp", "--drain-timeout", "300"]);
     let mut peer = server.connect();
+    peer.send(b"served");
+    peer.read_exact(&mut [0; 6]);
     peer.send(b"sent before");
     await_acknowledgement(&peer);
     server.signal(Signal::TERM);

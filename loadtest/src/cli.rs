@@ -143,6 +143,8 @@ struct Cpus(Vec<usize>);
 /// The whole command.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Memory is among what is measured. Without this there would only be more of it.
+    let _ = ringecho::sys::refuse_huge_pages();
     if std::env::args_os().nth(1).is_some_and(|first| first == crate::own_server::SERVE) {
         return crate::own_server::serve(std::env::args_os());
     }

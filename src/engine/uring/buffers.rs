@@ -216,9 +216,11 @@ impl Drop for BufferPool {
 
 fn map(len: usize) -> io::Result<NonNull<u8>> {
     let len = NonZeroU32::new(u32::try_from(len).map_err(io::Error::other)?).expect("a pool is not empty").get();
+    // Populated at once: page faults in the midst of receives would cost more, and the size is known from the start.
+    let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
     // SAFETY: a new private anonymous mapping; no existing memory is touched.
     let address = unsafe {
-        mmap_anonymous(std::ptr::null_mut(), len as usize, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
+        mmap_anonymous(std::ptr::null_mut(), len as usize, ProtFlags::READ | ProtFlags::WRITE, flags)?
     };
     Ok(NonNull::new(address.cast()).expect("mmap does not map address zero here"))
 }

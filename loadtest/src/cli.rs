@@ -25,12 +25,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Opens connections, echoes messages on them, checks every byte and prints what it measured
-    #[command(args_override_self = true, after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong or a connection failed, \
-                            2 bad arguments, 3 the run was not possible.")]
+    #[command(
+        args_override_self = true,
+        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong or a connection failed, \
+                            2 bad arguments, 3 the run was not possible."
+    )]
     Run(Box<RunArgs>),
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct RunArgs {
     /// The server, as ws://host:port/path; without it a ringecho is started on a free port for the run
     url: Option<String>,
@@ -253,7 +257,7 @@ fn active(text: &str) -> Result<Active, String> {
 
 fn cpus(text: &str) -> Result<Cpus, String> {
     let wrong = || "not a list of processors like 1 or 0-3,6".to_owned();
-    let mut list = Vec::new();
+    let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let bound = |text: &str| text.parse::<usize>().ok().filter(|&cpu| cpu < 1024).ok_or_else(wrong);
@@ -261,9 +265,9 @@ fn cpus(text: &str) -> Result<Cpus, String> {
         if first > last {
             return Err(wrong());
         }
-        list.extend(first..=last);
+        cpus.extend(first..=last);
     }
-    Ok(Cpus(list))
+    Ok(Cpus(cpus))
 }
 
 #[cfg(test)]

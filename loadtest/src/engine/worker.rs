@@ -305,13 +305,13 @@ impl<'a> Worker<'a> {
         };
         let send = connection.send.expect("a send completed, so one was in flight");
         let is_ending = connection.stage == Stage::Ending;
-        let Ok(sent) = usize::try_from(result) else {
+        let Ok(taken) = usize::try_from(result) else {
             connection.send = None;
             self.sends.give_back(send);
             return self.on_gone(token, Some(-result));
         };
         let buffer = self.sends.get(send);
-        buffer.advance(sent);
+        buffer.advance(taken);
         if !is_ending {
             if buffer.unsent().is_empty() {
                 buffer.continue_message(&self.shared.messages);

@@ -305,13 +305,13 @@ impl<'a> Worker<'a> {
         };
         let send = connection.send.expect("a send completed, so one was in flight");
         let is_ending = connection.stage == Stage::Ending;
-        let Ok(taken) = usize::try_from(result) else {
+        let Ok(count) = usize::try_from(result) else {
             connection.send = None;
             self.sends.give_back(send);
             return self.on_gone(token, Some(-result));
         };
         let buffer = self.sends.get(send);
-        buffer.advance(taken);
+        buffer.advance(count);
         if !is_ending {
             if buffer.unsent().is_empty() {
                 buffer.continue_message(&self.shared.messages);

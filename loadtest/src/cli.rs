@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::run::{self, ServerChoice, Settings};
 use crate::scenario::{Connect, Scenario, Traffic};
+use crate::target::Protocol;
 
 /// Messages in the exit code (documented in `--help`).
 const EXIT_FAULTS: u8 = 1;
@@ -36,8 +37,13 @@ enum Command {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct RunArgs {
-    /// The server, as ws://host:port/path; without it a ringecho is started on a free port for the run
+    /// The server, as ws://host:port/path or tcp://host:port (messages without frames, for comparison); without it a
+    /// ringecho is started on a free port for the run
     url: Option<String>,
+
+    /// Speak bare TCP with the server started for the run
+    #[arg(long, conflicts_with = "url")]
+    tcp: bool,
 
     /// Connections to open
     #[arg(short = 'c', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -184,6 +190,7 @@ impl RunArgs {
         let server = match self.url {
             Some(url) => ServerChoice::Running { url, pid: self.server_pid },
             None => ServerChoice::Own {
+                protocol: if self.tcp { Protocol::Tcp } else { Protocol::WebSocket },
                 args: self.server_args.iter().flat_map(|args| args.split_whitespace()).map(str::to_owned).collect(),
                 cpus: self.server_cpus.map(|cpus| cpus.0),
             },
@@ -328,6 +335,7 @@ mod tests {
             &["--server-pid", "1"],
             &["ws://127.0.0.1:1/", "--server-cpus", "0"],
             &["ws://127.0.0.1:1/", "--server-args", "x"],
+            &["ws://127.0.0.1:1/", "--tcp"],
         ] {
             assert!(resolve(args).is_err(), "{args:?}");
         }

@@ -31,6 +31,7 @@ pub struct Messages {
     size: usize,
     text: bool,
     verify: bool,
+    framed: bool,
     /// Two periods, so that any position has at least one period of bytes behind it.
     table: Box<[u8]>,
     /// The table under each key, for large messages only.
@@ -68,7 +69,25 @@ impl Messages {
             mask(&mut bytes, key);
             MaskedTable { key, bytes }
         });
-        Self { size, text, verify, masked: masked.collect(), table }
+        Self { size, text, verify, framed: true, masked: masked.collect(), table }
+    }
+
+    /// The same messages without frames, and so without masks.
+    #[must_use]
+    pub fn unframed(mut self) -> Self {
+        self.framed = false;
+        for masked in &mut self.masked {
+            masked.key = [0; 4];
+            masked.bytes.copy_from_slice(&self.table);
+        }
+        self
+    }
+
+    /// Whether each message is sent as a WebSocket frame.
+    #[inline]
+    #[must_use]
+    pub fn are_framed(&self) -> bool {
+        self.framed
     }
 
     /// Payload bytes of every message.
@@ -102,7 +121,11 @@ impl Messages {
     #[inline]
     #[must_use]
     pub fn masking_key(&self, id: MessageId) -> [u8; 4] {
-        if self.masked.is_empty() { nonzero_key(id.hash()) } else { self.masked_table(id).key }
+        match self.masked.is_empty() {
+            _ if !self.framed => [0; 4],
+            true => nonzero_key(id.hash()),
+            false => self.masked_table(id).key,
+        }
     }
 
     #[inline]
@@ -177,7 +200,7 @@ impl MessageId {
     /// Where in the table this message's pattern starts.
     #[inline]
     fn start(self) -> usize {
-        (self.hash() >> 32) as usize % STARTS & !3
+        ((self.hash() >> 32) as usize % STARTS) & !3
     }
 
     #[inline]

@@ -115,9 +115,11 @@ impl SendBuffer {
     /// Adds message `id` as one masked frame.
     #[inline]
     pub(super) fn add_message(&mut self, id: MessageId, messages: &Messages) {
-        let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
         let key = messages.masking_key(id);
-        self.len += write_client_header(opcode, messages.size(), key, &mut self.bytes[self.len..]);
+        if messages.are_framed() {
+            let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
+            self.len += write_client_header(opcode, messages.size(), key, &mut self.bytes[self.len..]);
+        }
         let copied = if messages.are_large() { ID_LEN } else { messages.size() };
         messages.write_masked(id, 0, key, &mut self.bytes[self.len..self.len + copied]);
         self.len += copied;

@@ -40,6 +40,8 @@ pub(crate) enum Behaviour {
     Masked,
     /// Sends a message that nobody asked for.
     Greeter,
+    /// Echoes bytes, without any WebSocket.
+    Tcp,
 }
 
 /// Starts a server; its threads end with the test process.
@@ -80,6 +82,10 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, messages: &AtomicU64) -> O
                  Sec-WebSocket-Accept: {accept}\r\n\r\n"
             )?;
             std::io::copy(&mut stream, &mut std::io::sink())?;
+            return Ok(());
+        }
+        Behaviour::Tcp => {
+            std::io::copy(&mut stream.try_clone()?, &mut stream)?;
             return Ok(());
         }
         _ => {}

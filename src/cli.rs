@@ -1,5 +1,8 @@
 //! The command line: flags, their environment variables, exit codes.
 
+// The doc comments of flags are help texts for a terminal, where backticks are noise.
+#![allow(clippy::doc_markdown)]
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -138,7 +141,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match server::run(config) {
+    match server::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("ringecho: {e}");

@@ -61,16 +61,16 @@ fn ring_remedy(error: &io::Error) -> &'static str {
 }
 
 /// Serves until SIGINT or SIGTERM and until the connections are drained.
-pub fn run(config: Config) -> Result<(), ServerError> {
+pub fn run(config: &Config) -> Result<(), ServerError> {
     let started_at = Instant::now();
     let listeners: Vec<_> = config.listen.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?;
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(system("watch for signals"))?;
-    let workers = start_workers(&config)?;
+    let workers = start_workers(config)?;
     let acceptor = start_acceptor(&listeners, &workers, config.capacity_per_worker())?;
-    announce(&config, &listeners).map_err(system("print the start-up line"))?;
+    announce(config, &listeners).map_err(system("print the start-up line"))?;
 
     let controls: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.control)).collect();
-    watch_signals(signals, acceptor.control, controls.clone(), &config)?;
+    watch_signals(signals, acceptor.control, controls.clone(), config)?;
     join(acceptor.thread);
     // From here on nobody accepts; what is still in the kernel's queue is refused.
     drop(listeners);
@@ -78,7 +78,9 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         join(worker.thread);
     }
     let mut total = Tally::default();
-    controls.iter().for_each(|control| total += control.tally());
+    for control in &controls {
+        total += control.tally();
+    }
     sum_up(&total, started_at.elapsed());
     Ok(())
 }

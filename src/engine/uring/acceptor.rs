@@ -138,16 +138,15 @@ impl<'a> Acceptor<'a> {
     }
 
     fn load(&self, worker: usize) -> u64 {
-        self.assigned[worker] - self.destinations[worker].control.tally().released
+        self.assigned[worker] - self.destinations[worker].control.released()
     }
 
     /// The worker with the fewest connections that has room.
     fn least_loaded(&self) -> Option<usize> {
-        (0..self.destinations.len())
+        let with_room = (0..self.destinations.len())
             .map(|worker| (self.load(worker), worker))
-            .filter(|&(load, worker)| load < u64::from(self.destinations[worker].capacity))
-            .min()
-            .map(|(_, worker)| worker)
+            .filter(|&(load, worker)| load < u64::from(self.destinations[worker].capacity));
+        with_room.min().map(|(_, worker)| worker)
     }
 
     fn has_room(&self) -> bool {

@@ -123,9 +123,10 @@ impl Config {
         })
     }
 
-    /// Connections that each worker holds.
-    pub fn capacity_per_worker(&self) -> u32 {
-        self.max_connections.div_ceil(self.workers) as u32
+    /// Connections that a worker holds: an equal share, and no more than `max_connections` in all.
+    pub fn capacity_of_worker(&self, index: usize) -> u32 {
+        let has_one_more = index < self.max_connections % self.workers;
+        (self.max_connections / self.workers + usize::from(has_one_more)) as u32
     }
 }
 
@@ -197,4 +198,64 @@ fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
 
 fn some_unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn resolve(line: &str, descriptors: u64, cpus: usize) -> Result<Config, ConfigError> {
+        let args = Line::parse_from(std::iter::once("ringecho").chain(line.split_whitespace()));
+        Config::resolve(&args.serve, &Machine { descriptors, cpus: (0..cpus).collect() })
+    }
+
+    #[test]
+    fn rings_are_as_many_as_the_connections_need() {
+        assert_eq!(resolve("", 20_000, 2).unwrap().max_connections, 40_000);
+        let config = resolve("--max-connections 500000", 20_000, 2).unwrap();
+        assert_eq!((config.workers, config.capacity_of_worker(0)), (25, 20_000));
+        assert_eq!(resolve("--max-connections 1000", 20_000, 2).unwrap().workers, 2);
+    }
+
+    #[test]
+    fn the_workers_capacities_add_up_to_the_limit() {
+        for (workers, max_connections) in [(3, 10), (1, 7), (4, 3), (25, 499_999)] {
+            let line = format!("--workers {workers} --max-connections {max_connections}");
+            let config = resolve(&line, 20_000, 2).unwrap();
+            let sum: usize = (0..workers).map(|index| config.capacity_of_worker(index) as usize).sum();
+            assert_eq!(sum, max_connections);
+        }
+    }
+
+    #[test]
+    fn workers_beyond_the_processors_add_no_receive_memory() {
+        let few = resolve("", 20_000, 2).unwrap();
+        let many = resolve("--max-connections 500000", 20_000, 2).unwrap();
+        assert!(many.receive_memory * many.workers <= few.receive_memory * few.workers);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_remedy() {
+        for (line, word) in [
+            ("--workers 0", "at least one"),
+            ("--max-connections 0", "at least one"),
+            ("--workers 1 --max-connections 20001", "--workers 2"),
+            ("--workers 10000", "RLIMIT_NOFILE"),
+            ("--backlog-per-connection 1KiB", "64 KiB"),
+            ("--listen nowhere", "ADDRESS:PORT"),
+            ("--subprotocol a/b", "token"),
+            ("--path echo", "starts with '/'"),
+        ] {
+            let message = resolve(line, 20_000, 2).expect_err(line).to_string();
+            assert!(message.contains(word), "{line}: {message}");
+        }
+    }
 }

@@ -66,11 +66,11 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     let listeners: Vec<_> = config.listen.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?;
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(system("watch for signals"))?;
     let workers = start_workers(config)?;
-    let acceptor = start_acceptor(&listeners, &workers, config.capacity_per_worker())?;
-    announce(config, &listeners).map_err(system("print the start-up line"))?;
-
+    let acceptor = start_acceptor(config, &listeners, &workers)?;
     let controls: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.control)).collect();
     watch_signals(signals, acceptor.control, controls.clone(), config)?;
+    announce(config, &listeners).map_err(system("print the start-up line"))?;
+
     join(acceptor.thread);
     // From here on nobody accepts; what is still in the kernel's queue is refused.
     drop(listeners);
@@ -113,7 +113,7 @@ fn start_workers(config: &Config) -> Result<Vec<Running>, ServerError> {
         let plan = Plan {
             index,
             cpu: config.cpus[index % config.cpus.len()],
-            capacity: config.capacity_per_worker(),
+            capacity: config.capacity_of_worker(index),
             receive_memory: config.receive_memory,
             settings: config.settings.clone(),
             limits: config.limits,
@@ -131,10 +131,13 @@ fn start_workers(config: &Config) -> Result<Vec<Running>, ServerError> {
     (0..config.workers).map(start).collect()
 }
 
-fn start_acceptor(listeners: &[TcpListener], workers: &[Running], capacity: u32) -> Result<Running, ServerError> {
-    let destination =
-        |worker: &Running| Destination { ring: worker.ring, capacity, control: Arc::clone(&worker.control) };
-    let destinations = workers.iter().map(destination).collect();
+fn start_acceptor(config: &Config, listeners: &[TcpListener], workers: &[Running]) -> Result<Running, ServerError> {
+    let destination = |(index, worker): (usize, &Running)| Destination {
+        ring: worker.ring,
+        capacity: config.capacity_of_worker(index),
+        control: Arc::clone(&worker.control),
+    };
+    let destinations = workers.iter().enumerate().map(destination).collect();
     let listeners: Vec<_> =
         listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>().map_err(system("share a listener"))?;
     let control = Arc::new(Control::new().map_err(system("create an eventfd"))?);

@@ -41,6 +41,8 @@ pub enum Op {
         address: NonNull<u8>,
         /// How many.
         len: u32,
+        /// The next turn sends what belongs behind it.
+        has_more: bool,
     },
     /// Wait until the socket takes bytes again.
     PollWritable {
@@ -317,16 +319,15 @@ impl Connections {
         }
         let reply = connection.session.receive(&self.settings, self.pool.bytes_mut(piece));
         self.tally.messages += u64::from(reply.messages);
-        match reply.output {
-            Output::InPlace(range) if !range.is_empty() => {
-                let output = Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
-                self.chunks.push_pooled(&mut connection.queue, output);
-            }
-            Output::Owned { bytes, range } if !range.is_empty() => {
-                self.chunks.push_owned(&mut connection.queue, bytes, range);
-                self.pool.release(piece.buffer);
-            }
-            _ => self.pool.release(piece.buffer),
+        let Output { head, range } = reply.output;
+        if !head.is_empty() {
+            self.chunks.push_owned(&mut connection.queue, head);
+        }
+        if range.is_empty() {
+            self.pool.release(piece.buffer);
+        } else {
+            let output = Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
+            self.chunks.push_pooled(&mut connection.queue, output);
         }
         let phase = connection.session.phase();
         match reply.then {
@@ -363,8 +364,7 @@ impl Connections {
         }
         let has_handshaken = connection.session.phase() == Phase::Open;
         if let Some(frame) = connection.session.close(code, reason) {
-            let len = frame.len();
-            self.chunks.push_owned(&mut connection.queue, frame, 0..len);
+            self.chunks.push_owned(&mut connection.queue, frame);
             connection.since = self.now;
             self.set_timed(key, true);
         } else if !(has_handshaken && self.settings.protocol == Protocol::WebSocket) {

@@ -96,11 +96,7 @@ fn expected(script: &[u8], protocol: Protocol) -> Vec<u8> {
     let settings = Settings { protocol, ..Settings::default() };
     let mut session = crate::protocol::Session::new(&settings);
     let mut data = script.to_vec();
-    match session.receive(&settings, &mut data).output {
-        crate::protocol::Output::Nothing => Vec::new(),
-        crate::protocol::Output::InPlace(range) => data[range].to_vec(),
-        crate::protocol::Output::Owned { bytes, range } => bytes[range].to_vec(),
-    }
+    session.receive(&settings, &mut data).output.to_vec(&data)
 }
 
 impl Kernel {
@@ -135,7 +131,7 @@ impl Kernel {
                     let previous = self.peer(slot).receive.replace(token);
                     assert!(previous.is_none(), "two receives on one socket");
                 }
-                Op::Send { slot, address, len } => {
+                Op::Send { slot, address, len, .. } => {
                     assert!(!senders.contains(&slot), "two sends of one connection in one enter");
                     senders.push(slot);
                     connections.check_queued(token, address, len);

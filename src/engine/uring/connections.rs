@@ -141,7 +141,7 @@ impl Connections {
     /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
     pub fn is_urgent(&self) -> bool {
         // A starved connection gets its buffers from sends that complete silently: nobody else would wake the loop.
-        self.urgent || !self.starved.is_empty()
+        self.urgent || !(self.starved.is_empty() || self.queued_sends.is_empty())
     }
 
     /// Sets the worker's clock.
@@ -236,10 +236,7 @@ impl Connections {
             let connection = &mut self.entries[key as usize];
             connection.flags.clear(Flags::SENDING);
             if connection.flags.has(Flags::BLOCKED) {
-                if !connection.flags.has(Flags::LISTED) {
-                    connection.flags.set(Flags::LISTED);
-                    self.blocked.push(key);
-                }
+                self.list_blocked(key);
             } else if connection.ending != Ending::Abort {
                 let sent = self.chunks.pop(&mut connection.queue, &mut self.pool);
                 self.tally.bytes_sent += sent as u64;
@@ -264,6 +261,16 @@ impl Connections {
         self.settle(token.key);
     }
 
+    /// A cancellation has not found its target (one that does is silent): it has completed, and its completion tells
+    /// all, or the kernel was just about to run it, and then it goes on. In that case: try again.
+    pub fn cancel_missed(&mut self, token: Token) {
+        let Some(connection) = self.entries.get_mut(token.key as usize) else { return };
+        if connection.generation == token.generation && connection.flags.has(Flags::CANCELLING) {
+            connection.flags.clear(Flags::CANCELLING);
+            self.settle(token.key);
+        }
+    }
+
     /// The completion of a shutdown. It can only fail because the peer is gone, which the receive will tell.
     pub fn shut_down(&mut self, token: Token) {
         self.entry(token).flags.clear(Flags::SHUTTING);
@@ -278,6 +285,11 @@ impl Connections {
         assert!(connection.queue.is_empty(), "closed with output left");
         debug_assert!(!connection.flags.has(Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLING)));
         self.tally.released += 1;
+    }
+
+    /// From now on closing may take as long as the peers like: the worker's drain deadline bounds it.
+    pub fn close_at_leisure(&mut self) {
+        self.timeouts.close = None;
     }
 
     /// Starts closing a slice of connections, from the slab key `from` on. Returns where to go on.
@@ -330,6 +342,9 @@ impl Connections {
             self.chunks.push_pooled(&mut connection.queue, output);
         }
         let phase = connection.session.phase();
+        if connection.flags.has(Flags::BLOCKED) {
+            self.list_blocked(key);
+        }
         match reply.then {
             Then::Continue if was_handshake || phase == Phase::Closing => {
                 self.set_timed(key, phase != Phase::Open);
@@ -362,13 +377,16 @@ impl Connections {
         if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
             return;
         }
-        let has_handshaken = connection.session.phase() == Phase::Open;
+        let is_open = connection.session.phase() == Phase::Open;
         if let Some(frame) = connection.session.close(code, reason) {
             self.chunks.push_owned(&mut connection.queue, frame);
             connection.since = self.now;
             self.set_timed(key, true);
-        } else if !(has_handshaken && self.settings.protocol == Protocol::WebSocket) {
+        } else if !is_open {
             self.end(key, Ending::Close);
+        } else if self.settings.protocol == Protocol::Tcp {
+            // What the peer has sent and we have not read would become a reset, and destroy echoes on their way.
+            self.end(key, Ending::Linger);
         } // Otherwise a frame is being echoed: the session sends the Close behind it.
         self.settle(key);
     }
@@ -376,8 +394,17 @@ impl Connections {
     /// Some bytes went out: a peer that reads slowly is not a dead one.
     fn progress(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending != Ending::No {
+        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
             connection.since = self.now;
+        }
+    }
+
+    /// Notes a connection whose peer does not read and which may hold receive buffers.
+    fn list_blocked(&mut self, key: u32) {
+        let flags = &mut self.entries[key as usize].flags;
+        if !flags.has(Flags::LISTED) {
+            flags.set(Flags::LISTED);
+            self.blocked.push(key);
         }
     }
 

@@ -185,8 +185,7 @@ impl<'a> Worker<'a> {
                 Kind::Receive => self.connections.received(token, result, completion.flags()),
                 Kind::Send => self.connections.send_fell_short(token, result),
                 Kind::Writable => self.connections.writable(token, result),
-                // The cancelled operation's own completion tells what there is to tell.
-                Kind::Cancel => {}
+                Kind::Cancel => self.connections.cancel_missed(token),
                 Kind::Shutdown => self.connections.shut_down(token),
                 Kind::Close => self.connections.closed(token),
                 Kind::Accepted => {
@@ -203,6 +202,7 @@ impl<'a> Worker<'a> {
             self.listen_to_bell();
             if self.control.is_stopping() && matches!(self.stopping, Stopping::No) {
                 let until = Instant::now() + self.limits.drain_timeout;
+                self.connections.close_at_leisure();
                 self.stopping = Stopping::Telling { from: 0, until };
             }
         }

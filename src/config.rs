@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::cli::ServeArgs;
+use crate::engine::uring::buffers::PoolShape;
 use crate::protocol;
 use crate::sys;
 use crate::worker::Limits;
@@ -64,6 +65,8 @@ pub enum ConfigError {
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
     #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
     Backlog(u64),
+    #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
+    ReceiveBuffers { memory: u64, backlog: u64 },
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
     #[error("--path {0:?}: a path starts with '/' and has no spaces, '?' or '#'")]
@@ -85,6 +88,8 @@ pub struct Config {
     pub limited_by: String,
     /// Bytes of receive memory for each worker.
     pub receive_memory: usize,
+    /// Its shape, if it is not for the engine to choose.
+    pub receive_buffers: Option<PoolShape>,
     /// How long things may take.
     pub limits: Limits,
     /// The protocol's own.
@@ -106,6 +111,12 @@ impl Config {
         if !(BACKLOG_MIN..=BACKLOG_MAX).contains(&backlog) {
             return Err(ConfigError::Backlog(backlog));
         }
+        if let Some(shape) = args.receive_buffers {
+            let memory = u64::from(shape.count) * u64::from(shape.size);
+            if memory > backlog / 2 {
+                return Err(ConfigError::ReceiveBuffers { memory, backlog });
+            }
+        }
         Ok(Self {
             listen: listen(&args.listen)?,
             workers,
@@ -113,6 +124,7 @@ impl Config {
             max_connections,
             limited_by,
             receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
+            receive_buffers: args.receive_buffers,
             limits: Limits {
                 handshake_timeout: some_unless_zero(args.handshake_timeout),
                 idle_timeout: some_unless_zero(args.idle_timeout),

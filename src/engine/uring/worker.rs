@@ -112,7 +112,8 @@ impl<'a> Worker<'a> {
         sys::pin_to_cpu(plan.cpu)?;
         let options = RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
         let ring = Ring::new(&options)?;
-        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, pool_shape(plan.receive_memory))?;
+        let shape = plan.receive_buffers.unwrap_or_else(|| pool_shape(plan.receive_memory));
+        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, shape)?;
         let clock = Clock::new(&plan.limits);
         let timeouts = Timeouts {
             handshake: plan.limits.handshake_timeout.map(|limit| clock.ticks(limit)),

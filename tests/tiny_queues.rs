@@ -5,7 +5,7 @@ mod common;
 
 use std::thread;
 
-use common::frames::{BINARY, FIN, TEXT, frame};
+use common::frames::{BINARY, FIN, frame};
 use common::peer::{Peer, UPGRADE};
 use common::server::Server;
 use common::{Random, pattern};
@@ -42,14 +42,14 @@ fn completions_beyond_the_queue_are_not_lost() {
         server.signal(Signal::STOP);
         let mut peers: Vec<Peer> = (0..200).map(|_| server.connect()).collect();
         for peer in &mut peers {
-            peer.send([UPGRADE.as_bytes(), &frame(FIN | TEXT, b"early")].concat());
+            peer.send([UPGRADE.as_bytes(), &frame(FIN | BINARY, b"early")].concat());
         }
         let staying = peers.split_off(100);
         peers.into_iter().for_each(Peer::reset);
         server.signal(Signal::CONT);
         for mut peer in staying {
             peer.expect_upgrade();
-            peer.expect_frame(FIN | TEXT, b"early");
+            peer.expect_frame(FIN | BINARY, b"early");
         }
     }
     assert_eq!(server.stop().code, Some(0));

@@ -7,15 +7,14 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::cli::ServeArgs;
+use crate::engine::Engine;
 use crate::protocol;
 use crate::sys;
 use crate::worker::Limits;
 
-/// `IORING_MAX_FIXED_FILES`: the kernel's bound on a ring's table of direct descriptors.
-const DIRECT_DESCRIPTORS_MAX: u64 = 1 << 20;
-/// Descriptors that a worker needs in the process's own table: its ring and its eventfd.
+/// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or the way sockets get to it.
 const DESCRIPTORS_PER_WORKER: u64 = 2;
-/// Standard streams, listeners, the acceptor's ring and the like.
+/// Standard streams, listeners, what the acceptor has in its hands and the like.
 const DESCRIPTORS_RESERVED: u64 = 64;
 /// Below this, receives become so small that a worker does little else.
 const BACKLOG_MIN: u64 = 64 << 10;
@@ -52,11 +51,18 @@ pub enum ConfigError {
     #[error("--max-connections 0: at least one connection is needed")]
     NoConnections,
     #[error(
-        "--workers {workers} can hold {capacity} connections, fewer than --max-connections {wanted}: each worker's ring \
-         holds {per_worker} direct descriptors (RLIMIT_NOFILE); use --workers {needed} or more, leave --workers out, \
-         or raise the limit (ulimit -Hn)"
+        "--workers {workers} can hold {capacity} connections, fewer than --max-connections {wanted}: each worker holds \
+         {per_worker} {descriptors} (RLIMIT_NOFILE); use --workers {needed} or more, leave --workers out, or raise the \
+         limit (ulimit -Hn)"
     )]
-    TooFewWorkers { workers: usize, capacity: u64, wanted: usize, per_worker: u64, needed: u64 },
+    TooFewWorkers {
+        workers: usize,
+        capacity: u64,
+        wanted: usize,
+        per_worker: u64,
+        descriptors: &'static str,
+        needed: u64,
+    },
     #[error(
         "{workers} workers need {needed} descriptors in the process's table, and RLIMIT_NOFILE is {limit}: use fewer, \
          or raise the limit (ulimit -Hn)"
@@ -73,6 +79,8 @@ pub enum ConfigError {
 /// The settings that a server runs with.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Who moves the bytes.
+    pub engine: Engine,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
     /// How many workers.
@@ -92,12 +100,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// What `args` come to on `machine`.
-    pub fn resolve(args: &ServeArgs, machine: &Machine) -> Result<Self, ConfigError> {
-        let per_worker = machine.descriptors.min(DIRECT_DESCRIPTORS_MAX);
-        let workers = workers(args, machine, per_worker)?;
+    /// What `args` come to on `machine` with `engine`, which is what their `--engine` stands for.
+    pub fn resolve(args: &ServeArgs, machine: &Machine, engine: Engine) -> Result<Self, ConfigError> {
+        let (per_worker, descriptors) = engine.table(machine.descriptors);
+        let workers = workers(args, machine, (per_worker, descriptors))?;
         let capacity = workers as u64 * per_worker;
-        let tables = format!("{workers} rings x {per_worker} direct descriptors (RLIMIT_NOFILE)");
+        let tables = format!("{workers} workers x {per_worker} {descriptors} (RLIMIT_NOFILE)");
         let (max_connections, limited_by) = match args.max_connections {
             Some(wanted) => (wanted, format!("--max-connections, of {capacity}: {tables}")),
             None => (capacity as usize, format!("{tables}; --max-connections raises it")),
@@ -107,6 +115,7 @@ impl Config {
             return Err(ConfigError::Backlog(backlog));
         }
         Ok(Self {
+            engine,
             listen: listen(&args.listen)?,
             workers,
             cpus: machine.cpus.clone(),
@@ -123,13 +132,18 @@ impl Config {
         })
     }
 
-    /// Connections that each worker holds.
-    pub fn capacity_per_worker(&self) -> u32 {
-        self.max_connections.div_ceil(self.workers) as u32
+    /// Connections that worker number `index` holds at most: all workers together hold exactly `max_connections`.
+    pub fn capacity_of(&self, index: usize) -> u32 {
+        let has_one_more = index < self.max_connections % self.workers;
+        (self.max_connections / self.workers) as u32 + u32::from(has_one_more)
     }
 }
 
-fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize, ConfigError> {
+fn workers(
+    args: &ServeArgs,
+    machine: &Machine,
+    (per_worker, descriptors): (u64, &'static str),
+) -> Result<usize, ConfigError> {
     let needed = match args.max_connections {
         Some(0) => return Err(ConfigError::NoConnections),
         Some(wanted) => (wanted as u64).div_ceil(per_worker),
@@ -146,12 +160,13 @@ fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize
             capacity: workers as u64 * per_worker,
             wanted: args.max_connections.unwrap_or_default(),
             per_worker,
+            descriptors,
             needed,
         });
     }
-    let descriptors = workers as u64 * DESCRIPTORS_PER_WORKER + DESCRIPTORS_RESERVED;
-    if descriptors > machine.descriptors {
-        return Err(ConfigError::TooManyWorkers { workers, needed: descriptors, limit: machine.descriptors });
+    let needed = workers as u64 * DESCRIPTORS_PER_WORKER + DESCRIPTORS_RESERVED;
+    if needed > machine.descriptors {
+        return Err(ConfigError::TooManyWorkers { workers, needed, limit: machine.descriptors });
     }
     Ok(workers)
 }

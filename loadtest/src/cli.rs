@@ -25,8 +25,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Opens connections, echoes messages on them, checks every byte and prints what it measured
-    #[command(args_override_self = true, after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong or a connection failed, \
-                            2 bad arguments, 3 the run was not possible.")]
+    #[command(
+        args_override_self = true,
+        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong or a connection failed, \
+                            2 bad arguments, 3 the run was not possible."
+    )]
     Run(Box<RunArgs>),
 }
 

@@ -219,9 +219,8 @@ fn map(len: usize) -> io::Result<NonNull<u8>> {
     // Populated at once: page faults in the midst of receives would cost more, and the size is known from the start.
     let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
     // SAFETY: a new private anonymous mapping; no existing memory is touched.
-    let address = unsafe {
-        mmap_anonymous(std::ptr::null_mut(), len as usize, ProtFlags::READ | ProtFlags::WRITE, flags)?
-    };
+    let address =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), len as usize, ProtFlags::READ | ProtFlags::WRITE, flags)? };
     Ok(NonNull::new(address.cast()).expect("mmap does not map address zero here"))
 }
 

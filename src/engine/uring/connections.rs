@@ -10,13 +10,13 @@ use std::ptr::NonNull;
 
 use slab::Slab;
 
+use crate::engine::deadline::{Due, Ending, Timeouts};
 use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
-
-use super::buffers::{BufferPool, Piece};
-use super::connection::{Connection, Ending, Flags};
-use super::output::Chunks;
 use crate::worker::Tally;
 
+use super::buffers::{BufferPool, Piece};
+use super::connection::{Connection, Flags};
+use super::output::Chunks;
 use super::token::{GENERATION_MASK, Kind, Token};
 
 /// An operation to submit.
@@ -56,17 +56,6 @@ pub enum Op {
         /// The descriptor.
         slot: u32,
     },
-}
-
-/// Deadlines, in ticks of the worker's clock; `None`: no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timeouts {
-    /// From the accept to the end of the request.
-    pub handshake: Option<u32>,
-    /// Without any input: at half of it a Ping, at the end Close 1001.
-    pub idle: Option<u32>,
-    /// From the decision to close, or from the last progress after it, to the close.
-    pub close: Option<u32>,
 }
 
 /// Everything a worker knows about its connections.
@@ -400,34 +389,19 @@ impl Connections {
     fn check_deadline(&mut self, key: u32) {
         let connection = &self.entries[key as usize];
         let elapsed = self.now - connection.since;
-        let is_over = |limit: Option<u32>| limit.is_some_and(|limit| elapsed >= limit);
-        match (connection.ending, connection.session.phase()) {
-            (Ending::No, Phase::Handshake) if is_over(self.timeouts.handshake) => self.abort(key),
-            (Ending::No, Phase::Handshake) => {}
-            (Ending::No, Phase::Open) if is_over(self.timeouts.idle) => self.close_idle(key),
-            (Ending::No, Phase::Open) => {
-                if is_over(self.timeouts.idle.map(|limit| limit.div_ceil(2))) {
-                    self.ping(key);
-                }
-            }
-            _ if is_over(self.timeouts.close) => self.abort(key),
-            _ => {}
+        match self.timeouts.due(connection.ending, connection.session.phase(), elapsed) {
+            Due::Nothing => {}
+            Due::Ping => self.ping(key),
+            // No Close can be sent inside a frame, and this peer will not finish it.
+            Due::Close if !connection.session.at_frame_boundary() => self.abort(key),
+            Due::Close => self.close(key, CloseCode::Away, "idle"),
+            Due::Abort => self.abort(key),
         }
     }
 
     fn abort(&mut self, key: u32) {
         self.end(key, Ending::Abort);
         self.settle(key);
-    }
-
-    fn close_idle(&mut self, key: u32) {
-        let is_in_frame = !self.entries[key as usize].session.at_frame_boundary();
-        if is_in_frame {
-            // No Close can be sent inside a frame, and this peer will not finish it.
-            self.abort(key);
-        } else {
-            self.close(key, CloseCode::Away, "idle");
-        }
     }
 
     fn ping(&mut self, key: u32) {

@@ -6,10 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::engine::deadline::Timeouts;
 use crate::protocol::{Protocol, Settings};
 
 use super::buffers::{BufferPool, PoolShape, kernel::Consumer};
-use super::connections::{Connections, Op, Timeouts};
+use super::connections::{Connections, Op};
 use super::token::{Kind, Token};
 
 const CQE_MORE: u32 = 1 << 1;

@@ -1,0 +1,311 @@
+//! The connections of one worker: what an event means for them and what each wants next.
+//!
+//! Nothing here waits or makes a system call. An engine asks for a connection's [`Step`], does it, and tells what came
+//! of it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use slab::Slab;
+
+use super::connection::{Backlog, Connection};
+use crate::engine::deadline::{Due, Ending, Timeouts};
+use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
+use crate::worker::Tally;
+
+/// What a connection wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Step {
+    /// Receive; then [`Connections::received`] or [`Connections::peer_finished`].
+    Receive,
+    /// Send what [`Connections::backlog`] gives; then [`Connections::sent`].
+    Send,
+    /// Receive once without waiting, then [`Connections::say_goodbye`].
+    Leave,
+    /// `shutdown(SHUT_WR)`; then [`Connections::shut_down`].
+    ShutDown,
+    /// [`Connections::remove`] it, which closes the socket.
+    Close,
+}
+
+/// Everything a worker knows about its connections.
+pub(in crate::engine) struct Connections {
+    entries: Slab<Connection>,
+    settings: Settings,
+    timeouts: Timeouts,
+    /// The worker's clock: ticks since it started.
+    now: u32,
+    /// How many entries have a deadline.
+    timed: usize,
+    /// One more than the highest key ever used.
+    keys_used: usize,
+    /// The key where the sweep goes on.
+    swept: usize,
+    /// Connections that want something else than before, although nothing has happened on their sockets.
+    called: Vec<u32>,
+    tally: Tally,
+}
+
+impl Connections {
+    /// Room for `capacity` connections.
+    pub(in crate::engine) fn new(capacity: usize, settings: Settings, timeouts: Timeouts) -> Self {
+        Self {
+            entries: Slab::with_capacity(capacity),
+            settings,
+            timeouts,
+            now: 0,
+            timed: 0,
+            keys_used: 0,
+            swept: 0,
+            called: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    pub(in crate::engine) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(in crate::engine) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether there is a connection with this key.
+    #[inline]
+    pub(in crate::engine) fn contains(&self, key: u32) -> bool {
+        self.entries.contains(key as usize)
+    }
+
+    /// What has been done so far.
+    pub(in crate::engine) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Whether [`Connections::sweep`] has to be called.
+    pub(in crate::engine) fn needs_sweep(&self) -> bool {
+        self.timed > 0 || (self.timeouts.idle.is_some() && !self.entries.is_empty())
+    }
+
+    /// Sets the worker's clock.
+    pub(in crate::engine) fn set_now(&mut self, tick: u32) {
+        self.now = tick;
+    }
+
+    /// A connection's socket.
+    #[inline]
+    pub(in crate::engine) fn socket(&self, key: u32) -> BorrowedFd<'_> {
+        self.entries[key as usize].socket.as_fd()
+    }
+
+    /// What a connection wants next.
+    #[inline]
+    pub(in crate::engine) fn step(&self, key: u32) -> Step {
+        let connection = &self.entries[key as usize];
+        match connection.ending {
+            Ending::Abort => Step::Close,
+            _ if connection.backlog.is_some() => Step::Send,
+            Ending::Close => Step::Close,
+            _ if connection.is_peer_done => Step::Close,
+            Ending::Linger if !connection.is_shut => Step::ShutDown,
+            Ending::No if connection.is_leaving => Step::Leave,
+            Ending::No | Ending::Linger => Step::Receive,
+        }
+    }
+
+    /// What waits to be sent.
+    pub(in crate::engine) fn backlog(&self, key: u32) -> &[u8] {
+        self.entries[key as usize].backlog.as_ref().map_or(&[], |backlog| &backlog.bytes[backlog.sent..])
+    }
+
+    /// Connections whose step has changed although nothing has happened on their sockets.
+    pub(in crate::engine) fn take_called(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.called)
+    }
+
+    // ----- events -----
+
+    /// A socket has arrived.
+    pub(in crate::engine) fn accepted(&mut self, socket: OwnedFd) -> u32 {
+        let connection = Connection::new(Session::new(&self.settings), socket, self.now);
+        let is_handshake = connection.session.phase() == Phase::Handshake;
+        let key = self.entries.insert(connection) as u32;
+        self.keys_used = self.keys_used.max(key as usize + 1);
+        self.tally.accepted += 1;
+        self.set_timed(key, is_handshake);
+        key
+    }
+
+    /// Bytes from the peer. Returns what to send; to be followed by [`Connections::sent`] and, for what the kernel has
+    /// not taken, [`Connections::unsent`].
+    #[inline]
+    pub(in crate::engine) fn received(&mut self, key: u32, data: &mut [u8]) -> Output {
+        let connection = &mut self.entries[key as usize];
+        if connection.ending != Ending::No {
+            return Output::Nothing;
+        }
+        let was_handshake = connection.session.phase() == Phase::Handshake;
+        if !was_handshake {
+            connection.since = self.now;
+            connection.is_pinged = false;
+        }
+        let reply = connection.session.receive(&self.settings, data);
+        self.tally.messages += u64::from(reply.messages);
+        let phase = connection.session.phase();
+        match reply.then {
+            Then::Continue if was_handshake || phase == Phase::Closing => self.set_timed(key, phase != Phase::Open),
+            Then::Continue => {}
+            Then::Close => self.end(key, Ending::Close),
+            Then::Linger => self.end(key, Ending::Linger),
+        }
+        reply.output
+    }
+
+    /// The peer has sent its FIN.
+    pub(in crate::engine) fn peer_finished(&mut self, key: u32) {
+        self.entries[key as usize].is_peer_done = true;
+    }
+
+    /// `ECONNRESET`, `EPIPE`, `ETIMEDOUT` and the like: the connection is of no use any more.
+    pub(in crate::engine) fn broken(&mut self, key: u32) {
+        self.entries[key as usize].is_peer_done = true;
+        self.end(key, Ending::Abort);
+    }
+
+    /// The kernel has taken `len` bytes, straight from a receive or from the backlog.
+    #[inline]
+    pub(in crate::engine) fn sent(&mut self, key: u32, len: usize) {
+        let connection = &mut self.entries[key as usize];
+        self.tally.bytes_sent += len as u64;
+        if connection.ending != Ending::No {
+            // A peer that reads slowly is not a dead one.
+            connection.since = self.now;
+        }
+        if let Some(backlog) = &mut connection.backlog {
+            backlog.sent += len;
+            if backlog.sent == backlog.bytes.len() {
+                connection.backlog = None;
+            }
+        }
+    }
+
+    /// Keeps what could not be sent, in front of what is to follow it.
+    pub(in crate::engine) fn unsent(&mut self, key: u32, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let backlog = &mut self.entries[key as usize].backlog;
+        let behind = backlog.as_ref().map_or(&[][..], |backlog| &backlog.bytes[backlog.sent..]);
+        *backlog = Some(Box::new(Backlog { bytes: [bytes, behind].concat(), sent: 0 }));
+    }
+
+    /// Keeps what is to be sent behind what waits already.
+    pub(in crate::engine) fn queue(&mut self, key: u32, bytes: &[u8]) {
+        match &mut self.entries[key as usize].backlog {
+            Some(backlog) => backlog.bytes.extend_from_slice(bytes),
+            none => *none = Some(Box::new(Backlog { bytes: bytes.to_vec(), sent: 0 })),
+        }
+    }
+
+    /// Sending is shut down.
+    pub(in crate::engine) fn shut_down(&mut self, key: u32) {
+        self.entries[key as usize].is_shut = true;
+    }
+
+    /// Forgets a connection and closes its socket.
+    pub(in crate::engine) fn remove(&mut self, key: u32) {
+        self.set_timed(key, false);
+        self.entries.remove(key as usize);
+        self.tally.released += 1;
+    }
+
+    // ----- what time and the end of the server bring -----
+
+    /// Asks a slice of the connections to leave, from a key on. Returns where to go on.
+    pub(in crate::engine) fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
+        let end = self.keys_used.min(from + at_most);
+        for key in from..end {
+            if let Some(connection) = self.entries.get_mut(key) {
+                connection.is_leaving = true;
+                self.called.push(key as u32);
+            }
+        }
+        (end < self.keys_used).then_some(end)
+    }
+
+    /// What had arrived before is echoed: closes from our side.
+    pub(in crate::engine) fn say_goodbye(&mut self, key: u32) {
+        self.entries[key as usize].is_leaving = false;
+        self.close(key, CloseCode::Away, "server is stopping");
+    }
+
+    /// Looks at the deadlines of a slice of the connections.
+    pub(in crate::engine) fn sweep(&mut self, at_most: usize) {
+        let end = self.keys_used.min(self.swept + at_most);
+        for key in self.swept..end {
+            if self.entries.contains(key) {
+                self.check_deadline(key as u32);
+            }
+        }
+        self.swept = if end >= self.keys_used { 0 } else { end };
+    }
+
+    fn check_deadline(&mut self, key: u32) {
+        let connection = &self.entries[key as usize];
+        let elapsed = self.now - connection.since;
+        match self.timeouts.due(connection.ending, connection.session.phase(), elapsed) {
+            Due::Nothing => return,
+            Due::Ping => self.ping(key),
+            // No Close can be sent inside a frame, and this peer will not finish it.
+            Due::Close if !connection.session.at_frame_boundary() => self.end(key, Ending::Abort),
+            Due::Close => self.close(key, CloseCode::Away, "idle"),
+            Due::Abort => self.end(key, Ending::Abort),
+        }
+        self.called.push(key);
+    }
+
+    /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
+    fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
+        let connection = &mut self.entries[key as usize];
+        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
+            return;
+        }
+        let has_handshaken = connection.session.phase() == Phase::Open;
+        if let Some(frame) = connection.session.close(code, reason) {
+            connection.since = self.now;
+            self.queue(key, &frame);
+            self.set_timed(key, true);
+        } else if !(has_handshaken && self.settings.protocol == Protocol::WebSocket) {
+            self.end(key, Ending::Close);
+        } // Otherwise a frame is being echoed: the session sends the Close behind it.
+    }
+
+    fn ping(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        // Who has output waiting is not idle but slow, and would get the Ping late anyway.
+        if connection.is_pinged || connection.backlog.is_some() {
+            return;
+        }
+        if let Some(frame) = connection.session.ping() {
+            connection.is_pinged = true;
+            self.queue(key, &frame);
+        }
+    }
+
+    /// Begins the way out, unless the connection is further on it already.
+    fn end(&mut self, key: u32, how: Ending) {
+        let connection = &mut self.entries[key as usize];
+        if connection.ending == Ending::No || how == Ending::Abort {
+            connection.ending = how;
+            connection.since = self.now;
+            self.set_timed(key, true);
+        }
+    }
+
+    fn set_timed(&mut self, key: u32, timed: bool) {
+        let is_timed = &mut self.entries[key as usize].is_timed;
+        match (std::mem::replace(is_timed, timed), timed) {
+            (false, true) => self.timed += 1,
+            (true, false) => self.timed -= 1,
+            _ => {}
+        }
+    }
+}

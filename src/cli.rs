@@ -1,5 +1,8 @@
 //! The command line: flags, their environment variables, exit codes.
 
+// The doc comments of flags are help texts for a terminal, where backticks are noise.
+#![allow(clippy::doc_markdown)]
+
 use std::error::Error;
 use std::ffi::OsString;
 use std::process::ExitCode;

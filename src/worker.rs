@@ -104,6 +104,11 @@ impl Control {
         }
     }
 
+    /// Connections released so far: what an acceptor needs to know.
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
+    }
+
     /// Tells the worker to drain its connections and to return.
     pub fn stop(&self) -> io::Result<()> {
         self.is_stopping.store(true, Ordering::Release);

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::run::{self, ServerChoice, Settings};
 use crate::scenario::{Connect, Scenario, Traffic};
+use crate::target::Protocol;
 
 /// Messages in the exit code (documented in `--help`).
 const EXIT_FAULTS: u8 = 1;
@@ -34,9 +35,15 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct RunArgs {
-    /// The server, as ws://host:port/path; without it a ringecho is started on a free port for the run
+    /// The server, as ws://host:port/path or tcp://host:port (messages without frames, for comparison); without it a
+    /// ringecho is started on a free port for the run
     url: Option<String>,
+
+    /// Speak bare TCP with the server started for the run
+    #[arg(long, conflicts_with = "url")]
+    tcp: bool,
 
     /// Connections to open
     #[arg(short = 'c', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -146,6 +153,8 @@ struct Cpus(Vec<usize>);
 /// The whole command.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Memory is among what is measured. Without this there would only be more of it.
+    let _ = ringecho::sys::refuse_huge_pages();
     if std::env::args_os().nth(1).is_some_and(|first| first == crate::own_server::SERVE) {
         return crate::own_server::serve(std::env::args_os());
     }
@@ -181,6 +190,7 @@ impl RunArgs {
         let server = match self.url {
             Some(url) => ServerChoice::Running { url, pid: self.server_pid },
             None => ServerChoice::Own {
+                protocol: if self.tcp { Protocol::Tcp } else { Protocol::WebSocket },
                 args: self.server_args.iter().flat_map(|args| args.split_whitespace()).map(str::to_owned).collect(),
                 cpus: self.server_cpus.map(|cpus| cpus.0),
             },
@@ -254,7 +264,7 @@ fn active(text: &str) -> Result<Active, String> {
 
 fn cpus(text: &str) -> Result<Cpus, String> {
     let wrong = || "not a list of processors like 1 or 0-3,6".to_owned();
-    let mut list = Vec::new();
+    let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let bound = |text: &str| text.parse::<usize>().ok().filter(|&cpu| cpu < 1024).ok_or_else(wrong);
@@ -262,9 +272,9 @@ fn cpus(text: &str) -> Result<Cpus, String> {
         if first > last {
             return Err(wrong());
         }
-        list.extend(first..=last);
+        cpus.extend(first..=last);
     }
-    Ok(Cpus(list))
+    Ok(Cpus(cpus))
 }
 
 #[cfg(test)]
@@ -325,6 +335,7 @@ mod tests {
             &["--server-pid", "1"],
             &["ws://127.0.0.1:1/", "--server-cpus", "0"],
             &["ws://127.0.0.1:1/", "--server-args", "x"],
+            &["ws://127.0.0.1:1/", "--tcp"],
         ] {
             assert!(resolve(args).is_err(), "{args:?}");
         }

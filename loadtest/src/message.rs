@@ -17,14 +17,31 @@ const PERIOD: usize = 4 * 16_381;
 /// first-level cache.
 const STARTS: usize = 4096;
 
+/// Messages of at least this size are sent straight from a table that is masked already, without being copied first.
+/// With less, a second part to send costs as much as the copy.
+const LARGE: usize = 8 * 1024;
+
+/// Masked tables, and so masking keys, of large messages. More would be more alike to real clients, but would no longer
+/// stay in a second-level cache together with the receive buffers.
+const LARGE_KEYS: usize = 2;
+
 /// Makes and checks all messages of a run. Shared by all threads, read only.
 #[derive(Debug)]
 pub struct Messages {
     size: usize,
     text: bool,
     verify: bool,
+    framed: bool,
     /// Two periods, so that any position has at least one period of bytes behind it.
     table: Box<[u8]>,
+    /// The table under each key, for large messages only.
+    masked: Vec<MaskedTable>,
+}
+
+#[derive(Debug)]
+struct MaskedTable {
+    key: [u8; 4],
+    bytes: Box<[u8]>,
 }
 
 /// Which message.
@@ -45,8 +62,32 @@ impl Messages {
             let byte = random.next() >> 32;
             if text { b' ' + (byte % 95) as u8 } else { byte as u8 }
         });
-        let period: Vec<u8> = table.collect();
-        Self { size, text, verify, table: period.repeat(2).into() }
+        let table = table.collect::<Vec<u8>>().repeat(2).into_boxed_slice();
+        let masked = (0..if size >= LARGE { LARGE_KEYS } else { 0 }).map(|_| {
+            let key = nonzero_key(random.next());
+            let mut bytes = table.clone();
+            mask(&mut bytes, key);
+            MaskedTable { key, bytes }
+        });
+        Self { size, text, verify, framed: true, masked: masked.collect(), table }
+    }
+
+    /// The same messages without frames, and so without masks.
+    #[must_use]
+    pub fn unframed(mut self) -> Self {
+        self.framed = false;
+        for masked in &mut self.masked {
+            masked.key = [0; 4];
+            masked.bytes.copy_from_slice(&self.table);
+        }
+        self
+    }
+
+    /// Whether each message is sent as a WebSocket frame.
+    #[inline]
+    #[must_use]
+    pub fn are_framed(&self) -> bool {
+        self.framed
     }
 
     /// Payload bytes of every message.
@@ -67,16 +108,51 @@ impl Messages {
         self.verify && self.size >= ID_LEN
     }
 
+    /// Whether messages are large: then all of their payload but the identification is to be sent from
+    /// [`Messages::masked_part`].
+    #[inline]
+    #[must_use]
+    pub fn are_large(&self) -> bool {
+        !self.masked.is_empty()
+    }
+
+    /// The masking key of message `id`. Every small message has another, as RFC 6455 section 5.3 wants it, so that a
+    /// server that confuses keys is found out; large ones share a few.
+    #[inline]
+    #[must_use]
+    pub fn masking_key(&self, id: MessageId) -> [u8; 4] {
+        match self.masked.is_empty() {
+            _ if !self.framed => [0; 4],
+            true => nonzero_key(id.hash()),
+            false => self.masked_table(id).key,
+        }
+    }
+
+    #[inline]
+    fn masked_table(&self, id: MessageId) -> &MaskedTable {
+        &self.masked[id.hash() as usize % LARGE_KEYS]
+    }
+
+    /// Masked payload bytes of the large message `id` from position `at` (behind its identification) on, as many as
+    /// lie next to each other: at least one period, unless the message ends before.
+    #[must_use]
+    pub fn masked_part(&self, id: MessageId, at: usize) -> &[u8] {
+        debug_assert!(at >= ID_LEN, "the identification is in no table");
+        // Start and period are multiples of four: the key's phase at a position is the same in table and message.
+        let position = (id.start() + at) % PERIOD;
+        let end = (position + self.size - at).min(self.table.len());
+        &self.masked_table(id).bytes[position..end]
+    }
+
     /// Writes the payload bytes of message `id` from position `at` on into `out`, masked with `key`.
     #[inline]
     pub fn write_masked(&self, id: MessageId, at: usize, key: [u8; 4], out: &mut [u8]) {
         self.for_each_part(id, at..at + out.len(), |range, part| {
-            out[range].copy_from_slice(part);
+            let mut rotated = key;
+            rotated.rotate_left((at + range.start) % 4);
+            copy_masked(part, rotated, &mut out[range]);
             true
         });
-        let mut rotated = key;
-        rotated.rotate_left(at % 4);
-        mask(out, rotated);
     }
 
     /// Whether `bytes` are the payload bytes of message `id` from position `at` on. Always true without verification.
@@ -124,15 +200,7 @@ impl MessageId {
     /// Where in the table this message's pattern starts.
     #[inline]
     fn start(self) -> usize {
-        (self.hash() >> 32) as usize % STARTS
-    }
-
-    /// The masking key: every message has another, as RFC 6455 section 5.3 wants it, so that a server that confuses
-    /// keys is found out. It never is zero, which would leave the payload bare.
-    #[inline]
-    #[must_use]
-    pub fn masking_key(self) -> [u8; 4] {
-        (self.hash() as u32 | 0x0100).to_le_bytes()
+        ((self.hash() >> 32) as usize % STARTS) & !3
     }
 
     #[inline]
@@ -163,6 +231,12 @@ impl MessageId {
     }
 }
 
+/// A masking key that is not zero, which would leave the payload bare.
+#[inline]
+fn nonzero_key(random: u64) -> [u8; 4] {
+    (random as u32 | 0x0100).to_le_bytes()
+}
+
 /// The eight half bytes of a number as letters, the lowest first.
 #[inline]
 fn letters(number: u32) -> [u8; 8] {
@@ -174,11 +248,30 @@ fn letters(number: u32) -> [u8; 8] {
     (word + 0x6161_6161_6161_6161).to_le_bytes()
 }
 
+/// Copies `from` to `to` and masks it on the way; the first byte meets the first byte of the key.
+#[inline]
+fn copy_masked(from: &[u8], key: [u8; 4], to: &mut [u8]) {
+    let word = key_word(key);
+    let ((to_words, to_rest), (from_words, from_rest)) = (to.as_chunks_mut::<8>(), from.as_chunks::<8>());
+    for (to, from) in to_words.iter_mut().zip(from_words) {
+        *to = (u64::from_ne_bytes(*from) ^ word).to_ne_bytes();
+    }
+    for ((to, from), key) in to_rest.iter_mut().zip(from_rest).zip(word.to_ne_bytes()) {
+        *to = from ^ key;
+    }
+}
+
+/// The key twice, as it lies in memory.
+#[inline]
+fn key_word(key: [u8; 4]) -> u64 {
+    let word = u64::from(u32::from_ne_bytes(key));
+    word | word << 32
+}
+
 /// Masks `bytes` in place; the first byte meets the first byte of the key (RFC 6455 section 5.3).
 #[inline]
 pub fn mask(bytes: &mut [u8], key: [u8; 4]) {
-    let word = u64::from(u32::from_ne_bytes(key));
-    let word = word | word << 32;
+    let word = key_word(key);
     let (words, rest) = bytes.as_chunks_mut::<8>();
     for chunk in words {
         *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
@@ -203,6 +296,8 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn payload(messages: &Messages, id: MessageId) -> Vec<u8> {
@@ -235,6 +330,27 @@ mod tests {
             mask(&mut pieces, key);
             assert!(pieces == whole, "cut at {cut}");
             assert!(messages.matches(id, 0, &whole[..cut]) && messages.matches(id, cut, &whole[cut..]));
+        }
+    }
+
+    #[test]
+    fn the_masked_parts_of_a_large_message_are_its_masked_payload() {
+        let messages = Messages::new(3 * PERIOD + 5, false, true);
+        assert!(messages.are_large() && !Messages::new(LARGE - 1, false, true).are_large());
+        let keys: HashSet<_> =
+            (0..20).map(|sequence| messages.masking_key(MessageId { connection: 1, sequence })).collect();
+        assert_eq!(keys.len(), LARGE_KEYS);
+        for sequence in 0..20 {
+            let id = MessageId { connection: 1, sequence };
+            let mut whole = vec![0; messages.size()];
+            messages.write_masked(id, 0, messages.masking_key(id), &mut whole);
+            let mut at = ID_LEN;
+            while at < messages.size() {
+                let part = messages.masked_part(id, at);
+                assert!(part.len() >= PERIOD || at + part.len() == messages.size());
+                assert!(whole[at..at + part.len()] == *part);
+                at += part.len();
+            }
         }
     }
 

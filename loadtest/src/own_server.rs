@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_dea
 use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
+use crate::target::Protocol;
+
 /// The hidden first argument that makes this executable the server.
 pub const SERVE: &str = "serve";
 
@@ -48,10 +50,19 @@ impl OwnServer {
     /// Starts a server for up to `max_connections` connections on a free loopback port; returns when it listens.
     ///
     /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
-    pub fn start(max_connections: u32, more_args: &[String], cpus: Option<&[usize]>) -> Result<Self, OwnServerError> {
+    pub fn start(
+        protocol: Protocol,
+        max_connections: u32,
+        more_args: &[String],
+        cpus: Option<&[usize]>,
+    ) -> Result<Self, OwnServerError> {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("ringecho").args([SERVE, "--listen", "127.0.0.1:0", "--max-connections"]);
-        command.arg(max_connections.to_string()).args(more_args);
+        command.arg(max_connections.to_string());
+        if protocol == Protocol::Tcp {
+            command.args(["--protocol", "tcp"]);
+        }
+        command.args(more_args);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // A group of its own: Ctrl-C ends the load in order, and the load then ends the server.
         command.process_group(0);

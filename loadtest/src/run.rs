@@ -20,7 +20,7 @@ use crate::sampling::{CpuTime, KernelMemory, Memory};
 use crate::scenario::{Scenario, threads_needed};
 use crate::source::{Sources, TooFewPorts, local_ports};
 use crate::stats::{Counter, Counts, Tally};
-use crate::target::{Target, TargetError};
+use crate::target::{Protocol, Target, TargetError};
 use crate::websocket::handshake::UpgradeRequest;
 
 /// How often the conductor looks at the counts.
@@ -61,6 +61,8 @@ pub enum ServerChoice {
     },
     /// A ringecho for this run only.
     Own {
+        /// What it is to speak.
+        protocol: Protocol,
         /// More arguments for it.
         args: Vec<String>,
         /// Its processors, if not all.
@@ -83,6 +85,9 @@ pub enum RunError {
     /// A thread's engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Messages that cannot be seen.
+    #[error("--size 0 makes no messages without frames: choose at least 1 with tcp")]
+    EmptyTcp,
     /// A processor that is not there.
     #[error("processor {0} of --cpus or --server-cpus cannot be used here (usable: {1:?})")]
     Cpu(usize, Vec<usize>),
@@ -121,7 +126,10 @@ impl RunError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Target(TargetError::Syntax(_) | TargetError::Scheme(_)) | Self::Cpu(..) | Self::TooFewThreads { .. }
+            Self::Target(TargetError::Syntax(_) | TargetError::Scheme(_))
+                | Self::Cpu(..)
+                | Self::TooFewThreads { .. }
+                | Self::EmptyTcp
         )
     }
 }
@@ -193,9 +201,9 @@ impl Layout {
 fn reach_server(settings: &Settings) -> Result<(Target, Option<u32>, Option<OwnServer>), RunError> {
     match &settings.server {
         ServerChoice::Running { url, pid } => Ok((Target::parse(url)?, *pid, None)),
-        ServerChoice::Own { args, cpus } => {
-            let own = OwnServer::start(settings.scenario.connections, args, cpus.as_deref())?;
-            Ok((Target::local(own.address()), Some(own.pid()), Some(own)))
+        ServerChoice::Own { protocol, args, cpus } => {
+            let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
+            Ok((Target::local(*protocol, own.address()), Some(own.pid()), Some(own)))
         }
     }
 }
@@ -238,8 +246,12 @@ impl<'a> Run<'a> {
     ) -> Result<Self, RunError> {
         let scenario = &settings.scenario;
         let ports = local_ports().map_err(|error| RunError::System("cannot read the range of local ports", error))?;
+        if target.protocol == Protocol::Tcp && scenario.traffic.size == 0 {
+            return Err(RunError::EmptyTcp);
+        }
         let sources = Sources::new(target.address, scenario.connections, ports, std::process::id())?;
         let traffic = &scenario.traffic;
+        let messages = Messages::new(traffic.size, traffic.text, traffic.verify);
         let seed = u64::from(std::process::id()) << 20;
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server_pid)?;
@@ -248,7 +260,7 @@ impl<'a> Run<'a> {
             address: target.address,
             sources,
             request: UpgradeRequest::new(&target.host, &target.path, seed),
-            messages: Messages::new(traffic.size, traffic.text, traffic.verify),
+            messages: if target.protocol == Protocol::Tcp { messages.unframed() } else { messages },
             control,
             epoch: Instant::now(),
             threads: layout.threads,
@@ -270,7 +282,7 @@ impl<'a> Run<'a> {
 
         let mut measured = None;
         if connected == Waited::Done && self.scenario.active > 0 && open_when_idle > 0 {
-            measured = Some(self.measure()?);
+            measured = self.measure()?;
         } else if connected == Waited::Done && open_when_idle > 0 {
             self.wait(Phase::Measure, Some(self.scenario.duration), |_| false)?;
         }
@@ -296,11 +308,13 @@ impl<'a> Run<'a> {
         ))
     }
 
-    /// Warms up, then measures.
-    fn measure(&mut self) -> Result<Measured, RunError> {
+    /// Warms up, then measures; nothing if the run is interrupted before that.
+    fn measure(&mut self) -> Result<Option<Measured>, RunError> {
         if !self.scenario.warmup.is_zero() {
             self.begin(Phase::WarmUp)?;
-            self.wait(Phase::WarmUp, Some(self.scenario.warmup), |_| false)?;
+            if self.wait(Phase::WarmUp, Some(self.scenario.warmup), |_| false)? == Waited::Interrupted {
+                return Ok(None);
+            }
         }
         let first = self.mark()?;
         self.begin(Phase::Measure)?;
@@ -310,12 +324,12 @@ impl<'a> Run<'a> {
             counts.open() == 0 || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
         let last = self.mark()?;
-        Ok(Measured {
+        Ok(Some(Measured {
             time: last.at - first.at,
             echoes: last.counts[Counter::Echoed] - first.counts[Counter::Echoed],
             server_cpu: last.server.zip(first.server).map(|(last, first)| last - first),
             load_cpu: last.load - first.load,
-        })
+        }))
     }
 
     fn mark(&self) -> Result<Mark, RunError> {

@@ -154,7 +154,7 @@ impl Session {
         tally: &mut Tally,
     ) -> Result<Signals, Violation> {
         let mut signals = Signals::default();
-        while let Some(event) = self.reader.next(&mut input)? {
+        while let Some(event) = self.next_event(&mut input, messages)? {
             match event {
                 Event::Payload { text, bytes, end } => {
                     let expected = MessageId { connection: self.number, sequence: self.echoed };
@@ -178,6 +178,20 @@ impl Session {
             }
         }
         Ok(signals)
+    }
+
+    #[inline]
+    fn next_event<'a>(&mut self, input: &mut &'a [u8], messages: &Messages) -> Result<Option<Event<'a>>, Violation> {
+        if messages.are_framed() {
+            return self.reader.next(input);
+        }
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let missing = messages.size() - self.received as usize;
+        let (bytes, rest) = input.split_at(missing.min(input.len()));
+        *input = rest;
+        Ok(Some(Event::Payload { text: messages.is_text(), bytes, end: bytes.len() == missing }))
     }
 
     /// The arriving message is complete: counts it as what it is.
@@ -384,6 +398,21 @@ mod tests {
         let signals = bench.receive(&stream, 0);
         assert_eq!(signals, Signals { ping: Some(Box::new(*b"p")), closed: false });
         assert_eq!(bench.outcome(), [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn without_frames_messages_follow_each_other() {
+        let mut bench = Bench::new();
+        bench.messages = Messages::new(SIZE, false, true).unframed();
+        let mut stream = Vec::new();
+        for _ in 0..3 {
+            stream.extend_from_slice(&bench.send(0)[2..]);
+        }
+        stream[2 * SIZE + 20] ^= 1;
+        for piece in stream.chunks(7) {
+            bench.receive(piece, 0);
+        }
+        assert_eq!(bench.outcome(), [2, 1, 0, 0]);
     }
 
     #[test]

@@ -5,9 +5,21 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use thiserror::Error;
 use tungstenite::http::Uri;
 
-/// A WebSocket URL, its name resolved once.
+/// What is spoken to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// RFC 6455.
+    WebSocket,
+    /// Messages without an upgrade and without frames, one behind the other: what a bare TCP echo costs is the yardstick
+    /// for what WebSocket costs.
+    Tcp,
+}
+
+/// A URL, its name resolved once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// The address that all connections go to.
     pub address: SocketAddr,
     /// The `Host` header.
@@ -20,10 +32,10 @@ pub struct Target {
 #[derive(Debug, Error)]
 pub enum TargetError {
     /// Not a URL.
-    #[error("`{0}` is not a URL like ws://host:port/path")]
+    #[error("`{0}` is not a URL like ws://host:port/path or tcp://host:port")]
     Syntax(String),
     /// Another scheme.
-    #[error("`{0}`: only ws:// targets are supported")]
+    #[error("`{0}`: only ws:// and tcp:// targets are supported")]
     Scheme(String),
     /// The name has no address.
     #[error("cannot resolve `{name}`: {cause}")]
@@ -42,9 +54,11 @@ impl Target {
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(TargetError::Syntax(url.to_owned()));
         };
-        if scheme != "ws" {
-            return Err(TargetError::Scheme(url.to_owned()));
-        }
+        let protocol = match scheme {
+            "ws" => Protocol::WebSocket,
+            "tcp" => Protocol::Tcp,
+            _ => return Err(TargetError::Scheme(url.to_owned())),
+        };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         // What `Uri` lets pass: a user, and a port that is no number.
         let port = match authority.as_str().strip_prefix(authority.host()) {
@@ -57,7 +71,7 @@ impl Target {
         let cause = match found {
             Ok(Some(address)) => {
                 let host = if authority.port().is_some() { name } else { authority.host().to_owned() };
-                return Ok(Self { address, host, path: path.to_owned() });
+                return Ok(Self { protocol, address, host, path: path.to_owned() });
             }
             Ok(None) => std::io::ErrorKind::NotFound.into(),
             Err(cause) => cause,
@@ -67,14 +81,17 @@ impl Target {
 
     /// The root path of a server on this machine.
     #[must_use]
-    pub fn local(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), path: "/".to_owned() }
+    pub fn local(protocol: Protocol, address: SocketAddr) -> Self {
+        Self { protocol, address, host: address.to_string(), path: "/".to_owned() }
     }
 
     /// The target as a URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("ws://{}{}", self.host, self.path)
+        match self.protocol {
+            Protocol::WebSocket => format!("ws://{}{}", self.host, self.path),
+            Protocol::Tcp => format!("tcp://{}", self.host),
+        }
     }
 }
 
@@ -91,6 +108,8 @@ mod tests {
         assert_eq!(target.address, "[::1]:80".parse().unwrap());
         assert_eq!(target.url(), "ws://[::1]:80/");
         assert_eq!(Target::parse("ws://127.0.0.1").unwrap().address.port(), 80);
+        let target = Target::parse("tcp://127.0.0.1:9001").unwrap();
+        assert_eq!((target.protocol, target.url().as_str()), (Protocol::Tcp, "tcp://127.0.0.1:9001"));
     }
 
     #[test]

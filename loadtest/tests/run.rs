@@ -3,9 +3,11 @@
 mod server;
 
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use server::{Behaviour, start};
 
@@ -35,11 +37,15 @@ fn ringload(args: &[&str]) -> Output {
 }
 
 fn run(address: SocketAddr, args: &[&str]) -> Outcome {
+    let url = format!("ws://{address}/");
+    run_any(&[&[url.as_str()], args].concat())
+}
+
+fn run_any(args: &[&str]) -> Outcome {
     static FILES: AtomicU32 = AtomicU32::new(0);
     let name = format!("run-{}-{}.json", std::process::id(), FILES.fetch_add(1, Ordering::Relaxed));
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let url = format!("ws://{address}/");
-    let fixed = ["run", &url, "-c", "4", "--duration", "0.3", "--warmup", "0", "--json", path.to_str().unwrap()];
+    let fixed = ["run", "-c", "4", "--duration", "0.3", "--warmup", "0", "--json", path.to_str().unwrap()];
     let quick = ["--drain-timeout", "0.5", "--close-timeout", "2"];
     let output = ringload(&[&fixed[..], &quick, args].concat());
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -78,6 +84,44 @@ fn a_number_of_messages_is_kept_exactly() {
     let outcome = run(address, &args);
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
     assert_eq!(outcome.number("/messages/echoed"), 1000 + 4, "with the greetings");
+}
+
+#[test]
+fn without_frames_the_same_is_checked() {
+    let url = format!("tcp://{}", start(Behaviour::Tcp));
+    for args in [&["--size", "1"][..], &["--depth", "7"], &["--size", "500000"]] {
+        let outcome = run_any(&[&[url.as_str()], args].concat());
+        assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.output);
+        assert!(outcome.number("/measured/echoes") > 0);
+    }
+    assert_eq!(run_any(&[&url, "--size", "0"]).code, Some(2));
+}
+
+#[test]
+fn without_a_url_it_brings_its_own_server() {
+    for protocol in [&[][..], &["--tcp"]] {
+        let outcome = run_any(&[&["-c", "50", "--active", "10"], protocol].concat());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert_eq!(outcome.number("/connections/opened"), 50);
+        assert!(outcome.json["measured"]["server_cpu"].is_object(), "{}", outcome.output);
+        assert!(outcome.json["memory"]["idle"]["server"]["rss_bytes"].is_u64());
+    }
+    let outcome = run_any(&["--server-args", "--no-such-option"]);
+    assert_eq!(outcome.code, Some(3), "{}", outcome.output);
+}
+
+#[test]
+fn an_interrupt_ends_the_run_early_but_in_order() {
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let args = ["run", &url, "-c", "4", "--warmup", "0", "--duration", "60"];
+    let child = Command::new(env!("CARGO_BIN_EXE_ringload")).args(args).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let pid = Pid::from_raw(child.id() as i32).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("ended early") && text.contains("latency"), "{text}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ struct Share {
 
 impl Share {
     fn load(&self) -> u64 {
-        self.assigned - self.control.tally().released
+        self.assigned - self.control.released()
     }
 
     fn room(&self) -> u64 {

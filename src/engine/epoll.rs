@@ -127,11 +127,15 @@ impl<'a> Worker<'a> {
             }
         }
         self.events = events;
-        unfinished.into_iter().for_each(|key| self.serve(key, true));
+        for key in unfinished {
+            self.serve(key, true);
+        }
         self.sweep(now);
         let is_empty = self.connections.is_empty() && self.arrivals.is_none();
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE));
-        self.connections.take_called().into_iter().for_each(|key| self.serve(key, true));
+        for key in self.connections.take_called() {
+            self.serve(key, true);
+        }
         self.control.publish(self.connections.tally());
         Ok(goes_on)
     }

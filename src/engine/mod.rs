@@ -11,13 +11,13 @@ use thiserror::Error;
 
 use crate::config::Config;
 
-mod balance;
-mod deadline;
-mod epoll;
-mod sockets;
-mod stopping;
+pub mod balance;
+pub mod deadline;
+pub mod epoll;
+pub mod sockets;
+pub mod stopping;
 mod threads;
-mod tokio_uring;
+pub mod tokio_uring;
 pub mod uring;
 
 pub use threads::{Controls, Workers};

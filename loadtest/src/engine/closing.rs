@@ -28,7 +28,7 @@ impl Worker<'_> {
             self.closing.next += 1;
             let Some(connection) = self.connections.get_mut(key) else { continue };
             match connection.stage {
-                Stage::Greeting | Stage::Open => {
+                Stage::Greeting | Stage::Open if self.shared.messages.are_framed() => {
                     connection.stage = Stage::Closing;
                     connection.set(Flag::CloseDue, true);
                     connection.set(Flag::InCloseWindow, true);
@@ -36,9 +36,10 @@ impl Worker<'_> {
                     self.tally.count(Counter::ClosesSent);
                     self.send_due(key as u32);
                 }
-                // Half open, or closed by the server with the TCP connection left open.
-                Stage::Connecting | Stage::Upgrading | Stage::Closing => self.finish(key as u32),
                 Stage::Ending => {}
+                // Without frames there is no Close. The others are half open, or were closed by the server with the TCP
+                // connection left open.
+                _ => self.finish(key as u32),
             }
         }
     }

@@ -75,6 +75,7 @@ impl Worker<'_> {
 
     /// The chain has ended: connected, or not.
     pub(super) fn on_connect(&mut self, token: Token, result: i32) {
+        let shared = self.shared;
         let Some(connection) = self.connection(token) else { return };
         connection.set(Flag::ConnectPending, false);
         if connection.stage == Stage::Ending {
@@ -83,11 +84,15 @@ impl Worker<'_> {
         if result < 0 {
             return self.fail(token.key, Cause::of_error(-result));
         }
+        if !shared.messages.are_framed() {
+            self.start_receiving(token.key);
+            self.on_ready(token.key);
+            return self.send_due(token.key);
+        }
         connection.stage = Stage::Upgrading;
-        let request = &self.shared.request;
         self.write_send(token.key, |bytes, connection| {
-            request.write(connection.session.number(), bytes);
-            request.len()
+            shared.request.write(connection.session.number(), bytes);
+            shared.request.len()
         });
         self.start_receiving(token.key);
     }
@@ -119,20 +124,23 @@ impl Worker<'_> {
 
     /// The connection is a WebSocket; the last `frames_behind` bytes of `piece` are frames already.
     fn on_upgraded(&mut self, key: u32, piece: Piece, frames_behind: u32) {
+        self.on_ready(key);
+        if frames_behind > 0 {
+            let skipped = piece.len - frames_behind;
+            self.on_bytes(key, Piece { offset: piece.offset + skipped, len: frames_behind, ..piece });
+        } else {
+            self.send_due(key);
+        }
+    }
+
+    /// The connection can carry messages.
+    fn on_ready(&mut self, key: u32) {
         self.tally.count(Counter::Opened);
         let greet = self.shared.scenario.connect.greet;
         let connection = &mut self.connections[key as usize];
         connection.stage = if greet { Stage::Greeting } else { Stage::Open };
         if !greet {
             self.settle_opening();
-        }
-        if frames_behind > 0 {
-            let skipped = piece.len - frames_behind;
-            self.on_bytes(key, Piece { offset: piece.offset + skipped, len: frames_behind, ..piece });
-        }
-        // The connection may be gone by now, or the request's send not yet complete: then the greeting follows that.
-        if self.connections.contains(key as usize) {
-            self.send_due(key);
         }
     }
 

@@ -110,6 +110,14 @@ pub(super) fn send(token: Token, bytes: &[u8]) -> squeue::Entry {
         .user_data(token.encode())
 }
 
+/// Sends the parts of `message`. It and they must stay as they are until the completion.
+pub(super) fn send_parts(token: Token, message: &libc::msghdr) -> squeue::Entry {
+    opcode::SendMsg::new(types::Fixed(token.key), message)
+        .flags(libc::MSG_NOSIGNAL as u32)
+        .build()
+        .user_data(token.encode())
+}
+
 /// Ends another operation early; that one's own completion tells when it has ended.
 pub(super) fn cancel(target: Token) -> squeue::Entry {
     let sqe = opcode::AsyncCancel::new(target.encode()).build();

@@ -1,19 +1,24 @@
-//! Bytes that are being sent: a few buffers, used last in first out, so that they stay in cache.
+//! What is being sent: a few buffers, used last in first out, so that they stay in cache.
 
 use std::num::NonZeroU32;
 
-use crate::message::{MessageId, Messages};
-use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, client_header_len, write_client_header};
+use io_uring::squeue;
 
-/// A buffer's bytes at most: larger messages go out in pieces.
+use super::operations::{self, Token};
+use crate::message::{ID_LEN, MessageId, Messages};
+use crate::websocket::frames::{Opcode, client_header_len, write_client_header};
+
+/// A buffer's bytes at most: what is due beyond that follows in the next send.
 const MAX_BUFFER: usize = 64 * 1024;
+
+/// Parts of a large message in one send at most.
+const MAX_PARTS: usize = 8;
 
 /// Names a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SendKey(NonZeroU32);
 
 /// All buffers of a thread. There are as many as there ever were sends in flight at the same time.
-#[derive(Debug)]
 pub(super) struct Sends {
     capacity: usize,
     buffers: Vec<SendBuffer>,
@@ -21,21 +26,29 @@ pub(super) struct Sends {
 }
 
 /// What one connection is sending.
-#[derive(Debug)]
 pub(super) struct SendBuffer {
     /// Never moved or reallocated: the kernel reads from it.
     bytes: Box<[u8]>,
     len: usize,
     sent: usize,
-    /// The message of which only the beginning found room, and how much of its payload.
-    rest: Option<(MessageId, usize)>,
+    /// The large message whose payload follows behind the bytes, and from which position on.
+    large: Option<(MessageId, usize)>,
+    /// Only there once a large message was sent.
+    vectors: Option<Box<Vectors>>,
+}
+
+/// The parts of one send, as the kernel wants them. Boxed, because the kernel reads it where it is.
+struct Vectors {
+    header: libc::msghdr,
+    parts: [libc::iovec; 1 + MAX_PARTS],
 }
 
 impl Sends {
-    /// Buffers for `depth` messages of `size` bytes at a time, or for at least `minimum` bytes.
-    pub(super) fn new(size: usize, depth: u32, minimum: usize) -> Self {
-        let frames = (client_header_len(size) + size).saturating_mul(depth as usize);
-        Self { capacity: frames.min(MAX_BUFFER).max(minimum), buffers: Vec::new(), free: Vec::new() }
+    /// Buffers for `depth` messages at a time, and for at least `minimum` bytes.
+    pub(super) fn new(messages: &Messages, depth: u32, minimum: usize) -> Self {
+        let frame = client_header_len(messages.size()) + if messages.are_large() { ID_LEN } else { messages.size() };
+        let frames = frame.saturating_mul(depth as usize).min(MAX_BUFFER);
+        Self { capacity: frames.max(frame).max(minimum), buffers: Vec::new(), free: Vec::new() }
     }
 
     /// A free, empty buffer.
@@ -43,7 +56,7 @@ impl Sends {
     pub(super) fn take(&mut self) -> SendKey {
         self.free.pop().unwrap_or_else(|| {
             let bytes = vec![0; self.capacity].into();
-            self.buffers.push(SendBuffer { bytes, len: 0, sent: 0, rest: None });
+            self.buffers.push(SendBuffer { bytes, len: 0, sent: 0, large: None, vectors: None });
             SendKey(NonZeroU32::new(self.buffers.len() as u32).expect("just grown"))
         })
     }
@@ -52,7 +65,7 @@ impl Sends {
     #[inline]
     pub(super) fn give_back(&mut self, key: SendKey) {
         let buffer = self.get(key);
-        (buffer.len, buffer.sent, buffer.rest) = (0, 0, None);
+        (buffer.len, buffer.sent, buffer.large) = (0, 0, None);
         self.free.push(key);
     }
 
@@ -64,66 +77,98 @@ impl Sends {
 }
 
 impl SendBuffer {
-    /// What is still to be sent.
+    /// Whether everything has been sent.
     #[inline]
-    pub(super) fn unsent(&self) -> &[u8] {
-        &self.bytes[self.sent..self.len]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0 && self.large.is_none()
     }
 
     /// The kernel has taken `count` bytes.
     #[inline]
-    pub(super) fn advance(&mut self, count: usize) {
-        self.sent += count;
-        debug_assert!(self.sent <= self.len, "more sent than there was");
+    pub(super) fn advance(&mut self, count: usize, messages: &Messages) {
+        let from_bytes = count.min(self.len - self.sent);
+        self.sent += from_bytes;
         if self.sent == self.len {
             (self.sent, self.len) = (0, 0);
+        }
+        if let Some((_, at)) = &mut self.large {
+            *at += count - from_bytes;
+            if *at >= messages.size() {
+                self.large = None;
+            }
         }
     }
 
     /// Lets `write` fill the empty buffer and say how much it wrote.
     pub(super) fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
-        debug_assert!(self.len == 0 && self.rest.is_none(), "filling a buffer in use");
+        debug_assert!(self.is_empty(), "filling a buffer in use");
         self.len = write(&mut self.bytes);
     }
 
-    /// Goes on with the message that was cut off.
-    pub(super) fn continue_message(&mut self, messages: &Messages) {
-        if let Some((id, at)) = self.rest.take() {
-            self.payload(id, at, messages);
-        }
-    }
-
-    /// Whether another message can be added. One that is too large for an empty buffer can: it is cut.
+    /// Whether another message can be added. A large one is the last in its buffer.
     #[inline]
     pub(super) fn has_room(&self, messages: &Messages) -> bool {
         let frame = client_header_len(messages.size()) + messages.size();
-        self.rest.is_none() && (self.len == 0 || self.bytes.len() - self.len >= frame)
+        self.is_empty() || (!messages.are_large() && self.bytes.len() - self.len >= frame)
     }
 
     /// Adds message `id` as one masked frame.
     #[inline]
     pub(super) fn add_message(&mut self, id: MessageId, messages: &Messages) {
-        debug_assert!(self.bytes.len() - self.len > MAX_CLIENT_HEADER || messages.size() <= 125);
-        let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
-        let header = write_client_header(opcode, messages.size(), id.masking_key(), &mut self.bytes[self.len..]);
-        self.len += header;
-        self.payload(id, 0, messages);
+        let key = messages.masking_key(id);
+        if messages.are_framed() {
+            let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
+            self.len += write_client_header(opcode, messages.size(), key, &mut self.bytes[self.len..]);
+        }
+        let copied = if messages.are_large() { ID_LEN } else { messages.size() };
+        messages.write_masked(id, 0, key, &mut self.bytes[self.len..self.len + copied]);
+        self.len += copied;
+        self.large = messages.are_large().then_some((id, copied));
     }
 
+    /// The operation that sends what has not been sent yet. Everything it names stays where it is as long as this
+    /// buffer is not written to and `messages` lives.
     #[inline]
-    fn payload(&mut self, id: MessageId, at: usize, messages: &Messages) {
-        let room = self.bytes.len() - self.len;
-        let count = room.min(messages.size() - at);
-        let end = self.len + count;
-        messages.write_masked(id, at, id.masking_key(), &mut self.bytes[self.len..end]);
-        self.len = end;
-        self.rest = (at + count < messages.size()).then_some((id, at + count));
+    pub(super) fn operation(&mut self, token: Token, messages: &Messages) -> squeue::Entry {
+        let bytes = &self.bytes[self.sent..self.len];
+        let Some((id, at)) = self.large else { return operations::send(token, bytes) };
+        let vectors = self.vectors.get_or_insert_with(Vectors::new);
+        vectors.set(bytes, id, at, messages);
+        operations::send_parts(token, &vectors.header)
+    }
+}
+
+impl Vectors {
+    fn new() -> Box<Self> {
+        // SAFETY: all-zero bytes are valid for both structures: integers, and raw pointers, which may be null.
+        unsafe { Box::new(std::mem::zeroed()) }
+    }
+
+    /// The rest of the copied bytes, then message `id` from position `at` on, as much as there is room for.
+    fn set(&mut self, bytes: &[u8], id: MessageId, mut at: usize, messages: &Messages) {
+        let mut count = 0;
+        let mut add = |part: &[u8]| {
+            self.parts[count] = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+            count += 1;
+        };
+        add(bytes);
+        for _ in 0..MAX_PARTS {
+            if at == messages.size() {
+                break;
+            }
+            let part = messages.masked_part(id, at);
+            add(part);
+            at += part.len();
+        }
+        self.header.msg_iov = self.parts.as_mut_ptr();
+        self.header.msg_iovlen = count;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::operations::Kind;
     use crate::message::mask;
 
     fn id(sequence: u32) -> MessageId {
@@ -133,43 +178,58 @@ mod tests {
     #[test]
     fn messages_share_a_buffer_as_long_as_they_fit() {
         let messages = Messages::new(100, false, true);
-        let mut sends = Sends::new(100, 3, 10);
+        let mut sends = Sends::new(&messages, 3, 10);
         let key = sends.take();
         let buffer = sends.get(key);
         for sequence in 0..3 {
             assert!(buffer.has_room(&messages));
             buffer.add_message(id(sequence), &messages);
         }
-        assert!(!buffer.has_room(&messages) && buffer.rest.is_none());
-        assert_eq!(buffer.unsent().len(), 3 * 106);
-        buffer.advance(200);
-        assert_eq!(buffer.unsent().len(), 118);
-        buffer.advance(118);
-        assert!(buffer.unsent().is_empty());
+        assert!(!buffer.has_room(&messages));
+        assert_eq!(buffer.len, 3 * 106);
+        buffer.advance(200, &messages);
+        assert_eq!(buffer.len - buffer.sent, 118);
+        assert!(!buffer.is_empty());
+        buffer.advance(118, &messages);
+        assert!(buffer.is_empty());
         sends.give_back(key);
         assert_eq!(sends.take(), key, "last in, first out");
     }
 
-    #[test]
-    fn a_large_message_goes_out_in_pieces() {
-        let size = 3 * MAX_BUFFER + 17;
-        let messages = Messages::new(size, false, true);
-        let mut sends = Sends::new(size, 1, 10);
-        let key = sends.take();
-        let buffer = sends.get(key);
-        buffer.add_message(id(5), &messages);
-        let mut stream = Vec::new();
-        loop {
-            stream.extend_from_slice(buffer.unsent());
-            buffer.advance(buffer.unsent().len());
-            if buffer.rest.is_none() {
-                break;
-            }
-            buffer.continue_message(&messages);
+    /// What the kernel would read for the next send of this buffer.
+    fn parts(buffer: &mut SendBuffer, messages: &Messages) -> Vec<u8> {
+        buffer.operation(Token::of(Kind::Send), messages);
+        let vectors = buffer.vectors.as_ref().expect("a large message");
+        let mut bytes = Vec::new();
+        for part in &vectors.parts[..vectors.header.msg_iovlen] {
+            // SAFETY: `set` has just made the part from a slice that is still borrowed.
+            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(part.iov_base.cast(), part.iov_len) });
         }
-        let mut payload = stream.split_off(MAX_CLIENT_HEADER);
-        mask(&mut payload, id(5).masking_key());
-        assert_eq!(payload.len(), size);
-        assert!(messages.matches(id(5), 0, &payload));
+        bytes
+    }
+
+    #[test]
+    fn a_large_message_is_sent_from_where_it_is_however_it_is_taken() {
+        let size = 2_000_003;
+        let messages = Messages::new(size, false, true);
+        for taken in [1, 13, 31, 5000, 700_000, usize::MAX] {
+            let mut sends = Sends::new(&messages, 1, 10);
+            let key = sends.take();
+            let buffer = sends.get(key);
+            buffer.add_message(id(5), &messages);
+            let mut stream = Vec::new();
+            while !buffer.is_empty() {
+                let offered = parts(buffer, &messages);
+                // The small steps matter at the beginning only.
+                let step = if stream.len() > 100 { usize::MAX } else { taken };
+                let count = offered.len().min(step);
+                stream.extend_from_slice(&offered[..count]);
+                buffer.advance(count, &messages);
+            }
+            let mut payload = stream.split_off(client_header_len(size));
+            mask(&mut payload, messages.masking_key(id(5)));
+            assert_eq!(payload.len(), size);
+            assert!(messages.matches(id(5), 0, &payload), "taken by {taken}");
+        }
     }
 }

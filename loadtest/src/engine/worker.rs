@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::connection::{Connection, Flag, Stage};
 use super::operations::{self, Addresses, Kind, Token};
-use super::sends::{SendBuffer, Sends};
+use super::sends::Sends;
 use super::{EngineError, Shared, check_kernel};
 use crate::control::Phase;
 use crate::message::MessageId;
@@ -92,7 +92,7 @@ impl<'a> Worker<'a> {
         Ok(Self {
             ring,
             pool,
-            sends: Sends::new(traffic.size, traffic.depth, shared.request.len().max(MIN_SEND_BUFFER)),
+            sends: Sends::new(&shared.messages, traffic.depth, shared.request.len().max(MIN_SEND_BUFFER)),
             addresses: Addresses::new(shared.address, sources),
             shared,
             part,
@@ -305,20 +305,15 @@ impl<'a> Worker<'a> {
         };
         let send = connection.send.expect("a send completed, so one was in flight");
         let is_ending = connection.stage == Stage::Ending;
-        let Ok(sent) = usize::try_from(result) else {
+        let Ok(count) = usize::try_from(result) else {
             connection.send = None;
             self.sends.give_back(send);
             return self.on_gone(token, Some(-result));
         };
         let buffer = self.sends.get(send);
-        buffer.advance(sent);
-        if !is_ending {
-            if buffer.unsent().is_empty() {
-                buffer.continue_message(&self.shared.messages);
-            }
-            if !buffer.unsent().is_empty() {
-                return self.submit_send(token.key);
-            }
+        buffer.advance(count, &self.shared.messages);
+        if !is_ending && !buffer.is_empty() {
+            return self.submit_send(token.key);
         }
         self.connections[token.key as usize].send = None;
         self.sends.give_back(send);
@@ -380,16 +375,17 @@ impl<'a> Worker<'a> {
         let connection = &mut self.connections[key as usize];
         // Control frames' masking keys need not be those of any message.
         let id = MessageId { connection: !connection.session.number(), sequence: 0 };
+        let key_bytes = self.shared.messages.masking_key(id);
         let pong = self.pongs.remove(&key);
         let mut count_pong = false;
         self.write_send(key, |bytes, connection| {
             let mut len = 0;
             if let Some(payload) = pong {
                 count_pong = true;
-                len += write_control(Opcode::Pong, &payload, id.masking_key(), bytes);
+                len += write_control(Opcode::Pong, &payload, key_bytes, bytes);
             }
             if connection.has(Flag::CloseDue) {
-                len += write_control(Opcode::Close, &1000_u16.to_be_bytes(), id.masking_key(), &mut bytes[len..]);
+                len += write_control(Opcode::Close, &1000_u16.to_be_bytes(), key_bytes, &mut bytes[len..]);
             }
             connection.set(Flag::PongDue, false);
             connection.set(Flag::CloseDue, false);
@@ -411,10 +407,10 @@ impl<'a> Worker<'a> {
     fn submit_send(&mut self, key: u32) {
         let connection = &self.connections[key as usize];
         let token = connection.token(Kind::Send, key);
-        let buffer: &SendBuffer = self.sends.get(connection.send.expect("what is to be sent was taken"));
-        let send = operations::send(token, buffer.unsent());
-        // SAFETY: the buffer's bytes are never moved, it is neither written nor given back before this send's
-        // completion (`Connection::send` holds it until then), and `sends` outlives the ring.
+        let buffer = self.sends.get(connection.send.expect("what is to be sent was taken"));
+        let send = buffer.operation(token, &self.shared.messages);
+        // SAFETY: what the buffer owns is never moved, and it is neither written nor given back before this send's
+        // completion (`Connection::send` holds it until then); `sends` and the messages' tables outlive the ring.
         unsafe { self.ring.push(&send) };
         self.sends_queued += 1;
     }

@@ -71,12 +71,12 @@ impl Progress {
             count(per_second(Counter::Echoed) as u64),
         );
         if phase == Phase::Connect {
-            line += &format!(" {:>7}/s connects", count(per_second(Counter::Opened) as u64));
+            line = format!("{line} {:>7}/s connects", count(per_second(Counter::Opened) as u64));
         }
         line += &self.usage(passed);
         if !counts.are_clean() {
-            line += &format!(
-                "  failed {} closed early {} lost {} wrong {}",
+            line = format!(
+                "{line}  failed {} closed early {} lost {} wrong {}",
                 counts[Counter::Failed],
                 counts[Counter::ClosedEarly] + counts[Counter::Violations],
                 counts[Counter::Lost],
@@ -98,7 +98,7 @@ impl Progress {
             && let (Ok(cpu), Ok(resident)) = (CpuTime::of_process(pid), resident_bytes(pid))
         {
             let used = self.server_cpu.map_or(0.0, |before| percent(cpu, before));
-            text += &format!(", server cpu {used:>3.0} %, {}", bytes(resident as f64));
+            text = format!("{text}, server cpu {used:>3.0} %, {}", bytes(resident as f64));
             self.server_cpu = Some(cpu);
         }
         text

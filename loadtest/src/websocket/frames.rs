@@ -10,6 +10,10 @@ pub const MAX_CLIENT_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 section 5.5).
 const MAX_CONTROL: usize = 125;
 
+/// Length codes that announce a 16-bit and a 64-bit length (RFC 6455 section 5.2).
+const LEN_16: u8 = 0x7e;
+const LEN_64: u8 = 0x7f;
+
 /// Opcodes (RFC 6455 section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -248,9 +252,12 @@ impl Header {
             return Err(Violation::Control);
         }
         let (len, payload) = match (second, rest) {
-            (126, [a, b, ..]) => (4, u64::from(u16::from_be_bytes([*a, *b]))),
-            (127, [a, b, c, d, e, f, g, h, ..]) => (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
-            (126 | 127, _) => return Ok(None),
+            (LEN_16, [a, b, ..]) => (4, u64::from(u16::from_be_bytes([*a, *b]))),
+            (LEN_64, rest) => match rest.first_chunk() {
+                Some(length) => (10, u64::from_be_bytes(*length)),
+                None => return Ok(None),
+            },
+            (LEN_16, _) => return Ok(None),
             (short, _) => (2, u64::from(short)),
         };
         let shortest = match payload {
@@ -308,12 +315,12 @@ pub fn write_client_header(opcode: Opcode, len: usize, key: [u8; 4], out: &mut [
             2
         }
         126..=0xffff => {
-            out[1] = 0x80 | 126;
+            out[1] = 0x80 | LEN_16;
             out[2..4].copy_from_slice(&(len as u16).to_be_bytes());
             4
         }
         _ => {
-            out[1] = 0x80 | 127;
+            out[1] = 0x80 | LEN_64;
             out[2..10].copy_from_slice(&(len as u64).to_be_bytes());
             10
         }

@@ -40,6 +40,8 @@ pub(crate) enum Behaviour {
     Masked,
     /// Sends a message that nobody asked for.
     Greeter,
+    /// Echoes bytes, without any WebSocket.
+    Tcp,
 }
 
 /// Starts a server; its threads end with the test process.
@@ -82,26 +84,29 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, messages: &AtomicU64) -> O
             std::io::copy(&mut stream, &mut std::io::sink())?;
             return Ok(());
         }
+        Behaviour::Tcp => {
+            std::io::copy(&mut stream.try_clone()?, &mut stream)?;
+            return Ok(());
+        }
         _ => {}
     }
     let mut socket = tungstenite::accept(stream)?;
     if behaviour == Behaviour::Greeter {
         socket.send(Message::Binary(vec![1, 2, 3].into()))?;
     }
-    for count in 1.. {
-        let message = match socket.read()? {
-            message @ (Message::Binary(_) | Message::Text(_)) => message,
-            _ => continue,
-        };
+    let mut echoed = 0;
+    loop {
+        let message = socket.read()?;
+        let (Message::Binary(_) | Message::Text(_)) = message else { continue };
         let is_tenth = messages.fetch_add(1, Ordering::Relaxed) % 10 == 9;
         echo(&mut socket, message, behaviour, is_tenth)?;
+        echoed += 1;
         match behaviour {
-            Behaviour::CloseAfterTen if count == 10 => socket.close(None)?,
-            Behaviour::HangUpAfterTen if count == 10 => return Ok(()),
+            Behaviour::CloseAfterTen if echoed == 10 => socket.close(None)?,
+            Behaviour::HangUpAfterTen if echoed == 10 => return Ok(()),
             _ => {}
         }
     }
-    Ok(())
 }
 
 fn echo(socket: &mut WebSocket<TcpStream>, message: Message, behaviour: Behaviour, is_tenth: bool) -> Outcome {

@@ -10,7 +10,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use super::acceptor::BATCH;
 
 /// A worker's end of its connection to the acceptor.
-pub(in crate::engine) struct Arrivals {
+pub struct Arrivals {
     inside: OwnedFd,
 }
 
@@ -20,7 +20,7 @@ impl Arrivals {
     }
 
     /// Takes all sockets that have arrived. Returns whether more may come.
-    pub(in crate::engine) fn take(&self, mut take: impl FnMut(OwnedFd)) -> io::Result<bool> {
+    pub fn take(&self, mut take: impl FnMut(OwnedFd)) -> io::Result<bool> {
         loop {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
             let mut control = RecvAncillaryBuffer::new(&mut space);

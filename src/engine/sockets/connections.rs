@@ -14,7 +14,7 @@ use crate::worker::Tally;
 
 /// What a connection wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Step {
+pub enum Step {
     /// Receive; then [`Connections::received`] or [`Connections::peer_finished`].
     Receive,
     /// Send what [`Connections::backlog`] gives; then [`Connections::sent`].
@@ -28,7 +28,7 @@ pub(in crate::engine) enum Step {
 }
 
 /// Everything a worker knows about its connections.
-pub(in crate::engine) struct Connections {
+pub struct Connections {
     entries: Slab<Connection>,
     settings: Settings,
     timeouts: Timeouts,
@@ -47,7 +47,7 @@ pub(in crate::engine) struct Connections {
 
 impl Connections {
     /// Room for `capacity` connections.
-    pub(in crate::engine) fn new(capacity: usize, settings: Settings, timeouts: Timeouts) -> Self {
+    pub fn new(capacity: usize, settings: Settings, timeouts: Timeouts) -> Self {
         Self {
             entries: Slab::with_capacity(capacity),
             settings,
@@ -61,44 +61,44 @@ impl Connections {
         }
     }
 
-    pub(in crate::engine) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(in crate::engine) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Whether there is a connection with this key.
     #[inline]
-    pub(in crate::engine) fn contains(&self, key: u32) -> bool {
+    pub fn contains(&self, key: u32) -> bool {
         self.entries.contains(key as usize)
     }
 
     /// What has been done so far.
-    pub(in crate::engine) fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &Tally {
         &self.tally
     }
 
     /// Whether [`Connections::sweep`] has to be called.
-    pub(in crate::engine) fn needs_sweep(&self) -> bool {
+    pub fn needs_sweep(&self) -> bool {
         self.timed > 0 || (self.timeouts.idle.is_some() && !self.entries.is_empty())
     }
 
     /// Sets the worker's clock.
-    pub(in crate::engine) fn set_now(&mut self, tick: u32) {
+    pub fn set_now(&mut self, tick: u32) {
         self.now = tick;
     }
 
     /// A connection's socket.
     #[inline]
-    pub(in crate::engine) fn socket(&self, key: u32) -> BorrowedFd<'_> {
+    pub fn socket(&self, key: u32) -> BorrowedFd<'_> {
         self.entries[key as usize].socket.as_fd()
     }
 
     /// What a connection wants next.
     #[inline]
-    pub(in crate::engine) fn step(&self, key: u32) -> Step {
+    pub fn step(&self, key: u32) -> Step {
         let connection = &self.entries[key as usize];
         match connection.ending {
             Ending::Abort => Step::Close,
@@ -112,19 +112,19 @@ impl Connections {
     }
 
     /// What waits to be sent.
-    pub(in crate::engine) fn backlog(&self, key: u32) -> &[u8] {
+    pub fn backlog(&self, key: u32) -> &[u8] {
         self.entries[key as usize].backlog.as_ref().map_or(&[], |backlog| &backlog.bytes[backlog.sent..])
     }
 
     /// Connections whose step has changed although nothing has happened on their sockets.
-    pub(in crate::engine) fn take_called(&mut self) -> Vec<u32> {
+    pub fn take_called(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.called)
     }
 
     // ----- events -----
 
     /// A socket has arrived.
-    pub(in crate::engine) fn accepted(&mut self, socket: OwnedFd) -> u32 {
+    pub fn accepted(&mut self, socket: OwnedFd) -> u32 {
         let connection = Connection::new(Session::new(&self.settings), socket, self.now);
         let is_handshake = connection.session.phase() == Phase::Handshake;
         let key = self.entries.insert(connection) as u32;
@@ -137,7 +137,7 @@ impl Connections {
     /// Bytes from the peer. Returns what to send; to be followed by [`Connections::sent`] and, for what the kernel has
     /// not taken, [`Connections::unsent`].
     #[inline]
-    pub(in crate::engine) fn received(&mut self, key: u32, data: &mut [u8]) -> Output {
+    pub fn received(&mut self, key: u32, data: &mut [u8]) -> Output {
         let connection = &mut self.entries[key as usize];
         if connection.ending != Ending::No {
             return Output::Nothing;
@@ -160,19 +160,19 @@ impl Connections {
     }
 
     /// The peer has sent its FIN.
-    pub(in crate::engine) fn peer_finished(&mut self, key: u32) {
+    pub fn peer_finished(&mut self, key: u32) {
         self.entries[key as usize].is_peer_done = true;
     }
 
     /// `ECONNRESET`, `EPIPE`, `ETIMEDOUT` and the like: the connection is of no use any more.
-    pub(in crate::engine) fn broken(&mut self, key: u32) {
+    pub fn broken(&mut self, key: u32) {
         self.entries[key as usize].is_peer_done = true;
         self.end(key, Ending::Abort);
     }
 
     /// The kernel has taken `len` bytes, straight from a receive or from the backlog.
     #[inline]
-    pub(in crate::engine) fn sent(&mut self, key: u32, len: usize) {
+    pub fn sent(&mut self, key: u32, len: usize) {
         let connection = &mut self.entries[key as usize];
         self.tally.bytes_sent += len as u64;
         if connection.ending != Ending::No {
@@ -188,7 +188,7 @@ impl Connections {
     }
 
     /// Keeps what could not be sent, in front of what is to follow it.
-    pub(in crate::engine) fn unsent(&mut self, key: u32, bytes: &[u8]) {
+    pub fn unsent(&mut self, key: u32, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -198,7 +198,7 @@ impl Connections {
     }
 
     /// Keeps what is to be sent behind what waits already.
-    pub(in crate::engine) fn queue(&mut self, key: u32, bytes: &[u8]) {
+    pub fn queue(&mut self, key: u32, bytes: &[u8]) {
         match &mut self.entries[key as usize].backlog {
             Some(backlog) => backlog.bytes.extend_from_slice(bytes),
             none => *none = Some(Box::new(Backlog { bytes: bytes.to_vec(), sent: 0 })),
@@ -206,12 +206,12 @@ impl Connections {
     }
 
     /// Sending is shut down.
-    pub(in crate::engine) fn shut_down(&mut self, key: u32) {
+    pub fn shut_down(&mut self, key: u32) {
         self.entries[key as usize].is_shut = true;
     }
 
     /// Forgets a connection and closes its socket.
-    pub(in crate::engine) fn remove(&mut self, key: u32) {
+    pub fn remove(&mut self, key: u32) {
         self.set_timed(key, false);
         self.entries.remove(key as usize);
         self.tally.released += 1;
@@ -220,7 +220,7 @@ impl Connections {
     // ----- what time and the end of the server bring -----
 
     /// Asks a slice of the connections to leave, from a key on. Returns where to go on.
-    pub(in crate::engine) fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
+    pub fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
         let end = self.keys_used.min(from + at_most);
         for key in from..end {
             if let Some(connection) = self.entries.get_mut(key) {
@@ -232,13 +232,13 @@ impl Connections {
     }
 
     /// What had arrived before is echoed: closes from our side.
-    pub(in crate::engine) fn say_goodbye(&mut self, key: u32) {
+    pub fn say_goodbye(&mut self, key: u32) {
         self.entries[key as usize].is_leaving = false;
         self.close(key, CloseCode::Away, "server is stopping");
     }
 
     /// Looks at the deadlines of a slice of the connections.
-    pub(in crate::engine) fn sweep(&mut self, at_most: usize) {
+    pub fn sweep(&mut self, at_most: usize) {
         let end = self.keys_used.min(self.swept + at_most);
         for key in self.swept..end {
             if self.entries.contains(key) {

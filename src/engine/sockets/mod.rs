@@ -1,11 +1,11 @@
 //! What the engines with ordinary descriptors share (epoll, tokio-uring): tables of their own, how sockets get there,
 //! and what a connection does next. Who waits for events, and how, is the engine's.
 
-pub(super) mod acceptor;
-pub(super) mod arrivals;
+pub mod acceptor;
+pub mod arrivals;
 mod connection;
-pub(super) mod connections;
-pub(super) mod table;
+pub mod connections;
+pub mod table;
 
 use std::io;
 use std::net::TcpListener;

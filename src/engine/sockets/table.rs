@@ -8,13 +8,13 @@ use std::os::fd::RawFd;
 const STANDARD_STREAMS: u32 = 3;
 /// Descriptors of a worker's table that are no connections: the standard streams, the bell, the acceptor's end, and what
 /// an engine waits on (a ring, an epoll, an eventfd), with some to spare.
-pub(in crate::engine) const RESERVED: u64 = 16;
+pub const RESERVED: u64 = 16;
 
 /// Gives the calling thread a descriptor table of its own, with copies of the standard streams and of `kept` in it and
 /// nothing else (`close_range(2)` with `CLOSE_RANGE_UNSHARE`, Linux 5.9).
 ///
 /// Unlike `unshare(2)` that is a call which containers allow.
-pub(in crate::engine) fn detach(kept: &[RawFd]) -> io::Result<()> {
+pub fn detach(kept: &[RawFd]) -> io::Result<()> {
     let mut kept: Vec<u32> = kept.iter().map(|&number| number as u32).collect();
     kept.sort_unstable();
     let behind = kept.last().map_or(STANDARD_STREAMS, |last| last + 1);

@@ -6,18 +6,23 @@
 //! - at most one send per connection in an enter, so that nothing can overtake;
 //! - an entry, its slot and its generation live until the last completion of the connection has been reaped.
 
+#[cfg(test)]
+mod checks;
+mod deadlines;
+mod settle;
+
 use std::ptr::NonNull;
 
 use slab::Slab;
 
-use crate::engine::deadline::{Due, Ending, Timeouts};
+use crate::engine::deadline::{Ending, Timeouts};
 use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
 use crate::worker::Tally;
 
 use super::buffers::{BufferPool, Piece};
 use super::connection::{Connection, Flags};
 use super::output::Chunks;
-use super::token::{GENERATION_MASK, Kind, Token};
+use super::token::{GENERATION_MASK, Token};
 
 /// An operation to submit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,17 +288,6 @@ impl Connections {
         (end < self.keys_used).then_some(end)
     }
 
-    /// Looks at the deadlines of a slice of the connections.
-    pub fn sweep(&mut self, at_most: usize) {
-        let end = self.keys_used.min(self.swept + at_most);
-        for key in self.swept..end {
-            if self.entries.contains(key) {
-                self.check_deadline(key as u32);
-            }
-        }
-        self.swept = if end >= self.keys_used { 0 } else { end };
-    }
-
     /// The end of a turn: returns buffers to the kernel and serves those who waited for that.
     pub fn end_turn(&mut self) {
         self.relieve_pool();
@@ -386,38 +380,6 @@ impl Connections {
         }
     }
 
-    fn check_deadline(&mut self, key: u32) {
-        let connection = &self.entries[key as usize];
-        let elapsed = self.now - connection.since;
-        match self.timeouts.due(connection.ending, connection.session.phase(), elapsed) {
-            Due::Nothing => {}
-            Due::Ping => self.ping(key),
-            // No Close can be sent inside a frame, and this peer will not finish it.
-            Due::Close if !connection.session.at_frame_boundary() => self.abort(key),
-            Due::Close => self.close(key, CloseCode::Away, "idle"),
-            Due::Abort => self.abort(key),
-        }
-    }
-
-    fn abort(&mut self, key: u32) {
-        self.end(key, Ending::Abort);
-        self.settle(key);
-    }
-
-    fn ping(&mut self, key: u32) {
-        let connection = &mut self.entries[key as usize];
-        // Who has output waiting is not idle but slow, and would get the Ping late anyway.
-        if connection.flags.has(Flags::PINGED) || !connection.queue.is_empty() {
-            return;
-        }
-        if let Some(frame) = connection.session.ping() {
-            let len = frame.len();
-            connection.flags.set(Flags::PINGED);
-            self.chunks.push_owned(&mut connection.queue, frame, 0..len);
-            self.settle(key);
-        }
-    }
-
     /// Frees receive buffers from peers that do not read, if the kernel runs short of them.
     fn relieve_pool(&mut self) {
         if self.blocked.is_empty() || !(self.pool.is_short() || self.blocked.len() > self.entries.capacity()) {
@@ -433,179 +395,10 @@ impl Connections {
         }
     }
 
-    /// Submits whatever the connection's state asks for and the kernel does not do yet.
-    #[inline]
-    fn settle(&mut self, key: u32) {
-        let connection = &self.entries[key as usize];
-        if connection.ending == Ending::Abort {
-            return self.settle_abort(key);
-        }
-        let flags = connection.flags;
-        if !connection.queue.is_empty() && !flags.has(Flags::SENDING) {
-            if !flags.has(Flags::BLOCKED) {
-                self.send(key);
-            } else if !flags.has(Flags::POLLING) {
-                self.entries[key as usize].flags.set(Flags::POLLING);
-                self.submit(key, Kind::Writable, |slot| Op::PollWritable { slot });
-            }
-        }
-        let connection = &self.entries[key as usize];
-        if connection.flags.has(Flags::SENDING) {
-            // A send that succeeds is silent. If something waits for that, the enter must not wait for anything else.
-            let is_awaited = flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
-            self.urgent |= is_awaited || connection.queue.has_several() || connection.ending != Ending::No;
-        }
-        let wants_input = !flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
-        if wants_input != flags.has(Flags::RECEIVING) {
-            self.settle_receive(key, wants_input);
-        }
-        let connection = &self.entries[key as usize];
-        if (connection.ending != Ending::No || flags.has(Flags::PEER_DONE)) && connection.queue.is_empty() {
-            self.settle_ending(key);
-        }
-    }
-
-    #[inline]
-    fn send(&mut self, key: u32) {
-        let connection = &mut self.entries[key as usize];
-        let (address, len) = self.chunks.front(connection.queue, &self.pool);
-        connection.flags.set(Flags::SENDING);
-        let token = Token { key, generation: connection.generation, kind: Kind::Send };
-        self.ops.push((token, Op::Send { slot: connection.slot, address, len }));
-        self.queued_sends.push(key);
-    }
-
-    fn settle_receive(&mut self, key: u32, wanted: bool) {
-        let connection = &self.entries[key as usize];
-        // A peer that has sent its Close is read no further, but left alone: the close of the descriptor follows.
-        if wanted && !connection.flags.has(Flags::STARVED.or(Flags::CLOSING)) && connection.ending != Ending::Close {
-            self.arm_receive(key);
-        } else if !wanted && !connection.flags.has(Flags::CANCELLING) {
-            self.cancel_receive(key);
-        }
-    }
-
-    /// The queue is empty and the connection is to end, or the peer has ended it.
-    fn settle_ending(&mut self, key: u32) {
-        let connection = &self.entries[key as usize];
-        let flags = connection.flags;
-        if flags.has(Flags::CLOSING.or(Flags::SHUTTING)) {
-            return;
-        }
-        if connection.ending == Ending::Linger && !flags.has(Flags::PEER_DONE) {
-            if !flags.has(Flags::SHUT) {
-                self.entries[key as usize].flags.set(Flags::SHUT.or(Flags::SHUTTING));
-                self.submit(key, Kind::Shutdown, |slot| Op::Shutdown { slot });
-            }
-            return;
-        }
-        self.close_descriptor(key);
-    }
-
-    fn settle_abort(&mut self, key: u32) {
-        let connection = &mut self.entries[key as usize];
-        if connection.flags.has(Flags::SENDING.or(Flags::CLOSING).or(Flags::SHUTTING)) {
-            self.urgent |= connection.flags.has(Flags::SENDING);
-            return;
-        }
-        self.chunks.clear(&mut connection.queue, &mut self.pool);
-        self.close_descriptor(key);
-    }
-
-    /// Takes back what the kernel still holds, then closes. Closing does not cancel by itself.
-    fn close_descriptor(&mut self, key: u32) {
-        let connection = &mut self.entries[key as usize];
-        let target = Token { key, generation: connection.generation, kind: Kind::Writable };
-        if connection.flags.has(Flags::RECEIVING) {
-            if !connection.flags.has(Flags::CANCELLING) {
-                self.cancel_receive(key);
-            }
-        } else if connection.flags.has(Flags::POLLING) {
-            if !connection.flags.has(Flags::CANCELLING) {
-                connection.flags.set(Flags::CANCELLING);
-                self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
-            }
-        } else if !connection.is_in_flight() && !connection.flags.has(Flags::STARVED) {
-            connection.flags.set(Flags::CLOSING);
-            self.submit(key, Kind::Close, |slot| Op::Close { slot });
-        }
-    }
-
-    fn arm_receive(&mut self, key: u32) {
-        self.entries[key as usize].flags.set(Flags::RECEIVING);
-        self.submit(key, Kind::Receive, |slot| Op::Receive { slot });
-    }
-
-    fn cancel_receive(&mut self, key: u32) {
-        let connection = &mut self.entries[key as usize];
-        connection.flags.set(Flags::CANCELLING);
-        let target = Token { key, generation: connection.generation, kind: Kind::Receive };
-        self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
-    }
-
-    fn submit(&mut self, key: u32, kind: Kind, op: impl FnOnce(u32) -> Op) {
-        let connection = &self.entries[key as usize];
-        self.ops.push((Token { key, generation: connection.generation, kind }, op(connection.slot)));
-    }
-
-    fn set_timed(&mut self, key: u32, timed: bool) {
-        let flags = &mut self.entries[key as usize].flags;
-        match (flags.has(Flags::TIMED), timed) {
-            (false, true) => {
-                flags.set(Flags::TIMED);
-                self.timed += 1;
-            }
-            (true, false) => {
-                flags.clear(Flags::TIMED);
-                self.timed -= 1;
-            }
-            _ => {}
-        }
-    }
-
     #[inline]
     fn entry(&mut self, token: Token) -> &mut Connection {
         let connection = &mut self.entries[token.key as usize];
         assert_eq!(connection.generation, token.generation, "a completion outlived its connection");
         connection
-    }
-}
-
-#[cfg(test)]
-impl Connections {
-    pub(super) fn pool_mut(&mut self) -> &mut BufferPool {
-        &mut self.pool
-    }
-
-    /// What must hold after every turn.
-    pub(super) fn check_invariants(&self) {
-        let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();
-        assert_eq!(timed, self.timed, "deadlines miscounted");
-        let queued = self.entries.iter().map(|(_, c)| self.chunks.iter(c.queue).count()).sum::<usize>();
-        assert_eq!(queued, self.chunks.len(), "a chunk that no queue holds");
-        for (_, connection) in &self.entries {
-            let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
-            assert!(can_progress, "a connection that no completion will move");
-            let pending: usize = self.chunks.iter(connection.queue).sum();
-            let pool = usize::from(self.pool.shape().count) * self.pool.shape().size as usize;
-            // One pool's worth in copies, one that the last enter received; our own answers and cut frames beside it.
-            assert!(pending <= 2 * pool + 512, "a backlog of {pending} bytes over a pool of {pool}");
-        }
-    }
-
-    /// What must hold when a send is submitted.
-    pub(super) fn check_queued(&self, token: Token, address: NonNull<u8>, len: u32) {
-        let connection = &self.entries[token.key as usize];
-        assert_eq!(connection.generation, token.generation, "a send of a connection that is gone");
-        assert!(connection.flags.has(Flags::SENDING));
-        let (front, front_len) = self.chunks.front(connection.queue, &self.pool);
-        assert_eq!((front, front_len), (address, len), "a send from memory that was given back");
-    }
-
-    /// What must hold when no connection is left.
-    pub(super) fn check_idle(&self) {
-        assert_eq!((self.entries.len(), self.chunks.len(), self.timed), (0, 0, 0));
-        assert_eq!(self.pool.held(), 0, "a buffer leaked");
-        assert_eq!(self.tally.accepted, self.tally.released);
     }
 }

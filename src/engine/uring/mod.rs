@@ -7,18 +7,18 @@ use super::balance::Balance;
 use super::threads::{self, Workers};
 use crate::config::Config;
 
-mod acceptor;
+pub mod acceptor;
 pub mod buffers;
 mod connection;
-mod connections;
+pub mod connections;
 mod output;
 mod probe;
 pub mod ring;
 #[cfg(test)]
 mod simulation;
 mod submit;
-mod token;
-mod worker;
+pub mod token;
+pub mod worker;
 
 pub(super) use probe::probe;
 

@@ -23,7 +23,7 @@ pub struct RingOptions {
 pub struct Wait {
     /// Completions to wait for. Since Linux 6.13 also the bound on deferred completions run per pass (at least 20).
     pub want: usize,
-    /// After this long a single completion is enough (Linux 6.12; 0: off).
+    /// After this long a single completion is enough (Linux 6.12). Without it one is enough at once.
     pub min_wait_us: u32,
     /// Give up waiting after this long.
     pub timeout: Option<Duration>,
@@ -90,8 +90,9 @@ impl Ring {
         if self.has_min_wait && wait.want > 1 {
             args = args.min_wait_usec(wait.min_wait_us);
         }
-        let want = if self.has_min_wait { wait.want } else { wait.want.min(1) };
-        match self.inner.submitter().submit_with_args(want, &args) {
+        // Without a minimum wait, waiting for several completions could last for ever.
+        let completions = if self.has_min_wait && wait.min_wait_us > 0 { wait.want } else { wait.want.min(1) };
+        match self.inner.submitter().submit_with_args(completions, &args) {
             Err(e) if !is_transient(&e) => Err(e),
             _ => Ok(self.inner.submission().is_empty()),
         }

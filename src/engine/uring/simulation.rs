@@ -38,6 +38,7 @@ impl Random {
 }
 
 /// A connection's other end and its socket in the kernel.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own about a socket
 struct Peer {
     /// What it will send, and how much of that it has.
     script: Vec<u8>,

@@ -1,0 +1,46 @@
+//! Invariants, for the simulation.
+
+use std::ptr::NonNull;
+
+use super::super::buffers::BufferPool;
+use super::super::connection::Flags;
+use super::super::token::Token;
+use super::Connections;
+
+impl Connections {
+    pub(in super::super) fn pool_mut(&mut self) -> &mut BufferPool {
+        &mut self.pool
+    }
+
+    /// What must hold after every turn.
+    pub(in super::super) fn check_invariants(&self) {
+        let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();
+        assert_eq!(timed, self.timed, "deadlines miscounted");
+        let queued = self.entries.iter().map(|(_, c)| self.chunks.iter(c.queue).count()).sum::<usize>();
+        assert_eq!(queued, self.chunks.len(), "a chunk that no queue holds");
+        for (_, connection) in &self.entries {
+            let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
+            assert!(can_progress, "a connection that no completion will move");
+            let pending: usize = self.chunks.iter(connection.queue).sum();
+            let pool = usize::from(self.pool.shape().count) * self.pool.shape().size as usize;
+            // One pool's worth in copies, one that the last enter received; our own answers and cut frames beside it.
+            assert!(pending <= 2 * pool + 512, "a backlog of {pending} bytes over a pool of {pool}");
+        }
+    }
+
+    /// What must hold when a send is submitted.
+    pub(in super::super) fn check_queued(&self, token: Token, address: NonNull<u8>, len: u32) {
+        let connection = &self.entries[token.key as usize];
+        assert_eq!(connection.generation, token.generation, "a send of a connection that is gone");
+        assert!(connection.flags.has(Flags::SENDING));
+        let (front, front_len) = self.chunks.front(connection.queue, &self.pool);
+        assert_eq!((front, front_len), (address, len), "a send from memory that was given back");
+    }
+
+    /// What must hold when no connection is left.
+    pub(in super::super) fn check_idle(&self) {
+        assert_eq!((self.entries.len(), self.chunks.len(), self.timed), (0, 0, 0));
+        assert_eq!(self.pool.held(), 0, "a buffer leaked");
+        assert_eq!(self.tally.accepted, self.tally.released);
+    }
+}

@@ -1,0 +1,124 @@
+//! What a connection's state asks for next.
+
+use crate::engine::deadline::Ending;
+
+use super::super::connection::Flags;
+use super::super::token::{Kind, Token};
+use super::{Connections, Op};
+
+impl Connections {
+    /// Submits whatever the connection's state asks for and the kernel does not do yet.
+    #[inline]
+    pub(super) fn settle(&mut self, key: u32) {
+        let connection = &self.entries[key as usize];
+        if connection.ending == Ending::Abort {
+            return self.settle_abort(key);
+        }
+        let flags = connection.flags;
+        if !connection.queue.is_empty() && !flags.has(Flags::SENDING) {
+            if !flags.has(Flags::BLOCKED) {
+                self.send(key);
+            } else if !flags.has(Flags::POLLING) {
+                self.entries[key as usize].flags.set(Flags::POLLING);
+                self.submit(key, Kind::Writable, |slot| Op::PollWritable { slot });
+            }
+        }
+        let connection = &self.entries[key as usize];
+        if connection.flags.has(Flags::SENDING) {
+            // A send that succeeds is silent. If something waits for that, the enter must not wait for anything else.
+            let is_awaited = flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
+            self.urgent |= is_awaited || connection.queue.has_several() || connection.ending != Ending::No;
+        }
+        let wants_input = !flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
+        if wants_input != flags.has(Flags::RECEIVING) {
+            self.settle_receive(key, wants_input);
+        }
+        let connection = &self.entries[key as usize];
+        if (connection.ending != Ending::No || flags.has(Flags::PEER_DONE)) && connection.queue.is_empty() {
+            self.settle_ending(key);
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        let (address, len) = self.chunks.front(connection.queue, &self.pool);
+        connection.flags.set(Flags::SENDING);
+        let token = Token { key, generation: connection.generation, kind: Kind::Send };
+        self.ops.push((token, Op::Send { slot: connection.slot, address, len }));
+        self.queued_sends.push(key);
+    }
+
+    fn settle_receive(&mut self, key: u32, wanted: bool) {
+        let connection = &self.entries[key as usize];
+        // A peer that has sent its Close is read no further, but left alone: the close of the descriptor follows.
+        if wanted && !connection.flags.has(Flags::STARVED.or(Flags::CLOSING)) && connection.ending != Ending::Close {
+            self.arm_receive(key);
+        } else if !wanted && !connection.flags.has(Flags::CANCELLING) {
+            self.cancel_receive(key);
+        }
+    }
+
+    /// The queue is empty and the connection is to end, or the peer has ended it.
+    fn settle_ending(&mut self, key: u32) {
+        let connection = &self.entries[key as usize];
+        let flags = connection.flags;
+        if flags.has(Flags::CLOSING.or(Flags::SHUTTING)) {
+            return;
+        }
+        if connection.ending == Ending::Linger && !flags.has(Flags::PEER_DONE) {
+            if !flags.has(Flags::SHUT) {
+                self.entries[key as usize].flags.set(Flags::SHUT.or(Flags::SHUTTING));
+                self.submit(key, Kind::Shutdown, |slot| Op::Shutdown { slot });
+            }
+            return;
+        }
+        self.close_descriptor(key);
+    }
+
+    fn settle_abort(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        if connection.flags.has(Flags::SENDING.or(Flags::CLOSING).or(Flags::SHUTTING)) {
+            self.urgent |= connection.flags.has(Flags::SENDING);
+            return;
+        }
+        self.chunks.clear(&mut connection.queue, &mut self.pool);
+        self.close_descriptor(key);
+    }
+
+    /// Takes back what the kernel still holds, then closes. Closing does not cancel by itself.
+    fn close_descriptor(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        let target = Token { key, generation: connection.generation, kind: Kind::Writable };
+        if connection.flags.has(Flags::RECEIVING) {
+            if !connection.flags.has(Flags::CANCELLING) {
+                self.cancel_receive(key);
+            }
+        } else if connection.flags.has(Flags::POLLING) {
+            if !connection.flags.has(Flags::CANCELLING) {
+                connection.flags.set(Flags::CANCELLING);
+                self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
+            }
+        } else if !connection.is_in_flight() && !connection.flags.has(Flags::STARVED) {
+            connection.flags.set(Flags::CLOSING);
+            self.submit(key, Kind::Close, |slot| Op::Close { slot });
+        }
+    }
+
+    pub(super) fn arm_receive(&mut self, key: u32) {
+        self.entries[key as usize].flags.set(Flags::RECEIVING);
+        self.submit(key, Kind::Receive, |slot| Op::Receive { slot });
+    }
+
+    fn cancel_receive(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        connection.flags.set(Flags::CANCELLING);
+        let target = Token { key, generation: connection.generation, kind: Kind::Receive };
+        self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
+    }
+
+    fn submit(&mut self, key: u32, kind: Kind, op: impl FnOnce(u32) -> Op) {
+        let connection = &self.entries[key as usize];
+        self.ops.push((Token { key, generation: connection.generation, kind }, op(connection.slot)));
+    }
+}

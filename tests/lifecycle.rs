@@ -1,0 +1,289 @@
+//! A server's life under way and its end: workers, signals, the drain, the summary.
+
+mod common;
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::frames::{BINARY, FIN, TEXT, apply_mask, close_frame, frame, masked_header};
+use common::peer::{Frame, Peer};
+use common::server::{Exit, Server};
+use common::{KIB, pattern};
+use rustix::process::Signal;
+use tungstenite::Message;
+
+/// The figures of the summary line: connections, messages, bytes.
+fn summary(exit: &Exit) -> [u64; 3] {
+    let line = exit.stdout.lines().find(|line| line.starts_with("served "));
+    let line = line.unwrap_or_else(|| panic!("no summary line\n{exit}"));
+    let figures: Vec<u64> = line.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    figures.get(..3).and_then(|figures| figures.try_into().ok()).unwrap_or_else(|| panic!("three figures: {line}"))
+}
+
+/// What everybody gets when the server goes, and what it expects in return.
+fn expect_farewell(peer: &mut Peer) {
+    peer.expect_close(1001);
+    peer.send(close_frame(1001, b""));
+    peer.expect_end();
+}
+
+/// Waits until the server's kernel has everything that was sent (`TIOCOUTQ`, see `tcp(7)`).
+fn await_acknowledgement(peer: &Peer) {
+    common::eventually("everything sent is acknowledged", || {
+        let mut unacknowledged: libc::c_int = 0;
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(peer.socket());
+        // SAFETY: TIOCOUTQ writes one int, for which there is room.
+        let result = unsafe { libc::ioctl(descriptor, libc::TIOCOUTQ, &raw mut unacknowledged) };
+        assert_eq!(result, 0, "TIOCOUTQ: {}", std::io::Error::last_os_error());
+        unacknowledged == 0
+    });
+}
+
+#[test]
+fn the_summary_counts_what_was_served() {
+    let server = Server::start(&[]);
+    for _ in 0..3 {
+        let mut client = server.client();
+        for _ in 0..5 {
+            client.send(Message::binary(pattern(1, 1000))).expect("sent");
+            client.read().expect("an echo");
+        }
+        client.close(None).expect("sent");
+        while client.read().is_ok() {}
+    }
+    let exit = server.stop();
+    let [connections, messages, bytes] = summary(&exit);
+    assert_eq!((connections, messages), (3, 15), "{exit}");
+    assert!((15_000..20_000).contains(&bytes), "{exit}");
+}
+
+#[test]
+fn nothing_served_is_an_orderly_end_too() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Server::start(&[]);
+        server.signal(signal);
+        let exit = server.wait();
+        assert_eq!(exit.code, Some(0), "{exit}");
+        assert_eq!(summary(&exit), [0, 0, 0], "{exit}");
+    }
+}
+
+#[test]
+fn everybody_is_told_to_go() {
+    let server = Server::start(&["--drain-timeout", "300"]);
+    let address = server.address();
+    let mut idle: Vec<Peer> = (0..50).map(|_| server.open()).collect();
+    let mut connected: Vec<Peer> = (0..5).map(|_| server.connect()).collect();
+    server.signal(Signal::INT);
+    for peer in &mut idle {
+        expect_farewell(peer);
+    }
+    for peer in &mut connected {
+        // No WebSocket yet, so there is nothing to close but the connection, perhaps behind an HTTP answer.
+        let answer = peer.read_to_end().expect("an orderly end");
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 "), "{answer:?}");
+    }
+    common::eventually("the port is closed", || TcpStream::connect(address).is_err());
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+}
+
+#[test]
+fn tungstenite_is_told_to_go() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    server.signal(Signal::TERM);
+    match client.read() {
+        Ok(Message::Close(Some(close))) => assert_eq!(u16::from(close.code), 1001),
+        other => panic!("a Close expected, {other:?} received"),
+    }
+    assert!(matches!(client.read(), Err(tungstenite::Error::ConnectionClosed)));
+    assert_eq!(server.wait().code, Some(0));
+}
+
+/// Also what the server's kernel has received and the server itself has not read yet.
+#[test]
+fn what_was_sent_before_the_signal_is_echoed() {
+    const PEERS: u64 = 100;
+    const MESSAGES: u64 = 20;
+    let payload = |peer, number| pattern(peer * MESSAGES + number, 500);
+    let server = Server::start(&["--drain-timeout", "300"]);
+    let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
+    for (index, peer) in (0..).zip(&mut peers) {
+        for number in 0..MESSAGES {
+            peer.send(frame(FIN | BINARY, &payload(index, number)));
+        }
+    }
+    for peer in &peers {
+        await_acknowledgement(peer);
+    }
+    server.signal(Signal::TERM);
+    for (index, peer) in (0..).zip(&mut peers) {
+        for number in 0..MESSAGES {
+            peer.expect_frame(FIN | BINARY, payload(index, number));
+        }
+        expect_farewell(peer);
+    }
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+    assert_eq!(summary(&exit)[..2], [PEERS, PEERS * MESSAGES], "{exit}");
+}
+
+/// A Close frame cannot interrupt a frame: the rest of it is awaited, and echoed.
+#[test]
+fn a_frame_that_is_under_way_is_finished() {
+    const KEY: [u8; 4] = [9, 8, 7, 6];
+    let server = Server::start(&["--drain-timeout", "300"]);
+    let mut witness = server.open();
+    let mut peer = server.open();
+    let payload = pattern(1, 1000);
+    let mut masked = payload.clone();
+    apply_mask(KEY, &mut masked);
+    peer.send(masked_header(FIN | BINARY, 1000, KEY));
+    peer.send(&masked[..500]);
+    assert_eq!(peer.read_header(), (FIN | BINARY, 1000));
+    let mut echo = vec![0; 1000];
+    peer.read_exact(&mut echo[..500]);
+
+    server.signal(Signal::TERM);
+    expect_farewell(&mut witness);
+    peer.send(&masked[500..]);
+    peer.read_exact(&mut echo[500..]);
+    assert!(echo == payload, "the echo differs");
+    expect_farewell(&mut peer);
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+}
+
+/// Echoes that wait for a slow reader are delivered before the farewell.
+#[test]
+fn a_backlog_is_delivered_first() {
+    let server = Server::start(&["--drain-timeout", "300"]);
+    let mut peer = server.open();
+    let payload = pattern(2, 64 * KIB);
+    let count = 30;
+    for _ in 0..count {
+        peer.send(frame(FIN | BINARY, &payload));
+    }
+    await_acknowledgement(&peer);
+    server.signal(Signal::TERM);
+    for index in 0..count {
+        assert!(peer.read_message() == Frame::new(FIN | BINARY, &payload[..]), "message {index} differs");
+    }
+    expect_farewell(&mut peer);
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+}
+
+#[test]
+fn the_drain_ends_with_its_timeout() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let server = Server::start(&["--drain-timeout", "1"]);
+    let mut silent = server.open();
+    let mut half_sent = server.open();
+    half_sent.send(&frame(FIN | BINARY, &[0; 1000])[..500]);
+    let mut polite = server.open();
+    let signalled = Instant::now();
+    server.signal(Signal::TERM);
+    expect_farewell(&mut polite);
+    silent.expect_close(1001);
+    // No answer from this one.
+    let exit = server.wait();
+    assert!(signalled.elapsed() >= TIMEOUT, "the drain took only {:?}", signalled.elapsed());
+    assert_eq!(exit.code, Some(0), "{exit}");
+    silent.expect_disconnect();
+    summary(&exit);
+}
+
+#[test]
+fn the_drain_ends_with_the_last_client() {
+    let server = Server::start(&["--drain-timeout", "300"]);
+    let mut peers: Vec<Peer> = (0..20).map(|_| server.open()).collect();
+    server.signal(Signal::TERM);
+    for (index, mut peer) in peers.drain(..).enumerate() {
+        peer.expect_close(1001);
+        match index % 3 {
+            0 => peer.send(close_frame(1001, b"")),
+            1 => peer.reset(),
+            _ => drop(peer),
+        }
+    }
+    // Far less than the timeout: `wait` gives up long before.
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+}
+
+#[test]
+fn a_second_signal_ends_the_drain() {
+    for second in [Signal::TERM, Signal::INT] {
+        let server = Server::start(&["--drain-timeout", "300"]);
+        let mut silent = server.open();
+        server.signal(Signal::TERM);
+        silent.expect_close(1001);
+        server.signal(second);
+        let exit = server.wait();
+        assert!(exit.code.is_some(), "killed instead of ended\n{exit}");
+        silent.expect_disconnect();
+    }
+}
+
+#[test]
+fn bare_tcp_drains_too() {
+    let server = Server::start(&["--protocol", "tcp", "--drain-timeout", "300"]);
+    let mut peer = server.connect();
+    peer.send(b"served");
+    peer.read_exact(&mut [0; 6]);
+    peer.send(b"sent before");
+    await_acknowledgement(&peer);
+    server.signal(Signal::TERM);
+    assert_eq!(peer.read_to_end().expect("an orderly end"), b"sent before");
+    drop(peer);
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn the_port_is_free_again_at_once() {
+    let server = Server::start(&[]);
+    let address = server.address();
+    let mut peer = server.open();
+    server.signal(Signal::TERM);
+    expect_farewell(&mut peer);
+    assert_eq!(server.wait().code, Some(0));
+    // The closed connection lingers in TIME_WAIT on the server's side.
+    let again = Server::launch(common::server::command(&["serve", "--listen", &address.to_string()]));
+    again.open().expect_echo(TEXT, "back");
+}
+
+#[test]
+fn workers_share_the_connections() {
+    let server = Server::start(&["--workers", "2"]);
+    let before = server.cpu_time_by_thread();
+    let mut peers: Vec<Peer> = (0..64).map(|_| server.open()).collect();
+    let busy_threads = || {
+        // Threads are neither started nor ended under way, so the order stays.
+        let now = server.cpu_time_by_thread();
+        assert_eq!(now.len(), before.len(), "threads come and go while clients are served");
+        now.iter().zip(&before).filter(|(now, before)| now.saturating_sub(**before) > Duration::from_millis(5)).count()
+    };
+    common::eventually("two threads have worked", || {
+        for peer in &mut peers {
+            peer.expect_echo(TEXT, "work");
+        }
+        busy_threads() >= 2
+    });
+}
+
+#[test]
+fn idle_connections_cost_no_processor_time() {
+    let server = Server::start(&["--workers", "2"]);
+    let mut peers: Vec<Peer> = (0..100).map(|_| server.open()).collect();
+    for peer in &mut peers {
+        peer.expect_echo(TEXT, "awake");
+    }
+    let before = server.cpu_time();
+    let window = Duration::from_secs(1);
+    thread::sleep(window); // what is measured is time without an event
+    let spent = server.cpu_time().saturating_sub(before);
+    assert!(spent < window / 10, "{spent:?} of processor time within {window:?} of silence");
+}

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -46,7 +47,7 @@ const END: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlag
 /// `started` is told once whether it could start.
 pub(super) fn run(
     plan: &Plan,
-    control: &Control,
+    control: &Arc<Control>,
     arrivals: Arrivals,
     started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {

@@ -67,7 +67,7 @@ impl Controls {
 pub(super) fn start_worker<T: Send + 'static>(
     config: &Config,
     index: usize,
-    run: impl FnOnce(&Plan, &Control, &dyn Fn(io::Result<T>)) -> io::Result<()> + Send + 'static,
+    run: impl FnOnce(&Plan, &Arc<Control>, &dyn Fn(io::Result<T>)) -> io::Result<()> + Send + 'static,
 ) -> Result<(Running, T), EngineError> {
     let plan = Plan {
         index,
@@ -90,7 +90,7 @@ pub(super) fn start_worker<T: Send + 'static>(
 /// Starts a thread whose failure ends the process: half a server would look alive and not be.
 pub(super) fn spawn(
     name: String,
-    body: impl FnOnce(&Control) -> io::Result<()> + Send + 'static,
+    body: impl FnOnce(&Arc<Control>) -> io::Result<()> + Send + 'static,
 ) -> Result<Running, EngineError> {
     let control = Arc::new(Control::new().map_err(system("create an eventfd"))?);
     let body = {

@@ -3,6 +3,7 @@
 //! Nothing here waits or makes a system call. An engine asks for a connection's [`Step`], does it, and tells what came
 //! of it.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use slab::Slab;
@@ -202,6 +203,27 @@ impl Connections {
         match &mut self.entries[key as usize].backlog {
             Some(backlog) => backlog.bytes.extend_from_slice(bytes),
             none => *none = Some(Box::new(Backlog { bytes: bytes.to_vec(), sent: 0 })),
+        }
+    }
+
+    /// Takes the backlog out, to be sent by an operation that has to own it. What is left of it is to be given to
+    /// [`Connections::put_back`].
+    pub fn take_backlog(&mut self, key: u32) -> (Vec<u8>, Range<usize>) {
+        let backlog = self.entries[key as usize].backlog.take();
+        backlog.map_or_else(Default::default, |backlog| {
+            let range = backlog.sent..backlog.bytes.len();
+            (backlog.bytes, range)
+        })
+    }
+
+    /// Puts back what is left of a backlog, in front of what has been queued since. `range` ends where `bytes` do.
+    pub fn put_back(&mut self, key: u32, mut bytes: Vec<u8>, range: Range<usize>) {
+        let backlog = &mut self.entries[key as usize].backlog;
+        if !range.is_empty() {
+            if let Some(behind) = backlog.take() {
+                bytes.extend_from_slice(&behind.bytes[behind.sent..]);
+            }
+            *backlog = Some(Box::new(Backlog { bytes, sent: range.start }));
         }
     }
 

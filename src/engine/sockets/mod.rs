@@ -10,6 +10,7 @@ pub mod table;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -22,7 +23,7 @@ use arrivals::Arrivals;
 
 /// An engine's worker: runs on the calling thread until it is told to stop and its connections are gone or out of time.
 /// It calls the function once, with what its start has come to.
-pub(super) type Run = fn(&Plan, &Control, Arrivals, &dyn Fn(io::Result<()>)) -> io::Result<()>;
+pub(super) type Run = fn(&Plan, &Arc<Control>, Arrivals, &dyn Fn(io::Result<()>)) -> io::Result<()>;
 
 /// Starts the workers, each with a descriptor table of its own, and the acceptor that hands them their sockets.
 pub(super) fn start(config: &Config, listeners: Vec<TcpListener>, run: Run) -> Result<Workers, EngineError> {

@@ -1,15 +1,68 @@
-//! tokio-uring
-use super::sockets::arrivals::Arrivals;
-use crate::worker::{Control, Plan};
+//! The tokio-uring engine: one runtime per worker, a task per connection. It shows what the ecosystem's runtime makes
+//! of `io_uring`, by the same protocol code and under the same options.
+//!
+//! A connection that is idle has no receive buffer: its task waits for readability (a one-shot poll), then takes a
+//! buffer of the worker's pool, receives without waiting, sends, and gives the buffer back. Holding a buffer in a
+//! waiting receive was measured, too: docs/ENGINES.md has the figures.
+//!
+//! Limits of tokio-uring 0.5, which are why it is not the default:
+//! - no multishot operations, no provided buffers, no direct descriptors: an echo is three operations, each with a
+//!   completion, a wake-up and a turn of the task;
+//! - operations reach the kernel when the runtime has nothing else to do, in an `io_uring_enter` that does not wait; what
+//!   waits is tokio's `epoll_wait` on the ring, one more system call per turn;
+//! - each operation under way has an entry in the runtime's own slab, each task an allocation of its own: an idle
+//!   connection takes several hundred bytes;
+//! - `DEFER_TASKRUN` cannot be used: nobody would run the deferred work, since nobody enters the ring to wait.
+
+mod operations;
+mod pool;
+mod task;
+mod worker;
+
 use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio_uring::Runtime;
+
+use super::sockets::arrivals::Arrivals;
+use crate::sys;
+use crate::worker::{Control, Plan};
+use worker::{Keeper, Worker};
+
+/// Submissions that fit in the queue; more than that enter the kernel at once.
+const SQ_ENTRIES: u32 = 1024;
+/// Completions that fit.
+const CQ_ENTRIES: u32 = 8192;
+
+/// Whether this machine can run it.
 pub(super) fn probe() -> io::Result<()> {
-    Ok(())
+    runtime().map(drop)
 }
+
+fn runtime() -> io::Result<Runtime> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_cqsize(CQ_ENTRIES).setup_clamp();
+    Runtime::new(tokio_uring::builder().entries(SQ_ENTRIES).uring_builder(&ring))
+}
+
+/// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
+///
+/// `started` is told once whether it could start.
 pub(super) fn run(
-    _plan: &Plan,
-    _control: &Control,
-    _arrivals: Arrivals,
-    _started: &dyn Fn(io::Result<()>),
+    plan: &Plan,
+    control: &Arc<Control>,
+    arrivals: Arrivals,
+    started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {
-    todo!()
+    let runtime = match sys::pin_to_cpu(plan.cpu).and_then(|()| runtime()) {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            started(Err(e));
+            return Ok(());
+        }
+    };
+    started(Ok(()));
+    let worker = Rc::new(Worker::new(plan, control));
+    runtime.block_on(async { Keeper::new(worker, arrivals).run().await })
 }

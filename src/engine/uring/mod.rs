@@ -27,7 +27,8 @@ pub(super) const DIRECT_DESCRIPTORS_MAX: u64 = 1 << 20;
 
 /// Starts the workers, and the acceptor that moves sockets into their rings.
 pub(super) fn start(config: &Config, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
-    let start = |index| threads::start_worker(config, index, worker::run);
+    let start =
+        |index| threads::start_worker(config, index, |plan, control, started| worker::run(plan, control, started));
     let (workers, rings): (Vec<_>, Vec<_>) =
         (0..config.workers).map(start).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
     let capacities = (0..config.workers).map(|index| config.capacity_of(index));

@@ -52,9 +52,9 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     let addresses = addresses.map_err(system("ask for a listener's address"))?;
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(system("watch for signals"))?;
     let workers = config.engine.start(config, listeners)?;
-    announce(config, &addresses).map_err(system("print the start-up line"))?;
     let controls = workers.controls();
     watch_signals(signals, controls.clone(), config)?;
+    announce(config, &addresses).map_err(system("print the start-up line"))?;
     workers.join();
     sum_up(&controls.tally(), started_at.elapsed());
     Ok(())

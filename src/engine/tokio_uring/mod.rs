@@ -66,3 +66,31 @@ pub(super) fn run(
     let worker = Rc::new(Worker::new(plan, control));
     runtime.block_on(async { Keeper::new(worker, arrivals).run().await })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::Settings;
+    use crate::worker::Limits;
+
+    /// Together with the runtime's own fields these are 256 bytes, a task's alignment being 128.
+    const FUTURE_MAX: usize = 144;
+
+    #[test]
+    fn a_connections_future_is_small() {
+        let limits = Limits {
+            handshake_timeout: None,
+            idle_timeout: None,
+            close_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let plan =
+            Plan { index: 0, cpu: 0, capacity: 1, receive_memory: 1 << 20, settings: Settings::default(), limits };
+        let worker = Rc::new(Worker::new(&plan, &Arc::new(Control::new().unwrap())));
+        let size = size_of_val(&task::Task::new(worker, 0));
+        println!("a connection's future: {size} bytes");
+        assert!(size <= FUTURE_MAX, "{size} bytes");
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 /// Buffers of one size, of which there are only so many. Whoever finds none waits for one, first come, first served.
@@ -33,13 +32,9 @@ impl Pool {
         self.size
     }
 
-    /// A buffer, the most recently used one: it is still in cache.
-    pub(super) async fn take(&self) -> Vec<u8> {
-        let mut ticket = None;
-        poll_fn(|cx| self.poll_take(&mut ticket, cx)).await
-    }
-
-    fn poll_take(&self, ticket: &mut Option<u64>, cx: &Context) -> Poll<Vec<u8>> {
+    /// A buffer, the most recently used one: it is still in cache. Whoever has to wait gets a ticket, and must come
+    /// again with it when woken.
+    pub(super) fn poll_take(&self, ticket: &mut Option<u64>, cx: &Context) -> Poll<Vec<u8>> {
         let state = &mut *self.state.borrow_mut();
         match *ticket {
             None if state.waiting.is_empty() && state.free.len() > state.reserved => {}

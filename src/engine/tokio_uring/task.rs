@@ -1,9 +1,11 @@
 //! A connection's task: does what the connection wants, one step after the other.
+//!
+//! Written as a state machine: the same as an `async fn` takes 400 bytes per connection.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use rustix::net::{Shutdown, shutdown};
 
@@ -13,122 +15,174 @@ use crate::engine::sockets::connections::Step;
 use crate::protocol::Output;
 
 /// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, key: u32) {
-    let mut task = Task { worker: &worker, key, wants_much: false, is_blocked: false, readable: None, writable: None };
-    while task.step().await {}
-    worker.remove(key);
-}
-
-struct Task<'a> {
-    worker: &'a Worker,
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, one byte each")]
+pub(super) struct Task {
+    worker: Rc<Worker>,
     key: u32,
+    state: State,
+    /// Waits for readiness that are under way. They outlast a call of the worker.
+    readable: Option<Operation<()>>,
+    writable: Option<Operation<()>>,
+    /// The worker knows whom to call.
+    is_listening: bool,
     /// The last receive has filled its buffer.
     wants_much: bool,
     /// The last send has found the socket's buffer full.
     is_blocked: bool,
-    /// Waits for readiness that are under way. They outlast a call of the worker.
-    readable: Option<Operation<()>>,
-    writable: Option<Operation<()>>,
+    /// To say goodbye after the next receive.
+    is_leaving: bool,
 }
 
-impl Task<'_> {
-    /// Does what the connection wants. Returns whether it goes on.
-    async fn step(&mut self) -> bool {
-        let step = self.worker.connections().step(self.key);
-        match step {
-            Step::Receive => {
-                if self.is_readable().await {
-                    self.receive().await;
-                }
+enum State {
+    /// Between two steps.
+    Deciding,
+    /// For something to receive.
+    AwaitingInput,
+    /// For a buffer to receive into; the ticket says for how long already.
+    AwaitingBuffer(Option<u64>),
+    Receiving(Operation<Vec<u8>>),
+    /// `is_pooled`: from the buffer that was received into, and not from memory of the connection's own.
+    Sending {
+        operation: Operation<Outgoing>,
+        is_pooled: bool,
+    },
+    /// For the socket to take bytes again.
+    AwaitingRoom,
+    /// For what is under way, before the socket is closed.
+    Ending,
+}
+
+impl Task {
+    pub(super) fn new(worker: Rc<Worker>, key: u32) -> Self {
+        Self {
+            worker,
+            key,
+            state: State::Deciding,
+            readable: None,
+            writable: None,
+            is_listening: false,
+            wants_much: false,
+            is_blocked: false,
+            is_leaving: false,
+        }
+    }
+
+    /// Begins what the connection wants.
+    fn decide(&mut self) -> State {
+        let mut connections = self.worker.connections();
+        match connections.step(self.key) {
+            Step::Receive => State::AwaitingInput,
+            Step::Send if self.is_blocked => State::AwaitingRoom,
+            Step::Send => {
+                let (bytes, range) = connections.take_backlog(self.key);
+                let operation = operations::send(connections.socket(self.key), Outgoing { bytes, range });
+                State::Sending { operation, is_pooled: false }
             }
-            Step::Send => self.send_backlog().await,
             Step::Leave => {
-                self.receive().await;
-                self.worker.connections().say_goodbye(self.key);
+                self.is_leaving = true;
+                State::AwaitingBuffer(None)
             }
             Step::ShutDown => {
                 // Not through the ring, which would keep a thread of the kernel's for it. It can only fail because the
                 // peer is gone, which the receive will tell.
-                let mut connections = self.worker.connections();
                 let _ = shutdown(connections.socket(self.key), Shutdown::Write);
                 connections.shut_down(self.key);
+                State::Deciding
             }
             Step::Close => {
-                self.end_waits().await;
-                return false;
+                if self.readable.is_some() || self.writable.is_some() {
+                    let _ = shutdown(connections.socket(self.key), Shutdown::Both);
+                }
+                State::Ending
             }
         }
-        true
     }
 
-    /// Waits until there is something to receive (`true`) or the worker calls (`false`).
-    async fn is_readable(&mut self) -> bool {
-        let (worker, key) = (self.worker, self.key);
-        let readable = self.readable.get_or_insert_with(|| operations::readable(worker.connections().socket(key)));
-        let is_ready = wait(worker, key, readable).await;
+    fn poll_input(&mut self, cx: &mut Context) -> Poll<State> {
+        let socket = || operations::readable(self.worker.connections().socket(self.key));
+        let is_ready = Pin::new(self.readable.get_or_insert_with(socket)).poll(cx).is_ready();
         if is_ready {
             self.readable = None;
         }
-        is_ready
+        self.poll_wait(is_ready, State::AwaitingBuffer(None), cx)
     }
 
-    /// Waits until the socket takes bytes again (`true`) or the worker calls (`false`).
-    async fn is_writable(&mut self) -> bool {
-        let (worker, key) = (self.worker, self.key);
-        let writable = self.writable.get_or_insert_with(|| operations::writable(worker.connections().socket(key)));
-        let is_ready = wait(worker, key, writable).await;
+    fn poll_room(&mut self, cx: &mut Context) -> Poll<State> {
+        let socket = || operations::writable(self.worker.connections().socket(self.key));
+        let is_ready = Pin::new(self.writable.get_or_insert_with(socket)).poll(cx).is_ready();
         if is_ready {
             self.writable = None;
+            self.is_blocked = false;
         }
-        is_ready
+        self.poll_wait(is_ready, State::Deciding, cx)
     }
 
-    /// One receive and the sending of its echo.
-    async fn receive(&mut self) {
-        let pool = self.worker.pool(self.wants_much);
-        let buffer = pool.take().await;
-        let operation = operations::receive(self.worker.connections().socket(self.key), buffer);
-        let (result, mut buffer) = operation.await;
-        self.wants_much = result == pool.size() as i32;
-        match self.received(result, &mut buffer) {
-            Output::Nothing => pool.give_back(buffer),
-            Output::InPlace(range) => {
-                let Outgoing { bytes, range } = self.send(Outgoing { bytes: buffer, range }).await;
-                self.worker.connections().unsent(self.key, &bytes[range]);
-                pool.give_back(bytes);
-            }
-            Output::Owned { bytes, range } => {
-                pool.give_back(buffer);
-                self.send_owned(Outgoing { bytes, range }).await;
-            }
+    /// The end of a wait, if it `is_ready` or if the worker calls.
+    fn poll_wait(&mut self, is_ready: bool, then: State, cx: &mut Context) -> Poll<State> {
+        let calls = &self.worker.calls;
+        if is_ready {
+            calls.stop_listening(self.key);
+            self.is_listening = false;
+            Poll::Ready(then)
+        } else if !self.is_listening {
+            calls.listen(self.key, cx);
+            self.is_listening = true;
+            Poll::Pending
+        } else if calls.has_called(self.key) {
+            self.is_listening = false;
+            Poll::Ready(State::Deciding)
+        } else {
+            Poll::Pending
         }
-        self.worker.publish();
+    }
+
+    fn receive(&mut self, buffer: Vec<u8>) -> State {
+        State::Receiving(operations::receive(self.worker.connections().socket(self.key), buffer))
+    }
+
+    /// A receive is over: sends its echo from where it is.
+    fn received(&mut self, result: i32, mut buffer: Vec<u8>) -> State {
+        self.wants_much = result == buffer.len() as i32;
+        let output = self.echo(result, &mut buffer);
+        let (outgoing, is_pooled) = match output {
+            Output::InPlace(range) => (Outgoing { bytes: buffer, range }, true),
+            Output::Owned { bytes, range } => {
+                self.worker.give_back(buffer);
+                (Outgoing { bytes, range }, false)
+            }
+            Output::Nothing => {
+                self.worker.give_back(buffer);
+                self.worker.publish();
+                return State::Deciding;
+            }
+        };
+        let operation = operations::send(self.worker.connections().socket(self.key), outgoing);
+        State::Sending { operation, is_pooled }
     }
 
     /// What a receive has come to. Returns what to send now.
-    fn received(&self, result: i32, buffer: &mut [u8]) -> Output {
+    fn echo(&mut self, result: i32, buffer: &mut [u8]) -> Output {
         let mut connections = self.worker.connections_now();
+        let mut output = Output::Nothing;
         match result {
-            1.. => {
-                let output = connections.received(self.key, &mut buffer[..result as usize]);
-                if !connections.backlog(self.key).is_empty() {
-                    // A Ping has been queued while the receive was under way, and must stay in front.
-                    connections.queue(self.key, output.bytes(buffer));
-                    return Output::Nothing;
-                }
-                return output;
-            }
+            1.. => output = connections.received(self.key, &mut buffer[..result as usize]),
             0 => connections.peer_finished(self.key),
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
         }
-        Output::Nothing
+        if !connections.backlog(self.key).is_empty() {
+            // A Ping has been queued while the receive was under way, and must stay in front.
+            connections.queue(self.key, output.bytes(buffer));
+            output = Output::Nothing;
+        }
+        if std::mem::take(&mut self.is_leaving) {
+            connections.say_goodbye(self.key);
+        }
+        output
     }
 
-    /// Sends as much as the socket takes. Returns what is left.
-    async fn send(&mut self, outgoing: Outgoing) -> Outgoing {
-        let operation = operations::send(self.worker.connections().socket(self.key), outgoing);
-        let (result, mut outgoing) = operation.await;
+    /// A send is over: keeps what the socket has not taken.
+    fn sent(&mut self, result: i32, mut outgoing: Outgoing, is_pooled: bool) -> State {
         let mut connections = self.worker.connections_now();
         if result >= 0 {
             connections.sent(self.key, result as usize);
@@ -137,54 +191,57 @@ impl Task<'_> {
             connections.broken(self.key);
         }
         self.is_blocked = !outgoing.range.is_empty();
-        outgoing
-    }
-
-    /// Sends from memory of the connection's own.
-    async fn send_owned(&mut self, outgoing: Outgoing) {
-        let Outgoing { bytes, range } = self.send(outgoing).await;
-        self.worker.connections().put_back(self.key, bytes, range);
-    }
-
-    async fn send_backlog(&mut self) {
-        if self.is_blocked && !self.is_writable().await {
-            return;
+        if is_pooled {
+            connections.unsent(self.key, &outgoing.bytes[outgoing.range]);
+            self.worker.give_back(outgoing.bytes);
+        } else {
+            connections.put_back(self.key, outgoing.bytes, outgoing.range);
         }
-        let (bytes, range) = self.worker.connections().take_backlog(self.key);
-        self.send_owned(Outgoing { bytes, range }).await;
+        drop(connections);
         self.worker.publish();
+        State::Deciding
     }
 
     /// Nothing may be under way when the socket is closed.
-    async fn end_waits(&mut self) {
-        if self.readable.is_some() || self.writable.is_some() {
-            let _ = shutdown(self.worker.connections().socket(self.key), Shutdown::Both);
+    fn poll_end(&mut self, cx: &mut Context) -> Poll<()> {
+        for wait in [&mut self.readable, &mut self.writable] {
+            if let Some(operation) = wait {
+                ready!(Pin::new(operation).poll(cx));
+                *wait = None;
+            }
         }
-        if let Some(readable) = self.readable.take() {
-            readable.await;
-        }
-        if let Some(writable) = self.writable.take() {
-            writable.await;
-        }
+        self.worker.remove(self.key);
+        Poll::Ready(())
     }
 }
 
-/// Waits for an operation (`true`), or for the worker's call (`false`).
-async fn wait(worker: &Worker, key: u32, operation: &mut Operation<()>) -> bool {
-    let mut is_listening = false;
-    poll_fn(|cx| {
-        if Pin::new(&mut *operation).poll(cx).is_ready() {
-            worker.calls.stop_listening(key);
-            return Poll::Ready(true);
+impl Future for Task {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let task = self.get_mut();
+        loop {
+            task.state = match &mut task.state {
+                State::Deciding => task.decide(),
+                State::AwaitingInput => ready!(task.poll_input(cx)),
+                State::AwaitingBuffer(ticket) => {
+                    let buffer = ready!(task.worker.pool(task.wants_much).poll_take(ticket, cx));
+                    task.receive(buffer)
+                }
+                State::Receiving(operation) => {
+                    let (result, buffer) = ready!(Pin::new(operation).poll(cx));
+                    task.received(result, buffer)
+                }
+                State::Sending { operation, is_pooled } => {
+                    let is_pooled = *is_pooled;
+                    let (result, outgoing) = ready!(Pin::new(operation).poll(cx));
+                    task.sent(result, outgoing, is_pooled)
+                }
+                State::AwaitingRoom => ready!(task.poll_room(cx)),
+                State::Ending => return task.poll_end(cx),
+            };
         }
-        if is_listening && worker.calls.has_called(key) {
-            return Poll::Ready(false);
-        }
-        worker.calls.listen(key, cx);
-        is_listening = true;
-        Poll::Pending
-    })
-    .await
+    }
 }
 
 /// Whether the next attempt may succeed: nothing there, no room, no memory for now.

@@ -14,16 +14,19 @@ use io_uring_06::types::Timespec;
 
 use super::operations::{self, Operation};
 use super::pool::Pool;
-use super::task;
+use super::task::Task;
 use crate::engine::deadline::Clock;
 use crate::engine::sockets::arrivals::Arrivals;
 use crate::engine::sockets::connections::Connections;
 use crate::engine::stopping::Stopping;
 use crate::worker::{Control, Limits, Plan};
 
-/// Bytes in a receive buffer, and in those for connections that fill them.
+/// Bytes in a receive buffer, and in those for connections that fill them. Together they are at most three quarters of
+/// the worker's receive memory.
 const SMALL: usize = 16 << 10;
 const LARGE: usize = 256 << 10;
+/// Small ones should stay in the second-level cache.
+const SMALL_COUNT: usize = 64;
 /// Connections told to close, or checked for deadlines, at once.
 const SLICE: usize = 2048;
 
@@ -46,14 +49,15 @@ impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
         let clock = Clock::new(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, plan.settings.clone(), clock.timeouts(&plan.limits));
-        let (half, large) = (plan.receive_memory / 2, LARGE.min(plan.receive_memory / 2));
+        let small = SMALL.min(plan.receive_memory / 4);
+        let large = LARGE.min(plan.receive_memory / 2);
         Self {
             connections: RefCell::new(connections),
             clock,
             limits: plan.limits,
             control: Arc::clone(control),
-            small: Pool::new((half / SMALL).max(1), SMALL.min(half)),
-            large: Pool::new(half / large, large),
+            small: Pool::new((plan.receive_memory / 4 / small).min(SMALL_COUNT), small),
+            large: Pool::new(plan.receive_memory / 2 / large, large),
             calls: Calls::default(),
             keeper: RefCell::new(None),
             is_keeper_called: Cell::new(false),
@@ -73,8 +77,14 @@ impl Worker {
         connections
     }
 
+    /// Receive buffers.
     pub(super) fn pool(&self, wants_much: bool) -> &Pool {
         if wants_much { &self.large } else { &self.small }
+    }
+
+    /// Gives a receive buffer back.
+    pub(super) fn give_back(&self, buffer: Vec<u8>) {
+        self.pool(buffer.len() > self.small.size()).give_back(buffer);
     }
 
     /// Publishes the counters, and has the keeper look at what has got a deadline.
@@ -215,7 +225,7 @@ impl Keeper {
         let more_may_come = arrivals.take(|socket| {
             let key = self.worker.connections_now().accepted(socket);
             // Detached: the task tells by removing the connection that it is done.
-            drop(tokio_uring::spawn(task::serve(Rc::clone(&self.worker), key)));
+            drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
         })?;
         self.stopping.has_arrivals();
         if more_may_come {

@@ -25,7 +25,7 @@ pub(super) struct Task {
     writable: Option<Operation<()>>,
     /// The worker knows whom to call.
     is_listening: bool,
-    /// The last receive has filled its buffer.
+    /// The last receive would not have fitted in a small buffer.
     wants_much: bool,
     /// The last send has found the socket's buffer full.
     is_blocked: bool,
@@ -142,7 +142,7 @@ impl Task {
 
     /// A receive is over: sends its echo from where it is.
     fn received(&mut self, result: i32, mut buffer: Vec<u8>) -> State {
-        self.wants_much = result == buffer.len() as i32;
+        self.wants_much = self.worker.is_much(result);
         let output = self.echo(result, &mut buffer);
         let (outgoing, is_pooled) = match output {
             Output::InPlace(range) => (Outgoing { bytes: buffer, range }, true),

@@ -21,9 +21,9 @@ use crate::engine::sockets::connections::Connections;
 use crate::engine::stopping::Stopping;
 use crate::worker::{Control, Limits, Plan};
 
-/// Bytes in a receive buffer, and in those for connections that fill them. Together they are at most three quarters of
-/// the worker's receive memory.
-const SMALL: usize = 16 << 10;
+/// Bytes in a receive buffer (a message of 16 KiB and its header fit), and in those for connections that fill them.
+/// Together they are at most three quarters of the worker's receive memory.
+const SMALL: usize = 20 << 10;
 const LARGE: usize = 256 << 10;
 /// Small ones should stay in the second-level cache.
 const SMALL_COUNT: usize = 64;
@@ -80,6 +80,11 @@ impl Worker {
     /// Receive buffers.
     pub(super) fn pool(&self, wants_much: bool) -> &Pool {
         if wants_much { &self.large } else { &self.small }
+    }
+
+    /// Whether a receive with this result has filled a small buffer, or would have.
+    pub(super) fn is_much(&self, result: i32) -> bool {
+        result >= self.small.size() as i32
     }
 
     /// Gives a receive buffer back.

@@ -12,6 +12,7 @@ use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Machine};
+use crate::engine::uring::buffers::PoolShape;
 use crate::engine::{Engine, EngineError};
 use crate::{protocol, server};
 
@@ -82,6 +83,11 @@ pub struct ServeArgs {
     /// worker's receive memory is at most half of this. At least 64 KiB.
     #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES", default_value = "8MiB")]
     pub backlog_per_connection: ByteSize,
+
+    /// A worker's receive memory by count and size of its buffers, for tests: what is cut where. `whole`: each receive
+    /// takes a buffer of its own, as on kernels before 6.12.
+    #[arg(long, env = "RINGECHO_RECEIVE_BUFFERS", value_name = "COUNTxBYTES[,whole]", value_parser = parse_receive_buffers, hide = true)]
+    pub receive_buffers: Option<PoolShape>,
 
     /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference.
     #[arg(long = "subprotocol", env = "RINGECHO_SUBPROTOCOL", value_name = "NAME", value_delimiter = ',')]
@@ -189,6 +195,18 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `COUNTxBYTES` or `COUNTxBYTES,whole`.
+fn parse_receive_buffers(text: &str) -> Result<PoolShape, String> {
+    let (shape, incremental) = text.strip_suffix(",whole").map_or((text, true), |shape| (shape, false));
+    let (count, size) = shape.split_once('x').ok_or("it takes COUNTxBYTES or COUNTxBYTES,whole")?;
+    let count: u16 = count.parse().map_err(|e| format!("{count:?}: {e}"))?;
+    let size: u32 = size.parse().map_err(|e| format!("{size:?}: {e}"))?;
+    if !count.is_power_of_two() || size == 0 {
+        return Err("the count is a power of two up to 32768, the size at least a byte".into());
+    }
+    Ok(PoolShape { count, size, incremental })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +232,15 @@ mod tests {
         assert_eq!(parse_seconds("250ms"), Ok(Duration::from_millis(250)));
         for nonsense in ["", "-1", "NaN", "inf", "1e300", "soon"] {
             assert!(parse_seconds(nonsense).is_err(), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn receive_buffers_are_a_count_of_a_size() {
+        assert_eq!(parse_receive_buffers("64x16"), Ok(PoolShape { count: 64, size: 16, incremental: true }));
+        assert_eq!(parse_receive_buffers("1x4096,whole"), Ok(PoolShape { count: 1, size: 4096, incremental: false }));
+        for nonsense in ["", "64", "x", "0x16", "63x16", "65536x16", "64x0", "64x16,half", "-1x1"] {
+            assert!(parse_receive_buffers(nonsense).is_err(), "{nonsense:?}");
         }
     }
 }

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::cli::ServeArgs;
 use crate::engine::Engine;
+use crate::engine::uring::buffers::PoolShape;
 use crate::protocol;
 use crate::sys;
 use crate::worker::Limits;
@@ -70,6 +71,8 @@ pub enum ConfigError {
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
     #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
     Backlog(u64),
+    #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
+    ReceiveBuffers { memory: u64, backlog: u64 },
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
     #[error("--path {0:?}: a path starts with '/' and has no spaces, '?' or '#'")]
@@ -93,6 +96,8 @@ pub struct Config {
     pub limited_by: String,
     /// Bytes of receive memory for each worker.
     pub receive_memory: usize,
+    /// Its shape, if it is not for the engine to choose.
+    pub receive_buffers: Option<PoolShape>,
     /// How long things may take.
     pub limits: Limits,
     /// The protocol's own.
@@ -114,6 +119,12 @@ impl Config {
         if !(BACKLOG_MIN..=BACKLOG_MAX).contains(&backlog) {
             return Err(ConfigError::Backlog(backlog));
         }
+        if let Some(shape) = args.receive_buffers {
+            let memory = u64::from(shape.count) * u64::from(shape.size);
+            if memory > backlog / 2 {
+                return Err(ConfigError::ReceiveBuffers { memory, backlog });
+            }
+        }
         Ok(Self {
             engine,
             listen: listen(&args.listen)?,
@@ -122,6 +133,7 @@ impl Config {
             max_connections,
             limited_by,
             receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
+            receive_buffers: args.receive_buffers,
             limits: Limits {
                 handshake_timeout: some_unless_zero(args.handshake_timeout),
                 idle_timeout: some_unless_zero(args.idle_timeout),
@@ -132,10 +144,10 @@ impl Config {
         })
     }
 
-    /// Connections that worker number `index` holds at most: all workers together hold exactly `max_connections`.
-    pub fn capacity_of(&self, index: usize) -> u32 {
+    /// Connections that a worker holds: an equal share, and no more than `max_connections` in all.
+    pub fn capacity_of_worker(&self, index: usize) -> u32 {
         let has_one_more = index < self.max_connections % self.workers;
-        (self.max_connections / self.workers) as u32 + u32::from(has_one_more)
+        (self.max_connections / self.workers + usize::from(has_one_more)) as u32
     }
 }
 
@@ -212,4 +224,64 @@ fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
 
 fn some_unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn resolve(line: &str, descriptors: u64, cpus: usize) -> Result<Config, ConfigError> {
+        let args = Line::parse_from(std::iter::once("ringecho").chain(line.split_whitespace()));
+        Config::resolve(&args.serve, &Machine { descriptors, cpus: (0..cpus).collect() }, Engine::Uring)
+    }
+
+    #[test]
+    fn rings_are_as_many_as_the_connections_need() {
+        assert_eq!(resolve("", 20_000, 2).unwrap().max_connections, 40_000);
+        let config = resolve("--max-connections 500000", 20_000, 2).unwrap();
+        assert_eq!((config.workers, config.capacity_of_worker(0)), (25, 20_000));
+        assert_eq!(resolve("--max-connections 1000", 20_000, 2).unwrap().workers, 2);
+    }
+
+    #[test]
+    fn the_workers_capacities_add_up_to_the_limit() {
+        for (workers, max_connections) in [(3, 10), (1, 7), (4, 3), (25, 499_999)] {
+            let line = format!("--workers {workers} --max-connections {max_connections}");
+            let config = resolve(&line, 20_000, 2).unwrap();
+            let sum: usize = (0..workers).map(|index| config.capacity_of_worker(index) as usize).sum();
+            assert_eq!(sum, max_connections);
+        }
+    }
+
+    #[test]
+    fn workers_beyond_the_processors_add_no_receive_memory() {
+        let few = resolve("", 20_000, 2).unwrap();
+        let many = resolve("--max-connections 500000", 20_000, 2).unwrap();
+        assert!(many.receive_memory * many.workers <= few.receive_memory * few.workers);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_remedy() {
+        for (line, word) in [
+            ("--workers 0", "at least one"),
+            ("--max-connections 0", "at least one"),
+            ("--workers 1 --max-connections 20001", "--workers 2"),
+            ("--workers 10000", "RLIMIT_NOFILE"),
+            ("--backlog-per-connection 1KiB", "64 KiB"),
+            ("--listen nowhere", "ADDRESS:PORT"),
+            ("--subprotocol a/b", "token"),
+            ("--path echo", "starts with '/'"),
+        ] {
+            let message = resolve(line, 20_000, 2).expect_err(line).to_string();
+            assert!(message.contains(word), "{line}: {message}");
+        }
+    }
 }

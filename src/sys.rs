@@ -22,6 +22,11 @@ pub fn refuse_huge_pages() -> io::Result<()> {
     Ok(rustix::thread::disable_transparent_huge_pages(true)?)
 }
 
+/// The soft limit on descriptors as it is now.
+pub fn descriptor_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// The processors this process may run on (its affinity mask, `sched_getaffinity(2)`).
 pub fn usable_cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;

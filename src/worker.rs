@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::engine::uring::buffers::PoolShape;
 use crate::protocol::Settings;
 
 /// What a worker has to do; the same for all of an engine's workers except for the first fields.
@@ -21,6 +22,8 @@ pub struct Plan {
     pub capacity: u32,
     /// Bytes of receive memory; also the most that a connection's unsent output can come to.
     pub receive_memory: usize,
+    /// The shape of that memory, if it is not for the engine to choose.
+    pub receive_buffers: Option<PoolShape>,
     /// The protocol's options.
     pub settings: Settings,
     /// See [`Limits`].

@@ -107,7 +107,7 @@ fn expected(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
     let mut session = Session::new(&settings);
     let reply = |piece: &&[u8]| {
         let mut data = piece.to_vec();
-        session.receive(&settings, &mut data).output.bytes(&data).to_vec()
+        session.receive(&settings, &mut data).output.to_vec(&data)
     };
     pieces.iter().map(reply).collect()
 }

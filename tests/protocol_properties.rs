@@ -154,7 +154,7 @@ fn run(settings: &Settings, stream: &[u8], receives: &[usize]) -> Sent {
         let (head, tail) = rest.split_at(size.min(rest.len()));
         let mut data = head.to_vec();
         let reply = session.receive(settings, &mut data);
-        sent.bytes.extend_from_slice(reply.output.bytes(&data));
+        sent.bytes.extend(reply.output.to_vec(&data));
         sent.messages += reply.messages;
         sent.then = reply.then;
         rest = tail;

@@ -11,6 +11,7 @@ use common::peer::{Frame, Peer, full_duplex};
 use common::server::Server;
 use common::{KIB, MIB, fill_pattern, pattern, pattern_text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tungstenite::{Bytes, Message};
 
@@ -78,6 +79,8 @@ fn one_frame_of_1_gib() {
 /// can be checked and none has to be kept.
 struct DeafClient {
     peer: Peer,
+    /// What it sends: `TEXT` or `BINARY`. Text that a read cuts is echoed differently, and so are its costs.
+    opcode: u8,
     /// Number of the next message to send.
     begun: u64,
     /// Number of the next echo to read.
@@ -89,12 +92,34 @@ struct DeafClient {
 impl DeafClient {
     const MESSAGE_BYTES: usize = 64 * KIB;
 
-    fn open(server: &Server) -> Self {
-        Self { peer: server.open(), begun: 0, read: 0, rest: Bytes::new() }
+    fn open(server: &Server, opcode: u8) -> Self {
+        let peer = server.open();
+        // Small buffers of its own: what is tested is what the server keeps, not what two kernels can.
+        let socket = SockRef::from(peer.socket());
+        socket.set_recv_buffer_size(64 * KIB).expect("a TCP socket");
+        socket.set_send_buffer_size(64 * KIB).expect("a TCP socket");
+        Self { peer, opcode, begun: 0, read: 0, rest: Bytes::new() }
     }
 
-    fn payload(index: u64) -> Vec<u8> {
-        pattern(index, Self::MESSAGE_BYTES)
+    /// `count` of them, all sending until they are blocked.
+    fn open_blocked(server: &Server, opcode: u8, count: usize) -> Vec<Self> {
+        let mut clients: Vec<Self> = (0..count).map(|_| Self::open(server, opcode)).collect();
+        thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(|| client.send_until_blocked());
+            }
+        });
+        clients
+    }
+
+    fn message(&self, index: u64) -> Frame {
+        let mut payload = pattern(index, Self::MESSAGE_BYTES);
+        if self.opcode == TEXT {
+            for byte in &mut payload {
+                *byte &= 0x7f;
+            }
+        }
+        Frame::new(FIN | self.opcode, payload)
     }
 
     /// Sends until the path is full (until it has had no room for a second) or has taken 1 GiB.
@@ -104,7 +129,8 @@ impl DeafClient {
         let mut sent = 0;
         while sent < GIB {
             if self.rest.is_empty() {
-                self.rest = frame(FIN | BINARY, &Self::payload(self.begun)).into();
+                let message = self.message(self.begun);
+                self.rest = frame(message.first_byte, &message.payload).into();
                 self.begun += 1;
             }
             match stream.write(&self.rest) {
@@ -127,15 +153,15 @@ impl DeafClient {
 
     /// Sends the rest of the last message and reads the echo of everything, comparing every byte.
     fn read_everything(&mut self) {
+        let rest = std::mem::take(&mut self.rest);
         let unread = self.read..self.begun;
         self.read = self.begun;
-        self.peer.while_sending(&self.rest, |peer| {
-            for index in unread {
-                let echo = peer.read_message();
-                assert!(echo == Frame::new(FIN | BINARY, Self::payload(index)), "the echo of message {index} differs");
+        let messages: Vec<Frame> = unread.map(|index| self.message(index)).collect();
+        self.peer.while_sending(&rest, |peer| {
+            for (index, message) in messages.iter().enumerate() {
+                assert!(peer.read_message() == *message, "the echo of message {index} of these differs");
             }
         });
-        self.rest = Bytes::new();
         self.peer.expect_echo(TEXT, "everything read");
     }
 }
@@ -150,20 +176,20 @@ fn has_room_within_a_second(stream: &TcpStream) -> bool {
 fn a_client_that_never_reads_is_blocked_and_loses_nothing() {
     let server = Server::start(&["--workers", "1"]);
     let mut bystander = server.open();
-    bystander.expect_echo(TEXT, "before");
+    for opcode in [BINARY, TEXT] {
+        let mut deaf = DeafClient::open(&server, opcode);
+        let sent = deaf.send_until_blocked();
+        assert!(sent < GIB, "the server took {sent} bytes from a client that reads nothing");
+        let peak = server.peak_resident_bytes();
+        assert!(peak < RESIDENT_BYTES_MAX, "{peak} bytes resident for a client that does not read");
 
-    let mut deaf = DeafClient::open(&server);
-    let sent = deaf.send_until_blocked();
-    assert!(sent < GIB, "the server took {sent} bytes from a client that reads nothing");
-    let peak = server.peak_resident_bytes();
-    assert!(peak < RESIDENT_BYTES_MAX, "{peak} bytes resident for a client that does not read");
+        for round in 0..100 {
+            bystander.expect_echo(BINARY, pattern(round, 10_000));
+        }
+        server.open().expect_echo(TEXT, "a newcomer");
 
-    for round in 0..100 {
-        bystander.expect_echo(BINARY, pattern(round, 10_000));
+        deaf.read_everything();
     }
-    server.open().expect_echo(TEXT, "a newcomer");
-
-    deaf.read_everything();
 }
 
 /// The backlog is per connection, and so is what it may cost.
@@ -171,24 +197,21 @@ fn a_client_that_never_reads_is_blocked_and_loses_nothing() {
 fn many_clients_that_never_read() {
     const CLIENTS: usize = 100;
     const BACKLOG: usize = 64 * KIB;
-    let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
-    server.open().expect_echo(TEXT, "warm");
-    let before = server.resident_bytes();
+    for opcode in [BINARY, TEXT] {
+        let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
+        server.open().expect_echo(TEXT, "warm");
+        let before = server.resident_bytes();
 
-    let mut deaf: Vec<DeafClient> = (0..CLIENTS).map(|_| DeafClient::open(&server)).collect();
-    thread::scope(|scope| {
-        for client in &mut deaf {
-            scope.spawn(|| client.send_until_blocked());
+        let mut deaf = DeafClient::open_blocked(&server, opcode, CLIENTS);
+        let grown = server.resident_bytes().saturating_sub(before);
+        // Twice the backlogs for the allocator's rounding, and the receive buffers once.
+        let allowed = (2 * CLIENTS * BACKLOG + 8 * MIB) as u64;
+        assert!(grown < allowed, "opcode {opcode}: {CLIENTS} clients cost {grown} bytes, more than {allowed}");
+
+        server.open().expect_echo(TEXT, "a newcomer");
+        for client in &mut deaf[..10] {
+            client.read_everything();
         }
-    });
-    let grown = server.resident_bytes().saturating_sub(before);
-    // Twice the backlogs for the allocator's rounding, and the receive buffers once.
-    let allowed = (2 * CLIENTS * BACKLOG + 8 * MIB) as u64;
-    assert!(grown < allowed, "{CLIENTS} clients that do not read cost {grown} bytes, more than {allowed}");
-
-    server.open().expect_echo(TEXT, "a newcomer");
-    for client in &mut deaf[..10] {
-        client.read_everything();
     }
 }
 
@@ -196,10 +219,12 @@ fn many_clients_that_never_read() {
 #[test]
 fn a_client_that_sends_and_reads_in_turns() {
     let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
-    let mut client = DeafClient::open(&server);
-    for _ in 0..3 {
-        client.send_until_blocked();
-        client.read_everything();
+    for opcode in [BINARY, TEXT] {
+        let mut client = DeafClient::open(&server, opcode);
+        for _ in 0..3 {
+            client.send_until_blocked();
+            client.read_everything();
+        }
     }
 }
 
@@ -211,13 +236,7 @@ fn a_backlog_is_freed_with_its_connection() {
     let arguments = ["--workers", "1", "--max-connections", "8", "--backlog-per-connection", "4MiB"];
     let server = Server::start(&arguments);
     for _ in 0..4 {
-        let mut deaf: Vec<DeafClient> = (0..CLIENTS).map(|_| DeafClient::open(&server)).collect();
-        thread::scope(|scope| {
-            for client in &mut deaf {
-                scope.spawn(|| client.send_until_blocked());
-            }
-        });
-        for client in deaf {
+        for client in DeafClient::open_blocked(&server, BINARY, CLIENTS) {
             client.peer.reset();
         }
     }

@@ -20,9 +20,8 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::deadline::Clock;
 use super::sockets::arrivals::Arrivals;
-use super::sockets::connections::{Connections, Step};
+use super::sockets::connections::{Connections, HEADROOM, Outgoing, Step};
 use super::stopping::Stopping;
-use crate::protocol::Output;
 use crate::sys;
 use crate::worker::{Control, Limits, Plan};
 
@@ -97,11 +96,12 @@ impl<'a> Worker<'a> {
         epoll::add(&epoll, arrivals.as_fd(), EventData::new_u64(ARRIVALS), EventFlags::IN)?;
         let clock = Clock::new(&plan.limits);
         let timeouts = clock.timeouts(&plan.limits);
+        let receive = plan.receive_buffers.map_or(plan.receive_memory.min(BUFFER_MAX), |shape| shape.size as usize);
         Ok(Self {
             epoll,
             events: Vec::with_capacity(EVENTS),
             connections: Connections::new(plan.capacity as usize, plan.settings.clone(), timeouts),
-            buffer: vec![0; plan.receive_memory.min(BUFFER_MAX)],
+            buffer: vec![0; HEADROOM + receive],
             unfinished: Vec::new(),
             arrivals: Some(arrivals),
             control,
@@ -122,7 +122,10 @@ impl<'a> Worker<'a> {
         for event in events.drain(..) {
             let Event { flags, data } = event;
             match data.u64() {
-                BELL => self.stopping.begin(self.limits.drain_timeout),
+                BELL => {
+                    self.connections.close_at_leisure();
+                    self.stopping.begin(self.limits.drain_timeout);
+                }
                 ARRIVALS => self.take_arrivals()?,
                 key => self.serve(key as u32, flags.intersects(END)),
             }
@@ -204,7 +207,8 @@ impl<'a> Worker<'a> {
     /// One receive and the sending of its echo.
     #[inline]
     fn receive(&mut self, key: u32, has_end: bool) -> Outcome {
-        let len = match recv(self.connections.socket(key), &mut self.buffer[..], RecvFlags::DONTWAIT) {
+        let room = &mut self.buffer[HEADROOM..];
+        let len = match recv(self.connections.socket(key), room, RecvFlags::DONTWAIT) {
             Ok((0, _)) => {
                 self.connections.peer_finished(key);
                 return Outcome::GoOn;
@@ -217,23 +221,24 @@ impl<'a> Worker<'a> {
                 return Outcome::GoOn;
             }
         };
-        let output = self.connections.received(key, &mut self.buffer[..len]);
-        if output != Output::Nothing {
-            self.send(key, &output);
-        }
+        let outgoing = self.connections.received(key, &mut self.buffer, len);
+        self.send(key, &outgoing);
         match self.connections.step(key) {
             // The kernel has just taken less than all: an edge will tell when it takes more.
             Step::Send => Outcome::Wait,
             // A receive that fills the buffer may have left something behind; one that does not has emptied the socket.
-            Step::Receive if len < self.buffer.len() && !has_end => Outcome::Wait,
+            Step::Receive if HEADROOM + len < self.buffer.len() && !has_end => Outcome::Wait,
             _ => Outcome::GoOn,
         }
     }
 
     /// Sends a receive's echo from where it is.
     #[inline]
-    fn send(&mut self, key: u32, output: &Output) {
-        let bytes = output.bytes(&self.buffer);
+    fn send(&mut self, key: u32, outgoing: &Outgoing) {
+        let bytes = outgoing.bytes(&self.buffer);
+        if bytes.is_empty() {
+            return;
+        }
         let sent = match send(self.connections.socket(key), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) => sent,
             Err(e) if is_full(e) => 0,

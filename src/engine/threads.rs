@@ -72,8 +72,9 @@ pub(super) fn start_worker<T: Send + 'static>(
     let plan = Plan {
         index,
         cpu: config.cpus[index % config.cpus.len()],
-        capacity: config.capacity_of(index),
+        capacity: config.capacity_of_worker(index),
         receive_memory: config.receive_memory,
+        receive_buffers: config.receive_buffers,
         settings: config.settings.clone(),
         limits: config.limits,
     };

@@ -52,7 +52,7 @@ const _: () = assert!(size_of::<Echo>() <= 32, "an idle connection pays for ever
 
 /// What has become of one receive.
 pub(super) struct Pass {
-    /// What to send, as a range of the buffer.
+    /// What to send, as a range of the buffer; before that, what was put into `head`.
     pub(super) output: Range<usize>,
     /// Data messages whose echo ends in `output`.
     pub(super) messages: u32,
@@ -72,22 +72,17 @@ pub(super) enum End {
 }
 
 impl Echo {
-    /// Turns the frames in `buf[from..]` into their echo.
-    ///
-    /// When [`needs_room`](Self::needs_room), `from` must leave [`frame::MAX_UNMASKED_HEADER`] bytes.
-    pub(super) fn pass(&mut self, max_message_size: u64, buf: &mut [u8], from: usize) -> Pass {
-        let mut tape = Tape { buf, read: from, output: from..from, messages: 0 };
+    /// Turns the frames in `buf[from..]` into their echo. A header that finds no room in front of them goes to the end
+    /// of `head`: the first bytes may be the next piece of a cut text frame.
+    pub(super) fn pass(&mut self, max_message_size: u64, buf: &mut [u8], from: usize, head: &mut Vec<u8>) -> Pass {
+        let head_len = head.len();
+        let mut tape = Tape { buf, head, read: from, output: from..from, messages: 0 };
         let end = self.frames(max_message_size, &mut tape).unwrap_or_else(End::Failed);
         if self.is_silent {
+            tape.head.truncate(head_len);
             return Pass { output: 0..0, messages: 0, end };
         }
         Pass { output: tape.output, messages: tape.messages, end }
-    }
-
-    /// The next bytes continue a text frame, whose next piece wants a header in front of them.
-    #[inline]
-    pub(super) fn needs_room(&self) -> bool {
-        self.frame_left > 0 && self.message == Message::Text
     }
 
     /// Payload bytes that must be sent before another frame can be: the rest of a binary frame.
@@ -208,13 +203,13 @@ impl Echo {
 
     /// Echoes the next `len` bytes of a cut text frame as a frame of their own.
     fn text_piece(&mut self, tape: &mut Tape, len: usize, is_final: bool) -> Result<(), Violation> {
-        let before = tape.output.clone();
+        let before = tape.mark();
         let opcode = if self.is_begun { frame::CONTINUATION } else { frame::TEXT };
         tape.header(if is_final { frame::FIN | opcode } else { opcode }, len as u64);
         tape.payload(len, self.key);
         let piece = &tape.buf[tape.output.end - len..tape.output.end];
         if let Err(violation) = self.check_text(piece, is_final) {
-            tape.output = before;
+            tape.take_back(before);
             return Err(violation);
         }
         self.is_begun = true;
@@ -254,6 +249,8 @@ impl Echo {
 /// A receive's bytes while they are being transformed: what is read shrinks, what is to be sent grows behind it.
 struct Tape<'a> {
     buf: &'a mut [u8],
+    /// Goes out before `output`.
+    head: &'a mut Vec<u8>,
     read: usize,
     /// Ends at or before `read`; a client's header is longer than ours, so each echo ends before the next frame.
     output: Range<usize>,
@@ -287,16 +284,35 @@ impl Tape<'_> {
         verdict
     }
 
+    fn mark(&self) -> (usize, Range<usize>) {
+        (self.head.len(), self.output.clone())
+    }
+
+    fn take_back(&mut self, (head_len, output): (usize, Range<usize>)) {
+        self.head.truncate(head_len);
+        self.output = output;
+    }
+
     /// Puts a header behind the output. The payload, at `read`, is next; the very first need not move.
     #[inline]
     fn header(&mut self, first: u8, payload_len: u64) {
         let len = frame::header_len(payload_len);
         if self.output.is_empty() {
+            if self.read < len {
+                return self.header_apart(first, payload_len, len);
+            }
             let at = self.read - len;
             self.output = at..at;
         }
         frame::write_header(&mut self.buf[self.output.end..], first, payload_len);
         self.output.end += len;
+    }
+
+    #[cold]
+    fn header_apart(&mut self, first: u8, payload_len: u64, len: usize) {
+        let mut header = [0; frame::MAX_UNMASKED_HEADER];
+        frame::write_header(&mut header, first, payload_len);
+        self.head.extend_from_slice(&header[..len]);
     }
 
     /// Unmasks the next `len` bytes and puts them behind the output.

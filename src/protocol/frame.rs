@@ -20,6 +20,9 @@ pub(super) const PONG: u8 = 0xa;
 
 /// Payload bytes that a control frame may carry (section 5.5).
 pub(super) const MAX_CONTROL_LEN: usize = 125;
+/// Bytes of the longest control frame that a client sends; its header is two bytes and the masking key. No header of a
+/// data frame is longer.
+pub(super) const MAX_CONTROL_FRAME: usize = 2 + 4 + MAX_CONTROL_LEN;
 /// Bytes of the longest header that a server sends: two, and a 64-bit length.
 pub(super) const MAX_UNMASKED_HEADER: usize = 10;
 

@@ -14,17 +14,13 @@ pub struct Reply {
     pub messages: u32,
 }
 
-/// Bytes to send.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Output {
-    Nothing,
-    /// This range of the received bytes, which have been transformed in place.
-    InPlace(Range<usize>),
-    /// This range of bytes that had to be put together elsewhere.
-    Owned {
-        bytes: Vec<u8>,
-        range: Range<usize>,
-    },
+/// Bytes to send: `head`, then `range` of the received bytes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// What could not be made in place: answers of our own, and the frame that the receive before had cut. Mostly empty.
+    pub head: Vec<u8>,
+    /// What has been transformed in place.
+    pub range: Range<usize>,
 }
 
 /// What follows the sending of the output.
@@ -40,27 +36,30 @@ pub enum Then {
 }
 
 impl Output {
+    #[inline]
     pub(super) fn in_place(range: Range<usize>) -> Self {
-        if range.is_empty() { Output::Nothing } else { Output::InPlace(range) }
+        Output { head: Vec::new(), range }
     }
 
-    pub(super) fn owned(bytes: Vec<u8>) -> Self {
-        let range = 0..bytes.len();
-        Output::Owned { bytes, range }
+    pub(super) fn owned(head: Vec<u8>) -> Self {
+        Output { head, range: 0..0 }
     }
 
-    /// The bytes to send, when `received` is what was given to [`Session::receive`](super::Session::receive).
+    /// How many bytes there are to send.
     #[must_use]
-    pub fn bytes<'a>(&'a self, received: &'a [u8]) -> &'a [u8] {
-        match self {
-            Output::Nothing => &[],
-            Output::InPlace(range) => &received[range.clone()],
-            Output::Owned { bytes, range } => &bytes[range.clone()],
-        }
+    pub fn len(&self) -> usize {
+        self.head.len() + self.range.len()
     }
 
-    /// This output with `head` before and `tail` behind it. Copies: for what happens once in a connection's life.
-    pub(super) fn framed_by(&self, head: &[u8], received: &[u8], tail: &[u8]) -> Self {
-        Output::owned([head, self.bytes(received), tail].concat())
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All that is to be sent, when `received` is what was given to [`Session::receive`](super::Session::receive).
+    #[must_use]
+    pub fn to_vec(&self, received: &[u8]) -> Vec<u8> {
+        [&self.head, &received[self.range.clone()]].concat()
     }
 }

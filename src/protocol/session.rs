@@ -1,5 +1,7 @@
 //! A connection's life, from the first byte of its handshake to its end.
 
+use std::ops::Range;
+
 use super::{
     CloseCode, Output, Protocol, Reply, Settings, Then, close,
     echo::{Echo, End, Pass},
@@ -78,16 +80,16 @@ impl Session {
     /// `settings` are the same throughout a session. In `Phase::Closed` nothing is left to do for what still comes.
     #[inline]
     pub fn receive(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
-        if let State::WebSocket { echo, kept: None } = &mut self.state
-            && !echo.needs_room()
-        {
-            let pass = echo.pass(settings.max_message_size, data, 0);
-            if pass.end == End::Consumed {
-                return Reply { output: Output::in_place(pass.output), then: Then::Continue, messages: pass.messages };
-            }
-            return self.conclude(pass, Buffer::Received(data));
+        let State::WebSocket { echo, kept: None } = &mut self.state else {
+            return self.receive_otherwise(settings, data);
+        };
+        let mut head = Vec::new();
+        let pass = echo.pass(settings.max_message_size, data, 0, &mut head);
+        if pass.end == End::Consumed {
+            let output = Output { head, range: pass.output };
+            return Reply { output, then: Then::Continue, messages: pass.messages };
         }
-        self.receive_otherwise(settings, data)
+        self.conclude(pass, head, data)
     }
 
     /// A Ping to send now. `None`: not in the midst of a frame, and not outside of `Phase::Open` of a WebSocket.
@@ -128,35 +130,52 @@ impl Session {
         }
     }
 
-    /// Everything but frames that begin with this receive or go on in place.
+    /// Everything but frames that go on where the receive before has ended.
     #[inline(never)]
     fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
         match &mut self.state {
             State::Tcp => Reply { output: Output::in_place(0..data.len()), then: Then::Continue, messages: 0 },
-            State::Closed => Reply { output: Output::Nothing, then: Then::Continue, messages: 0 },
+            State::Closed => Reply { output: Output::default(), then: Then::Continue, messages: 0 },
             State::Handshake(half_read) => {
                 let progress = Handshake::receive(half_read, settings, data);
                 self.handshake(progress, settings, data)
             }
-            State::WebSocket { echo, kept } => match kept.take().map(|kept| *kept) {
+            State::WebSocket { kept, .. } => match kept.take().map(|kept| *kept) {
                 Some(Kept::Close(frame)) => self.close_after_frame(settings, data, frame),
-                Some(Kept::Frame(mut bytes)) => {
-                    bytes.extend_from_slice(data);
-                    let pass = echo.pass(settings.max_message_size, &mut bytes, 0);
-                    self.conclude(pass, Buffer::Copied(bytes))
-                }
-                None => {
-                    let mut bytes = [&[0; frame::MAX_UNMASKED_HEADER], &*data].concat();
-                    let pass = echo.pass(settings.max_message_size, &mut bytes, frame::MAX_UNMASKED_HEADER);
-                    self.conclude(pass, Buffer::Copied(bytes))
-                }
+                Some(Kept::Frame(cut)) => self.complete_frame(settings, cut, data),
+                None => self.receive(settings, data),
             },
         }
     }
 
+    /// Goes on with a cut header or control frame. As many bytes as it can need are put behind it; from the end of the
+    /// last frame that this completes, or of those bytes, the rest is transformed in place.
+    fn complete_frame(&mut self, settings: &Settings, mut head: Vec<u8>, data: &mut [u8]) -> Reply {
+        let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket has frames") };
+        let cut_len = head.len();
+        let borrowed = data.len().min(frame::MAX_CONTROL_FRAME);
+        head.extend_from_slice(&data[..borrowed]);
+        let Pass { output, messages, end } = echo.pass(settings.max_message_size, &mut head, 0, &mut Vec::new());
+        let resume = match end {
+            End::Consumed => borrowed,
+            End::Cut(0) => {
+                debug_assert_eq!(borrowed, data.len(), "what was added completes any header and any control frame");
+                *kept = Some(Box::new(Kept::Frame(head)));
+                return Reply { output: Output::default(), then: Then::Continue, messages };
+            }
+            End::Cut(at) => at - cut_len,
+            End::PeerClosed | End::Failed(_) => {
+                return self.conclude(Pass { output: 0..0, messages, end }, keep_range(head, output), data);
+            }
+        };
+        let mut head = keep_range(head, output);
+        let pass = echo.pass(settings.max_message_size, data, resume, &mut head);
+        self.conclude(Pass { messages: messages + pass.messages, ..pass }, head, data)
+    }
+
     fn handshake(&mut self, progress: handshake::Progress, settings: &Settings, data: &mut [u8]) -> Reply {
         match progress {
-            handshake::Progress::Partial => Reply { output: Output::Nothing, then: Then::Continue, messages: 0 },
+            handshake::Progress::Partial => Reply { output: Output::default(), then: Then::Continue, messages: 0 },
             handshake::Progress::Refused { answer } => {
                 self.state = State::Closed;
                 Reply { output: Output::owned(answer), then: Then::Linger, messages: 0 }
@@ -164,11 +183,12 @@ impl Session {
             handshake::Progress::Accepted { answer, request_end } => {
                 self.state = State::WebSocket { echo: Echo::default(), kept: None };
                 let frames = &mut data[request_end..];
-                if frames.is_empty() {
-                    return Reply { output: Output::owned(answer), then: Then::Continue, messages: 0 };
+                let Reply { output, then, messages } = self.receive(settings, frames);
+                Reply {
+                    output: Output { head: [answer, output.head].concat(), range: shift(output.range, request_end) },
+                    then,
+                    messages,
                 }
-                let reply = self.receive(settings, frames);
-                Reply { output: reply.output.framed_by(&answer, frames, &[]), ..reply }
             }
         }
     }
@@ -178,78 +198,50 @@ impl Session {
         let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
         let owed = echo.owed().min(data.len() as u64) as usize;
         let (payload, rest) = data.split_at_mut(owed);
-        let pass = echo.pass(settings.max_message_size, payload, 0);
-        let messages = pass.messages;
+        let Pass { output, messages, .. } = echo.pass(settings.max_message_size, payload, 0, &mut Vec::new());
         if echo.owed() > 0 {
             *kept = Some(Box::new(Kept::Close(frame)));
-            return Reply { output: Output::in_place(pass.output), then: Then::Continue, messages };
+            return Reply { output: Output::in_place(output), then: Then::Continue, messages };
         }
         echo.silence();
-        let output = Output::in_place(pass.output).framed_by(&[], payload, &frame);
+        let output = Output::owned([&payload[output], &frame].concat());
         Reply { output, then: self.receive(settings, rest).then, messages }
     }
 
-    /// Draws the consequences of a pass over `buffer`.
+    /// Draws the consequences of a pass over `data`.
     #[inline(never)]
-    fn conclude(&mut self, pass: Pass, buffer: Buffer) -> Reply {
+    fn conclude(&mut self, pass: Pass, head: Vec<u8>, data: &[u8]) -> Reply {
         let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket has passes") };
-        let messages = pass.messages;
-        let (output, then) = match pass.end {
-            End::Consumed => (buffer.output(pass), Then::Continue),
+        let Pass { output: range, messages, end } = pass;
+        let (output, then) = match end {
+            End::Consumed => (Output { head, range }, Then::Continue),
             End::Cut(at) => {
-                let (output, cut) = buffer.split(pass, at);
-                *kept = Some(Box::new(Kept::Frame(cut)));
-                (output, Then::Continue)
+                *kept = Some(Box::new(Kept::Frame(data[at..].to_vec())));
+                (Output { head, range }, Then::Continue)
             }
             End::PeerClosed => {
                 self.state = State::Closed;
-                (buffer.output(pass), Then::Close)
+                (Output { head, range }, Then::Close)
             }
             End::Failed(violation) => {
                 let close = if echo.is_silent() { Vec::new() } else { violation.close_frame() };
                 self.state = State::Closed;
-                let bytes = [&buffer.bytes()[pass.output], &close].concat();
-                (if bytes.is_empty() { Output::Nothing } else { Output::owned(bytes) }, Then::Linger)
+                (Output::owned([&head, &data[range], &close].concat()), Then::Linger)
             }
         };
         Reply { output, then, messages }
     }
 }
 
-/// The bytes of a pass.
-enum Buffer<'a> {
-    Received(&'a [u8]),
-    Copied(Vec<u8>),
+/// `bytes`, but only those in `range`.
+fn keep_range(mut bytes: Vec<u8>, range: Range<usize>) -> Vec<u8> {
+    bytes.truncate(range.end);
+    bytes.drain(..range.start);
+    bytes
 }
 
-impl Buffer<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Buffer::Received(bytes) => bytes,
-            Buffer::Copied(bytes) => bytes,
-        }
-    }
-
-    fn output(self, pass: Pass) -> Output {
-        let range = pass.output;
-        match self {
-            Buffer::Received(_) => Output::in_place(range),
-            Buffer::Copied(_) if range.is_empty() => Output::Nothing,
-            Buffer::Copied(bytes) => Output::Owned { bytes, range },
-        }
-    }
-
-    /// The output, and the bytes from `at` on, which wait for the next receive.
-    fn split(self, pass: Pass, at: usize) -> (Output, Vec<u8>) {
-        match self {
-            // Byte by byte, the same vector grows until its frame is whole.
-            Buffer::Copied(bytes) if at == 0 => (Output::Nothing, bytes),
-            buffer => {
-                let cut = buffer.bytes()[at..].to_vec();
-                (buffer.output(pass), cut)
-            }
-        }
-    }
+fn shift(range: Range<usize>, by: usize) -> Range<usize> {
+    range.start + by..range.end + by
 }
 
 #[cfg(test)]

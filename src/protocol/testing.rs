@@ -60,7 +60,7 @@ impl Driven {
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Output {
         let mut data = bytes.to_vec();
         let Reply { output, then, messages } = self.session.receive(&self.settings, &mut data);
-        self.sent.extend_from_slice(output.bytes(&data));
+        self.sent.extend(output.to_vec(&data));
         self.messages += messages;
         self.then = then;
         output

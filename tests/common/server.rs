@@ -1,5 +1,6 @@
 //! The server under test: the real executable, as a child process on a free port.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -99,18 +100,20 @@ impl Server {
         kib.unwrap_or_else(|| panic!("no {name} in {path}:\n{status}")) * 1024
     }
 
-    /// Time that each thread has spent on a processor.
-    pub(crate) fn cpu_time_by_thread(&self) -> Vec<Duration> {
+    /// Time that each thread, by its id, has spent on a processor.
+    pub(crate) fn cpu_time_by_thread(&self) -> BTreeMap<u32, Duration> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
-        let nanoseconds = tasks.filter_map(|task| {
-            let schedule = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            schedule.split(' ').next()?.parse().ok()
+        let cpu_time = tasks.filter_map(|task| {
+            let task = task.ok()?;
+            let schedule = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let nanoseconds = schedule.split(' ').next()?.parse().ok()?;
+            Some((task.file_name().to_str()?.parse().ok()?, Duration::from_nanos(nanoseconds)))
         });
-        nanoseconds.map(Duration::from_nanos).collect()
+        cpu_time.collect()
     }
 
     pub(crate) fn cpu_time(&self) -> Duration {
-        self.cpu_time_by_thread().iter().sum()
+        self.cpu_time_by_thread().values().sum()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -150,6 +153,11 @@ impl std::fmt::Display for Exit {
     }
 }
 
+/// The engine under test.
+pub(crate) fn engine() -> String {
+    env::var(ENGINE_VARIABLE).unwrap_or_else(|_| "auto".into())
+}
+
 /// A command line of the executable, free of `RINGECHO_...` variables except for the engine under test.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));
@@ -158,7 +166,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.env("RINGECHO_ENGINE", env::var(ENGINE_VARIABLE).as_deref().unwrap_or("auto"));
+    command.env("RINGECHO_ENGINE", engine());
     command.args(arguments);
     command
 }

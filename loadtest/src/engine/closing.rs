@@ -111,7 +111,7 @@ impl Worker<'_> {
         let under_way = [
             (connection.has(Flag::ConnectPending), Kind::Connect),
             (connection.has(Flag::Receiving), Kind::Receive),
-            (connection.send.is_some(), Kind::Send),
+            (connection.send.is_some() && !connection.has(Flag::Trying), Kind::Send),
         ];
         let token = |kind| Token::new(kind, connection.generation, key);
         let released_by = token(Kind::Receive);

@@ -48,9 +48,11 @@ pub(super) enum Flag {
     /// A pong is to be sent; the worker has its payload.
     PongDue = 8,
     /// The chain up to `connect` has not completed.
-    ConnectPending = 32,
+    ConnectPending = 16,
+    /// The send in flight is a try: it does not wait, and is silent if all goes well.
+    Trying = 32,
     /// The Close went out at the end of the run, and counts among those in the closing window.
-    InCloseWindow = 16,
+    InCloseWindow = 64,
 }
 
 impl Connection {

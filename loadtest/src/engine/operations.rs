@@ -101,20 +101,49 @@ pub(super) fn receive(token: Token, group: u16) -> squeue::Entry {
     opcode::RecvMulti::new(types::Fixed(token.key), group).build().user_data(token.encode())
 }
 
-/// Sends `bytes`, which must stay as they are until the completion.
+/// How a send goes about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendMode {
+    /// As much as fits into the socket's buffer now, which nearly always is all. It is over when the enter that submits
+    /// it returns, and completes only if it was not all.
+    Try,
+    /// Wait until there is room, and complete in any case.
+    Wait,
+}
+
+impl SendMode {
+    fn message_flags(self) -> libc::c_int {
+        match self {
+            // With MSG_WAITALL a short send counts as a failure, and failures complete in spite of SKIP_SUCCESS.
+            Self::Try => libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL,
+            Self::Wait => libc::MSG_NOSIGNAL,
+        }
+    }
+
+    fn entry_flags(self) -> squeue::Flags {
+        match self {
+            Self::Try => squeue::Flags::SKIP_SUCCESS,
+            Self::Wait => squeue::Flags::empty(),
+        }
+    }
+}
+
+/// Sends `bytes`, which must stay as they are until the send is over.
 #[inline]
-pub(super) fn send(token: Token, bytes: &[u8]) -> squeue::Entry {
+pub(super) fn send(token: Token, bytes: &[u8], mode: SendMode) -> squeue::Entry {
     opcode::Send::new(types::Fixed(token.key), bytes.as_ptr(), bytes.len() as u32)
-        .flags(libc::MSG_NOSIGNAL)
+        .flags(mode.message_flags())
         .build()
+        .flags(mode.entry_flags())
         .user_data(token.encode())
 }
 
-/// Sends the parts of `message`. It and they must stay as they are until the completion.
-pub(super) fn send_parts(token: Token, message: &libc::msghdr) -> squeue::Entry {
+/// Sends the parts of `message`. It and they must stay as they are until the send is over.
+pub(super) fn send_parts(token: Token, message: &libc::msghdr, mode: SendMode) -> squeue::Entry {
     opcode::SendMsg::new(types::Fixed(token.key), message)
-        .flags(libc::MSG_NOSIGNAL as u32)
+        .flags(mode.message_flags() as u32)
         .build()
+        .flags(mode.entry_flags())
         .user_data(token.encode())
 }
 

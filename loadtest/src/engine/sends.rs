@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use io_uring::squeue;
 
-use super::operations::{self, Token};
+use super::operations::{self, SendMode, Token};
 use crate::message::{ID_LEN, MessageId, Messages};
 use crate::websocket::frames::{Opcode, client_header_len, write_client_header};
 
@@ -31,6 +31,8 @@ pub(super) struct SendBuffer {
     bytes: Box<[u8]>,
     len: usize,
     sent: usize,
+    /// Bytes in the operation made last.
+    offered: usize,
     /// The large message whose payload follows behind the bytes, and from which position on.
     large: Option<(MessageId, usize)>,
     /// Only there once a large message was sent.
@@ -56,7 +58,7 @@ impl Sends {
     pub(super) fn take(&mut self) -> SendKey {
         self.free.pop().unwrap_or_else(|| {
             let bytes = vec![0; self.capacity].into();
-            self.buffers.push(SendBuffer { bytes, len: 0, sent: 0, large: None, vectors: None });
+            self.buffers.push(SendBuffer { bytes, len: 0, sent: 0, offered: 0, large: None, vectors: None });
             SendKey(NonZeroU32::new(self.buffers.len() as u32).expect("just grown"))
         })
     }
@@ -99,6 +101,12 @@ impl SendBuffer {
         }
     }
 
+    /// The kernel has taken all that the last operation offered.
+    #[inline]
+    pub(super) fn advance_all(&mut self, messages: &Messages) {
+        self.advance(self.offered, messages);
+    }
+
     /// Lets `write` fill the empty buffer and say how much it wrote.
     pub(super) fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
         debug_assert!(self.is_empty(), "filling a buffer in use");
@@ -129,12 +137,15 @@ impl SendBuffer {
     /// The operation that sends what has not been sent yet. Everything it names stays where it is as long as this
     /// buffer is not written to and `messages` lives.
     #[inline]
-    pub(super) fn operation(&mut self, token: Token, messages: &Messages) -> squeue::Entry {
+    pub(super) fn operation(&mut self, token: Token, messages: &Messages, mode: SendMode) -> squeue::Entry {
         let bytes = &self.bytes[self.sent..self.len];
-        let Some((id, at)) = self.large else { return operations::send(token, bytes) };
+        let Some((id, at)) = self.large else {
+            self.offered = bytes.len();
+            return operations::send(token, bytes, mode);
+        };
         let vectors = self.vectors.get_or_insert_with(Vectors::new);
-        vectors.set(bytes, id, at, messages);
-        operations::send_parts(token, &vectors.header)
+        self.offered = vectors.set(bytes, id, at, messages);
+        operations::send_parts(token, &vectors.header, mode)
     }
 }
 
@@ -144,9 +155,10 @@ impl Vectors {
         unsafe { Box::new(std::mem::zeroed()) }
     }
 
-    /// The rest of the copied bytes, then message `id` from position `at` on, as much as there is room for.
-    fn set(&mut self, bytes: &[u8], id: MessageId, mut at: usize, messages: &Messages) {
-        let mut count = 0;
+    /// The rest of the copied bytes, then message `id` from position `at` on, as much as there is room for. Returns how
+    /// many bytes that is.
+    fn set(&mut self, bytes: &[u8], id: MessageId, start: usize, messages: &Messages) -> usize {
+        let (mut count, mut at) = (0, start);
         let mut add = |part: &[u8]| {
             self.parts[count] = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
             count += 1;
@@ -162,6 +174,7 @@ impl Vectors {
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
         self.header.msg_iovlen = count;
+        bytes.len() + at - start
     }
 }
 
@@ -198,7 +211,7 @@ mod tests {
 
     /// What the kernel would read for the next send of this buffer.
     fn parts(buffer: &mut SendBuffer, messages: &Messages) -> Vec<u8> {
-        buffer.operation(Token::of(Kind::Send), messages);
+        buffer.operation(Token::of(Kind::Send), messages, SendMode::Try);
         let vectors = buffer.vectors.as_ref().expect("a large message");
         let mut bytes = Vec::new();
         for part in &vectors.parts[..vectors.header.msg_iovlen] {

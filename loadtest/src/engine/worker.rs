@@ -10,7 +10,7 @@ use ringecho::engine::uring::ring::{Ring, RingOptions, Wait};
 use slab::Slab;
 
 use super::connection::{Connection, Flag, Stage};
-use super::operations::{self, Addresses, Kind, Token};
+use super::operations::{self, Addresses, Kind, SendMode, Token};
 use super::sends::Sends;
 use super::{EngineError, Shared, check_kernel};
 use crate::control::Phase;
@@ -62,7 +62,15 @@ pub(super) struct Worker<'a> {
     pub(super) pongs: HashMap<u32, Box<[u8]>>,
     /// Connections whose receive has ended and is to go on.
     rearm: Vec<Token>,
-    batch: Vec<(Token, i32, u32)>,
+    batch: Vec<Completion>,
+    /// Completions of sends, which are looked at before all others.
+    send_batch: Vec<Completion>,
+    /// Tries to send that have been queued since the last enter.
+    tries: Vec<Token>,
+    /// An empty list, to take turns with that one.
+    spare_tries: Vec<Token>,
+    /// Something is due on a connection whose send is a try: it can go on as soon as that has been submitted.
+    is_held_up: bool,
 
     pub(super) phase: Phase,
     /// The time of this loop turn, in nanoseconds since the run's epoch. Reading the clock once per turn makes a
@@ -72,9 +80,11 @@ pub(super) struct Worker<'a> {
     pub(super) sweep: Option<usize>,
     /// Messages that may still be sent.
     quota: u64,
-    sends_queued: usize,
     receives: usize,
 }
+
+/// What completed, its result and its flags.
+type Completion = (Token, i32, u32);
 
 impl<'a> Worker<'a> {
     pub(super) fn new(shared: &'a Shared, part: Part) -> Result<Self, EngineError> {
@@ -105,11 +115,14 @@ impl<'a> Worker<'a> {
             pongs: HashMap::new(),
             rearm: Vec::new(),
             batch: Vec::new(),
+            send_batch: Vec::new(),
+            tries: Vec::new(),
+            spare_tries: Vec::new(),
+            is_held_up: false,
             phase: Phase::Connect,
             now_ns,
             sweep: None,
             quota: part.limit.unwrap_or(u64::MAX),
-            sends_queued: 0,
             receives: 0,
         })
     }
@@ -124,10 +137,9 @@ impl<'a> Worker<'a> {
             }
             self.shared.control.published(self.part.thread).publish(&self.tally.counts);
             let wait = self.wait();
-            self.sends_queued = 0;
-            self.ring.submit_and_wait(wait)?;
+            let all_submitted = self.ring.submit_and_wait(wait)?;
             self.now_ns = self.shared.epoch.elapsed().as_nanos() as u64;
-            self.reap();
+            self.reap(all_submitted);
         }
         for (_, connection) in &mut self.connections {
             connection.session.abandon(&mut self.tally);
@@ -186,26 +198,32 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// How long to wait, and for how much. Sends complete at once and would otherwise count as what is waited for.
+    /// How long to wait, and for how much: under load for several echoes, because they cost less together.
     fn wait(&self) -> Wait {
-        let timeout = if self.sweep.is_some() { Some(Duration::ZERO) } else { self.opening_timeout() };
-        let want = self.sends_queued + (self.receives / 2).clamp(1, MAX_WANT);
-        Wait { want, min_wait_us: MIN_WAIT_US, timeout }
+        if self.sweep.is_some() || self.is_held_up {
+            return Wait { want: 1, min_wait_us: 0, timeout: Some(Duration::ZERO) };
+        }
+        let want = (self.receives / 2).clamp(1, MAX_WANT);
+        Wait { want, min_wait_us: MIN_WAIT_US, timeout: self.opening_timeout() }
     }
 
     /// Takes all completions, then acts on them: acting queues new submissions, which may complete meanwhile.
-    fn reap(&mut self) {
+    fn reap(&mut self, all_submitted: bool) {
         let mut batch = std::mem::take(&mut self.batch);
-        let completions = self.ring.completions();
-        batch.extend(completions.map(|entry| (Token::decode(entry.user_data()), entry.result(), entry.flags())));
+        for entry in self.ring.completions() {
+            let token = Token::decode(entry.user_data());
+            let batch = if token.kind == Kind::Send { &mut self.send_batch } else { &mut batch };
+            batch.push((token, entry.result(), entry.flags()));
+        }
+        self.is_held_up = false;
+        self.settle_sends(all_submitted);
         self.receives = 0;
         for (token, result, flags) in batch.drain(..) {
             match token.kind {
                 Kind::Receive => self.on_receive(token, result, flags),
-                Kind::Send => self.on_send(token, result),
                 Kind::Connect => self.on_connect(token, result),
                 Kind::Bell if !cqueue::more(flags) => self.listen(),
-                Kind::Bell | Kind::Ignored => {}
+                Kind::Bell | Kind::Ignored | Kind::Send => {}
             }
         }
         self.batch = batch;
@@ -298,6 +316,47 @@ impl<'a> Worker<'a> {
         self.send_due(key);
     }
 
+    /// Sends first: their buffers, still in cache, then serve what the rest of the batch has to send.
+    fn settle_sends(&mut self, all_submitted: bool) {
+        let mut batch = std::mem::take(&mut self.send_batch);
+        for &(token, ..) in &batch {
+            if let Some(connection) = self.connection(token) {
+                connection.set(Flag::Trying, false);
+            }
+        }
+        if all_submitted {
+            // What goes on from here queues tries anew, in a list of their own.
+            let mut tries = std::mem::replace(&mut self.tries, std::mem::take(&mut self.spare_tries));
+            for token in tries.drain(..) {
+                self.on_silence(token);
+            }
+            self.spare_tries = tries;
+        }
+        for (token, result, _) in batch.drain(..) {
+            self.on_send(token, result);
+        }
+        self.send_batch = batch;
+    }
+
+    /// A try was submitted, and has sent everything unless its completion has said otherwise.
+    #[inline]
+    fn on_silence(&mut self, token: Token) {
+        let Some(connection) = self.connection(token).filter(|connection| connection.has(Flag::Trying)) else { return };
+        connection.set(Flag::Trying, false);
+        let is_ending = connection.stage == Stage::Ending;
+        let send = connection.send.take().expect("a try was under way");
+        let buffer = self.sends.get(send);
+        buffer.advance_all(&self.shared.messages);
+        if !is_ending && !buffer.is_empty() {
+            self.connections[token.key as usize].send = Some(send);
+            return self.submit_send(token.key, SendMode::Try);
+        }
+        self.sends.give_back(send);
+        if is_ending { self.release_if_ended(token) } else { self.send_due(token.key) }
+    }
+
+    /// A waiting send has got further, or a try has not sent everything.
+    #[cold]
     fn on_send(&mut self, token: Token, result: i32) {
         let Some(connection) = self.connection(token) else {
             debug_assert!(false, "completion of a connection that is gone");
@@ -305,6 +364,7 @@ impl<'a> Worker<'a> {
         };
         let send = connection.send.expect("a send completed, so one was in flight");
         let is_ending = connection.stage == Stage::Ending;
+        let result = if result == -libc::EAGAIN { 0 } else { result };
         let Ok(count) = usize::try_from(result) else {
             connection.send = None;
             self.sends.give_back(send);
@@ -313,7 +373,7 @@ impl<'a> Worker<'a> {
         let buffer = self.sends.get(send);
         buffer.advance(count, &self.shared.messages);
         if !is_ending && !buffer.is_empty() {
-            return self.submit_send(token.key);
+            return self.submit_send(token.key, SendMode::Wait);
         }
         self.connections[token.key as usize].send = None;
         self.sends.give_back(send);
@@ -323,7 +383,11 @@ impl<'a> Worker<'a> {
     /// Sends what the connection is to send now, if anything, and if nothing is in flight already.
     pub(super) fn send_due(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
-        if connection.send.is_some() || !connection.is_upgraded() {
+        if !connection.is_upgraded() {
+            return;
+        }
+        if connection.send.is_some() {
+            self.is_held_up |= connection.has(Flag::Trying) && self.is_something_due(key);
             return;
         }
         if connection.has(Flag::CloseDue) || connection.has(Flag::PongDue) {
@@ -336,6 +400,14 @@ impl<'a> Worker<'a> {
         if due > 0 {
             self.send_messages(key, due, true);
         }
+    }
+
+    fn is_something_due(&self, key: u32) -> bool {
+        let connection = &self.connections[key as usize];
+        connection.has(Flag::CloseDue)
+            || connection.has(Flag::PongDue)
+            || (connection.stage == Stage::Greeting && connection.session.is_new())
+            || self.messages_due(key) > 0
     }
 
     /// How many messages the connection may send now: closed loop, so as many as have come back.
@@ -367,7 +439,7 @@ impl<'a> Worker<'a> {
             buffer.add_message(id, messages);
             left -= 1;
         }
-        self.submit_send(key);
+        self.submit_send(key, SendMode::Try);
     }
 
     /// Sends a Close or a pong; the Close is the last frame on a connection.
@@ -401,18 +473,21 @@ impl<'a> Worker<'a> {
         debug_assert!(connection.send.is_none(), "a second send");
         connection.send = Some(send);
         self.sends.get(send).fill(|bytes| write(bytes, connection));
-        self.submit_send(key);
+        self.submit_send(key, SendMode::Try);
     }
 
-    fn submit_send(&mut self, key: u32) {
-        let connection = &self.connections[key as usize];
+    fn submit_send(&mut self, key: u32, mode: SendMode) {
+        let connection = &mut self.connections[key as usize];
         let token = connection.token(Kind::Send, key);
         let buffer = self.sends.get(connection.send.expect("what is to be sent was taken"));
-        let send = buffer.operation(token, &self.shared.messages);
-        // SAFETY: what the buffer owns is never moved, and it is neither written nor given back before this send's
-        // completion (`Connection::send` holds it until then); `sends` and the messages' tables outlive the ring.
+        let send = buffer.operation(token, &self.shared.messages, mode);
+        if mode == SendMode::Try {
+            connection.set(Flag::Trying, true);
+            self.tries.push(token);
+        }
+        // SAFETY: what the buffer owns is never moved, and it is neither written nor given back before this send is over
+        // (`Connection::send` holds it until then); `sends` and the messages' tables outlive the ring.
         unsafe { self.ring.push(&send) };
-        self.sends_queued += 1;
     }
 }
 

@@ -28,6 +28,49 @@ pub enum Step {
     Close,
 }
 
+/// Bytes that a receive leaves free in front of itself, for what has to be sent before its echo.
+pub const HEADROOM: usize = 256;
+
+/// What to send after a receive, all of it in one piece.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// This range of the buffer, which may be empty.
+    InPlace(Range<usize>),
+    /// An answer that the headroom does not hold.
+    Owned(Vec<u8>),
+}
+
+impl Outgoing {
+    #[inline]
+    fn new(output: &Output, buffer: &mut [u8]) -> Self {
+        let range = HEADROOM + output.range.start..HEADROOM + output.range.end;
+        if output.head.is_empty() {
+            return Outgoing::InPlace(range);
+        }
+        Self::with_head(&output.head, range, buffer)
+    }
+
+    /// Puts `head` in front of the range, if there is room.
+    fn with_head(head: &[u8], range: Range<usize>, buffer: &mut [u8]) -> Self {
+        match range.start.checked_sub(head.len()) {
+            Some(start) => {
+                buffer[start..range.start].copy_from_slice(head);
+                Outgoing::InPlace(start..range.end)
+            }
+            None => Outgoing::Owned([head, &buffer[range]].concat()),
+        }
+    }
+
+    /// The bytes, when `buffer` is what was given to [`Connections::received`].
+    #[inline]
+    pub fn bytes<'a>(&'a self, buffer: &'a [u8]) -> &'a [u8] {
+        match self {
+            Outgoing::InPlace(range) => &buffer[range.clone()],
+            Outgoing::Owned(bytes) => bytes,
+        }
+    }
+}
+
 /// Everything a worker knows about its connections.
 pub struct Connections {
     entries: Slab<Connection>,
@@ -135,20 +178,20 @@ impl Connections {
         key
     }
 
-    /// Bytes from the peer. Returns what to send; to be followed by [`Connections::sent`] and, for what the kernel has
-    /// not taken, [`Connections::unsent`].
+    /// Bytes from the peer: `len` of them, in `buffer` behind its [`HEADROOM`]. Returns what to send; to be followed by
+    /// [`Connections::sent`] and, for what the kernel has not taken, [`Connections::unsent`].
     #[inline]
-    pub fn received(&mut self, key: u32, data: &mut [u8]) -> Output {
+    pub fn received(&mut self, key: u32, buffer: &mut [u8], len: usize) -> Outgoing {
         let connection = &mut self.entries[key as usize];
         if connection.ending != Ending::No {
-            return Output::Nothing;
+            return Outgoing::InPlace(0..0);
         }
         let was_handshake = connection.session.phase() == Phase::Handshake;
         if !was_handshake {
             connection.since = self.now;
             connection.is_pinged = false;
         }
-        let reply = connection.session.receive(&self.settings, data);
+        let reply = connection.session.receive(&self.settings, &mut buffer[HEADROOM..HEADROOM + len]);
         self.tally.messages += u64::from(reply.messages);
         let phase = connection.session.phase();
         match reply.then {
@@ -157,7 +200,7 @@ impl Connections {
             Then::Close => self.end(key, Ending::Close),
             Then::Linger => self.end(key, Ending::Linger),
         }
-        reply.output
+        Outgoing::new(&reply.output, buffer)
     }
 
     /// The peer has sent its FIN.
@@ -176,7 +219,7 @@ impl Connections {
     pub fn sent(&mut self, key: u32, len: usize) {
         let connection = &mut self.entries[key as usize];
         self.tally.bytes_sent += len as u64;
-        if connection.ending != Ending::No {
+        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
             // A peer that reads slowly is not a dead one.
             connection.since = self.now;
         }
@@ -200,6 +243,9 @@ impl Connections {
 
     /// Keeps what is to be sent behind what waits already.
     pub fn queue(&mut self, key: u32, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         match &mut self.entries[key as usize].backlog {
             Some(backlog) => backlog.bytes.extend_from_slice(bytes),
             none => *none = Some(Box::new(Backlog { bytes: bytes.to_vec(), sent: 0 })),
@@ -240,6 +286,11 @@ impl Connections {
     }
 
     // ----- what time and the end of the server bring -----
+
+    /// From now on closing may take as long as the peers like: the worker's drain deadline bounds it.
+    pub fn close_at_leisure(&mut self) {
+        self.timeouts.close = None;
+    }
 
     /// Asks a slice of the connections to leave, from a key on. Returns where to go on.
     pub fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
@@ -290,13 +341,16 @@ impl Connections {
         if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
             return;
         }
-        let has_handshaken = connection.session.phase() == Phase::Open;
+        let is_open = connection.session.phase() == Phase::Open;
         if let Some(frame) = connection.session.close(code, reason) {
             connection.since = self.now;
             self.queue(key, &frame);
             self.set_timed(key, true);
-        } else if !(has_handshaken && self.settings.protocol == Protocol::WebSocket) {
+        } else if !is_open {
             self.end(key, Ending::Close);
+        } else if self.settings.protocol == Protocol::Tcp {
+            // What the peer has sent and we have not read would become a reset, and destroy echoes on their way.
+            self.end(key, Ending::Linger);
         } // Otherwise a frame is being echoed: the session sends the Close behind it.
     }
 

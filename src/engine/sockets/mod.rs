@@ -49,7 +49,7 @@ pub(super) fn start(config: &Config, listeners: Vec<TcpListener>, run: Run) -> R
         doors.push(door);
         workers.push(worker);
     }
-    let capacities = (0..config.workers).map(|index| config.capacity_of(index));
+    let capacities = (0..config.workers).map(|index| config.capacity_of_worker(index));
     let balance = Balance::new(capacities.zip(workers.iter().map(|worker| worker.control.clone())));
     let acceptor = threads::spawn("acceptor".into(), move |control| acceptor::run(listeners, doors, balance, control))?;
     Ok(Workers::new(acceptor, workers))

@@ -86,8 +86,15 @@ mod tests {
             close_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(1),
         };
-        let plan =
-            Plan { index: 0, cpu: 0, capacity: 1, receive_memory: 1 << 20, settings: Settings::default(), limits };
+        let plan = Plan {
+            index: 0,
+            cpu: 0,
+            capacity: 1,
+            receive_memory: 1 << 20,
+            receive_buffers: None,
+            settings: Settings::default(),
+            limits,
+        };
         let worker = Rc::new(Worker::new(&plan, &Arc::new(Control::new().unwrap())));
         let size = size_of_val(&task::Task::new(worker, 0));
         println!("a connection's future: {size} bytes");

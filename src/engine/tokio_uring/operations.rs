@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use crate::engine::sockets::connections::HEADROOM;
 use io_uring_06::types::{Fd, Timespec};
 use io_uring_06::{cqueue, opcode, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
@@ -30,9 +31,9 @@ fn submit<D: 'static>(data: D, entry: squeue::Entry) -> Operation<D> {
     UnsubmittedOneshot::new(data, GiveBack(PhantomData), entry).submit()
 }
 
-/// Bytes to send.
-pub(super) struct Outgoing {
-    pub(super) bytes: Vec<u8>,
+/// Bytes to send, and the memory they are in.
+pub(super) struct Bytes {
+    pub(super) memory: Vec<u8>,
     pub(super) range: Range<usize>,
 }
 
@@ -46,20 +47,22 @@ pub(super) fn writable(socket: BorrowedFd) -> Operation<()> {
     submit((), opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build())
 }
 
-/// Receives what is there.
+/// Receives what is there, behind the headroom.
 pub(super) fn receive(socket: BorrowedFd, mut buffer: Vec<u8>) -> Operation<Vec<u8>> {
-    let (start, len) = (buffer.as_mut_ptr(), buffer.len() as u32);
-    let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), start, len).flags(libc::MSG_DONTWAIT).build();
+    let room = &mut buffer[HEADROOM..];
+    let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), room.as_mut_ptr(), room.len() as u32)
+        .flags(libc::MSG_DONTWAIT)
+        .build();
     submit(buffer, entry)
 }
 
 /// Sends as much as fits.
-pub(super) fn send(socket: BorrowedFd, outgoing: Outgoing) -> Operation<Outgoing> {
-    let bytes = &outgoing.bytes[outgoing.range.clone()];
-    let entry = opcode::Send::new(Fd(socket.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
+pub(super) fn send(socket: BorrowedFd, bytes: Bytes) -> Operation<Bytes> {
+    let range = &bytes.memory[bytes.range.clone()];
+    let entry = opcode::Send::new(Fd(socket.as_raw_fd()), range.as_ptr(), range.len() as u32)
         .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         .build();
-    submit(outgoing, entry)
+    submit(bytes, entry)
 }
 
 /// Waits for some time.

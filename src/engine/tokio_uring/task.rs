@@ -9,10 +9,9 @@ use std::task::{Context, Poll, ready};
 
 use rustix::net::{Shutdown, shutdown};
 
-use super::operations::{self, Operation, Outgoing};
+use super::operations::{self, Bytes, Operation};
 use super::worker::Worker;
-use crate::engine::sockets::connections::Step;
-use crate::protocol::Output;
+use crate::engine::sockets::connections::{Outgoing, Step};
 
 /// Serves a connection to its end.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, one byte each")]
@@ -43,7 +42,7 @@ enum State {
     Receiving(Operation<Vec<u8>>),
     /// `is_pooled`: from the buffer that was received into, and not from memory of the connection's own.
     Sending {
-        operation: Operation<Outgoing>,
+        operation: Operation<Bytes>,
         is_pooled: bool,
     },
     /// For the socket to take bytes again.
@@ -74,8 +73,8 @@ impl Task {
             Step::Receive => State::AwaitingInput,
             Step::Send if self.is_blocked => State::AwaitingRoom,
             Step::Send => {
-                let (bytes, range) = connections.take_backlog(self.key);
-                let operation = operations::send(connections.socket(self.key), Outgoing { bytes, range });
+                let (memory, range) = connections.take_backlog(self.key);
+                let operation = operations::send(connections.socket(self.key), Bytes { memory, range });
                 State::Sending { operation, is_pooled: false }
             }
             Step::Leave => {
@@ -143,59 +142,60 @@ impl Task {
     /// A receive is over: sends its echo from where it is.
     fn received(&mut self, result: i32, mut buffer: Vec<u8>) -> State {
         self.wants_much = self.worker.is_much(result);
-        let output = self.echo(result, &mut buffer);
-        let (outgoing, is_pooled) = match output {
-            Output::InPlace(range) => (Outgoing { bytes: buffer, range }, true),
-            Output::Owned { bytes, range } => {
-                self.worker.give_back(buffer);
-                (Outgoing { bytes, range }, false)
-            }
-            Output::Nothing => {
+        let (bytes, is_pooled) = match self.echo(result, &mut buffer) {
+            Outgoing::InPlace(range) if range.is_empty() => {
                 self.worker.give_back(buffer);
                 self.worker.publish();
                 return State::Deciding;
             }
+            Outgoing::InPlace(range) => (Bytes { memory: buffer, range }, true),
+            Outgoing::Owned(memory) => {
+                self.worker.give_back(buffer);
+                let range = 0..memory.len();
+                (Bytes { memory, range }, false)
+            }
         };
-        let operation = operations::send(self.worker.connections().socket(self.key), outgoing);
+        let operation = operations::send(self.worker.connections().socket(self.key), bytes);
         State::Sending { operation, is_pooled }
     }
 
     /// What a receive has come to. Returns what to send now.
-    fn echo(&mut self, result: i32, buffer: &mut [u8]) -> Output {
+    fn echo(&mut self, result: i32, buffer: &mut [u8]) -> Outgoing {
         let mut connections = self.worker.connections_now();
-        let mut output = Output::Nothing;
+        let mut outgoing = Outgoing::InPlace(0..0);
         match result {
-            1.. => output = connections.received(self.key, &mut buffer[..result as usize]),
+            1.. => outgoing = connections.received(self.key, buffer, result as usize),
             0 => connections.peer_finished(self.key),
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
         }
         if !connections.backlog(self.key).is_empty() {
             // A Ping has been queued while the receive was under way, and must stay in front.
-            connections.queue(self.key, output.bytes(buffer));
-            output = Output::Nothing;
+            connections.queue(self.key, outgoing.bytes(buffer));
+            outgoing = Outgoing::InPlace(0..0);
         }
         if std::mem::take(&mut self.is_leaving) {
             connections.say_goodbye(self.key);
         }
-        output
+        outgoing
     }
 
     /// A send is over: keeps what the socket has not taken.
-    fn sent(&mut self, result: i32, mut outgoing: Outgoing, is_pooled: bool) -> State {
+    fn sent(&mut self, result: i32, bytes: Bytes, is_pooled: bool) -> State {
+        let Bytes { memory, mut range } = bytes;
         let mut connections = self.worker.connections_now();
         if result >= 0 {
             connections.sent(self.key, result as usize);
-            outgoing.range.start += result as usize;
+            range.start += result as usize;
         } else if !is_passing(result) {
             connections.broken(self.key);
         }
-        self.is_blocked = !outgoing.range.is_empty();
+        self.is_blocked = !range.is_empty();
         if is_pooled {
-            connections.unsent(self.key, &outgoing.bytes[outgoing.range]);
-            self.worker.give_back(outgoing.bytes);
+            connections.unsent(self.key, &memory[range]);
+            self.worker.give_back(memory);
         } else {
-            connections.put_back(self.key, outgoing.bytes, outgoing.range);
+            connections.put_back(self.key, memory, range);
         }
         drop(connections);
         self.worker.publish();
@@ -234,8 +234,8 @@ impl Future for Task {
                 }
                 State::Sending { operation, is_pooled } => {
                     let is_pooled = *is_pooled;
-                    let (result, outgoing) = ready!(Pin::new(operation).poll(cx));
-                    task.sent(result, outgoing, is_pooled)
+                    let (result, bytes) = ready!(Pin::new(operation).poll(cx));
+                    task.sent(result, bytes, is_pooled)
                 }
                 State::AwaitingRoom => ready!(task.poll_room(cx)),
                 State::Ending => return task.poll_end(cx),

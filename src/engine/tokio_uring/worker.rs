@@ -17,7 +17,7 @@ use super::pool::Pool;
 use super::task::Task;
 use crate::engine::deadline::Clock;
 use crate::engine::sockets::arrivals::Arrivals;
-use crate::engine::sockets::connections::Connections;
+use crate::engine::sockets::connections::{Connections, HEADROOM};
 use crate::engine::stopping::Stopping;
 use crate::worker::{Control, Limits, Plan};
 
@@ -49,15 +49,14 @@ impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
         let clock = Clock::new(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, plan.settings.clone(), clock.timeouts(&plan.limits));
-        let small = SMALL.min(plan.receive_memory / 4);
-        let large = LARGE.min(plan.receive_memory / 2);
+        let (small, large) = pools(plan);
         Self {
             connections: RefCell::new(connections),
             clock,
             limits: plan.limits,
             control: Arc::clone(control),
-            small: Pool::new((plan.receive_memory / 4 / small).min(SMALL_COUNT), small),
-            large: Pool::new(plan.receive_memory / 2 / large, large),
+            small,
+            large,
             calls: Calls::default(),
             keeper: RefCell::new(None),
             is_keeper_called: Cell::new(false),
@@ -84,7 +83,7 @@ impl Worker {
 
     /// Whether a receive with this result has filled a small buffer, or would have.
     pub(super) fn is_much(&self, result: i32) -> bool {
-        result >= self.small.size() as i32
+        result >= (self.small.size() - HEADROOM) as i32 && self.large.size() > self.small.size()
     }
 
     /// Gives a receive buffer back.
@@ -116,6 +115,18 @@ impl Worker {
             waker.wake();
         }
     }
+}
+
+/// The receive buffers: small ones and large ones, or all of one size if the plan says so.
+fn pools(plan: &Plan) -> (Pool, Pool) {
+    if let Some(shape) = plan.receive_buffers {
+        let size = HEADROOM + shape.size as usize;
+        return (Pool::new(shape.count.into(), size), Pool::new(0, size));
+    }
+    let small = SMALL.min(plan.receive_memory / 4);
+    let large = LARGE.min(plan.receive_memory / 2);
+    let small_count = (plan.receive_memory / 4 / small).min(SMALL_COUNT);
+    (Pool::new(small_count, HEADROOM + small), Pool::new(plan.receive_memory / 2 / large, HEADROOM + large))
 }
 
 /// How tasks that wait for their sockets are told to look what else there is to do.
@@ -215,6 +226,7 @@ impl Keeper {
     fn poll_events(&mut self, cx: &mut Context) -> Poll<()> {
         *self.worker.keeper.borrow_mut() = Some(cx.waker().clone());
         if is_over(&mut self.is_told_to_stop, cx) {
+            self.worker.connections().close_at_leisure();
             self.stopping.begin(self.worker.limits.drain_timeout);
             return Poll::Ready(());
         }

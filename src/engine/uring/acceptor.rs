@@ -13,13 +13,16 @@ use io_uring::types::DestinationSlot;
 use io_uring::{cqueue, opcode, squeue, types};
 
 use crate::engine::balance::Balance;
+use crate::sys;
 use crate::worker::Control;
 
 use super::ring::{Ring, RingOptions, Wait};
 use super::token::{Kind, Token};
 
-/// Sockets that may be on their way to a worker at once.
-const IN_TRANSIT_MAX: u32 = 1024;
+/// Slots for sockets that are on their way to a worker. When none is free, the kernel drops what it has accepted; so
+/// accepting stops at half of them, and the other half is for what a multishot accept brings before it has stopped: up
+/// to an accept queue's worth (`net.core.somaxconn`, 4096 by default).
+const TRANSIT_SLOTS: u32 = 1 << 16;
 /// How often a full server looks whether it has room again.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -56,6 +59,9 @@ struct Acceptor<'a> {
     balance: Balance,
     /// The worker of the socket that is on its way from each slot.
     target_of: Vec<u32>,
+    /// Sockets in this ring's slots.
+    in_transit: u32,
+    in_transit_max: u32,
     /// Accepted while no worker had room.
     waiting: VecDeque<u32>,
     control: &'a Control,
@@ -66,14 +72,17 @@ struct Acceptor<'a> {
 
 impl<'a> Acceptor<'a> {
     fn new(listeners: Vec<TcpListener>, rings: Vec<RawFd>, balance: Balance, control: &'a Control) -> io::Result<Self> {
-        let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 4096, direct_descriptors: IN_TRANSIT_MAX })?;
+        let slots = sys::descriptor_limit().min(TRANSIT_SLOTS.into()) as u32;
+        let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 16_384, direct_descriptors: slots })?;
         let mut acceptor = Self {
             ring,
             is_armed: vec![false; listeners.len()],
             listeners,
             rings,
             balance,
-            target_of: vec![0; IN_TRANSIT_MAX as usize],
+            target_of: vec![0; slots as usize],
+            in_transit: 0,
+            in_transit_max: slots / 2,
             waiting: VecDeque::new(),
             control,
             bell_count: Box::new(0),
@@ -85,7 +94,7 @@ impl<'a> Acceptor<'a> {
 
     /// One turn. Returns whether there is a next one.
     fn turn(&mut self) -> io::Result<bool> {
-        if self.has_room() && self.waiting.is_empty() && !self.is_short {
+        if self.can_take_more() && !self.is_short {
             self.arm_accepts();
         }
         let must_retry = !self.waiting.is_empty() || self.is_short || !self.is_armed.contains(&true);
@@ -98,12 +107,13 @@ impl<'a> Acceptor<'a> {
             match completion.user_data() & !about::NUMBER {
                 about::ACCEPT => self.accepted(number, completion.result(), completion.flags()),
                 about::MOVE => self.move_failed(number, completion.result()),
-                // Closes and cancellations are silent when they succeed and harmless when they do not.
+                // A close fails only as a link behind a move that has failed.
+                about::CLOSE if completion.result() >= 0 => self.in_transit -= 1,
                 _ => {}
             }
         }
         self.place_waiting();
-        if !self.has_room() {
+        if !self.can_take_more() {
             self.disarm_accepts();
         }
         Ok(!self.control.is_stopping())
@@ -114,7 +124,10 @@ impl<'a> Acceptor<'a> {
             self.is_armed[listener as usize] = false;
         }
         match u32::try_from(result) {
-            Ok(slot) => self.waiting.push_back(slot),
+            Ok(slot) => {
+                self.in_transit += 1;
+                self.waiting.push_back(slot);
+            }
             // The peer was gone before it was accepted, or we have cancelled: nothing to do.
             Err(_) if [libc::ECONNABORTED, libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&-result) => {}
             // ENFILE, EMFILE: all slots are in transit, or the system is out of files; ENOBUFS, ENOMEM: out of memory.
@@ -130,8 +143,8 @@ impl<'a> Acceptor<'a> {
         self.is_short = true;
     }
 
-    fn has_room(&self) -> bool {
-        self.balance.room() > 0
+    fn can_take_more(&self) -> bool {
+        self.waiting.is_empty() && self.in_transit < self.in_transit_max && self.balance.room() > 0
     }
 
     fn place_waiting(&mut self) {
@@ -151,10 +164,7 @@ impl<'a> Acceptor<'a> {
             .build()
             .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
             .user_data(about::MOVE | u64::from(slot));
-        let close = opcode::Close::new(types::Fixed(slot))
-            .build()
-            .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(about::CLOSE | u64::from(slot));
+        let close = opcode::Close::new(types::Fixed(slot)).build().user_data(about::CLOSE | u64::from(slot));
         // SAFETY: neither names memory. Linked, so that the slot is not closed before the socket is in the other ring.
         unsafe { self.ring.push_linked(&[send, close]) };
     }

@@ -141,17 +141,23 @@ impl BufferPool {
 
     /// The bytes of a piece that has been taken and not been released.
     #[inline]
+    pub fn bytes(&self, piece: Piece) -> &[u8] {
+        // SAFETY: as for `bytes_mut`, with `&self` and so no mutable reference.
+        unsafe { std::slice::from_raw_parts(self.address(piece).as_ptr(), piece.len as usize) }
+    }
+
+    /// The same, to be transformed in place.
+    #[inline]
     pub fn bytes_mut(&mut self, piece: Piece) -> &mut [u8] {
-        debug_assert!(self.states[usize::from(piece.buffer)].pieces > 0, "piece of a buffer that is not held");
         // SAFETY: the kernel has completed its write of exactly these bytes and will not touch them again before the
         // buffer is provided anew, which waits for the release; pieces never overlap; `&mut self` makes it the only
         // reference.
         unsafe { std::slice::from_raw_parts_mut(self.address(piece).as_ptr(), piece.len as usize) }
     }
 
-    /// Where a piece starts, for a send from it.
     #[inline]
-    pub fn address(&self, piece: Piece) -> NonNull<u8> {
+    fn address(&self, piece: Piece) -> NonNull<u8> {
+        debug_assert!(self.states[usize::from(piece.buffer)].pieces > 0, "piece of a buffer that is not held");
         let offset = usize::from(piece.buffer) * self.shape.size as usize + piece.offset as usize;
         assert!(offset + piece.len as usize <= usize::from(self.shape.count) * self.shape.size as usize);
         // SAFETY: asserted to be inside the mapping.

@@ -40,6 +40,8 @@ pub enum Op {
         address: NonNull<u8>,
         /// How many.
         len: u32,
+        /// The next turn sends what belongs behind it.
+        has_more: bool,
     },
     /// Wait until the socket takes bytes again.
     PollWritable {
@@ -138,7 +140,7 @@ impl Connections {
     /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
     pub fn is_urgent(&self) -> bool {
         // A starved connection gets its buffers from sends that complete silently: nobody else would wake the loop.
-        self.urgent || !self.starved.is_empty()
+        self.urgent || !(self.starved.is_empty() || self.queued_sends.is_empty())
     }
 
     /// Sets the worker's clock.
@@ -233,10 +235,7 @@ impl Connections {
             let connection = &mut self.entries[key as usize];
             connection.flags.clear(Flags::SENDING);
             if connection.flags.has(Flags::BLOCKED) {
-                if !connection.flags.has(Flags::LISTED) {
-                    connection.flags.set(Flags::LISTED);
-                    self.blocked.push(key);
-                }
+                self.list_blocked(key);
             } else if connection.ending != Ending::Abort {
                 let sent = self.chunks.pop(&mut connection.queue, &mut self.pool);
                 self.tally.bytes_sent += sent as u64;
@@ -261,6 +260,16 @@ impl Connections {
         self.settle(token.key);
     }
 
+    /// A cancellation has not found its target (one that does is silent): it has completed, and its completion tells
+    /// all, or the kernel was just about to run it, and then it goes on. In that case: try again.
+    pub fn cancel_missed(&mut self, token: Token) {
+        let Some(connection) = self.entries.get_mut(token.key as usize) else { return };
+        if connection.generation == token.generation && connection.flags.has(Flags::CANCELLING) {
+            connection.flags.clear(Flags::CANCELLING);
+            self.settle(token.key);
+        }
+    }
+
     /// The completion of a shutdown. It can only fail because the peer is gone, which the receive will tell.
     pub fn shut_down(&mut self, token: Token) {
         self.entry(token).flags.clear(Flags::SHUTTING);
@@ -275,6 +284,11 @@ impl Connections {
         assert!(connection.queue.is_empty(), "closed with output left");
         debug_assert!(!connection.flags.has(Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLING)));
         self.tally.released += 1;
+    }
+
+    /// From now on closing may take as long as the peers like: the worker's drain deadline bounds it.
+    pub fn close_at_leisure(&mut self) {
+        self.timeouts.close = None;
     }
 
     /// Starts closing a slice of connections, from the slab key `from` on. Returns where to go on.
@@ -316,18 +330,20 @@ impl Connections {
         }
         let reply = connection.session.receive(&self.settings, self.pool.bytes_mut(piece));
         self.tally.messages += u64::from(reply.messages);
-        match reply.output {
-            Output::InPlace(range) if !range.is_empty() => {
-                let output = Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
-                self.chunks.push_pooled(&mut connection.queue, output);
-            }
-            Output::Owned { bytes, range } if !range.is_empty() => {
-                self.chunks.push_owned(&mut connection.queue, bytes, range);
-                self.pool.release(piece.buffer);
-            }
-            _ => self.pool.release(piece.buffer),
+        let Output { head, range } = reply.output;
+        if !head.is_empty() {
+            self.chunks.push_owned(&mut connection.queue, head);
+        }
+        if range.is_empty() {
+            self.pool.release(piece.buffer);
+        } else {
+            let output = Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
+            self.chunks.push_pooled(&mut connection.queue, output);
         }
         let phase = connection.session.phase();
+        if connection.flags.has(Flags::BLOCKED) {
+            self.list_blocked(key);
+        }
         match reply.then {
             Then::Continue if was_handshake || phase == Phase::Closing => {
                 self.set_timed(key, phase != Phase::Open);
@@ -360,14 +376,16 @@ impl Connections {
         if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
             return;
         }
-        let has_handshaken = connection.session.phase() == Phase::Open;
+        let is_open = connection.session.phase() == Phase::Open;
         if let Some(frame) = connection.session.close(code, reason) {
-            let len = frame.len();
-            self.chunks.push_owned(&mut connection.queue, frame, 0..len);
+            self.chunks.push_owned(&mut connection.queue, frame);
             connection.since = self.now;
             self.set_timed(key, true);
-        } else if !(has_handshaken && self.settings.protocol == Protocol::WebSocket) {
+        } else if !is_open {
             self.end(key, Ending::Close);
+        } else if self.settings.protocol == Protocol::Tcp {
+            // What the peer has sent and we have not read would become a reset, and destroy echoes on their way.
+            self.end(key, Ending::Linger);
         } // Otherwise a frame is being echoed: the session sends the Close behind it.
         self.settle(key);
     }
@@ -375,8 +393,17 @@ impl Connections {
     /// Some bytes went out: a peer that reads slowly is not a dead one.
     fn progress(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending != Ending::No {
+        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
             connection.since = self.now;
+        }
+    }
+
+    /// Notes a connection whose peer does not read and which may hold receive buffers.
+    fn list_blocked(&mut self, key: u32) {
+        let flags = &mut self.entries[key as usize].flags;
+        if !flags.has(Flags::LISTED) {
+            flags.set(Flags::LISTED);
+            self.blocked.push(key);
         }
     }
 

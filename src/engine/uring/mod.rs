@@ -31,7 +31,7 @@ pub(super) fn start(config: &Config, listeners: Vec<TcpListener>) -> Result<Work
         |index| threads::start_worker(config, index, |plan, control, started| worker::run(plan, control, started));
     let (workers, rings): (Vec<_>, Vec<_>) =
         (0..config.workers).map(start).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-    let capacities = (0..config.workers).map(|index| config.capacity_of(index));
+    let capacities = (0..config.workers).map(|index| config.capacity_of_worker(index));
     let balance = Balance::new(capacities.zip(workers.iter().map(|worker| worker.control.clone())));
     let acceptor = threads::spawn("acceptor".into(), move |control| acceptor::run(listeners, rings, balance, control))?;
     Ok(Workers::new(acceptor, workers))

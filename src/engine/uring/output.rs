@@ -1,14 +1,13 @@
 //! What waits to be sent: per connection a queue of chunks, in the receive buffers where they were made or, for peers
 //! that do not read, in memory of their own.
 
-use std::ops::Range;
-use std::ptr::NonNull;
-
 use slab::Slab;
 
 use super::buffers::{BufferPool, Piece};
 
 const NONE: u32 = u32::MAX;
+/// Evicted bytes go to blocks of one size: an allocator keeps a region for each size that it has seen.
+const EVICTED_BLOCK: usize = 64 << 10;
 
 /// Bytes to send and whose memory they are in.
 struct Chunk {
@@ -19,15 +18,15 @@ struct Chunk {
 enum Source {
     /// Still where it was received. Has to be released to the pool.
     Pooled(Piece),
-    /// In memory of its own.
-    Owned { bytes: Vec<u8>, range: Range<usize> },
+    /// In memory of its own, some of it sent already.
+    Owned { bytes: Vec<u8>, sent: usize },
 }
 
 impl Source {
     fn len(&self) -> usize {
         match self {
             Source::Pooled(piece) => piece.len as usize,
-            Source::Owned { range, .. } => range.len(),
+            Source::Owned { bytes, sent } => bytes.len() - sent,
         }
     }
 }
@@ -69,8 +68,8 @@ impl Chunks {
         self.push(queue, Source::Pooled(piece));
     }
 
-    pub(super) fn push_owned(&mut self, queue: &mut Queue, bytes: Vec<u8>, range: Range<usize>) {
-        self.push(queue, Source::Owned { bytes, range });
+    pub(super) fn push_owned(&mut self, queue: &mut Queue, bytes: Vec<u8>) {
+        self.push(queue, Source::Owned { bytes, sent: 0 });
     }
 
     #[inline]
@@ -85,15 +84,13 @@ impl Chunks {
         queue.tail = key;
     }
 
-    /// Address and length of the oldest chunk. The queue must not be empty.
+    /// The bytes of the oldest chunk, which must exist.
     #[inline]
-    pub(super) fn front(&self, queue: Queue, pool: &BufferPool) -> (NonNull<u8>, u32) {
-        let chunk = &self.chunks[queue.head as usize];
-        let address = match &chunk.source {
-            Source::Pooled(piece) => pool.address(*piece),
-            Source::Owned { bytes, range } => NonNull::from(&bytes[range.start]),
-        };
-        (address, chunk.source.len() as u32)
+    pub(super) fn front<'a>(&'a self, queue: Queue, pool: &'a BufferPool) -> &'a [u8] {
+        match &self.chunks[queue.head as usize].source {
+            Source::Pooled(piece) => pool.bytes(*piece),
+            Source::Owned { bytes, sent } => &bytes[*sent..],
+        }
     }
 
     /// Drops the first `sent` bytes of the oldest chunk, fewer than it has.
@@ -104,9 +101,9 @@ impl Chunks {
                 piece.offset += sent;
                 piece.len -= sent;
             }
-            Source::Owned { range, .. } => {
-                assert!((sent as usize) < range.len());
-                range.start += sent as usize;
+            Source::Owned { bytes, sent: before } => {
+                *before += sent as usize;
+                assert!(*before < bytes.len());
             }
         }
     }
@@ -129,31 +126,34 @@ impl Chunks {
         }
     }
 
-    /// Moves everything into one chunk of its own memory, so that no receive buffer waits for this peer.
+    /// Moves everything into memory of its own, so that no receive buffer waits for this peer.
     ///
     /// Nothing of the queue may be in the kernel's hands.
     pub(super) fn evict(&mut self, queue: &mut Queue, pool: &mut BufferPool) {
-        let mut total = 0;
-        let mut holds_pool = false;
-        let mut at = queue.head;
-        while at != NONE {
-            let chunk = &self.chunks[at as usize];
-            total += chunk.source.len();
-            holds_pool |= matches!(chunk.source, Source::Pooled(_));
-            at = chunk.next;
-        }
-        if !holds_pool {
-            return;
-        }
-        let mut bytes = Vec::with_capacity(total);
+        let mut moved = Queue::EMPTY;
+        let mut block = Vec::new();
         while !queue.is_empty() {
-            match &self.chunks[queue.head as usize].source {
-                Source::Pooled(piece) => bytes.extend_from_slice(pool.bytes_mut(*piece)),
-                Source::Owned { bytes: owned, range } => bytes.extend_from_slice(&owned[range.clone()]),
+            let mut done = 0;
+            loop {
+                let rest = &self.front(*queue, pool)[done..];
+                if rest.is_empty() {
+                    break;
+                }
+                block.reserve_exact(EVICTED_BLOCK - block.len());
+                let fits = rest.len().min(EVICTED_BLOCK - block.len());
+                block.extend_from_slice(&rest[..fits]);
+                done += fits;
+                if block.len() == EVICTED_BLOCK {
+                    self.push_owned(&mut moved, std::mem::take(&mut block));
+                }
             }
             self.pop(queue, pool);
         }
-        self.push_owned(queue, bytes, 0..total);
+        if !block.is_empty() {
+            block.shrink_to_fit();
+            self.push_owned(&mut moved, block);
+        }
+        *queue = moved;
     }
 }
 

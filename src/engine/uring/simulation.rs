@@ -97,11 +97,7 @@ fn expected(script: &[u8], protocol: Protocol) -> Vec<u8> {
     let settings = Settings { protocol, ..Settings::default() };
     let mut session = crate::protocol::Session::new(&settings);
     let mut data = script.to_vec();
-    match session.receive(&settings, &mut data).output {
-        crate::protocol::Output::Nothing => Vec::new(),
-        crate::protocol::Output::InPlace(range) => data[range].to_vec(),
-        crate::protocol::Output::Owned { bytes, range } => bytes[range].to_vec(),
-    }
+    session.receive(&settings, &mut data).output.to_vec(&data)
 }
 
 impl Kernel {
@@ -136,7 +132,7 @@ impl Kernel {
                     let previous = self.peer(slot).receive.replace(token);
                     assert!(previous.is_none(), "two receives on one socket");
                 }
-                Op::Send { slot, address, len } => {
+                Op::Send { slot, address, len, .. } => {
                     assert!(!senders.contains(&slot), "two sends of one connection in one enter");
                     senders.push(slot);
                     connections.check_queued(token, address, len);
@@ -147,7 +143,7 @@ impl Kernel {
                 Op::PollWritable { slot } => {
                     assert!(self.peer(slot).poll.replace(token).is_none(), "two polls on one socket");
                 }
-                Op::Cancel { target } => self.cancel(target),
+                Op::Cancel { target } => self.cancel(token, target),
                 Op::Shutdown { slot } => {
                     self.peer(slot).was_shut = true;
                     self.completions.push_back((token, 0, 0));
@@ -182,14 +178,15 @@ impl Kernel {
         }
     }
 
-    fn cancel(&mut self, target: Token) {
-        for peer in self.peers.values_mut() {
-            for operation in [&mut peer.receive, &mut peer.poll] {
-                if *operation == Some(target) {
-                    *operation = None;
-                    self.completions.push_back((target, -libc::ECANCELED, 0));
-                }
-            }
+    fn cancel(&mut self, token: Token, target: Token) {
+        // A multishot receive that is just being run is not found.
+        let is_missed = self.random.one_in(5);
+        let operations = self.peers.values_mut().flat_map(|peer| [&mut peer.receive, &mut peer.poll]);
+        if let Some(found) = operations.into_iter().find(|operation| **operation == Some(target) && !is_missed) {
+            *found = None;
+            self.completions.push_back((target, -libc::ECANCELED, 0));
+        } else {
+            self.completions.push_back((token, -libc::ENOENT, 0));
         }
     }
 
@@ -274,7 +271,8 @@ fn reap(kernel: &mut Kernel, connections: &mut Connections) {
             Kind::Writable => connections.writable(token, result),
             Kind::Shutdown => connections.shut_down(token),
             Kind::Close => connections.closed(token),
-            Kind::Cancel | Kind::Accepted | Kind::Wake => unreachable!(),
+            Kind::Cancel => connections.cancel_missed(token),
+            Kind::Accepted | Kind::Wake => unreachable!(),
         }
     }
 }

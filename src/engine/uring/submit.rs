@@ -9,15 +9,17 @@ use super::token::Token;
 /// The buffer group of a worker's pool; each ring numbers its own.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
+/// `MSG_WAITALL`: a short send counts as a failure and posts its completion in spite of `SKIP_SUCCESS`.
+/// `MSG_DONTWAIT`: the kernel is done with the bytes when the enter that submits them has returned.
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+
 /// The submission for `op`, carrying `token`.
 #[inline]
 pub(super) fn entry(token: Token, op: Op) -> Entry {
     let entry = match op {
         Op::Receive { slot } => opcode::RecvMulti::new(types::Fixed(slot), BUFFER_GROUP).build(),
-        // MSG_WAITALL: a short send counts as a failure and posts its completion in spite of SKIP_SUCCESS.
-        // MSG_DONTWAIT: the kernel is done with the bytes when the enter that submits them has returned.
-        Op::Send { slot, address, len } => opcode::Send::new(types::Fixed(slot), address.as_ptr(), len)
-            .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+        Op::Send { slot, address, len, has_more } => opcode::Send::new(types::Fixed(slot), address.as_ptr(), len)
+            .flags(SEND_FLAGS | if has_more { libc::MSG_MORE } else { 0 })
             .build()
             .flags(Flags::SKIP_SUCCESS),
         Op::PollWritable { slot } => opcode::PollAdd::new(types::Fixed(slot), libc::POLLOUT as u32).build(),

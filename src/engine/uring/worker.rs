@@ -75,7 +75,8 @@ impl<'a> Worker<'a> {
         sys::pin_to_cpu(plan.cpu)?;
         let options = RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
         let ring = Ring::new(&options)?;
-        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, pool_shape(plan.receive_memory))?;
+        let shape = plan.receive_buffers.unwrap_or_else(|| pool_shape(plan.receive_memory));
+        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, shape)?;
         let clock = Clock::new(&plan.limits);
         let timeouts = clock.timeouts(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, pool, plan.settings.clone(), timeouts);
@@ -144,8 +145,7 @@ impl<'a> Worker<'a> {
                 Kind::Receive => self.connections.received(token, result, completion.flags()),
                 Kind::Send => self.connections.send_fell_short(token, result),
                 Kind::Writable => self.connections.writable(token, result),
-                // The cancelled operation's own completion tells what there is to tell.
-                Kind::Cancel => {}
+                Kind::Cancel => self.connections.cancel_missed(token),
                 Kind::Shutdown => self.connections.shut_down(token),
                 Kind::Close => self.connections.closed(token),
                 Kind::Accepted => {
@@ -160,6 +160,7 @@ impl<'a> Worker<'a> {
         }
         if is_called {
             self.listen_to_bell();
+            self.connections.close_at_leisure();
             self.stopping.begin(self.limits.drain_timeout);
         }
     }

@@ -34,7 +34,7 @@ fn a_frame_is_echoed_in_place_without_moving_its_payload() {
         for first in [TEXT, BINARY] {
             let mut driven = open();
             let output = driven.receive(&masked(first, &payload));
-            assert_eq!(output, Output::InPlace(4..4 + header + len));
+            assert_eq!(output, Output::in_place(4..4 + header + len));
             assert_eq!(driven.sent, unmasked(first, &payload));
             assert_eq!(driven.messages, 1);
         }
@@ -46,7 +46,7 @@ fn the_frames_of_one_receive_leave_as_one_range() {
     let payloads: Vec<Vec<u8>> = (0..300).map(|len| vec![len as u8; len]).collect();
     let mut driven = open();
     let output = driven.receive(&payloads.iter().flat_map(|payload| masked(BINARY, payload)).collect::<Vec<_>>());
-    assert!(matches!(output, Output::InPlace(_)));
+    assert!(output.head.is_empty() && !output.is_empty());
     assert_eq!(driven.sent, payloads.iter().flat_map(|payload| unmasked(BINARY, payload)).collect::<Vec<_>>());
     assert_eq!(driven.messages, 300);
 }
@@ -70,7 +70,7 @@ fn a_cut_binary_frame_streams_through_under_one_header() {
     let mut driven = open();
     for piece in masked(BINARY, &payload).chunks(7919) {
         let output = driven.receive(piece);
-        assert!(matches!(output, Output::InPlace(_)), "nothing is copied");
+        assert!(output.head.is_empty() && !output.is_empty(), "nothing is copied");
     }
     assert_eq!(driven.sent, unmasked(BINARY, &payload));
     assert_eq!(driven.messages, 1);

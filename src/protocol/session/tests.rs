@@ -30,7 +30,7 @@ fn a_slab_entry_adds_nothing() {
 fn tcp_is_a_bare_echo() {
     let mut driven = Driven::new(Settings { protocol: Protocol::Tcp, ..Settings::default() });
     assert_eq!(driven.session.phase(), Phase::Open);
-    assert_eq!(driven.receive(b"any bytes"), Output::InPlace(0..9));
+    assert_eq!(driven.receive(b"any bytes"), Output::in_place(0..9));
     assert_eq!(driven.sent, b"any bytes");
     assert_eq!((driven.messages, driven.session.at_frame_boundary()), (0, true));
     assert_eq!(driven.session.ping(), None);
@@ -148,7 +148,7 @@ fn a_close_reason_that_does_not_fit_is_left_out() {
 #[test]
 fn an_empty_receive_changes_nothing() {
     let mut driven = Driven::new(Settings::default());
-    assert_eq!(driven.receive(b""), Output::Nothing);
+    assert_eq!(driven.receive(b""), Output::default());
     driven.dribble(REQUEST.as_bytes());
     driven.sent.clear();
     let frame = masked(TEXT, b"text");

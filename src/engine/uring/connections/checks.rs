@@ -33,8 +33,12 @@ impl Connections {
         let connection = &self.entries[token.key as usize];
         assert_eq!(connection.generation, token.generation, "a send of a connection that is gone");
         assert!(connection.flags.has(Flags::SENDING));
-        let (front, front_len) = self.chunks.front(connection.queue, &self.pool);
-        assert_eq!((front, front_len), (address, len), "a send from memory that was given back");
+        let front = self.chunks.front(connection.queue, &self.pool);
+        assert_eq!(
+            (NonNull::from(&front[0]), front.len() as u32),
+            (address, len),
+            "a send from memory that was given back"
+        );
     }
 
     /// What must hold when no connection is left.

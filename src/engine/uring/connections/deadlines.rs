@@ -43,9 +43,8 @@ impl Connections {
             return;
         }
         if let Some(frame) = connection.session.ping() {
-            let len = frame.len();
             connection.flags.set(Flags::PINGED);
-            self.chunks.push_owned(&mut connection.queue, frame, 0..len);
+            self.chunks.push_owned(&mut connection.queue, frame);
             self.settle(key);
         }
     }

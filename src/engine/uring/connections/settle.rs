@@ -1,5 +1,7 @@
 //! What a connection's state asks for next.
 
+use std::ptr::NonNull;
+
 use crate::engine::deadline::Ending;
 
 use super::super::connection::Flags;
@@ -42,10 +44,12 @@ impl Connections {
     #[inline]
     fn send(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
-        let (address, len) = self.chunks.front(connection.queue, &self.pool);
+        let bytes = self.chunks.front(connection.queue, &self.pool);
+        let (address, len) = (NonNull::from(&bytes[0]), bytes.len() as u32);
         connection.flags.set(Flags::SENDING);
         let token = Token { key, generation: connection.generation, kind: Kind::Send };
-        self.ops.push((token, Op::Send { slot: connection.slot, address, len }));
+        let has_more = connection.queue.has_several();
+        self.ops.push((token, Op::Send { slot: connection.slot, address, len, has_more }));
         self.queued_sends.push(key);
     }
 

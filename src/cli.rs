@@ -79,10 +79,14 @@ pub struct ServeArgs {
     #[arg(long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub drain_timeout: Duration,
 
-    /// The most that a peer which does not read can cost: unsent bytes kept for it, before it is read no further. A
-    /// worker's receive memory is at most half of this. At least 64 KiB.
+    /// Unsent bytes to keep at most for a peer that does not read; it is read no further then. A client that sends a
+    /// whole message before it reads needs room for the message here, beyond what the sockets hold. At least 64 KiB.
     #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES", default_value = "8MiB")]
     pub backlog_per_connection: ByteSize,
+
+    /// Unsent bytes to keep for all such peers together. Beyond it, no peer that does not read is read any further.
+    #[arg(long, env = "RINGECHO_BACKLOG_TOTAL", value_name = "BYTES", default_value = "1GiB")]
+    pub backlog_total: ByteSize,
 
     /// A worker's receive memory by count and size of its buffers, for tests: what is cut where. `whole`: each receive
     /// takes a buffer of its own, as on kernels before 6.12.

@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::engine::uring::buffers::PoolShape;
 use crate::protocol;
 use crate::sys;
-use crate::worker::Limits;
+use crate::worker::{Backlog, Limits};
 
 /// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or the way sockets get to it.
 const DESCRIPTORS_PER_WORKER: u64 = 2;
@@ -20,6 +20,8 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 /// Below this, receives become so small that a worker does little else.
 const BACKLOG_MIN: u64 = 64 << 10;
 const BACKLOG_MAX: u64 = 1 << 30;
+/// What fits into a core's second-level cache together with everything else: the same memory is used over and over.
+const RECEIVE_MEMORY_MAX: u64 = 1 << 20;
 /// A connection that we want closed is waited for this long: for the peer to read what it still gets, to answer a
 /// Close, to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,6 +100,8 @@ pub struct Config {
     pub receive_memory: usize,
     /// Its shape, if it is not for the engine to choose.
     pub receive_buffers: Option<PoolShape>,
+    /// How much output may wait in each worker.
+    pub backlog: Backlog,
     /// How long things may take.
     pub limits: Limits,
     /// The protocol's own.
@@ -134,6 +138,10 @@ impl Config {
             limited_by,
             receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
             receive_buffers: args.receive_buffers,
+            backlog: Backlog {
+                per_connection: backlog as usize,
+                total: args.backlog_total.as_u64() as usize / workers,
+            },
             limits: Limits {
                 handshake_timeout: some_unless_zero(args.handshake_timeout),
                 idle_timeout: some_unless_zero(args.idle_timeout),
@@ -183,10 +191,12 @@ fn workers(
     Ok(workers)
 }
 
-/// What one turn of a loop receives may all belong to one peer, and what the turn before received may still wait to be
-/// sent, so a worker's receive memory is at most half of a connection's backlog. Workers beyond the processors never run at the same time: they share what one per processor would have.
+/// What one turn of a loop receives may all belong to one peer, and what the turn before received, too: so a worker's
+/// receive memory is at most half of a connection's backlog. Workers beyond the processors never run at the same time:
+/// they share what one per processor would have.
 fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
-    (backlog / 2 * cpus.min(workers) as u64 / workers as u64).max(BACKLOG_MIN / 2) as usize
+    let shared = RECEIVE_MEMORY_MAX * cpus.min(workers) as u64 / workers as u64;
+    shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
 }
 
 fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {

@@ -100,7 +100,7 @@ impl<'a> Worker<'a> {
         Ok(Self {
             epoll,
             events: Vec::with_capacity(EVENTS),
-            connections: Connections::new(plan.capacity as usize, plan.settings.clone(), timeouts),
+            connections: Connections::new(plan, timeouts, receive),
             buffer: vec![0; HEADROOM + receive],
             unfinished: Vec::new(),
             arrivals: Some(arrivals),
@@ -127,7 +127,7 @@ impl<'a> Worker<'a> {
                     self.stopping.begin(self.limits.drain_timeout);
                 }
                 ARRIVALS => self.take_arrivals()?,
-                key => self.serve(key as u32, flags.intersects(END)),
+                key => self.has_event(key as u32, flags),
             }
         }
         self.events = events;
@@ -171,10 +171,21 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// An event may be stale, its key another connection's by now: then there is nothing to receive, and that is all.
+    #[inline]
+    fn has_event(&mut self, key: u32, flags: EventFlags) {
+        if !self.connections.contains(key) {
+            return;
+        }
+        if flags.contains(EventFlags::OUT) {
+            self.connections.writable(key);
+        }
+        self.serve(key, flags.intersects(END));
+    }
+
     /// Does what a connection wants until it has to wait, or has had its share of this turn.
     ///
-    /// `has_end`: it has to be received from until nothing is left, for no further edge may tell of the end. The event
-    /// may be stale, its key another connection's by now: then there is nothing to receive, and that is all.
+    /// `has_end`: it has to be received from until nothing is left, for no further edge may tell of the end.
     #[inline]
     fn serve(&mut self, key: u32, has_end: bool) {
         if !self.connections.contains(key) {
@@ -183,6 +194,7 @@ impl<'a> Worker<'a> {
         for _ in 0..STEPS {
             let outcome = match self.connections.step(key) {
                 Step::Receive => self.receive(key, has_end),
+                Step::Wait => return,
                 Step::Send => self.send_backlog(key),
                 Step::Leave => {
                     self.receive(key, false);
@@ -223,13 +235,9 @@ impl<'a> Worker<'a> {
         };
         let outgoing = self.connections.received(key, &mut self.buffer, len);
         self.send(key, &outgoing);
-        match self.connections.step(key) {
-            // The kernel has just taken less than all: an edge will tell when it takes more.
-            Step::Send => Outcome::Wait,
-            // A receive that fills the buffer may have left something behind; one that does not has emptied the socket.
-            Step::Receive if HEADROOM + len < self.buffer.len() && !has_end => Outcome::Wait,
-            _ => Outcome::GoOn,
-        }
+        // A receive that fills the buffer may have left something behind; one that does not has emptied the socket.
+        let is_drained = HEADROOM + len < self.buffer.len() && !has_end;
+        if is_drained && self.connections.step(key) == Step::Receive { Outcome::Wait } else { Outcome::GoOn }
     }
 
     /// Sends a receive's echo from where it is.
@@ -248,21 +256,18 @@ impl<'a> Worker<'a> {
         self.connections.unsent(key, &bytes[sent..]);
     }
 
-    /// Sends as much of a backlog as the kernel takes.
+    /// Sends some of what waits. What the kernel does not take, an edge will tell when to offer again.
     fn send_backlog(&mut self, key: u32) -> Outcome {
-        let bytes = self.connections.backlog(key);
-        let all = bytes.len();
+        let bytes = self.connections.front(key);
         match send(self.connections.socket(key), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) => {
                 self.connections.sent(key, sent);
-                if sent == all { Outcome::GoOn } else { Outcome::Wait }
+                self.connections.advance(key, sent);
             }
-            Err(e) if is_full(e) => Outcome::Wait,
-            Err(_) => {
-                self.connections.broken(key);
-                Outcome::GoOn
-            }
+            Err(e) if is_full(e) => self.connections.advance(key, 0),
+            Err(_) => self.connections.broken(key),
         }
+        Outcome::GoOn
     }
 
     fn sweep(&mut self, now: u32) {

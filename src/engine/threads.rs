@@ -74,6 +74,7 @@ pub(super) fn start_worker<T: Send + 'static>(
         cpu: config.cpus[index % config.cpus.len()],
         capacity: config.capacity_of_worker(index),
         receive_memory: config.receive_memory,
+        backlog: config.backlog,
         receive_buffers: config.receive_buffers,
         settings: config.settings.clone(),
         limits: config.limits,

@@ -2,15 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
+use super::backlog::Backlog;
 use crate::engine::deadline::Ending;
 use crate::protocol::Session;
-
-/// What could not be sent at once.
-pub(super) struct Backlog {
-    pub(super) bytes: Vec<u8>,
-    /// How many of them are out.
-    pub(super) sent: usize,
-}
 
 /// A connection.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, one byte each")]
@@ -19,10 +13,13 @@ pub(super) struct Connection {
     pub(super) socket: OwnedFd,
     /// The tick that its current deadline counts from.
     pub(super) since: u32,
-    /// Not empty. While there is one, the peer is not read, so that a peer that reads slowly gets no more of our memory
-    /// than one that does not read at all.
+    /// What waits to be sent.
     pub(super) backlog: Option<Box<Backlog>>,
     pub(super) ending: Ending,
+    /// The peer does not read: the last send found its socket's buffer full.
+    pub(super) is_blocked: bool,
+    /// Its backlog is full: it is not read until all of that is gone.
+    pub(super) is_throttled: bool,
     /// The peer has sent its FIN, or the connection is broken.
     pub(super) is_peer_done: bool,
     /// Sending is shut down.
@@ -47,6 +44,8 @@ impl Connection {
             since: now,
             backlog: None,
             ending: Ending::No,
+            is_blocked: false,
+            is_throttled: false,
             is_peer_done: false,
             is_shut: false,
             is_pinged: false,

@@ -8,17 +8,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use slab::Slab;
 
-use super::connection::{Backlog, Connection};
+use super::connection::Connection;
 use crate::engine::deadline::{Due, Ending, Timeouts};
 use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
-use crate::worker::Tally;
+use crate::worker::{Plan, Tally};
 
 /// What a connection wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Receive; then [`Connections::received`] or [`Connections::peer_finished`].
+    /// Receive; then [`Connections::received`] or [`Connections::peer_finished`]. If it
+    /// [is blocked](Connections::is_blocked), it wants to know, too, when the socket takes bytes again.
     Receive,
-    /// Send what [`Connections::backlog`] gives; then [`Connections::sent`].
+    /// Nothing until the socket takes bytes again; then [`Connections::writable`].
+    Wait,
+    /// Send what waits: [`Connections::front`] or [`Connections::take_front`].
     Send,
     /// Receive once without waiting, then [`Connections::say_goodbye`].
     Leave,
@@ -76,6 +79,12 @@ pub struct Connections {
     entries: Slab<Connection>,
     settings: Settings,
     timeouts: Timeouts,
+    /// Unsent bytes from which on a connection is not read.
+    backlog_high: usize,
+    /// Unsent bytes of all connections together from which on nobody is read who does not read.
+    backlog_total: usize,
+    /// Unsent bytes of all connections together.
+    waiting: usize,
     /// The worker's clock: ticks since it started.
     now: u32,
     /// How many entries have a deadline.
@@ -90,12 +99,16 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Room for `capacity` connections.
-    pub fn new(capacity: usize, settings: Settings, timeouts: Timeouts) -> Self {
+    /// For a worker with this plan, which receives at most `receive` bytes at once.
+    pub fn new(plan: &Plan, timeouts: Timeouts, receive: usize) -> Self {
         Self {
-            entries: Slab::with_capacity(capacity),
-            settings,
+            entries: Slab::with_capacity(plan.capacity as usize),
+            settings: plan.settings.clone(),
             timeouts,
+            // It is found to be over the mark when it has received that much more.
+            backlog_high: plan.backlog.per_connection.saturating_sub(receive),
+            backlog_total: plan.backlog.total,
+            waiting: 0,
             now: 0,
             timed: 0,
             keys_used: 0,
@@ -144,20 +157,23 @@ impl Connections {
     #[inline]
     pub fn step(&self, key: u32) -> Step {
         let connection = &self.entries[key as usize];
+        let has_backlog = connection.backlog.is_some();
         match connection.ending {
             Ending::Abort => Step::Close,
-            _ if connection.backlog.is_some() => Step::Send,
-            Ending::Close => Step::Close,
-            _ if connection.is_peer_done => Step::Close,
-            Ending::Linger if !connection.is_shut => Step::ShutDown,
+            _ if has_backlog && !connection.is_blocked => Step::Send,
             Ending::No if connection.is_leaving => Step::Leave,
+            Ending::Close if !has_backlog => Step::Close,
+            _ if connection.is_peer_done && !has_backlog => Step::Close,
+            Ending::Linger if !connection.is_shut && !has_backlog => Step::ShutDown,
+            Ending::Close => Step::Wait,
+            _ if connection.is_peer_done || connection.is_throttled => Step::Wait,
             Ending::No | Ending::Linger => Step::Receive,
         }
     }
 
-    /// What waits to be sent.
-    pub fn backlog(&self, key: u32) -> &[u8] {
-        self.entries[key as usize].backlog.as_ref().map_or(&[], |backlog| &backlog.bytes[backlog.sent..])
+    /// Whether the last send found the socket's buffer full.
+    pub fn is_blocked(&self, key: u32) -> bool {
+        self.entries[key as usize].is_blocked
     }
 
     /// Connections whose step has changed although nothing has happened on their sockets.
@@ -178,8 +194,8 @@ impl Connections {
         key
     }
 
-    /// Bytes from the peer: `len` of them, in `buffer` behind its [`HEADROOM`]. Returns what to send; to be followed by
-    /// [`Connections::sent`] and, for what the kernel has not taken, [`Connections::unsent`].
+    /// Bytes from the peer: `len` of them, in `buffer` behind its [`HEADROOM`]. Returns what to send now; to be followed
+    /// by [`Connections::sent`] and, for what the kernel has not taken, [`Connections::unsent`].
     #[inline]
     pub fn received(&mut self, key: u32, buffer: &mut [u8], len: usize) -> Outgoing {
         let connection = &mut self.entries[key as usize];
@@ -191,6 +207,7 @@ impl Connections {
             connection.since = self.now;
             connection.is_pinged = false;
         }
+        let has_backlog = connection.backlog.is_some();
         let reply = connection.session.receive(&self.settings, &mut buffer[HEADROOM..HEADROOM + len]);
         self.tally.messages += u64::from(reply.messages);
         let phase = connection.session.phase();
@@ -200,7 +217,21 @@ impl Connections {
             Then::Close => self.end(key, Ending::Close),
             Then::Linger => self.end(key, Ending::Linger),
         }
-        Outgoing::new(&reply.output, buffer)
+        let outgoing = Outgoing::new(&reply.output, buffer);
+        if has_backlog {
+            self.queue(key, outgoing.bytes(buffer));
+            self.throttle(key);
+            return Outgoing::InPlace(0..0);
+        }
+        outgoing
+    }
+
+    /// Stops the reading of a connection whose backlog is full.
+    #[cold]
+    fn throttle(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        let pending = connection.backlog.as_ref().map_or(0, |backlog| backlog.len());
+        connection.is_throttled = pending >= self.backlog_high || self.waiting >= self.backlog_total;
     }
 
     /// The peer has sent its FIN.
@@ -214,7 +245,7 @@ impl Connections {
         self.end(key, Ending::Abort);
     }
 
-    /// The kernel has taken `len` bytes, straight from a receive or from the backlog.
+    /// The kernel has taken `len` bytes.
     #[inline]
     pub fn sent(&mut self, key: u32, len: usize) {
         let connection = &mut self.entries[key as usize];
@@ -223,53 +254,69 @@ impl Connections {
             // A peer that reads slowly is not a dead one.
             connection.since = self.now;
         }
-        if let Some(backlog) = &mut connection.backlog {
-            backlog.sent += len;
-            if backlog.sent == backlog.bytes.len() {
-                connection.backlog = None;
-            }
-        }
     }
 
-    /// Keeps what could not be sent, in front of what is to follow it.
+    /// The socket takes bytes again.
+    #[inline]
+    pub fn writable(&mut self, key: u32) {
+        self.entries[key as usize].is_blocked = false;
+    }
+
+    /// Keeps what the socket has not taken, in front of what is to follow it.
+    #[inline]
     pub fn unsent(&mut self, key: u32, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        let backlog = &mut self.entries[key as usize].backlog;
-        let behind = backlog.as_ref().map_or(&[][..], |backlog| &backlog.bytes[backlog.sent..]);
-        *backlog = Some(Box::new(Backlog { bytes: [bytes, behind].concat(), sent: 0 }));
-    }
-
-    /// Keeps what is to be sent behind what waits already.
-    pub fn queue(&mut self, key: u32, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        match &mut self.entries[key as usize].backlog {
-            Some(backlog) => backlog.bytes.extend_from_slice(bytes),
-            none => *none = Some(Box::new(Backlog { bytes: bytes.to_vec(), sent: 0 })),
+        if !bytes.is_empty() {
+            self.put_front(key, bytes.to_vec(), 0);
         }
     }
 
-    /// Takes the backlog out, to be sent by an operation that has to own it. What is left of it is to be given to
-    /// [`Connections::put_back`].
-    pub fn take_backlog(&mut self, key: u32) -> (Vec<u8>, Range<usize>) {
-        let backlog = self.entries[key as usize].backlog.take();
-        backlog.map_or_else(Default::default, |backlog| {
-            let range = backlog.sent..backlog.bytes.len();
-            (backlog.bytes, range)
-        })
+    /// What waits to be sent, the first part of it.
+    pub fn front(&self, key: u32) -> &[u8] {
+        self.entries[key as usize].backlog.as_ref().map_or(&[], |backlog| backlog.front())
     }
 
-    /// Puts back what is left of a backlog, in front of what has been queued since. `range` ends where `bytes` do.
-    pub fn put_back(&mut self, key: u32, mut bytes: Vec<u8>, range: Range<usize>) {
-        let backlog = &mut self.entries[key as usize].backlog;
-        if !range.is_empty() {
-            if let Some(behind) = backlog.take() {
-                bytes.extend_from_slice(&behind.bytes[behind.sent..]);
-            }
-            *backlog = Some(Box::new(Backlog { bytes, sent: range.start }));
+    /// So much of [`Connections::front`] is out; the socket's buffer is full if it is not all.
+    pub fn advance(&mut self, key: u32, len: usize) {
+        let connection = &mut self.entries[key as usize];
+        if let Some(backlog) = &mut connection.backlog {
+            connection.is_blocked = len < backlog.front().len();
+            backlog.advance(len);
+            self.waiting -= len;
+        }
+        self.forget_empty_backlog(key);
+    }
+
+    /// Takes the first part of what waits, to be sent by an operation that has to own it, and says how much of it is out
+    /// already. Afterwards, [`Connections::put_front`].
+    pub fn take_front(&mut self, key: u32) -> (Vec<u8>, usize) {
+        let Some(backlog) = &mut self.entries[key as usize].backlog else { return (Vec::new(), 0) };
+        let (block, sent) = backlog.take_front();
+        self.waiting -= block.len() - sent;
+        (block, sent)
+    }
+
+    /// Puts `bytes` in front of what waits, of which `sent` are out; the socket's buffer is full if those are not all.
+    pub fn put_front(&mut self, key: u32, bytes: Vec<u8>, sent: usize) {
+        let connection = &mut self.entries[key as usize];
+        connection.is_blocked = sent < bytes.len();
+        self.waiting += bytes.len() - sent;
+        connection.backlog.get_or_insert_default().put_front(bytes, sent);
+        self.forget_empty_backlog(key);
+    }
+
+    fn forget_empty_backlog(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        if connection.backlog.as_ref().is_some_and(|backlog| backlog.is_empty()) {
+            connection.backlog = None;
+            connection.is_throttled = false;
+        }
+    }
+
+    /// Has bytes sent behind what waits already.
+    fn queue(&mut self, key: u32, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.entries[key as usize].backlog.get_or_insert_default().push(bytes);
+            self.waiting += bytes.len();
         }
     }
 
@@ -281,7 +328,8 @@ impl Connections {
     /// Forgets a connection and closes its socket.
     pub fn remove(&mut self, key: u32) {
         self.set_timed(key, false);
-        self.entries.remove(key as usize);
+        let connection = self.entries.remove(key as usize);
+        self.waiting -= connection.backlog.map_or(0, |backlog| backlog.len());
         self.tally.released += 1;
     }
 
@@ -296,10 +344,12 @@ impl Connections {
     pub fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
         let end = self.keys_used.min(from + at_most);
         for key in from..end {
-            if let Some(connection) = self.entries.get_mut(key) {
-                connection.is_leaving = true;
-                self.called.push(key as u32);
+            let Some(connection) = self.entries.get_mut(key) else { continue };
+            connection.is_leaving = !connection.is_throttled;
+            if connection.is_throttled {
+                self.say_goodbye(key as u32);
             }
+            self.called.push(key as u32);
         }
         (end < self.keys_used).then_some(end)
     }

@@ -3,6 +3,7 @@
 
 pub mod acceptor;
 pub mod arrivals;
+mod backlog;
 mod connection;
 pub mod connections;
 pub mod table;

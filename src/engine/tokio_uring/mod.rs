@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::Settings;
-    use crate::worker::Limits;
+    use crate::worker::{Backlog, Limits};
 
     /// Together with the runtime's own fields these are 256 bytes, a task's alignment being 128.
     const FUTURE_MAX: usize = 144;
@@ -92,6 +92,7 @@ mod tests {
             capacity: 1,
             receive_memory: 1 << 20,
             receive_buffers: None,
+            backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
             settings: Settings::default(),
             limits,
         };

@@ -1,9 +1,12 @@
 //! Operations that tokio-uring's own types do not offer, by the door that it leaves open for them
 //! ([`UnsubmittedOneshot`]): waiting for readiness, and calls that do not wait.
 
+use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::Context;
 use std::time::Duration;
 
 use crate::engine::sockets::connections::HEADROOM;
@@ -70,4 +73,13 @@ pub(super) fn timeout(duration: Duration) -> Operation<Box<Timespec>> {
     let time = Box::new(Timespec::new().sec(duration.as_secs()).nsec(duration.subsec_nanos()));
     let entry = opcode::Timeout::new(&raw const *time).build();
     submit(time, entry)
+}
+
+/// Whether the operation is over. Forgets it then, with what it has come to.
+pub(super) fn is_over<D: Unpin + 'static>(slot: &mut Option<Operation<D>>, cx: &mut Context) -> bool {
+    let is_ready = slot.as_mut().is_some_and(|operation| Pin::new(operation).poll(cx).is_ready());
+    if is_ready {
+        *slot = None;
+    }
+    is_ready
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use rustix::net::{Shutdown, shutdown};
 
-use super::operations::{self, Bytes, Operation};
+use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
 use crate::engine::sockets::connections::{Outgoing, Step};
 
@@ -26,8 +26,6 @@ pub(super) struct Task {
     is_listening: bool,
     /// The last receive would not have fitted in a small buffer.
     wants_much: bool,
-    /// The last send has found the socket's buffer full.
-    is_blocked: bool,
     /// To say goodbye after the next receive.
     is_leaving: bool,
 }
@@ -35,8 +33,10 @@ pub(super) struct Task {
 enum State {
     /// Between two steps.
     Deciding,
-    /// For something to receive.
-    AwaitingInput,
+    /// For something to receive, if it is `for_input`; for the socket to take bytes again, if it is blocked.
+    Waiting {
+        for_input: bool,
+    },
     /// For a buffer to receive into; the ticket says for how long already.
     AwaitingBuffer(Option<u64>),
     Receiving(Operation<Vec<u8>>),
@@ -45,8 +45,6 @@ enum State {
         operation: Operation<Bytes>,
         is_pooled: bool,
     },
-    /// For the socket to take bytes again.
-    AwaitingRoom,
     /// For what is under way, before the socket is closed.
     Ending,
 }
@@ -61,7 +59,6 @@ impl Task {
             writable: None,
             is_listening: false,
             wants_much: false,
-            is_blocked: false,
             is_leaving: false,
         }
     }
@@ -70,10 +67,11 @@ impl Task {
     fn decide(&mut self) -> State {
         let mut connections = self.worker.connections();
         match connections.step(self.key) {
-            Step::Receive => State::AwaitingInput,
-            Step::Send if self.is_blocked => State::AwaitingRoom,
+            Step::Receive => State::Waiting { for_input: true },
+            Step::Wait => State::Waiting { for_input: false },
             Step::Send => {
-                let (memory, range) = connections.take_backlog(self.key);
+                let (memory, sent) = connections.take_front(self.key);
+                let range = sent..memory.len();
                 let operation = operations::send(connections.socket(self.key), Bytes { memory, range });
                 State::Sending { operation, is_pooled: false }
             }
@@ -97,42 +95,37 @@ impl Task {
         }
     }
 
-    fn poll_input(&mut self, cx: &mut Context) -> Poll<State> {
-        let socket = || operations::readable(self.worker.connections().socket(self.key));
-        let is_ready = Pin::new(self.readable.get_or_insert_with(socket)).poll(cx).is_ready();
-        if is_ready {
-            self.readable = None;
+    /// The end of a wait: its socket is ready, or the worker calls.
+    fn poll_wait(&mut self, for_input: bool, cx: &mut Context) -> Poll<State> {
+        let (worker, key) = (&*self.worker, self.key);
+        let mut connections = worker.connections();
+        let mut next = None;
+        if connections.is_blocked(key) {
+            self.writable.get_or_insert_with(|| operations::writable(connections.socket(key)));
+            if is_over(&mut self.writable, cx) {
+                connections.writable(key);
+                next = Some(State::Deciding);
+            }
         }
-        self.poll_wait(is_ready, State::AwaitingBuffer(None), cx)
-    }
-
-    fn poll_room(&mut self, cx: &mut Context) -> Poll<State> {
-        let socket = || operations::writable(self.worker.connections().socket(self.key));
-        let is_ready = Pin::new(self.writable.get_or_insert_with(socket)).poll(cx).is_ready();
-        if is_ready {
-            self.writable = None;
-            self.is_blocked = false;
+        if for_input && next.is_none() {
+            self.readable.get_or_insert_with(|| operations::readable(connections.socket(key)));
+            if is_over(&mut self.readable, cx) {
+                next = Some(State::AwaitingBuffer(None));
+            }
         }
-        self.poll_wait(is_ready, State::Deciding, cx)
-    }
-
-    /// The end of a wait, if it `is_ready` or if the worker calls.
-    fn poll_wait(&mut self, is_ready: bool, then: State, cx: &mut Context) -> Poll<State> {
-        let calls = &self.worker.calls;
-        if is_ready {
-            calls.stop_listening(self.key);
+        if let Some(next) = next {
+            worker.calls.stop_listening(key);
             self.is_listening = false;
-            Poll::Ready(then)
-        } else if !self.is_listening {
-            calls.listen(self.key, cx);
+            return Poll::Ready(next);
+        }
+        if !self.is_listening {
+            worker.calls.listen(key, cx);
             self.is_listening = true;
-            Poll::Pending
-        } else if calls.has_called(self.key) {
+        } else if worker.calls.has_called(key) {
             self.is_listening = false;
-            Poll::Ready(State::Deciding)
-        } else {
-            Poll::Pending
+            return Poll::Ready(State::Deciding);
         }
+        Poll::Pending
     }
 
     fn receive(&mut self, buffer: Vec<u8>) -> State {
@@ -169,11 +162,6 @@ impl Task {
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
         }
-        if !connections.backlog(self.key).is_empty() {
-            // A Ping has been queued while the receive was under way, and must stay in front.
-            connections.queue(self.key, outgoing.bytes(buffer));
-            outgoing = Outgoing::InPlace(0..0);
-        }
         if std::mem::take(&mut self.is_leaving) {
             connections.say_goodbye(self.key);
         }
@@ -190,12 +178,11 @@ impl Task {
         } else if !is_passing(result) {
             connections.broken(self.key);
         }
-        self.is_blocked = !range.is_empty();
         if is_pooled {
             connections.unsent(self.key, &memory[range]);
             self.worker.give_back(memory);
         } else {
-            connections.put_back(self.key, memory, range);
+            connections.put_front(self.key, memory, range.start);
         }
         drop(connections);
         self.worker.publish();
@@ -205,9 +192,8 @@ impl Task {
     /// Nothing may be under way when the socket is closed.
     fn poll_end(&mut self, cx: &mut Context) -> Poll<()> {
         for wait in [&mut self.readable, &mut self.writable] {
-            if let Some(operation) = wait {
-                ready!(Pin::new(operation).poll(cx));
-                *wait = None;
+            if wait.is_some() && !is_over(wait, cx) {
+                return Poll::Pending;
             }
         }
         self.worker.remove(self.key);
@@ -223,7 +209,10 @@ impl Future for Task {
         loop {
             task.state = match &mut task.state {
                 State::Deciding => task.decide(),
-                State::AwaitingInput => ready!(task.poll_input(cx)),
+                State::Waiting { for_input } => {
+                    let for_input = *for_input;
+                    ready!(task.poll_wait(for_input, cx))
+                }
                 State::AwaitingBuffer(ticket) => {
                     let buffer = ready!(task.worker.pool(task.wants_much).poll_take(ticket, cx));
                     task.receive(buffer)
@@ -237,7 +226,6 @@ impl Future for Task {
                     let (result, bytes) = ready!(Pin::new(operation).poll(cx));
                     task.sent(result, bytes, is_pooled)
                 }
-                State::AwaitingRoom => ready!(task.poll_room(cx)),
                 State::Ending => return task.poll_end(cx),
             };
         }

@@ -1,10 +1,9 @@
 //! What the tasks of one worker share, and the one that keeps an eye on the others.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use io_uring_06::types::Timespec;
 
-use super::operations::{self, Operation};
+use super::operations::{self, Operation, is_over};
 use super::pool::Pool;
 use super::task::Task;
 use crate::engine::deadline::Clock;
@@ -22,11 +21,10 @@ use crate::engine::stopping::Stopping;
 use crate::worker::{Control, Limits, Plan};
 
 /// Bytes in a receive buffer (a message of 16 KiB and its header fit), and in those for connections that fill them.
-/// Together they are at most three quarters of the worker's receive memory.
+/// The small ones together are the worker's receive memory, which should stay in the second-level cache; the large ones
+/// are as much again at most.
 const SMALL: usize = 20 << 10;
 const LARGE: usize = 256 << 10;
-/// Small ones should stay in the second-level cache.
-const SMALL_COUNT: usize = 64;
 /// Connections told to close, or checked for deadlines, at once.
 const SLICE: usize = 2048;
 
@@ -48,8 +46,9 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
         let clock = Clock::new(&plan.limits);
-        let connections = Connections::new(plan.capacity as usize, plan.settings.clone(), clock.timeouts(&plan.limits));
         let (small, large) = pools(plan);
+        let receive = small.size().max(large.size());
+        let connections = Connections::new(plan, clock.timeouts(&plan.limits), receive);
         Self {
             connections: RefCell::new(connections),
             clock,
@@ -123,10 +122,10 @@ fn pools(plan: &Plan) -> (Pool, Pool) {
         let size = HEADROOM + shape.size as usize;
         return (Pool::new(shape.count.into(), size), Pool::new(0, size));
     }
-    let small = SMALL.min(plan.receive_memory / 4);
-    let large = LARGE.min(plan.receive_memory / 2);
-    let small_count = (plan.receive_memory / 4 / small).min(SMALL_COUNT);
-    (Pool::new(small_count, HEADROOM + small), Pool::new(plan.receive_memory / 2 / large, HEADROOM + large))
+    let small = SMALL.min(plan.receive_memory / 2);
+    let large = LARGE.min(plan.receive_memory);
+    let large_count = (plan.receive_memory / 2 / large).max(1);
+    (Pool::new(plan.receive_memory / small, HEADROOM + small), Pool::new(large_count, HEADROOM + large))
 }
 
 /// How tasks that wait for their sockets are told to look what else there is to do.
@@ -215,7 +214,8 @@ impl Keeper {
             self.take_arrivals()?;
         }
         let goes_on = self.look_at_time();
-        for key in self.worker.connections().take_called() {
+        let called = self.worker.connections().take_called();
+        for key in called {
             self.worker.calls.call(key);
         }
         self.worker.publish();
@@ -265,15 +265,6 @@ impl Keeper {
         let is_empty = connections.is_empty() && self.arrivals.is_none();
         self.stopping.goes_on(is_empty, |from| connections.ask_some_to_leave(from, SLICE))
     }
-}
-
-/// Whether the operation is over. Forgets it then.
-fn is_over<D: Unpin + 'static>(slot: &mut Option<Operation<D>>, cx: &mut Context) -> bool {
-    let is_ready = slot.as_mut().is_some_and(|operation| Pin::new(operation).poll(cx).is_ready());
-    if is_ready {
-        *slot = None;
-    }
-    is_ready
 }
 
 /// Lets the other tasks run.

@@ -435,3 +435,6 @@ impl Connections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! The epoll engine: readiness, one receive buffer per worker, sends at once. It runs wherever Linux does.
 //!
 //! - **Edge-triggered.** A socket is registered once, for everything, and costs no `epoll_ctl` after that. A receive
-//!   that does not fill the buffer has emptied the socket, so an echo is one `recv` and one `send`. Level-triggered
-//!   registration was measured, too: docs/ENGINES.md has the figures.
+//!   that does not fill the buffer has emptied the socket, so an echo is one `recv` and one `send`. Level-triggered it
+//!   would cost the same (docs/ENGINES.md has the figures), and an `epoll_ctl` whenever a peer does not read.
 //! - **One buffer per worker.** What a receive brought is transformed in place and sent from there before anything else
 //!   is received. Only what the socket buffer does not take is copied, to memory of the connection's own.
 //! - **A bounded turn.** A connection with more to do than its share goes on in the next turn, behind the others.

@@ -34,9 +34,6 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// All of them, the best first.
-    pub const ALL: [Self; 3] = [Self::Uring, Self::TokioUring, Self::Epoll];
-
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {

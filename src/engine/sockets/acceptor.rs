@@ -1,7 +1,8 @@
 //! The acceptor for workers with descriptor tables of their own: accepts in batches and sends each socket to the least
 //! loaded worker (`SCM_RIGHTS`, `unix(7)`).
 //!
-//! Measured against workers that accept by themselves from the shared listener (`EPOLLEXCLUSIVE`): see docs/ENGINES.md.
+//! Workers that accept by themselves from the shared listener (`EPOLLEXCLUSIVE`) connect no faster (docs/ENGINES.md has
+//! the figures), and would have to agree on who is full and who has too many.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};

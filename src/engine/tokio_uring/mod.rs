@@ -3,7 +3,7 @@
 //!
 //! A connection that is idle has no receive buffer: its task waits for readability (a one-shot poll), then takes a
 //! buffer of the worker's pool, receives without waiting, sends, and gives the buffer back. Holding a buffer in a
-//! waiting receive was measured, too: docs/ENGINES.md has the figures.
+//! waiting receive costs as much processor time (docs/ENGINES.md has the figures), and the buffer.
 //!
 //! Limits of tokio-uring 0.5, which are why it is not the default:
 //! - no multishot operations, no provided buffers, no direct descriptors: an echo is three operations, each with a

@@ -10,8 +10,9 @@ use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::config::{Config, counted};
 use crate::engine::{Controls, EngineError};
+use crate::sys::log;
 use crate::worker::Tally;
 
 /// `listen(2)` cuts this down to `net.core.somaxconn`. A full queue drops SYNs, which the clients send again a second
@@ -84,10 +85,10 @@ fn watch_signals(mut signals: Signals, controls: Controls, config: &Config) -> R
         received.next();
         let tally = controls.tally();
         let open = tally.accepted - tally.released;
-        eprintln!("ringecho: stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64());
         controls.stop().expect("an eventfd takes a write");
+        log(format_args!("stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64()));
         received.next();
-        eprintln!("ringecho: second signal, leaving at once");
+        log(format_args!("second signal, leaving at once"));
         std::process::exit(EXIT_CUT_SHORT);
     };
     thread::Builder::new().name("signals".into()).spawn(watch).map_err(system("start a thread"))?;
@@ -99,12 +100,12 @@ fn announce(config: &Config, addresses: &[SocketAddr]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "ringecho listening on {} | engine {} | {} workers on {} CPUs | capacity {} connections ({})",
+        "ringecho listening on {} | engine {} | {} on {} | capacity {} ({})",
         addresses.join(", "),
         config.engine.name(),
-        config.workers,
-        config.cpus.len().min(config.workers),
-        config.max_connections,
+        counted(config.workers, "worker"),
+        counted(config.cpus.len().min(config.workers), "CPU"),
+        counted(config.max_connections, "connection"),
         config.limited_by,
     )?;
     out.flush()

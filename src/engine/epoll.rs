@@ -252,8 +252,8 @@ impl<'a> Worker<'a> {
             Err(e) if is_full(e) => 0,
             Err(_) => return self.connections.broken(key),
         };
-        self.connections.sent(key, sent);
         self.connections.unsent(key, &bytes[sent..]);
+        self.connections.sent(key, sent);
     }
 
     /// Sends some of what waits. What the kernel does not take, an edge will tell when to offer again.
@@ -261,8 +261,8 @@ impl<'a> Worker<'a> {
         let bytes = self.connections.front(key);
         match send(self.connections.socket(key), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) => {
-                self.connections.sent(key, sent);
                 self.connections.advance(key, sent);
+                self.connections.sent(key, sent);
             }
             Err(e) if is_full(e) => self.connections.advance(key, 0),
             Err(_) => self.connections.broken(key),

@@ -31,7 +31,7 @@ impl Stopping {
 
     /// Somebody has come who has not been told.
     pub fn has_arrivals(&mut self) {
-        if let Stopping::Draining { until } = *self {
+        if let Stopping::Draining { until } | Stopping::Telling { until, .. } = *self {
             *self = Stopping::Telling { from: 0, until };
         }
     }

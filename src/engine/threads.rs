@@ -4,8 +4,9 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use super::{EngineError, system};
+use super::{Engine, EngineError, remedy, system};
 use crate::config::Config;
+use crate::sys::log;
 use crate::worker::{Control, Plan, Tally};
 
 /// A thread of the server and how to reach it.
@@ -62,8 +63,6 @@ impl Controls {
 }
 
 /// Starts a worker on a thread of its own and waits until it is ready, or says why it cannot be.
-///
-/// `run` gets a function to call once with what the start has come to.
 pub(super) fn start_worker<T: Send + 'static>(
     config: &Config,
     index: usize,
@@ -76,34 +75,36 @@ pub(super) fn start_worker<T: Send + 'static>(
         receive_memory: config.receive_memory,
         backlog: config.backlog,
         receive_buffers: config.receive_buffers,
+        ring_entries: config.ring_entries,
         settings: config.settings.clone(),
         limits: config.limits,
     };
-    let (report, reported) = mpsc::sync_channel(1);
-    let running = spawn(format!("worker {index}"), move |control| {
-        run(&plan, control, &|outcome| {
-            let _ = report.send(outcome);
-        })
-    })?;
-    let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended at once")));
-    Ok((running, outcome.map_err(|source| EngineError::Start { engine: config.engine, source })?))
+    start(config.engine, format!("worker {index}"), move |control, started| run(&plan, control, started))
 }
 
-/// Starts a thread whose failure ends the process: half a server would look alive and not be.
-pub(super) fn spawn(
+/// Starts a thread and waits until it is ready, or says why it cannot be: it calls the function that it gets once, with
+/// what its start has come to. Its later failure ends the process: half a server would look alive and not be.
+pub(super) fn start<T: Send + 'static>(
+    engine: Engine,
     name: String,
-    body: impl FnOnce(&Arc<Control>) -> io::Result<()> + Send + 'static,
-) -> Result<Running, EngineError> {
+    run: impl FnOnce(&Arc<Control>, &dyn Fn(io::Result<T>)) -> io::Result<()> + Send + 'static,
+) -> Result<(Running, T), EngineError> {
     let control = Arc::new(Control::new().map_err(system("create an eventfd"))?);
+    let (report, reported) = mpsc::sync_channel(1);
     let body = {
         let (name, control) = (name.clone(), Arc::clone(&control));
         move || {
-            if let Err(e) = body(&control) {
-                eprintln!("ringecho: {name} cannot go on: {e}");
+            let started = |outcome| {
+                let _ = report.send(outcome);
+            };
+            if let Err(e) = run(&control, &started) {
+                log(format_args!("{name} cannot go on: {e}{}", remedy(engine, &e)));
                 std::process::exit(1);
             }
         }
     };
     let thread = thread::Builder::new().name(name).spawn(body).map_err(system("start a thread"))?;
-    Ok(Running { thread, control })
+    let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")));
+    let started = outcome.map_err(|source| EngineError::Start { engine, source })?;
+    Ok((Running { thread, control }, started))
 }

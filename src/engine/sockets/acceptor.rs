@@ -31,8 +31,9 @@ pub(super) fn run(
     doors: Vec<OwnedFd>,
     balance: Balance,
     control: &Control,
+    started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {
-    listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
+    started(listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)));
     let outgoing = doors.iter().map(|_| VecDeque::new()).collect();
     let mut acceptor = Acceptor { listeners, doors, balance, outgoing, is_short: false };
     while !control.is_stopping() {

@@ -195,7 +195,7 @@ impl Connections {
     }
 
     /// Bytes from the peer: `len` of them, in `buffer` behind its [`HEADROOM`]. Returns what to send now; to be followed
-    /// by [`Connections::sent`] and, for what the kernel has not taken, [`Connections::unsent`].
+    /// by [`Connections::unsent`], for what the kernel has not taken, and [`Connections::sent`].
     #[inline]
     pub fn received(&mut self, key: u32, buffer: &mut [u8], len: usize) -> Outgoing {
         let connection = &mut self.entries[key as usize];
@@ -203,7 +203,7 @@ impl Connections {
             return Outgoing::InPlace(0..0);
         }
         let was_handshake = connection.session.phase() == Phase::Handshake;
-        if !was_handshake {
+        if connection.session.phase() == Phase::Open {
             connection.since = self.now;
             connection.is_pinged = false;
         }
@@ -212,7 +212,11 @@ impl Connections {
         self.tally.messages += u64::from(reply.messages);
         let phase = connection.session.phase();
         match reply.then {
-            Then::Continue if was_handshake || phase == Phase::Closing => self.set_timed(key, phase != Phase::Open),
+            Then::Continue if was_handshake && phase == Phase::Open => {
+                self.entries[key as usize].since = self.now;
+                self.set_timed(key, false);
+            }
+            Then::Continue if phase == Phase::Closing => self.set_timed(key, true),
             Then::Continue => {}
             Then::Close => self.end(key, Ending::Close),
             Then::Linger => self.end(key, Ending::Linger),
@@ -245,14 +249,15 @@ impl Connections {
         self.end(key, Ending::Abort);
     }
 
-    /// The kernel has taken `len` bytes.
+    /// The kernel has taken `len` bytes, and what it has not taken waits again.
     #[inline]
     pub fn sent(&mut self, key: u32, len: usize) {
-        let connection = &mut self.entries[key as usize];
         self.tally.bytes_sent += len as u64;
-        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
-            // A peer that reads slowly is not a dead one.
+        let connection = &mut self.entries[key as usize];
+        if len > 0 && connection.backlog.is_some() && connection.session.phase() != Phase::Handshake {
+            // A peer that reads slowly is neither idle nor dead.
             connection.since = self.now;
+            connection.is_pinged = false;
         }
     }
 

@@ -52,6 +52,8 @@ pub(super) fn start(config: &Config, listeners: Vec<TcpListener>, run: Run) -> R
     }
     let capacities = (0..config.workers).map(|index| config.capacity_of_worker(index));
     let balance = Balance::new(capacities.zip(workers.iter().map(|worker| worker.control.clone())));
-    let acceptor = threads::spawn("acceptor".into(), move |control| acceptor::run(listeners, doors, balance, control))?;
+    let (acceptor, ()) = threads::start(config.engine, "acceptor".into(), move |control, started| {
+        acceptor::run(listeners, doors, balance, control, started)
+    })?;
     Ok(Workers::new(acceptor, workers))
 }

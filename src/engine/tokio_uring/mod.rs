@@ -37,13 +37,13 @@ const CQ_ENTRIES: u32 = 8192;
 
 /// Whether this machine can run it.
 pub(super) fn probe() -> io::Result<()> {
-    runtime().map(drop)
+    runtime(None).map(drop)
 }
 
-fn runtime() -> io::Result<Runtime> {
+fn runtime(entries: Option<u32>) -> io::Result<Runtime> {
     let mut ring = tokio_uring::uring_builder();
-    ring.setup_cqsize(CQ_ENTRIES).setup_clamp();
-    Runtime::new(tokio_uring::builder().entries(SQ_ENTRIES).uring_builder(&ring))
+    ring.setup_cqsize(entries.map_or(CQ_ENTRIES, |entries| 2 * entries)).setup_clamp();
+    Runtime::new(tokio_uring::builder().entries(entries.unwrap_or(SQ_ENTRIES)).uring_builder(&ring))
 }
 
 /// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
@@ -55,7 +55,7 @@ pub(super) fn run(
     arrivals: Arrivals,
     started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {
-    let runtime = match sys::pin_to_cpu(plan.cpu).and_then(|()| runtime()) {
+    let runtime = match sys::pin_to_cpu(plan.cpu).and_then(|()| runtime(plan.ring_entries)) {
         Ok(runtime) => runtime,
         Err(e) => {
             started(Err(e));
@@ -92,6 +92,7 @@ mod tests {
             capacity: 1,
             receive_memory: 1 << 20,
             receive_buffers: None,
+            ring_entries: None,
             backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
             settings: Settings::default(),
             limits,

@@ -172,10 +172,9 @@ impl Task {
     fn sent(&mut self, result: i32, bytes: Bytes, is_pooled: bool) -> State {
         let Bytes { memory, mut range } = bytes;
         let mut connections = self.worker.connections_now();
-        if result >= 0 {
-            connections.sent(self.key, result as usize);
-            range.start += result as usize;
-        } else if !is_passing(result) {
+        let sent = usize::try_from(result).unwrap_or(0);
+        range.start += sent;
+        if result < 0 && !is_passing(result) {
             connections.broken(self.key);
         }
         if is_pooled {
@@ -184,6 +183,7 @@ impl Task {
         } else {
             connections.put_front(self.key, memory, range.start);
         }
+        connections.sent(self.key, sent);
         drop(connections);
         self.worker.publish();
         State::Deciding

@@ -26,14 +26,25 @@ const TRANSIT_SLOTS: u32 = 1 << 16;
 /// How often a full server looks whether it has room again.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// Accepts on `listeners` and moves the sockets to the workers' `rings` until `control` says stop.
+/// Accepts on `listeners` and moves the sockets to the workers' `rings` until `control` says stop. `started` learns
+/// whether there is a ring for it.
 pub(super) fn run(
     listeners: Vec<TcpListener>,
     rings: Vec<RawFd>,
     balance: Balance,
     control: &Control,
+    started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {
-    let mut acceptor = Acceptor::new(listeners, rings, balance, control)?;
+    let mut acceptor = match Acceptor::new(listeners, rings, balance, control) {
+        Ok(acceptor) => {
+            started(Ok(()));
+            acceptor
+        }
+        Err(e) => {
+            started(Err(e));
+            return Ok(());
+        }
+    };
     while acceptor.turn()? {}
     Ok(())
 }

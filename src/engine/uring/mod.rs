@@ -33,6 +33,8 @@ pub(super) fn start(config: &Config, listeners: Vec<TcpListener>) -> Result<Work
         (0..config.workers).map(start).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
     let capacities = (0..config.workers).map(|index| config.capacity_of_worker(index));
     let balance = Balance::new(capacities.zip(workers.iter().map(|worker| worker.control.clone())));
-    let acceptor = threads::spawn("acceptor".into(), move |control| acceptor::run(listeners, rings, balance, control))?;
+    let (acceptor, ()) = threads::start(config.engine, "acceptor".into(), move |control, started| {
+        acceptor::run(listeners, rings, balance, control, started)
+    })?;
     Ok(Workers::new(acceptor, workers))
 }

@@ -15,6 +15,7 @@ fn connections(protocol: Protocol) -> Connections {
         capacity: 10,
         receive_memory: RECEIVE,
         receive_buffers: None,
+        ring_entries: None,
         backlog: Backlog { per_connection: 3 * RECEIVE, total: 4 * RECEIVE },
         settings: Settings { protocol, ..Settings::default() },
         limits: Limits {
@@ -59,8 +60,8 @@ fn an_echo_is_in_place_behind_its_headroom() {
     let mut buffer = [&[0; HEADROOM], &frame(300)[..]].concat();
     let outgoing = connections.received(key, &mut buffer, 308);
     assert_eq!(outgoing, Outgoing::InPlace(HEADROOM + 4..HEADROOM + 308));
-    connections.sent(key, 304);
     connections.unsent(key, &[]);
+    connections.sent(key, 304);
     assert_eq!((connections.step(key), connections.tally().messages), (Step::Receive, 1));
 }
 

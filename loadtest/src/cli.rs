@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::output::display::Show;
+use crate::output::files::Results;
+use crate::output::{json, merge};
 use crate::run::{self, ServerChoice, Settings};
 use crate::scenario::{Connect, Scenario, Traffic};
 use crate::target::Protocol;
 
-/// Messages in the exit code (documented in `--help`).
+/// What the exit code says (documented in `--help`).
 const EXIT_FAULTS: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_CANNOT_RUN: u8 = 3;
@@ -28,10 +31,26 @@ enum Command {
     /// Opens connections, echoes messages on them, checks every byte and prints what it measured
     #[command(
         args_override_self = true,
-        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong or a connection failed, \
-                            2 bad arguments, 3 the run was not possible."
+        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong, a connection failed or a --fail-if \
+                            condition held, 2 bad arguments, 3 the run was not possible."
     )]
     Run(Box<RunArgs>),
+    /// Shows the results of runs again; several (from several machines) become one: histograms and counters are added
+    #[command(
+        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong, a connection failed or a --fail-if \
+                            condition held, 2 bad arguments, 3 a file could not be read or written."
+    )]
+    Report(ReportArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// Results that `ringload run --json` wrote
+    #[arg(required = true, value_name = "RESULTS")]
+    files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    results: Results,
 }
 
 #[derive(Debug, Args)]
@@ -130,9 +149,17 @@ struct RunArgs {
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
 
-    /// Write the results as JSON as well
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// Start the server for the run with this command, split into words as a shell does, wait until it listens, and
+    /// stop it afterwards; its processor time and memory are reported with those of all its descendants
+    #[arg(long, value_name = "COMMAND", requires = "url", conflicts_with = "server_pid")]
+    server_cmd: Option<String>,
+
+    #[command(flatten)]
+    results: Results,
+
+    /// Print lines, not a live screen, on a terminal as well
+    #[arg(long)]
+    no_tui: bool,
 
     /// Print the results only
     #[arg(short = 'q', long)]
@@ -158,25 +185,51 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == crate::own_server::SERVE) {
         return crate::own_server::serve(std::env::args_os());
     }
-    let Command::Run(args) = Cli::parse().command;
-    let settings = match args.resolve() {
-        Ok(settings) => settings,
-        Err(message) => {
-            eprintln!("ringload: {message}");
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    match run::run(&settings) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_FAULTS),
-        Err(error) => {
-            eprintln!("ringload: {error}");
-            ExitCode::from(if error.is_usage() { EXIT_USAGE } else { EXIT_CANNOT_RUN })
+    match Cli::parse().command {
+        Command::Run(args) => args.run(),
+        Command::Report(args) => args.show(),
+    }
+}
+
+fn exit_code(is_ok: bool) -> ExitCode {
+    if is_ok { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAULTS) }
+}
+
+fn complain(message: impl std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("ringload: {message}");
+    ExitCode::from(code)
+}
+
+impl ReportArgs {
+    fn show(self) -> ExitCode {
+        let reports: Result<Vec<_>, _> = self.files.iter().map(|file| json::read(file)).collect();
+        let reports = match reports {
+            Ok(reports) => reports,
+            Err(error) => return complain(error, EXIT_CANNOT_RUN),
+        };
+        let report = merge::merge(&reports).expect("at least one file is required");
+        match self.results.publish(&report) {
+            Ok(is_ok) => exit_code(is_ok),
+            Err(error) => complain(error, EXIT_CANNOT_RUN),
         }
     }
 }
 
 impl RunArgs {
+    fn run(self) -> ExitCode {
+        let settings = match self.resolve() {
+            Ok(settings) => settings,
+            Err(message) => return complain(message, EXIT_USAGE),
+        };
+        match run::run(&settings) {
+            Ok(is_ok) => exit_code(is_ok),
+            Err(error) => {
+                let code = if error.is_usage() { EXIT_USAGE } else { EXIT_CANNOT_RUN };
+                complain(error, code)
+            }
+        }
+    }
+
     /// What the arguments mean; refuses those that contradict each other.
     fn resolve(self) -> Result<Settings, String> {
         let active = match self.active {
@@ -187,9 +240,10 @@ impl RunArgs {
             Active::Percent(percent) => (f64::from(self.connections) * percent / 100.0).round() as u32,
         };
         let default_warmup = Duration::from_secs(if self.messages.is_some() { 0 } else { 2 });
-        let server = match self.url {
-            Some(url) => ServerChoice::Running { url, pid: self.server_pid },
-            None => ServerChoice::Own {
+        let server = match (self.url, self.server_cmd) {
+            (Some(url), Some(command)) => ServerChoice::Command { url, command },
+            (Some(url), None) => ServerChoice::Running { url, pid: self.server_pid },
+            (None, _) => ServerChoice::Own {
                 protocol: if self.tcp { Protocol::Tcp } else { Protocol::WebSocket },
                 args: self.server_args.iter().flat_map(|args| args.split_whitespace()).map(str::to_owned).collect(),
                 cpus: self.server_cpus.map(|cpus| cpus.0),
@@ -219,7 +273,12 @@ impl RunArgs {
             close_timeout: self.close_timeout,
         };
         let (threads, cpus) = (self.threads, self.cpus.map(|cpus| cpus.0));
-        Ok(Settings { scenario, server, threads, cpus, json: self.json, quiet: self.quiet })
+        let show = match (self.quiet, self.no_tui) {
+            (true, _) => Show::Nothing,
+            (false, true) => Show::Lines,
+            (false, false) => Show::Best,
+        };
+        Ok(Settings { scenario, server, threads, cpus, results: self.results, show })
     }
 }
 
@@ -284,8 +343,10 @@ mod tests {
 
     fn resolve(args: &[&str]) -> Result<Settings, String> {
         let cli = Cli::try_parse_from([&["ringload", "run"], args].concat()).map_err(|error| error.to_string())?;
-        let Command::Run(args) = cli.command;
-        args.resolve()
+        match cli.command {
+            Command::Run(args) => args.resolve(),
+            Command::Report(_) => unreachable!("the first argument is run"),
+        }
     }
 
     #[test]
@@ -333,6 +394,9 @@ mod tests {
             &["--connect-timeout", "0"],
             &["--text", "--binary"],
             &["--server-pid", "1"],
+            &["--server-cmd", "server"],
+            &["ws://127.0.0.1:1/", "--server-cmd", "server", "--server-pid", "1"],
+            &["--fail-if", "speed>5"],
             &["ws://127.0.0.1:1/", "--server-cpus", "0"],
             &["ws://127.0.0.1:1/", "--server-args", "x"],
             &["ws://127.0.0.1:1/", "--tcp"],

@@ -4,20 +4,29 @@
 //!   the report.
 //! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases and [`pacing`].
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them.
-//! - [`stats`] counts, [`sampling`] asks the system what both sides use, [`output`] shows it.
+//! - [`stats`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
+//!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
 
 pub mod cli;
 pub mod control;
 pub mod engine;
+pub mod interval;
+pub mod machine;
 pub mod message;
+pub mod observer;
 pub mod output;
 pub mod own_server;
 pub mod pacing;
 pub mod run;
 pub mod sampling;
 pub mod scenario;
+pub mod series;
+pub mod server_command;
 pub mod session;
 pub mod source;
 pub mod stats;
 pub mod target;
+pub mod thresholds;
+pub mod usage;
+pub mod verdict;
 pub mod websocket;

@@ -1,10 +1,13 @@
 //! What a run counts. Every thread counts for itself; other threads see copies, and the end adds them up.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+
+use crate::interval::LiveLatencies;
 
 /// Latencies above this are recorded as this, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 600 * 1_000_000_000;
@@ -92,11 +95,17 @@ impl Counts {
         self[Counter::Sent] - self[Counter::Echoed] - self[Counter::Corrupted] - self[Counter::Lost]
     }
 
+    /// How many things went wrong: connections and messages.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        use Counter::{ClosedEarly, Corrupted, Failed, Lost, Unexpected, Violations};
+        [Failed, ClosedEarly, Violations, Corrupted, Lost, Unexpected].iter().map(|&bad| self[bad]).sum()
+    }
+
     /// Whether nothing went wrong.
     #[must_use]
     pub fn are_clean(&self) -> bool {
-        use Counter::{ClosedEarly, Corrupted, Failed, Lost, Unexpected, Violations};
-        [Failed, ClosedEarly, Violations, Corrupted, Lost, Unexpected].iter().all(|&bad| self[bad] == 0)
+        self.errors() == 0
     }
 }
 
@@ -248,6 +257,12 @@ impl Latencies {
     pub fn count(&self) -> u64 {
         self.0.len()
     }
+
+    /// All of them, in nanoseconds.
+    #[must_use]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
 }
 
 /// Everything that one thread counts.
@@ -261,6 +276,8 @@ pub struct Tally {
     pub violations: BTreeMap<String, u64>,
     /// Latencies within the measured time.
     pub latencies: Latencies,
+    /// Latencies at any time, for the conductor to look at while the run goes on.
+    pub live: Arc<LiveLatencies>,
     /// Whether echoes count as measured just now.
     pub measuring: bool,
 }
@@ -283,6 +300,9 @@ impl Tally {
     #[inline]
     pub fn echo(&mut self, latency_ns: Option<u64>) {
         self.count(Counter::Echoed);
+        if let Some(latency_ns) = latency_ns {
+            self.live.record(latency_ns);
+        }
         if self.measuring {
             self.count(Counter::MeasuredEchoes);
             if let Some(latency_ns) = latency_ns {

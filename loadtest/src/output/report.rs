@@ -390,6 +390,18 @@ impl Connections {
 }
 
 impl MessageCounts {
+    /// What became of them, with names for people, in the order in which it matters.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("sent", self.sent),
+            ("echoed", self.echoed),
+            ("lost", self.lost),
+            ("corrupted", self.corrupted),
+            ("unexpected", self.unexpected),
+        ]
+    }
+
     fn of(tally: &Tally) -> Self {
         let counts = &tally.counts;
         Self {

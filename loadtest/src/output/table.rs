@@ -80,12 +80,9 @@ impl Table {
     }
 
     fn messages(&mut self, report: &Report) {
-        let it = &report.messages;
-        let mut text = format!("{} sent, {} echoed", count(it.sent), count(it.echoed));
-        for (number, name) in [(it.lost, "lost"), (it.corrupted, "corrupted"), (it.unexpected, "unexpected")] {
-            write!(text, ", {} {name}", count(number)).expect("a string takes everything");
-        }
-        self.row("messages", text);
+        let rows = report.messages.rows();
+        let text: Vec<_> = rows.into_iter().map(|(name, number)| format!("{} {name}", count(number))).collect();
+        self.row("messages", text.join(", "));
     }
 
     fn measured(&mut self, it: &MeasuredReport) {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::cli::ServeArgs;
+use crate::engine::uring::buffers::PoolShape;
 use crate::protocol;
 use crate::sys;
-use crate::worker::Limits;
+use crate::worker::{Backlog, Limits};
 
 /// `IORING_MAX_FIXED_FILES`: the kernel's bound on a ring's table of direct descriptors.
 const DIRECT_DESCRIPTORS_MAX: u64 = 1 << 20;
@@ -20,6 +21,8 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 /// Below this, receives become so small that a worker does little else.
 const BACKLOG_MIN: u64 = 64 << 10;
 const BACKLOG_MAX: u64 = 1 << 30;
+/// What fits into a core's second-level cache together with everything else: the same memory is used over and over.
+const RECEIVE_MEMORY_MAX: u64 = 1 << 20;
 /// A connection that we want closed is waited for this long: for the peer to read what it still gets, to answer a
 /// Close, to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,6 +50,8 @@ pub enum ConfigError {
     Machine(#[from] io::Error),
     #[error("--listen {address}: {cause}; it takes ADDRESS:PORT, like 0.0.0.0:9001 or [::1]:9001")]
     Listen { address: String, cause: String },
+    #[error("--listen {0} stands there twice")]
+    ListenTwice(SocketAddr),
     #[error("--workers 0: at least one worker is needed")]
     NoWorkers,
     #[error("--max-connections 0: at least one connection is needed")]
@@ -62,8 +67,15 @@ pub enum ConfigError {
          or raise the limit (ulimit -Hn)"
     )]
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
+    #[error(
+        "--max-connections {wanted}: RLIMIT_NOFILE {limit} allows for {most} at most, that many descriptors in each of \
+         that many rings; ask for fewer, or raise the limit (ulimit -Hn)"
+    )]
+    TooManyConnections { wanted: usize, most: u64, limit: u64 },
     #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
     Backlog(u64),
+    #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
+    ReceiveBuffers { memory: u64, backlog: u64 },
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
     #[error("--path {0:?}: a path starts with '/' and has no spaces, '?' or '#'")]
@@ -85,6 +97,12 @@ pub struct Config {
     pub limited_by: String,
     /// Bytes of receive memory for each worker.
     pub receive_memory: usize,
+    /// Its shape, if it is not for the engine to choose.
+    pub receive_buffers: Option<PoolShape>,
+    /// Entries of a worker's ring, if it is not for the engine to choose.
+    pub ring_entries: Option<u32>,
+    /// How much output may wait in each worker.
+    pub backlog: Backlog,
     /// How long things may take.
     pub limits: Limits,
     /// The protocol's own.
@@ -97,7 +115,8 @@ impl Config {
         let per_worker = machine.descriptors.min(DIRECT_DESCRIPTORS_MAX);
         let workers = workers(args, machine, per_worker)?;
         let capacity = workers as u64 * per_worker;
-        let tables = format!("{workers} rings x {per_worker} direct descriptors (RLIMIT_NOFILE)");
+        let rings = counted(workers, "ring");
+        let tables = format!("{rings} x {per_worker} direct descriptors (RLIMIT_NOFILE)");
         let (max_connections, limited_by) = match args.max_connections {
             Some(wanted) => (wanted, format!("--max-connections, of {capacity}: {tables}")),
             None => (capacity as usize, format!("{tables}; --max-connections raises it")),
@@ -106,6 +125,12 @@ impl Config {
         if !(BACKLOG_MIN..=BACKLOG_MAX).contains(&backlog) {
             return Err(ConfigError::Backlog(backlog));
         }
+        if let Some(shape) = args.receive_buffers {
+            let memory = u64::from(shape.count) * u64::from(shape.size);
+            if memory > backlog / 2 {
+                return Err(ConfigError::ReceiveBuffers { memory, backlog });
+            }
+        }
         Ok(Self {
             listen: listen(&args.listen)?,
             workers,
@@ -113,6 +138,12 @@ impl Config {
             max_connections,
             limited_by,
             receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
+            receive_buffers: args.receive_buffers,
+            ring_entries: args.ring_entries,
+            backlog: Backlog {
+                per_connection: backlog as usize,
+                total: args.backlog_total.as_u64() as usize / workers,
+            },
             limits: Limits {
                 handshake_timeout: some_unless_zero(args.handshake_timeout),
                 idle_timeout: some_unless_zero(args.idle_timeout),
@@ -150,17 +181,27 @@ fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize
             needed,
         });
     }
-    let descriptors = workers as u64 * DESCRIPTORS_PER_WORKER + DESCRIPTORS_RESERVED;
+    let descriptors = (workers as u64).saturating_mul(DESCRIPTORS_PER_WORKER).saturating_add(DESCRIPTORS_RESERVED);
     if descriptors > machine.descriptors {
-        return Err(ConfigError::TooManyWorkers { workers, needed: descriptors, limit: machine.descriptors });
+        let limit = machine.descriptors;
+        return Err(match args.workers {
+            Some(workers) => ConfigError::TooManyWorkers { workers, needed: descriptors, limit },
+            None => ConfigError::TooManyConnections {
+                wanted: args.max_connections.unwrap_or_default(),
+                most: per_worker * (limit.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_WORKER),
+                limit,
+            },
+        });
     }
     Ok(workers)
 }
 
-/// What one turn of a loop receives may all belong to one peer, and what the turn before received may still wait to be
-/// sent, so a worker's receive memory is at most half of a connection's backlog. Workers beyond the processors never run at the same time: they share what one per processor would have.
+/// What one turn of a loop receives may all belong to one peer, and what the turn before received, too: so a worker's
+/// receive memory is at most half of a connection's backlog. Workers beyond the processors never run at the same time:
+/// they share what one per processor would have.
 fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
-    (backlog / 2 * cpus.min(workers) as u64 / workers as u64).max(BACKLOG_MIN / 2) as usize
+    let shared = RECEIVE_MEMORY_MAX * cpus.min(workers) as u64 / workers as u64;
+    shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
 }
 
 fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
@@ -170,7 +211,12 @@ fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
         // A name can stand for several addresses, IPv4 and IPv6: listen on the first.
         found.first().copied().ok_or_else(|| fail("no such address".into()))
     };
-    addresses.iter().map(resolve).collect()
+    let found: Vec<SocketAddr> = addresses.iter().map(resolve).collect::<Result<_, _>>()?;
+    let is_twice = |(index, address): (usize, &SocketAddr)| address.port() != 0 && found[..index].contains(address);
+    match found.iter().enumerate().find(|&entry| is_twice(entry)) {
+        Some((_, &address)) => Err(ConfigError::ListenTwice(address)),
+        None => Ok(found),
+    }
 }
 
 fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
@@ -194,6 +240,11 @@ fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
         path: args.path.clone(),
         ..protocol::Settings::default()
     })
+}
+
+/// A number and what it counts, as people write it.
+pub fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 fn some_unless_zero(duration: Duration) -> Option<Duration> {
@@ -249,6 +300,9 @@ mod tests {
             ("--max-connections 0", "at least one"),
             ("--workers 1 --max-connections 20001", "--workers 2"),
             ("--workers 10000", "RLIMIT_NOFILE"),
+            ("--workers 9223372036854775808", "RLIMIT_NOFILE"),
+            ("--max-connections 5000000000", "--max-connections"),
+            ("--listen 127.0.0.1:1 --listen 127.0.0.1:1", "twice"),
             ("--backlog-per-connection 1KiB", "64 KiB"),
             ("--listen nowhere", "ADDRESS:PORT"),
             ("--subprotocol a/b", "token"),

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::protocol::{Protocol, Settings};
+use crate::worker::Backlog;
 
 use super::buffers::{BufferPool, PoolShape, kernel::Consumer};
 use super::connections::{Connections, Op, Timeouts};
@@ -64,6 +65,8 @@ struct Kernel {
     peers: HashMap<u32, Peer>,
     free_slots: Vec<u32>,
     protocol: Protocol,
+    /// The server closes, pings and loses patience by itself: then what it sends is not only echo.
+    has_deadlines: bool,
     finished: usize,
 }
 
@@ -190,7 +193,7 @@ impl Kernel {
     }
 
     /// Something happens to one peer or its socket.
-    fn happen(&mut self, slot: u32, connections: &mut Connections, completes: bool) {
+    fn happen(&mut self, slot: u32, connections: &mut Connections) {
         let what = self.random.below(12);
         let amount = 1 + self.random.below(200);
         let peer = self.peers.get_mut(&slot).expect("a peer");
@@ -206,9 +209,7 @@ impl Kernel {
             7 | 8 if peer.reads => peer.in_socket = peer.in_socket.saturating_sub(amount),
             9 if peer.was_shut => peer.has_finished = true,
             10 if self.random.one_in(10) => self.end_multishot(slot),
-            // With `IORING_SETUP_DEFER_TASKRUN` an enter that does not wait completes nothing that was pending.
-            _ if completes => self.complete(slot, amount, connections),
-            _ => {}
+            _ => self.complete(slot, amount, connections),
         }
     }
 
@@ -254,6 +255,9 @@ impl Kernel {
 
     /// Every byte echoed once and in order; all of them, unless the connection was cut short.
     fn check_echo(&self, peer: &Peer) {
+        if self.has_deadlines {
+            return;
+        }
         let expected = expected(&peer.script, self.protocol);
         assert!(expected.starts_with(&peer.echoed), "the echo is not what was sent");
         if peer.fin_delivered && !peer.has_reset {
@@ -283,7 +287,7 @@ fn turn(kernel: &mut Kernel, connections: &mut Connections) {
     let slots: Vec<u32> = kernel.peers.keys().copied().collect();
     for slot in slots {
         for _ in 0..kernel.random.below(4) {
-            kernel.happen(slot, connections, waits);
+            kernel.happen(slot, connections);
         }
     }
     if waits && kernel.completions.is_empty() {
@@ -291,6 +295,12 @@ fn turn(kernel: &mut Kernel, connections: &mut Connections) {
     }
     reap(kernel, connections);
     connections.finish_sends();
+    if kernel.has_deadlines {
+        connections.sweep(SLOTS as usize);
+        if kernel.random.one_in(30) {
+            connections.close_some(0, SLOTS as usize);
+        }
+    }
     connections.end_turn();
     connections.check_invariants();
 }
@@ -301,9 +311,14 @@ fn run(seed: u64) -> usize {
     let protocol = if random.one_in(2) { Protocol::Tcp } else { Protocol::WebSocket };
     let shape =
         PoolShape { count: 1 << random.below(4), size: 8 + random.below(200) as u32, incremental: !random.one_in(3) };
-    let timeouts = Timeouts { handshake: Some(1000), idle: None, close: Some(1000) };
+    let has_deadlines = random.one_in(3);
+    let patience = has_deadlines.then_some(20);
+    let timeouts = Timeouts { handshake: patience, idle: patience, close: patience };
     let settings = Settings { protocol, ..Settings::default() };
-    let mut connections = Connections::new(SLOTS as usize, BufferPool::detached(shape), settings, timeouts);
+    let pool = BufferPool::detached(shape);
+    let per_connection = pool.memory() * random.below(6);
+    let backlog = Backlog { per_connection, total: per_connection * (1 + random.below(5)) };
+    let mut connections = Connections::new(SLOTS as usize, pool, backlog, settings, timeouts);
     let mut kernel = Kernel {
         random,
         consumer: Consumer::default(),
@@ -311,9 +326,11 @@ fn run(seed: u64) -> usize {
         peers: HashMap::new(),
         free_slots: (0..SLOTS).collect(),
         protocol,
+        has_deadlines,
         finished: 0,
     };
-    for _ in 0..STEPS {
+    for tick in 0..STEPS {
+        connections.set_now(tick as u32);
         if kernel.random.one_in(4) {
             kernel.connect(&mut connections);
         }

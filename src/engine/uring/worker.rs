@@ -17,8 +17,7 @@ use super::token::{Kind, Token};
 
 /// Submissions that fit in the queue; a turn with more enters the kernel more than once.
 const SQ_ENTRIES: u32 = 1024;
-/// Completions that fit. Every connection can complete a receive at once; what is beyond goes to the kernel's
-/// overflow list, which is slow but loses nothing.
+/// Completions that fit. Every connection can complete a receive at once; what is beyond waits in the kernel.
 const CQ_ENTRIES: u32 = 8192;
 /// Under load, waiting for more than one completion lets the kernel run more of them per pass; this is the bound.
 const WANT_MAX: usize = 128;
@@ -98,28 +97,30 @@ pub fn run(plan: &Plan, control: &Control, started: impl FnOnce(io::Result<RawFd
     Ok(())
 }
 
-/// The receive buffers for `memory` bytes: large enough for large messages, enough of them to be filled while others
-/// are being sent.
+/// The receive buffers for `memory` bytes: one to be filled while the other is being sent. Few and large, because each
+/// piece of a large message costs a receive and a send, and because they are used over and over while they are in cache.
 pub fn pool_shape(memory: usize) -> PoolShape {
-    let size = (memory / 16).clamp(4096, 256 << 10).next_power_of_two() as u32;
-    let count = (memory / size as usize).clamp(1, 1 << 15);
-    let count = (1 << count.ilog2()) as u16;
-    PoolShape { count, size, incremental: true }
+    PoolShape { count: 2, size: ((memory / 2) & !4095) as u32, incremental: true }
 }
 
 impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control) -> io::Result<Self> {
         sys::pin_to_cpu(plan.cpu)?;
-        let options = RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
+        let options = RingOptions {
+            entries: plan.ring_entries.unwrap_or(SQ_ENTRIES),
+            cq_entries: plan.ring_entries.map_or(CQ_ENTRIES, |entries| 2 * entries),
+            direct_descriptors: plan.capacity,
+        };
         let ring = Ring::new(&options)?;
-        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, pool_shape(plan.receive_memory))?;
+        let shape = plan.receive_buffers.unwrap_or_else(|| pool_shape(plan.receive_memory));
+        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, shape)?;
         let clock = Clock::new(&plan.limits);
         let timeouts = Timeouts {
             handshake: plan.limits.handshake_timeout.map(|limit| clock.ticks(limit)),
             idle: plan.limits.idle_timeout.map(|limit| clock.ticks(limit)),
             close: Some(clock.ticks(plan.limits.close_timeout)),
         };
-        let connections = Connections::new(plan.capacity as usize, pool, plan.settings.clone(), timeouts);
+        let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, plan.settings.clone(), timeouts);
         let mut worker = Self {
             ring,
             connections,
@@ -141,7 +142,13 @@ impl<'a> Worker<'a> {
         self.queue_operations();
         let all_submitted = self.ring.submit_and_wait(wait)?;
         self.connections.set_now(self.clock.now());
+        self.batch = 0;
         self.reap();
+        // A send without a completion is complete only if there is no completion left to be seen.
+        while self.ring.has_overflow() {
+            self.ring.submit_and_wait(Wait::default())?;
+            self.reap();
+        }
         if all_submitted {
             self.connections.finish_sends();
         }
@@ -176,7 +183,6 @@ impl<'a> Worker<'a> {
     /// Hands every completion to the connection it belongs to.
     fn reap(&mut self) {
         let (mut is_called, mut has_arrivals) = (false, false);
-        self.batch = 0;
         for completion in self.ring.completions() {
             self.batch += 1;
             let token = Token::decode(completion.user_data());
@@ -195,7 +201,7 @@ impl<'a> Worker<'a> {
                 Kind::Wake => is_called = true,
             }
         }
-        if let (true, Stopping::Draining { until }) = (has_arrivals, &self.stopping) {
+        if let (true, Stopping::Draining { until } | Stopping::Telling { until, .. }) = (has_arrivals, &self.stopping) {
             self.stopping = Stopping::Telling { from: 0, until: *until };
         }
         if is_called {

@@ -2,8 +2,10 @@
 //!
 //! - [`cli`] reads the arguments, [`scenario`] is what they mean; [`run`] conducts a run from the first connection to
 //!   the report.
-//! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases and [`pacing`].
-//! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them.
+//! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases, [`pacing`] and, in an open loop, the
+//!   [`schedule`].
+//! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
+//!   [`times`] since when each counts.
 //! - [`stats`] counts, [`sampling`] asks the system what both sides use, [`output`] shows it.
 
 pub mod cli;
@@ -16,8 +18,10 @@ pub mod pacing;
 pub mod run;
 pub mod sampling;
 pub mod scenario;
+pub mod schedule;
 pub mod session;
 pub mod source;
 pub mod stats;
 pub mod target;
+pub mod times;
 pub mod websocket;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::control::{Control, Phase};
-use crate::engine::{self, EngineError, Shared};
+use crate::engine::{self, Endpoint, EngineError, Shared};
 use crate::message::Messages;
 use crate::output::progress::Progress;
 use crate::output::report::{Measured, MemoryAt, Report, Usage};
@@ -18,10 +18,10 @@ use crate::output::{json, table};
 use crate::own_server::{OwnServer, OwnServerError};
 use crate::sampling::{CpuTime, KernelMemory, Memory};
 use crate::scenario::{Scenario, threads_needed};
-use crate::source::{Sources, TooFewPorts, local_ports};
+use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
 use crate::stats::{Counter, Counts, Tally};
 use crate::target::{Protocol, Target, TargetError};
-use crate::websocket::handshake::UpgradeRequest;
+use crate::websocket::handshake::{Extras, UpgradeRequest};
 
 /// How often the conductor looks at the counts.
 const TICK: Duration = Duration::from_millis(5);
@@ -39,6 +39,10 @@ pub struct Settings {
     pub scenario: Scenario,
     /// Its target.
     pub server: ServerChoice,
+    /// What the upgrade requests ask for besides.
+    pub extras: Extras,
+    /// Where connections come from, if not from where it suits.
+    pub sources: Option<SourceList>,
     /// Threads, if not as many as are needed.
     pub threads: Option<u32>,
     /// Processors for them, if not all.
@@ -52,10 +56,10 @@ pub struct Settings {
 /// Which server.
 #[derive(Debug)]
 pub enum ServerChoice {
-    /// One that runs already.
+    /// One that runs already, or several.
     Running {
-        /// Its URL.
-        url: String,
+        /// Their URLs.
+        urls: Vec<String>,
         /// Its process, if it is on this machine and to be sampled.
         pid: Option<u32>,
     },
@@ -138,8 +142,8 @@ impl RunError {
 pub fn run(settings: &Settings) -> Result<bool, RunError> {
     let interrupted = watch_signals()?;
     let layout = Layout::new(settings)?;
-    let (target, pid, own) = reach_server(settings)?;
-    let run = Run::start(settings, &layout, target, pid, interrupted)?;
+    let (targets, pid, own) = reach_server(settings)?;
+    let run = Run::start(settings, &layout, targets, pid, interrupted)?;
     if let Some(own) = &own {
         run.progress.note(own.banner());
     }
@@ -198,12 +202,12 @@ impl Layout {
 }
 
 /// Finds the server or starts one: its address, its process if that is known, and what keeps it running.
-fn reach_server(settings: &Settings) -> Result<(Target, Option<u32>, Option<OwnServer>), RunError> {
+fn reach_server(settings: &Settings) -> Result<(Vec<Target>, Option<u32>, Option<OwnServer>), RunError> {
     match &settings.server {
-        ServerChoice::Running { url, pid } => Ok((Target::parse(url)?, *pid, None)),
+        ServerChoice::Running { urls, pid } => Ok((Target::parse_all(urls)?, *pid, None)),
         ServerChoice::Own { protocol, args, cpus } => {
             let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
-            Ok((Target::local(*protocol, own.address()), Some(own.pid()), Some(own)))
+            Ok((vec![Target::local(*protocol, own.address())], Some(own.pid()), Some(own)))
         }
     }
 }
@@ -240,33 +244,39 @@ impl<'a> Run<'a> {
     fn start(
         settings: &'a Settings,
         layout: &Layout,
-        target: Target,
+        targets: Vec<Target>,
         server_pid: Option<u32>,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, RunError> {
         let scenario = &settings.scenario;
         let ports = local_ports().map_err(|error| RunError::System("cannot read the range of local ports", error))?;
-        if target.protocol == Protocol::Tcp && scenario.traffic.size == 0 {
+        let is_framed = targets[0].protocol != Protocol::Tcp;
+        let traffic = &scenario.traffic;
+        if !is_framed && traffic.sizes.min() == 0 {
             return Err(RunError::EmptyTcp);
         }
-        let sources = Sources::new(target.address, scenario.connections, ports, std::process::id())?;
-        let traffic = &scenario.traffic;
-        let messages = Messages::new(traffic.size, traffic.text, traffic.verify);
+        let wanted = settings.sources.as_ref();
+        let sources = Sources::new(&targets, scenario.connections, ports, std::process::id(), wanted)?;
+        let messages = Messages::new(traffic.sizes.clone(), traffic.text, traffic.verify);
         let seed = u64::from(std::process::id()) << 20;
+        let endpoint = |target: &Target| Endpoint {
+            address: target.address.to_kernel(),
+            request: UpgradeRequest::new(&target.host, &target.path, &settings.extras, seed),
+        };
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server_pid)?;
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
-            address: target.address,
+            endpoints: targets.iter().map(endpoint).collect(),
             sources,
-            request: UpgradeRequest::new(&target.host, &target.path, seed),
-            messages: if target.protocol == Protocol::Tcp { messages.unframed() } else { messages },
+            messages: if is_framed { messages } else { messages.unframed() },
             control,
             epoch: Instant::now(),
             threads: layout.threads,
             cpus: layout.cpus.len() as u32,
         });
         let threads = spawn_threads(&shared, layout)?;
+        let target = targets.into_iter().next().expect("a run has a target");
         let progress = Progress::new(scenario, &target, layout.threads, server_pid, settings.quiet);
         Ok(Self { scenario, target, server_pid, shared, threads, interrupted, progress, before })
     }

@@ -1,20 +1,23 @@
 //! Moves the bytes: one ring per thread, batched, with no buffer for an idle connection.
 //!
-//! `worker` is the loop and the way of an echo; `opening` and `closing` are the two ends of a connection's life; `sends`
-//! holds what is being sent; `operations` are the submissions and their names.
+//! `worker` is the loop and the way of an echo, `sending` its way out; `opening` and `closing` are the two ends of a
+//! connection's life, `upkeep` what happens to it in between; `sends` holds what is being sent; `operations` are the
+//! submissions and their names.
 
 mod closing;
 mod connection;
 mod opening;
 mod operations;
+mod sending;
 mod sends;
+mod upkeep;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use io_uring::{Probe, opcode};
+use socket2::SockAddr;
 use thiserror::Error;
 
 use crate::control::Control;
@@ -29,12 +32,10 @@ use crate::websocket::handshake::UpgradeRequest;
 pub struct Shared {
     /// The load.
     pub scenario: Scenario,
-    /// Where it goes.
-    pub address: SocketAddr,
+    /// Where it goes: connections take turns.
+    pub endpoints: Vec<Endpoint>,
     /// Where it comes from.
     pub sources: Sources,
-    /// The upgrade request.
-    pub request: UpgradeRequest,
     /// The messages.
     pub messages: Messages,
     /// The phases.
@@ -45,6 +46,36 @@ pub struct Shared {
     pub threads: u32,
     /// How many processors they may use.
     pub cpus: u32,
+}
+
+/// One target.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its address, in the kernel's form.
+    pub address: SockAddr,
+    /// The upgrade request.
+    pub request: UpgradeRequest,
+}
+
+impl Shared {
+    /// The endpoint of connection number `number`.
+    #[inline]
+    #[must_use]
+    pub fn endpoint_of(&self, number: u32) -> usize {
+        number as usize % self.endpoints.len()
+    }
+
+    /// The upgrade request of connection number `number`.
+    #[must_use]
+    pub fn request_of(&self, number: u32) -> &UpgradeRequest {
+        &self.endpoints[self.endpoint_of(number)].request
+    }
+
+    /// Bytes of the longest upgrade request.
+    #[must_use]
+    pub fn longest_request(&self) -> usize {
+        self.endpoints.iter().map(|endpoint| endpoint.request.len()).max().unwrap_or(0)
+    }
 }
 
 /// Why a thread cannot work.

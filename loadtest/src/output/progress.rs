@@ -38,12 +38,15 @@ impl Progress {
             load_cpu: CpuTime::of_self(),
         };
         progress.note(&format!(
-            "ringload: {} connections to {} on {threads} threads; {} active, {} bytes, depth {}",
+            "ringload: {} connections to {} on {threads} threads; {} active, {} bytes, {}",
             count(u64::from(scenario.connections)),
             target.url(),
             count(u64::from(scenario.active)),
-            count(scenario.traffic.size as u64),
-            scenario.traffic.depth,
+            scenario.traffic.sizes,
+            scenario.traffic.open.map_or_else(
+                || format!("depth {}", scenario.traffic.depth),
+                |open| format!("{}/s in all", count(open.rate as u64)),
+            ),
         ));
         progress
     }

@@ -99,6 +99,10 @@ pub struct Connections {
     pub opened_per_s: f64,
     pub closes_sent: u64,
     pub closes_answered: u64,
+    pub recycled: u64,
+    pub slow_ended: u64,
+    /// From the beginning of an attempt to a ready connection; absent without connections.
+    pub latency_us: Option<LatencyReport>,
 }
 
 /// Attempts that failed for one cause.
@@ -125,9 +129,16 @@ pub struct MessageCounts {
     pub sent: u64,
     pub echoed: u64,
     pub lost: u64,
+    pub reordered: u64,
     pub corrupted: u64,
+    pub late: u64,
+    pub duplicated: u64,
     pub unexpected: u64,
+    pub unsent: u64,
     pub pings_answered: u64,
+    pub pings_sent: u64,
+    pub pongs: u64,
+    pub slow_sent: u64,
 }
 
 /// The measured time.
@@ -141,8 +152,11 @@ pub struct MeasuredReport {
     pub echoes_per_s: f64,
     /// Payload bytes per second, in each direction.
     pub payload_bytes_per_s: f64,
-    /// From sending a message to the last byte of its echo; absent without echoes.
+    /// From sending a message, or in an open loop from when it was due, to the last byte of its echo; absent without
+    /// echoes.
     pub latency_us: Option<LatencyReport>,
+    /// How late the load generator itself noticed that messages were due; absent in a closed loop.
+    pub lag_us: Option<LatencyReport>,
     /// The server's processor time, if its process is known.
     pub server_cpu: Option<CpuReport>,
     /// The load generator's.
@@ -215,7 +229,7 @@ impl Report {
             load: Load::of(scenario),
             connections: Connections::of(scenario, tally, connect_time),
             messages: MessageCounts::of(tally),
-            measured: measured.map(|measured| MeasuredReport::of(&measured, scenario, &tally.latencies)),
+            measured: measured.map(|measured| MeasuredReport::of(&measured, scenario, tally)),
             memory: MemoryReport::of(&usage),
         }
     }
@@ -233,7 +247,7 @@ impl Load {
         Self {
             connections: scenario.connections,
             active: scenario.active,
-            size_bytes: traffic.size,
+            size_bytes: traffic.sizes.mean() as usize,
             depth: traffic.depth,
             text: traffic.text,
             greet: scenario.connect.greet,
@@ -263,6 +277,9 @@ impl Connections {
             opened_per_s: counts[Counter::Opened] as f64 / connect_time.as_secs_f64(),
             closes_sent: counts[Counter::ClosesSent],
             closes_answered: counts[Counter::ClosesAnswered],
+            recycled: counts[Counter::Recycled],
+            slow_ended: counts[Counter::SlowEnded],
+            latency_us: LatencyReport::of(&tally.connects),
         }
     }
 }
@@ -274,7 +291,14 @@ impl MessageCounts {
             sent: counts[Counter::Sent],
             echoed: counts[Counter::Echoed],
             lost: counts[Counter::Lost],
+            reordered: counts[Counter::Reordered],
             corrupted: counts[Counter::Corrupted],
+            late: counts[Counter::Late],
+            duplicated: counts[Counter::Duplicated],
+            unsent: counts[Counter::Unsent],
+            pings_sent: counts[Counter::PingsSent],
+            pongs: counts[Counter::Pongs],
+            slow_sent: counts[Counter::SlowSent],
             unexpected: counts[Counter::Unexpected],
             pings_answered: counts[Counter::Pings],
         }
@@ -282,7 +306,7 @@ impl MessageCounts {
 }
 
 impl MeasuredReport {
-    fn of(measured: &Measured, scenario: &Scenario, latencies: &Latencies) -> Self {
+    fn of(measured: &Measured, scenario: &Scenario, tally: &Tally) -> Self {
         let seconds = measured.time.as_secs_f64();
         let echoes_per_s = measured.echoes as f64 / seconds;
         let cpu = |time: CpuTime| CpuReport::of(time, seconds, measured.echoes);
@@ -290,8 +314,9 @@ impl MeasuredReport {
             seconds,
             echoes: measured.echoes,
             echoes_per_s,
-            payload_bytes_per_s: echoes_per_s * scenario.traffic.size as f64,
-            latency_us: LatencyReport::of(latencies),
+            payload_bytes_per_s: echoes_per_s * scenario.traffic.sizes.mean(),
+            latency_us: LatencyReport::of(&tally.latencies),
+            lag_us: LatencyReport::of(&tally.lag),
             server_cpu: measured.server_cpu.map(cpu),
             load_cpu: cpu(measured.load_cpu),
         }

@@ -137,20 +137,19 @@ impl Worker<'_> {
         u64::from(room.min(1)).min(self.quota)
     }
 
-    /// Open loop: sends on every connection whose time has come.
-    pub(super) fn send_what_is_due(&mut self) {
+    /// Open loop: sends on connections whose time has come, a turn's worth. Returns whether there may be more.
+    pub(super) fn send_what_is_due(&mut self) -> bool {
         if self.times.schedule().is_none() {
-            return;
+            return false;
         }
         self.now_ns = self.clock_ns();
         for _ in 0..TURN {
             let next = self.times.schedule().and_then(|schedule| schedule.pop(self.now_ns));
-            let Some(due) = next else { return };
+            let Some(due) = next else { return false };
             self.tally.lag(self.now_ns - due.due_ns);
             self.send_due(due.key);
         }
-        // There may be more.
-        self.is_held_up = true;
+        true
     }
 
     /// How many messages a slow reader sends now: as many as fit into a buffer.

@@ -173,7 +173,7 @@ impl<'a> Worker<'a> {
             Phase::Connect => self.open_more(),
             Phase::WarmUp | Phase::Measure => {
                 self.sweep_turn(Self::send_due);
-                self.send_what_is_due();
+                self.is_held_up |= self.send_what_is_due();
                 self.keep_up();
                 self.expire();
             }
@@ -187,6 +187,9 @@ impl<'a> Worker<'a> {
 
     fn enter_phase(&mut self, phase: Phase) {
         let was_sending = self.phase.is_sending();
+        if was_sending && !phase.is_sending() {
+            self.end_sending();
+        }
         self.phase = phase;
         let is_open_loop = self.times.schedule().is_some();
         match phase {
@@ -199,9 +202,12 @@ impl<'a> Worker<'a> {
         } else if phase == Phase::Close {
             self.sweep = Some(0);
         }
-        if was_sending
-            && !phase.is_sending()
-            && self.quota > 0
+    }
+
+    /// Open loop: sends what is due up to now, and counts what cannot be sent.
+    fn end_sending(&mut self) {
+        while self.send_what_is_due() {}
+        if self.quota > 0
             && let Some(schedule) = self.times.schedule()
         {
             self.tally.counts[Counter::Unsent] += schedule.overdue(self.now_ns);

@@ -201,8 +201,11 @@ impl Layout {
     }
 }
 
+/// A server's targets, its process if that is known, and what keeps it running.
+type Reached = (Vec<Target>, Option<u32>, Option<OwnServer>);
+
 /// Finds the server or starts one: its address, its process if that is known, and what keeps it running.
-fn reach_server(settings: &Settings) -> Result<(Vec<Target>, Option<u32>, Option<OwnServer>), RunError> {
+fn reach_server(settings: &Settings) -> Result<Reached, RunError> {
     match &settings.server {
         ServerChoice::Running { urls, pid } => Ok((Target::parse_all(urls)?, *pid, None)),
         ServerChoice::Own { protocol, args, cpus } => {

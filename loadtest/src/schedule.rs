@@ -261,7 +261,9 @@ mod tests {
         let clocks: Vec<_> = (0..connections)
             .map(|number| schedule.start(number, number, f64::from(number) / f64::from(connections), 0))
             .collect();
-        clocks.iter().for_each(|&clock| schedule.queue(clock));
+        for &clock in &clocks {
+            schedule.queue(clock);
+        }
         let mut sequences = vec![0; connections as usize];
         let mut played = Vec::new();
         while let Some(now_ns) = schedule.next_ns().filter(|&next_ns| next_ns < seconds * SECOND) {

@@ -20,6 +20,7 @@ pub(super) struct ScenarioArgs {
     /// The server, as ws://host:port/path, wss://host/path (TLS), ws+unix:/socket:/path or tcp://host:port (messages
     /// without frames, for comparison); connections to several take turns. Without it a ringecho is started on a free
     /// port for the run
+    #[expect(clippy::doc_markdown, reason = "URLs in a help text")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) url: Vec<String>,
 
@@ -237,19 +238,19 @@ fn positive(text: &str) -> Result<f64, String> {
 /// A token (RFC 9110 section 5.6.2).
 fn token(text: &str) -> Result<String, String> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    match !text.is_empty() && text.bytes().all(is_token) {
-        true => Ok(text.to_owned()),
-        false => Err("not a token: letters, digits and !#$%&'*+-.^_`|~".to_owned()),
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return Err("not a token: letters, digits and !#$%&'*+-.^_`|~".to_owned());
     }
+    Ok(text.to_owned())
 }
 
 fn header(text: &str) -> Result<String, String> {
     let (name, value) = text.split_once(':').ok_or("not a header like `Name: value`")?;
     token(name)?;
-    match value.bytes().any(|byte| byte.is_ascii_control()) {
-        true => Err("a control character in a header".to_owned()),
-        false => Ok(format!("{name}: {}", value.trim())),
+    if value.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err("a control character in a header".to_owned());
     }
+    Ok(format!("{name}: {}", value.trim()))
 }
 
 fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

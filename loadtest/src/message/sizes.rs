@@ -92,7 +92,7 @@ impl Sizes {
 /// A number below `bound`, as evenly as `random` is.
 #[inline]
 fn below(random: u64, bound: u64) -> u64 {
-    (u128::from(random) * u128::from(bound) >> 64) as u64
+    ((u128::from(random) * u128::from(bound)) >> 64) as u64
 }
 
 impl FromStr for Sizes {

@@ -54,10 +54,10 @@ impl UpgradeRequest {
         let key_at = before.len();
         let mut text = format!("{before}{}\r\n", "=".repeat(KEY_LEN));
         if !more.subprotocols.is_empty() {
-            text += &format!("Sec-WebSocket-Protocol: {}\r\n", more.subprotocols.join(", "));
+            text = format!("{text}Sec-WebSocket-Protocol: {}\r\n", more.subprotocols.join(", "));
         }
         for header in &more.headers {
-            text = text + header + "\r\n";
+            text = format!("{text}{header}\r\n");
         }
         let bytes = (text + "\r\n").into_bytes();
         Self { bytes, key_at, seed, subprotocols: more.subprotocols.clone() }

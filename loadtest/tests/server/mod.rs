@@ -177,7 +177,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
         match behaviour {
             Behaviour::SwapTenth if echoed % 10 == 0 => kept = Some(message),
             Behaviour::LateThird if echoed == 3 => kept = Some(message),
-            _ => echo(&mut socket, message, behaviour, count % 10 == 0)?,
+            _ => echo(&mut socket, message, behaviour, count.is_multiple_of(10))?,
         }
         match behaviour {
             Behaviour::SwapTenth if echoed % 10 == 1 => kept.take().map_or(Ok(()), |kept| socket.send(kept))?,
@@ -202,7 +202,7 @@ fn write_frame(stream: &mut TcpStream, message: Message) -> Outcome {
 }
 
 /// Takes only requests with the right header, and chooses subprotocol `b` if it is offered.
-#[expect(clippy::result_large_err, clippy::unnecessary_wraps, reason = "the form that tungstenite asks for")]
+#[expect(clippy::result_large_err, reason = "the form that tungstenite asks for")]
 fn pick(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
     if request.headers().get("authorization").is_none_or(|value| value != "let me in") {
         let mut refusal = ErrorResponse::new(None);

@@ -148,6 +148,7 @@ impl RunArgs {
             server,
             extras: self.scenario.extras(),
             sources: self.scenario.sources()?,
+            tls: self.scenario.tls(),
             threads: self.threads,
             cpus: self.cpus.map(|cpus| cpus.0),
             json: self.json,

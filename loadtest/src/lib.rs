@@ -6,6 +6,7 @@
 //!   [`schedule`].
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
 //!   [`times`] since when each counts.
+//! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
 //! - [`stats`] counts, [`sampling`] asks the system what both sides use, [`output`] shows it.
 
 pub mod cli;
@@ -24,4 +25,5 @@ pub mod source;
 pub mod stats;
 pub mod target;
 pub mod times;
+pub mod tls;
 pub mod websocket;

@@ -17,10 +17,11 @@ use crate::output::report::{Measured, MemoryAt, Report, Usage};
 use crate::output::{json, table};
 use crate::own_server::{OwnServer, OwnServerError};
 use crate::sampling::{CpuTime, KernelMemory, Memory};
-use crate::scenario::{Scenario, threads_needed};
+use crate::scenario::{Scenario, Upkeep, threads_needed};
 use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
 use crate::stats::{Counter, Counts, Tally};
 use crate::target::{Protocol, Target, TargetError};
+use crate::tls::{self, TlsError, TlsOptions};
 use crate::websocket::handshake::{Extras, UpgradeRequest};
 
 /// How often the conductor looks at the counts.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub server: ServerChoice,
     /// What the upgrade requests ask for besides.
     pub extras: Extras,
+    /// Whom `wss://` targets must convince.
+    pub tls: TlsOptions,
     /// Where connections come from, if not from where it suits.
     pub sources: Option<SourceList>,
     /// Threads, if not as many as are needed.
@@ -83,6 +86,18 @@ pub enum RunError {
     /// The server started for the run.
     #[error(transparent)]
     OwnServer(#[from] OwnServerError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What is not there with TLS.
+    #[error("--reconnect-every, --lifetime, --ping-every and --slow-readers are not supported with wss://")]
+    TlsUpkeep,
+    /// Too many for one table of descriptors.
+    #[error(
+        "{0} connections through TLS do not fit into the {1} descriptors that this process may have (RLIMIT_NOFILE; raise \
+         it with `ulimit -n`)"
+    )]
+    TlsDescriptors(u32, u64),
     /// Local ports.
     #[error(transparent)]
     Ports(#[from] TooFewPorts),
@@ -130,10 +145,12 @@ impl RunError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Target(TargetError::Syntax(_) | TargetError::Scheme(_))
-                | Self::Cpu(..)
+            Self::Target(
+                TargetError::Syntax(_) | TargetError::Scheme(_) | TargetError::Mixed(..) | TargetError::Unix(..)
+            ) | Self::Cpu(..)
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
+                | Self::TlsUpkeep
         )
     }
 }
@@ -143,6 +160,9 @@ pub fn run(settings: &Settings) -> Result<bool, RunError> {
     let interrupted = watch_signals()?;
     let layout = Layout::new(settings)?;
     let (targets, pid, own) = reach_server(settings)?;
+    if targets[0].protocol == Protocol::Tls {
+        check_tls(settings, &layout)?;
+    }
     let run = Run::start(settings, &layout, targets, pid, interrupted)?;
     if let Some(own) = &own {
         run.progress.note(own.banner());
@@ -168,10 +188,27 @@ fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
     Ok(interrupted)
 }
 
+/// Descriptors that a process needs besides its connections', generously.
+const OTHER_DESCRIPTORS: u64 = 100;
+
+/// TLS takes a simpler way, which can do less.
+fn check_tls(settings: &Settings, layout: &Layout) -> Result<(), RunError> {
+    if settings.scenario.upkeep != Upkeep::default() {
+        return Err(RunError::TlsUpkeep);
+    }
+    let connections = settings.scenario.connections;
+    if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
+        return Err(RunError::TlsDescriptors(connections, layout.descriptors));
+    }
+    Ok(())
+}
+
 /// How many threads run where.
 struct Layout {
     threads: u32,
     cpus: Vec<usize>,
+    /// As many as a process, or a ring, may have.
+    descriptors: u64,
 }
 
 impl Layout {
@@ -197,7 +234,7 @@ impl Layout {
             Some(threads) => threads.min(connections),
             None => threads_needed(connections, cpus.len() as u32, limit),
         };
-        Ok(Self { threads, cpus })
+        Ok(Self { threads, cpus, descriptors: limit })
     }
 }
 
@@ -262,15 +299,24 @@ impl<'a> Run<'a> {
         let sources = Sources::new(&targets, scenario.connections, ports, std::process::id(), wanted)?;
         let messages = Messages::new(traffic.sizes.clone(), traffic.text, traffic.verify);
         let seed = u64::from(std::process::id()) << 20;
-        let endpoint = |target: &Target| Endpoint {
-            address: target.address.to_kernel(),
-            request: UpgradeRequest::new(&target.host, &target.path, &settings.extras, seed),
+        let tls = match targets[0].protocol {
+            Protocol::Tls => Some(tls::config(&settings.tls)?),
+            Protocol::WebSocket | Protocol::Tcp => None,
         };
+        let endpoint = |target: &Target| {
+            Ok(Endpoint {
+                address: target.address.to_kernel(),
+                request: UpgradeRequest::new(&target.host, &target.path, &settings.extras, seed),
+                name: tls.is_some().then(|| tls::server_name(&target.host)).transpose()?,
+            })
+        };
+        let endpoints = targets.iter().map(endpoint).collect::<Result<_, TlsError>>()?;
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server_pid)?;
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
-            endpoints: targets.iter().map(endpoint).collect(),
+            endpoints,
+            tls,
             sources,
             messages: if is_framed { messages } else { messages.unframed() },
             control,
@@ -297,6 +343,7 @@ impl<'a> Run<'a> {
         if connected == Waited::Done && self.scenario.active > 0 && open_when_idle > 0 {
             measured = self.measure()?;
         } else if connected == Waited::Done && open_when_idle > 0 {
+            self.begin(Phase::Measure)?;
             self.wait(Phase::Measure, Some(self.scenario.duration), |_| false)?;
         }
 
@@ -368,9 +415,11 @@ impl<'a> Run<'a> {
     ) -> Result<Waited, RunError> {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
+            // In this order: what was counted before a thread followed the phase proves nothing about it.
+            let is_followed = self.shared.control.is_followed(phase);
             let counts = self.counts();
             self.progress.show(phase, &counts);
-            if done(&counts) {
+            if is_followed && done(&counts) {
                 return Ok(Waited::Done);
             }
             if phase < Phase::Drain && self.interrupted.load(Ordering::Relaxed) {

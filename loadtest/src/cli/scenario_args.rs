@@ -10,6 +10,7 @@ use super::values::{Active, number, positive_seconds, rate, seconds};
 use crate::message::sizes::Sizes;
 use crate::scenario::{Arrivals, Connect, OpenLoop, Scenario, Traffic, Upkeep};
 use crate::source::SourceList;
+use crate::tls::TlsOptions;
 use crate::websocket::handshake::Extras;
 
 /// The load. Serialized, this is a scenario file.
@@ -205,6 +206,11 @@ impl ScenarioArgs {
     /// What the upgrade requests ask for.
     pub(super) fn extras(&self) -> Extras {
         Extras { subprotocols: self.subprotocol.clone(), headers: self.header.clone() }
+    }
+
+    /// Whom to trust.
+    pub(super) fn tls(&self) -> TlsOptions {
+        TlsOptions { insecure: self.insecure, ca: self.ca.clone() }
     }
 
     /// Where connections come from.

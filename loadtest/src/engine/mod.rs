@@ -2,7 +2,7 @@
 //!
 //! `worker` is the loop and the way of an echo, `sending` its way out; `opening` and `closing` are the two ends of a
 //! connection's life, `upkeep` what happens to it in between; `sends` holds what is being sent; `operations` are the
-//! submissions and their names.
+//! submissions and their names. `tls` is the other, simpler way for `wss://` targets.
 
 mod closing;
 mod connection;
@@ -10,13 +10,17 @@ mod opening;
 mod operations;
 mod sending;
 mod sends;
+mod tls;
 mod upkeep;
 mod worker;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use io_uring::{Probe, opcode};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use socket2::SockAddr;
 use thiserror::Error;
 
@@ -36,6 +40,8 @@ pub struct Shared {
     pub endpoints: Vec<Endpoint>,
     /// Where it comes from.
     pub sources: Sources,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The messages.
     pub messages: Messages,
     /// The phases.
@@ -55,6 +61,8 @@ pub struct Endpoint {
     pub address: SockAddr,
     /// The upgrade request.
     pub request: UpgradeRequest,
+    /// The name in its certificate, for TLS.
+    pub name: Option<ServerName<'static>>,
 }
 
 impl Shared {
@@ -92,6 +100,9 @@ pub enum EngineError {
     /// The thread cannot be kept on its processor.
     #[error("cannot pin a thread to its processor: {0}")]
     Pin(io::Error),
+    /// No epoll, or it broke down.
+    #[error("epoll: {0}")]
+    Epoll(io::Error),
     /// The ring broke down.
     #[error("io_uring_enter: {0}")]
     Enter(io::Error),
@@ -99,6 +110,9 @@ pub enum EngineError {
 
 /// Runs one thread's part until the control says [`Stop`](crate::control::Phase::Stop).
 pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
+    if shared.tls.is_some() {
+        return tls::run(shared, part);
+    }
     let mut worker = worker::Worker::new(shared, part)?;
     worker.run().map_err(EngineError::Enter)?;
     Ok(worker.into_tally())

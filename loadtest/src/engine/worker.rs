@@ -140,7 +140,7 @@ impl<'a> Worker<'a> {
             if self.phase == Phase::Stop {
                 break;
             }
-            self.shared.control.published(self.part.thread).publish(&self.tally.counts);
+            self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
             let wait = self.wait();
             let all_submitted = self.ring.submit_and_wait(wait)?;
             self.now_ns = self.clock_ns();
@@ -149,7 +149,7 @@ impl<'a> Worker<'a> {
         for (_, connection) in &mut self.connections {
             connection.abandon(&mut self.times, &mut self.tally);
         }
-        self.shared.control.published(self.part.thread).publish(&self.tally.counts);
+        self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
         Ok(())
     }
 

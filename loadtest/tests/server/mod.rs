@@ -275,3 +275,33 @@ fn read_request(stream: &mut TcpStream) -> Outcome {
     }
     Ok(())
 }
+
+/// Starts a server that echoes through TLS; its certificate is for localhost. Returns where, and the certificate in PEM.
+pub(crate) fn start_tls() -> (SocketAddr, String) {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key).into();
+    let config = Arc::new(builder.with_single_cert(vec![certificate], key).expect("the key fits"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || -> Outcome {
+                let tls = rustls::ServerConnection::new(config)?;
+                let mut socket =
+                    tungstenite::accept(rustls::StreamOwned::new(tls, stream)).map_err(|it| it.to_string())?;
+                loop {
+                    let message = socket.read()?;
+                    if message.is_binary() || message.is_text() {
+                        socket.send(message)?;
+                    }
+                }
+            });
+        }
+    });
+    (address, certified.cert.pem())
+}

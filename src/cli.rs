@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, Machine};
+use crate::engine::uring::buffers::PoolShape;
 use crate::{protocol, server};
 
 /// A WebSocket echo server for Linux: one thread per core on io_uring.
@@ -71,10 +72,19 @@ pub struct ServeArgs {
     #[arg(long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub drain_timeout: Duration,
 
-    /// The most that a peer which does not read can cost: unsent bytes kept for it, before it is read no further. A
-    /// worker's receive memory is at most half of this. At least 64 KiB.
+    /// Unsent bytes to keep at most for a peer that does not read; it is read no further then. A client that sends a
+    /// whole message before it reads needs room for the message here, beyond what the sockets hold. At least 64 KiB.
     #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES", default_value = "8MiB")]
     pub backlog_per_connection: ByteSize,
+
+    /// Unsent bytes to keep for all such peers together. Beyond it, no peer that does not read is read any further.
+    #[arg(long, env = "RINGECHO_BACKLOG_TOTAL", value_name = "BYTES", default_value = "1GiB")]
+    pub backlog_total: ByteSize,
+
+    /// A worker's receive memory by count and size of its buffers, for tests: what is cut where. `whole`: each receive
+    /// takes a buffer of its own, as on kernels before 6.12.
+    #[arg(long, env = "RINGECHO_RECEIVE_BUFFERS", value_name = "COUNTxBYTES[,whole]", value_parser = parse_receive_buffers, hide = true)]
+    pub receive_buffers: Option<PoolShape>,
 
     /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference.
     #[arg(long = "subprotocol", env = "RINGECHO_SUBPROTOCOL", value_name = "NAME", value_delimiter = ',')]
@@ -158,6 +168,18 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `COUNTxBYTES` or `COUNTxBYTES,whole`.
+fn parse_receive_buffers(text: &str) -> Result<PoolShape, String> {
+    let (shape, incremental) = text.strip_suffix(",whole").map_or((text, true), |shape| (shape, false));
+    let (count, size) = shape.split_once('x').ok_or("it takes COUNTxBYTES or COUNTxBYTES,whole")?;
+    let count: u16 = count.parse().map_err(|e| format!("{count:?}: {e}"))?;
+    let size: u32 = size.parse().map_err(|e| format!("{size:?}: {e}"))?;
+    if !count.is_power_of_two() || size == 0 {
+        return Err("the count is a power of two up to 32768, the size at least a byte".into());
+    }
+    Ok(PoolShape { count, size, incremental })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +205,15 @@ mod tests {
         assert_eq!(parse_seconds("250ms"), Ok(Duration::from_millis(250)));
         for nonsense in ["", "-1", "NaN", "inf", "1e300", "soon"] {
             assert!(parse_seconds(nonsense).is_err(), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn receive_buffers_are_a_count_of_a_size() {
+        assert_eq!(parse_receive_buffers("64x16"), Ok(PoolShape { count: 64, size: 16, incremental: true }));
+        assert_eq!(parse_receive_buffers("1x4096,whole"), Ok(PoolShape { count: 1, size: 4096, incremental: false }));
+        for nonsense in ["", "64", "x", "0x16", "63x16", "65536x16", "64x0", "64x16,half", "-1x1"] {
+            assert!(parse_receive_buffers(nonsense).is_err(), "{nonsense:?}");
         }
     }
 }

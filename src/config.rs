@@ -7,9 +7,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::cli::ServeArgs;
+use crate::engine::uring::buffers::PoolShape;
 use crate::protocol;
 use crate::sys;
-use crate::worker::Limits;
+use crate::worker::{Backlog, Limits};
 
 /// `IORING_MAX_FIXED_FILES`: the kernel's bound on a ring's table of direct descriptors.
 const DIRECT_DESCRIPTORS_MAX: u64 = 1 << 20;
@@ -20,6 +21,8 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 /// Below this, receives become so small that a worker does little else.
 const BACKLOG_MIN: u64 = 64 << 10;
 const BACKLOG_MAX: u64 = 1 << 30;
+/// What fits into a core's second-level cache together with everything else: the same memory is used over and over.
+const RECEIVE_MEMORY_MAX: u64 = 1 << 20;
 /// A connection that we want closed is waited for this long: for the peer to read what it still gets, to answer a
 /// Close, to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,6 +67,8 @@ pub enum ConfigError {
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
     #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
     Backlog(u64),
+    #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
+    ReceiveBuffers { memory: u64, backlog: u64 },
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
     #[error("--path {0:?}: a path starts with '/' and has no spaces, '?' or '#'")]
@@ -85,6 +90,10 @@ pub struct Config {
     pub limited_by: String,
     /// Bytes of receive memory for each worker.
     pub receive_memory: usize,
+    /// Its shape, if it is not for the engine to choose.
+    pub receive_buffers: Option<PoolShape>,
+    /// How much output may wait in each worker.
+    pub backlog: Backlog,
     /// How long things may take.
     pub limits: Limits,
     /// The protocol's own.
@@ -106,6 +115,12 @@ impl Config {
         if !(BACKLOG_MIN..=BACKLOG_MAX).contains(&backlog) {
             return Err(ConfigError::Backlog(backlog));
         }
+        if let Some(shape) = args.receive_buffers {
+            let memory = u64::from(shape.count) * u64::from(shape.size);
+            if memory > backlog / 2 {
+                return Err(ConfigError::ReceiveBuffers { memory, backlog });
+            }
+        }
         Ok(Self {
             listen: listen(&args.listen)?,
             workers,
@@ -113,6 +128,11 @@ impl Config {
             max_connections,
             limited_by,
             receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
+            receive_buffers: args.receive_buffers,
+            backlog: Backlog {
+                per_connection: backlog as usize,
+                total: args.backlog_total.as_u64() as usize / workers,
+            },
             limits: Limits {
                 handshake_timeout: some_unless_zero(args.handshake_timeout),
                 idle_timeout: some_unless_zero(args.idle_timeout),
@@ -157,10 +177,12 @@ fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize
     Ok(workers)
 }
 
-/// What one turn of a loop receives may all belong to one peer, and what the turn before received may still wait to be
-/// sent, so a worker's receive memory is at most half of a connection's backlog. Workers beyond the processors never run at the same time: they share what one per processor would have.
+/// What one turn of a loop receives may all belong to one peer, and what the turn before received, too: so a worker's
+/// receive memory is at most half of a connection's backlog. Workers beyond the processors never run at the same time:
+/// they share what one per processor would have.
 fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
-    (backlog / 2 * cpus.min(workers) as u64 / workers as u64).max(BACKLOG_MIN / 2) as usize
+    let shared = RECEIVE_MEMORY_MAX * cpus.min(workers) as u64 / workers as u64;
+    shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
 }
 
 fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {

@@ -115,6 +115,8 @@ fn start_workers(config: &Config) -> Result<Vec<Running>, ServerError> {
             cpu: config.cpus[index % config.cpus.len()],
             capacity: config.capacity_of_worker(index),
             receive_memory: config.receive_memory,
+            backlog: config.backlog,
+            receive_buffers: config.receive_buffers,
             settings: config.settings.clone(),
             limits: config.limits,
         };

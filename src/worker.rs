@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::engine::uring::buffers::PoolShape;
 use crate::protocol::Settings;
 
 /// What a worker has to do; the same for all of an engine's workers except for the first fields.
@@ -19,12 +20,26 @@ pub struct Plan {
     pub cpu: usize,
     /// How many connections it can hold.
     pub capacity: u32,
-    /// Bytes of receive memory; also the most that a connection's unsent output can come to.
+    /// Bytes of receive memory.
     pub receive_memory: usize,
+    /// How much output may wait for peers that do not read.
+    pub backlog: Backlog,
+    /// The shape of that memory, if it is not for the engine to choose.
+    pub receive_buffers: Option<PoolShape>,
     /// The protocol's options.
     pub settings: Settings,
     /// See [`Limits`].
     pub limits: Limits,
+}
+
+/// How many unsent bytes a worker keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Backlog {
+    /// For one connection, which is at least twice the receive memory.
+    pub per_connection: usize,
+    /// For all of them, beyond which peers that do not read are not read either. They may exceed it by what a worker
+    /// can receive before it stops.
+    pub total: usize,
 }
 
 /// How long things may take. `None`: as long as they like.

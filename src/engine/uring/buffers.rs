@@ -117,9 +117,14 @@ impl BufferPool {
         self.provided > 0
     }
 
-    /// Whether less than half of the buffers are the kernel's.
+    /// Whether some buffer has been used up and is kept from the kernel.
     pub fn is_short(&self) -> bool {
-        self.provided * 2 < usize::from(self.shape.count)
+        self.provided < usize::from(self.shape.count)
+    }
+
+    /// Bytes in all buffers.
+    pub fn memory(&self) -> usize {
+        usize::from(self.shape.count) * self.shape.size as usize
     }
 
     /// Takes what a receive's completion brought; `None` if the completion names no buffer.

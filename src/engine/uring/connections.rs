@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use slab::Slab;
 
 use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
-use crate::worker::Tally;
+use crate::worker::{Backlog, Tally};
 
 use super::buffers::{BufferPool, Piece};
 use super::connection::{Connection, Ending, Flags};
@@ -73,6 +73,10 @@ pub struct Connections {
     pool: BufferPool,
     settings: Settings,
     timeouts: Timeouts,
+    /// Unsent bytes from which on a connection is not read.
+    backlog_high: usize,
+    /// Unsent bytes of all connections together from which on nobody is read who does not read.
+    backlog_total: usize,
     generation: u32,
     /// The worker's clock: ticks since it started.
     now: u32,
@@ -96,8 +100,13 @@ pub struct Connections {
 
 impl Connections {
     /// Room for `capacity` connections that receive into `pool`.
-    pub fn new(capacity: usize, pool: BufferPool, settings: Settings, timeouts: Timeouts) -> Self {
+    pub fn new(capacity: usize, pool: BufferPool, backlog: Backlog, settings: Settings, timeouts: Timeouts) -> Self {
+        // A connection is found to be over the mark when it has received a pool's worth more, and may receive another
+        // one before it is read no further.
+        let backlog_high = backlog.per_connection.saturating_sub(2 * pool.memory());
         Self {
+            backlog_high,
+            backlog_total: backlog.total,
             entries: Slab::with_capacity(capacity),
             chunks: Chunks::new(),
             pool,
@@ -215,14 +224,14 @@ impl Connections {
         assert!(connection.flags.has(Flags::SENDING), "a send that nobody made");
         match result {
             1.. => {
-                connection.flags.set(Flags::BLOCKED.or(Flags::THROTTLED));
+                connection.flags.set(Flags::BLOCKED);
                 let queue = connection.queue;
                 self.chunks.advance(queue, result as u32);
                 self.tally.bytes_sent += result as u64;
                 self.progress(token.key);
             }
             _ if result == -libc::EAGAIN || result == -libc::ENOBUFS || result == -libc::ENOMEM => {
-                connection.flags.set(Flags::BLOCKED.or(Flags::THROTTLED));
+                connection.flags.set(Flags::BLOCKED);
             }
             // EPIPE, ECONNRESET: the peer is gone.
             _ => self.broken(token.key),
@@ -408,18 +417,28 @@ impl Connections {
         }
     }
 
-    /// Frees receive buffers from peers that do not read, if the kernel runs short of them.
+    /// Frees receive buffers from peers that do not read, if the kernel runs short of them. Whoever has a full backlog
+    /// then is read no further.
     fn relieve_pool(&mut self) {
         if self.blocked.is_empty() || !(self.pool.is_short() || self.blocked.len() > self.entries.capacity()) {
             return;
         }
+        let mut throttled = Vec::new();
         for key in self.blocked.drain(..) {
             // The key may be another connection's by now: then there is nothing to evict, or it is rightly evicted.
             let Some(connection) = self.entries.get_mut(key as usize) else { continue };
             connection.flags.clear(Flags::LISTED);
             if connection.flags.has(Flags::BLOCKED) && !connection.flags.has(Flags::SENDING) {
-                self.chunks.evict(&mut connection.queue, &mut self.pool);
+                let pending = self.chunks.evict(&mut connection.queue, &mut self.pool);
+                let is_full = pending >= self.backlog_high || self.chunks.owned() >= self.backlog_total;
+                if is_full && !connection.flags.has(Flags::THROTTLED) {
+                    connection.flags.set(Flags::THROTTLED);
+                    throttled.push(key);
+                }
             }
+        }
+        for key in throttled {
+            self.settle(key);
         }
     }
 

@@ -56,11 +56,13 @@ impl Queue {
 /// All chunks of a worker's connections.
 pub(super) struct Chunks {
     chunks: Slab<Chunk>,
+    /// Bytes in memory of the chunks' own.
+    owned: usize,
 }
 
 impl Chunks {
     pub(super) fn new() -> Self {
-        Self { chunks: Slab::new() }
+        Self { chunks: Slab::new(), owned: 0 }
     }
 
     #[inline]
@@ -72,8 +74,16 @@ impl Chunks {
         self.push(queue, Source::Owned { bytes, sent: 0 });
     }
 
+    /// Bytes that all queues together hold in memory of their own.
+    pub(super) fn owned(&self) -> usize {
+        self.owned
+    }
+
     #[inline]
     fn push(&mut self, queue: &mut Queue, source: Source) {
+        if let Source::Owned { bytes, .. } = &source {
+            self.owned += bytes.len();
+        }
         debug_assert!(source.len() > 0, "an empty chunk would look like a peer that does not read");
         let key = self.chunks.insert(Chunk { source, next: NONE }) as u32;
         if queue.is_empty() {
@@ -111,12 +121,21 @@ impl Chunks {
     /// Drops the oldest chunk, returns its length and gives its memory back.
     #[inline]
     pub(super) fn pop(&mut self, queue: &mut Queue, pool: &mut BufferPool) -> usize {
-        let chunk = self.chunks.remove(queue.head as usize);
-        queue.head = chunk.next;
-        if let Source::Pooled(piece) = chunk.source {
+        let source = self.take_front(queue);
+        if let Source::Pooled(piece) = source {
             pool.release(piece.buffer);
         }
-        chunk.source.len()
+        source.len()
+    }
+
+    #[inline]
+    fn take_front(&mut self, queue: &mut Queue) -> Source {
+        let chunk = self.chunks.remove(queue.head as usize);
+        queue.head = chunk.next;
+        if let Source::Owned { bytes, .. } = &chunk.source {
+            self.owned -= bytes.len();
+        }
+        chunk.source
     }
 
     /// Drops everything.
@@ -126,34 +145,52 @@ impl Chunks {
         }
     }
 
-    /// Moves everything into memory of its own, so that no receive buffer waits for this peer.
+    /// Moves everything into memory of its own, so that no receive buffer waits for this peer. Returns how many bytes
+    /// the queue holds.
     ///
     /// Nothing of the queue may be in the kernel's hands.
-    pub(super) fn evict(&mut self, queue: &mut Queue, pool: &mut BufferPool) {
+    pub(super) fn evict(&mut self, queue: &mut Queue, pool: &mut BufferPool) -> usize {
         let mut moved = Queue::EMPTY;
         let mut block = Vec::new();
+        let mut total = 0;
         while !queue.is_empty() {
-            let mut done = 0;
-            loop {
-                let rest = &self.front(*queue, pool)[done..];
-                if rest.is_empty() {
-                    break;
+            let source = self.take_front(queue);
+            total += source.len();
+            match source {
+                Source::Owned { bytes, sent } if bytes.len() - sent >= EVICTED_BLOCK / 2 => {
+                    self.push_block(&mut moved, &mut block);
+                    self.push(&mut moved, Source::Owned { bytes, sent });
                 }
-                block.reserve_exact(EVICTED_BLOCK - block.len());
-                let fits = rest.len().min(EVICTED_BLOCK - block.len());
-                block.extend_from_slice(&rest[..fits]);
-                done += fits;
-                if block.len() == EVICTED_BLOCK {
-                    self.push_owned(&mut moved, std::mem::take(&mut block));
+                Source::Owned { bytes, sent } => self.append(&mut moved, &mut block, &bytes[sent..]),
+                Source::Pooled(piece) => {
+                    self.append(&mut moved, &mut block, pool.bytes(piece));
+                    pool.release(piece.buffer);
                 }
             }
-            self.pop(queue, pool);
         }
-        if !block.is_empty() {
-            block.shrink_to_fit();
-            self.push_owned(&mut moved, block);
-        }
+        block.shrink_to_fit();
+        self.push_block(&mut moved, &mut block);
         *queue = moved;
+        total
+    }
+
+    /// Puts `bytes` into blocks: the last, unfinished one is `block`, full ones go to `queue`.
+    fn append(&mut self, queue: &mut Queue, block: &mut Vec<u8>, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            block.reserve_exact(EVICTED_BLOCK - block.len());
+            let fits;
+            (fits, bytes) = bytes.split_at(bytes.len().min(EVICTED_BLOCK - block.len()));
+            block.extend_from_slice(fits);
+            if block.len() == EVICTED_BLOCK {
+                self.push_block(queue, block);
+            }
+        }
+    }
+
+    fn push_block(&mut self, queue: &mut Queue, block: &mut Vec<u8>) {
+        if !block.is_empty() {
+            self.push_owned(queue, std::mem::take(block));
+        }
     }
 }
 

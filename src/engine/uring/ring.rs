@@ -7,6 +7,9 @@ use std::time::Duration;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Submitter, cqueue, squeue};
 
+/// `IORING_ENTER_GETEVENTS`: deferred completions are run only by an enter that asks for events.
+const ENTER_GETEVENTS: u32 = 1;
+
 /// The shape of a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RingOptions {
@@ -21,7 +24,7 @@ pub struct RingOptions {
 /// How long one turn of the loop waits in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wait {
-    /// Completions to wait for. Since Linux 6.13 also the bound on deferred completions run per pass (at least 20).
+    /// Completions to wait for; 0: none, but let those happen that can. Since Linux 6.13 also the bound on deferred completions run per pass (at least 20).
     pub want: usize,
     /// After this long a single completion is enough (Linux 6.12). Without it one is enough at once.
     pub min_wait_us: u32,
@@ -82,6 +85,9 @@ impl Ring {
     ///
     /// Returns whether the kernel has taken all submissions; short of memory it may leave some for the next call.
     pub fn submit_and_wait(&mut self, wait: Wait) -> io::Result<bool> {
+        if wait.want == 0 {
+            return self.submit_and_run();
+        }
         let timeout = wait.timeout.map(Timespec::from);
         let mut args = SubmitArgs::new();
         if let Some(timeout) = &timeout {
@@ -93,6 +99,17 @@ impl Ring {
         // Without a minimum wait, waiting for several completions could last for ever.
         let completions = if self.has_min_wait && wait.min_wait_us > 0 { wait.want } else { wait.want.min(1) };
         match self.inner.submitter().submit_with_args(completions, &args) {
+            Err(e) if !is_transient(&e) => Err(e),
+            _ => Ok(self.inner.submission().is_empty()),
+        }
+    }
+
+    /// Submits everything and runs deferred completions, without waiting for any.
+    fn submit_and_run(&mut self) -> io::Result<bool> {
+        let queued = self.inner.submission().len() as u32;
+        // SAFETY: submits exactly the entries that `push` has queued; no argument is passed.
+        let entered = unsafe { self.inner.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) };
+        match entered {
             Err(e) if !is_transient(&e) => Err(e),
             _ => Ok(self.inner.submission().is_empty()),
         }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::protocol::{Protocol, Settings};
+use crate::worker::Backlog;
 
 use super::buffers::{BufferPool, PoolShape, kernel::Consumer};
 use super::connections::{Connections, Op, Timeouts};
@@ -190,7 +191,7 @@ impl Kernel {
     }
 
     /// Something happens to one peer or its socket.
-    fn happen(&mut self, slot: u32, connections: &mut Connections, completes: bool) {
+    fn happen(&mut self, slot: u32, connections: &mut Connections) {
         let what = self.random.below(12);
         let amount = 1 + self.random.below(200);
         let peer = self.peers.get_mut(&slot).expect("a peer");
@@ -206,9 +207,7 @@ impl Kernel {
             7 | 8 if peer.reads => peer.in_socket = peer.in_socket.saturating_sub(amount),
             9 if peer.was_shut => peer.has_finished = true,
             10 if self.random.one_in(10) => self.end_multishot(slot),
-            // With `IORING_SETUP_DEFER_TASKRUN` an enter that does not wait completes nothing that was pending.
-            _ if completes => self.complete(slot, amount, connections),
-            _ => {}
+            _ => self.complete(slot, amount, connections),
         }
     }
 
@@ -283,7 +282,7 @@ fn turn(kernel: &mut Kernel, connections: &mut Connections) {
     let slots: Vec<u32> = kernel.peers.keys().copied().collect();
     for slot in slots {
         for _ in 0..kernel.random.below(4) {
-            kernel.happen(slot, connections, waits);
+            kernel.happen(slot, connections);
         }
     }
     if waits && kernel.completions.is_empty() {
@@ -303,7 +302,10 @@ fn run(seed: u64) -> usize {
         PoolShape { count: 1 << random.below(4), size: 8 + random.below(200) as u32, incremental: !random.one_in(3) };
     let timeouts = Timeouts { handshake: Some(1000), idle: None, close: Some(1000) };
     let settings = Settings { protocol, ..Settings::default() };
-    let mut connections = Connections::new(SLOTS as usize, BufferPool::detached(shape), settings, timeouts);
+    let pool = BufferPool::detached(shape);
+    let per_connection = pool.memory() * random.below(6);
+    let backlog = Backlog { per_connection, total: per_connection * (1 + random.below(5)) };
+    let mut connections = Connections::new(SLOTS as usize, pool, backlog, settings, timeouts);
     let mut kernel = Kernel {
         random,
         consumer: Consumer::default(),

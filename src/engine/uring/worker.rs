@@ -98,13 +98,10 @@ pub fn run(plan: &Plan, control: &Control, started: impl FnOnce(io::Result<RawFd
     Ok(())
 }
 
-/// The receive buffers for `memory` bytes: large enough for large messages, enough of them to be filled while others
-/// are being sent.
+/// The receive buffers for `memory` bytes: one to be filled while the other is being sent. Few and large, because each
+/// piece of a large message costs a receive and a send, and because they are used over and over while they are in cache.
 pub fn pool_shape(memory: usize) -> PoolShape {
-    let size = (memory / 16).clamp(4096, 256 << 10).next_power_of_two() as u32;
-    let count = (memory / size as usize).clamp(1, 1 << 15);
-    let count = (1 << count.ilog2()) as u16;
-    PoolShape { count, size, incremental: true }
+    PoolShape { count: 2, size: ((memory / 2) & !4095) as u32, incremental: true }
 }
 
 impl<'a> Worker<'a> {
@@ -112,14 +109,15 @@ impl<'a> Worker<'a> {
         sys::pin_to_cpu(plan.cpu)?;
         let options = RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
         let ring = Ring::new(&options)?;
-        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, pool_shape(plan.receive_memory))?;
+        let shape = plan.receive_buffers.unwrap_or_else(|| pool_shape(plan.receive_memory));
+        let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, shape)?;
         let clock = Clock::new(&plan.limits);
         let timeouts = Timeouts {
             handshake: plan.limits.handshake_timeout.map(|limit| clock.ticks(limit)),
             idle: plan.limits.idle_timeout.map(|limit| clock.ticks(limit)),
             close: Some(clock.ticks(plan.limits.close_timeout)),
         };
-        let connections = Connections::new(plan.capacity as usize, pool, plan.settings.clone(), timeouts);
+        let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, plan.settings.clone(), timeouts);
         let mut worker = Self {
             ring,
             connections,

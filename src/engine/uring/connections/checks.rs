@@ -22,9 +22,9 @@ impl Connections {
             let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
             assert!(can_progress, "a connection that no completion will move");
             let pending: usize = self.chunks.iter(connection.queue).sum();
-            let pool = usize::from(self.pool.shape().count) * self.pool.shape().size as usize;
-            // One pool's worth in copies, one that the last enter received; our own answers and cut frames beside it.
-            assert!(pending <= 2 * pool + 512, "a backlog of {pending} bytes over a pool of {pool}");
+            // Our own answers and cut frames come on top.
+            let cap = self.backlog_high + 2 * self.pool.memory() + 512;
+            assert!(pending <= cap, "a backlog of {pending} bytes over a cap of {cap}");
         }
     }
 

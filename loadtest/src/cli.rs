@@ -2,6 +2,7 @@
 
 mod scenario_args;
 mod scenario_file;
+mod search_args;
 mod values;
 
 use std::ffi::OsString;
@@ -11,8 +12,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::run::{self, ServerChoice, Settings};
+use crate::search::{self, Quantity};
 use crate::target::Protocol;
 use scenario_args::ScenarioArgs;
+use search_args::SearchArgs;
 use values::Cpus;
 
 /// Messages in the exit code (documented in `--help`).
@@ -39,10 +42,13 @@ enum Command {
     Run(Box<RunArgs>),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
     scenario: ScenarioArgs,
+
+    #[command(flatten)]
+    search: SearchArgs,
 
     /// Read options from a TOML file whose keys are their names, like `connections = 1000`; the command line wins
     #[arg(long = "scenario", value_name = "FILE")]
@@ -93,10 +99,15 @@ pub fn main() -> ExitCode {
         eprintln!("ringload: {message}");
         ExitCode::from(EXIT_USAGE)
     };
-    let Command::Run(args) = match parse(std::env::args_os().collect()) {
+    let Command::Run(mut args) = match parse(std::env::args_os().collect()) {
         Ok(command) => command,
         Err(message) => return usage(message),
     };
+    let search = match args.search.resolve() {
+        Ok(search) => search,
+        Err(message) => return usage(message),
+    };
+    args.scenario.fill_in(search.is_some());
     if args.print_scenario {
         return match args.scenario.resolve() {
             Ok(_) => {
@@ -106,11 +117,14 @@ pub fn main() -> ExitCode {
             Err(message) => usage(message),
         };
     }
-    let settings = match args.resolve() {
-        Ok(settings) => settings,
-        Err(message) => return usage(message),
+    let outcome = match search {
+        Some(search) => search::run(&search, |value| args.for_step(search.quantity, value)),
+        None => match args.resolve() {
+            Ok(settings) => run::run(&settings),
+            Err(message) => return usage(message),
+        },
     };
-    match run::run(&settings) {
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAULTS),
         Err(error) => {
@@ -132,6 +146,14 @@ fn parse(mut args: Vec<OsString>) -> Result<Command, String> {
 }
 
 impl RunArgs {
+    /// The settings of a search's run with this value.
+    fn for_step(&self, quantity: Quantity, value: u64) -> Result<Settings, String> {
+        let mut args = self.clone();
+        args.quiet = true;
+        args.scenario.set(quantity, value);
+        args.resolve()
+    }
+
     /// What the arguments mean; refuses those that contradict each other.
     fn resolve(self) -> Result<Settings, String> {
         let server = if self.scenario.url.is_empty() {
@@ -166,7 +188,9 @@ mod tests {
 
     fn resolve(args: &[&str]) -> Result<Settings, String> {
         let cli = Cli::try_parse_from([&["ringload", "run"], args].concat()).map_err(|error| error.to_string())?;
-        let Command::Run(args) = cli.command;
+        let Command::Run(mut args) = cli.command;
+        let search = args.search.resolve()?;
+        args.scenario.fill_in(search.is_some());
         args.resolve()
     }
 
@@ -255,6 +279,10 @@ mod tests {
             &["--header", "a: b\r\nc: d"],
             &["--subprotocol", "a b"],
             &["--ping-every", "0"],
+            &["--slo", "p99=1ms"],
+            &["--find-max-rate", "--slo", "p98=1ms"],
+            &["--find-max-rate", "--find-max-connections"],
+            &["--find-max-rate", "--rate", "5"],
             &["--server-pid", "1"],
             &["ws://127.0.0.1:1/", "--server-cpus", "0"],
             &["ws://127.0.0.1:1/", "--server-args", "x"],

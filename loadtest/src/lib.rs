@@ -1,7 +1,7 @@
 //! ringload: a load generator for WebSocket echo servers.
 //!
 //! - [`cli`] reads the arguments, [`scenario`] is what they mean; [`run`] conducts a run from the first connection to
-//!   the report.
+//!   the report, [`search`] conducts several.
 //! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases, [`pacing`] and, in an open loop, the
 //!   [`schedule`].
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
@@ -20,6 +20,7 @@ pub mod run;
 pub mod sampling;
 pub mod scenario;
 pub mod schedule;
+pub mod search;
 pub mod session;
 pub mod source;
 pub mod stats;

@@ -125,6 +125,9 @@ pub enum RunError {
         /// The limit on descriptors.
         limit: u64,
     },
+    /// A value that a search cannot try.
+    #[error("{0}")]
+    Step(String),
     /// The process to sample.
     #[error("cannot read the processor time and memory of process {0}: {1}")]
     Sample(u32, io::Error),
@@ -151,13 +154,29 @@ impl RunError {
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
                 | Self::TlsUpkeep
+                | Self::Step(_)
         )
     }
 }
 
 /// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong.
 pub fn run(settings: &Settings) -> Result<bool, RunError> {
-    let interrupted = watch_signals()?;
+    let report = perform(settings, watch_signals()?)?;
+    present(settings, &report)?;
+    Ok(report.is_ok())
+}
+
+/// Prints the results, and writes them where they are wanted.
+pub fn present(settings: &Settings, report: &Report) -> Result<(), RunError> {
+    print!("{}", table::render(report));
+    if let Some(path) = &settings.json {
+        json::write(report, path).map_err(|error| RunError::Write(path.clone(), error))?;
+    }
+    Ok(())
+}
+
+/// Runs once.
+pub fn perform(settings: &Settings, interrupted: Arc<AtomicBool>) -> Result<Report, RunError> {
     let layout = Layout::new(settings)?;
     let (targets, pid, own) = reach_server(settings)?;
     if targets[0].protocol == Protocol::Tls {
@@ -167,17 +186,11 @@ pub fn run(settings: &Settings) -> Result<bool, RunError> {
     if let Some(own) = &own {
         run.progress.note(own.banner());
     }
-    let report = run.conduct()?;
-    drop(own);
-    print!("{}", table::render(&report));
-    if let Some(path) = &settings.json {
-        json::write(&report, path).map_err(|error| RunError::Write(path.clone(), error))?;
-    }
-    Ok(report.is_ok())
+    run.conduct()
 }
 
 /// Ctrl-C ends the run early, but in order; a second one ends the process at once.
-fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
+pub fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // The order matters: the first handler sees the flag as the signal before left it.

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use super::values::{Active, number, positive_seconds, rate, seconds};
 use crate::message::sizes::Sizes;
 use crate::scenario::{Arrivals, Connect, OpenLoop, Scenario, Traffic, Upkeep};
+use crate::search::Quantity;
 use crate::source::SourceList;
 use crate::tls::TlsOptions;
 use crate::websocket::handshake::Extras;
@@ -69,12 +70,12 @@ pub(super) struct ScenarioArgs {
     #[arg(short = 'd', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     depth: Option<u32>,
 
-    /// Measured time
-    #[arg(short = 't', long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    #[serde(serialize_with = "as_seconds")]
-    duration: Duration,
+    /// Measured time [default: 10, in a search 3]
+    #[arg(short = 't', long, value_name = "SECONDS", value_parser = seconds)]
+    #[serde(serialize_with = "as_maybe_seconds")]
+    duration: Option<Duration>,
 
-    /// Time with load before measuring begins [default: 2, with --messages 0]
+    /// Time with load before measuring begins [default: 2, with --messages 0, in a search 1]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     #[serde(serialize_with = "as_maybe_seconds")]
     warmup: Option<Duration>,
@@ -154,7 +155,26 @@ pub(super) struct ScenarioArgs {
 }
 
 impl ScenarioArgs {
-    /// What the options mean; refuses those that contradict each other.
+    /// Fills in the defaults that depend on other options.
+    pub(super) fn fill_in(&mut self, is_search: bool) {
+        let (duration, warmup) = match (is_search, self.messages) {
+            (true, _) => (3, 1),
+            (false, Some(_)) => (10, 0),
+            (false, None) => (10, 2),
+        };
+        self.duration.get_or_insert(Duration::from_secs(duration));
+        self.warmup.get_or_insert(Duration::from_secs(warmup));
+    }
+
+    /// Gives the quantity that a search varies a value.
+    pub(super) fn set(&mut self, quantity: Quantity, value: u64) {
+        match quantity {
+            Quantity::Rate => self.rate = Some(value as f64),
+            Quantity::Connections => self.connections = u32::try_from(value).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// What the options mean, once they are all filled in; refuses those that contradict each other.
     pub(super) fn resolve(&self) -> Result<Scenario, String> {
         let Some(regular) = self.connections.checked_sub(self.slow_readers) else {
             return Err(format!(
@@ -173,7 +193,6 @@ impl ScenarioArgs {
         if open.is_some() && active == 0 {
             return Err("--rate needs active connections".to_owned());
         }
-        let default_warmup = Duration::from_secs(if self.messages.is_some() { 0 } else { 2 });
         Ok(Scenario {
             connections: self.connections,
             connect: Connect {
@@ -196,8 +215,8 @@ impl ScenarioArgs {
                 ping_every: self.ping_every,
                 slow_readers: self.slow_readers,
             },
-            warmup: self.warmup.unwrap_or(default_warmup),
-            duration: self.duration,
+            warmup: self.warmup.unwrap_or_default(),
+            duration: self.duration.unwrap_or_default(),
             drain_timeout: self.drain_timeout,
             close_timeout: self.close_timeout,
         })

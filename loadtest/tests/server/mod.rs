@@ -63,6 +63,10 @@ pub(crate) enum Behaviour {
     OnlyFrom127_5_5,
     /// Takes requests with `Authorization: let me in` only, and speaks subprotocol `b`.
     Picky,
+    /// Answers 503 to all but this many connections at a time.
+    Full(u64),
+    /// Takes a few milliseconds for each message, one after the other.
+    Slow,
 }
 
 /// How long [`Behaviour::Stall`] lasts.
@@ -72,6 +76,7 @@ pub(crate) const STALL: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Shared {
     messages: AtomicU64,
+    connections: AtomicU64,
     /// Held while nothing is to be echoed.
     gate: Mutex<()>,
 }
@@ -90,7 +95,13 @@ pub(crate) fn start_on(address: &str, behaviour: Behaviour) -> SocketAddr {
         for stream in listener.incoming().flatten() {
             let shared = Arc::clone(&shared);
             // An error is the end of one connection, as it is meant to be.
-            std::thread::spawn(move || serve(stream, behaviour, &shared));
+            std::thread::spawn(move || {
+                let others = shared.connections.fetch_add(1, Ordering::SeqCst);
+                let is_full = matches!(behaviour, Behaviour::Full(most) if others >= most);
+                let outcome = serve(stream, if is_full { Behaviour::Status(503) } else { behaviour }, &shared);
+                shared.connections.fetch_sub(1, Ordering::SeqCst);
+                outcome
+            });
         }
     });
     address
@@ -173,6 +184,9 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
             std::thread::sleep(STALL);
         }
         drop(open);
+        if behaviour == Behaviour::Slow {
+            std::thread::sleep(Duration::from_millis(4));
+        }
         echoed += 1;
         match behaviour {
             Behaviour::SwapTenth if echoed % 10 == 0 => kept = Some(message),

@@ -42,7 +42,7 @@ impl Knee {
         }
         self.next = match (self.good, self.bad) {
             (Some(good), None) => Some((good * FACTOR).min(self.limit)).filter(|&next| next > good),
-            (None, Some(bad)) => Some(bad / FACTOR).filter(|&next| next > 0),
+            (None, Some(bad)) => Some((bad / FACTOR).max(1)).filter(|&next| next < bad),
             (Some(good), Some(bad)) if bad as f64 > good as f64 * PRECISION => {
                 // Halfway in proportion, with few digits.
                 let middle = round((good as f64 * bad as f64).sqrt());

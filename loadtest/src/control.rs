@@ -66,6 +66,8 @@ pub struct Control {
 struct ThreadPost {
     counts: PublishedCounts,
     latencies: Arc<LiveLatencies>,
+    /// The phase that it follows.
+    followed: AtomicU8,
     bell: OwnedFd,
 }
 
@@ -73,11 +75,9 @@ impl Control {
     /// For `threads` threads, in phase [`Phase::Connect`].
     pub fn new(threads: usize) -> io::Result<Self> {
         let post = |_| {
-            Ok(ThreadPost {
-                counts: PublishedCounts::default(),
-                latencies: Arc::default(),
-                bell: eventfd(0, EventfdFlags::CLOEXEC)?,
-            })
+            let followed = AtomicU8::new(Phase::Connect as u8);
+            let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+            Ok(ThreadPost { counts: PublishedCounts::default(), latencies: Arc::default(), followed, bell })
         };
         let threads = (0..threads).map(post).collect::<io::Result<_>>()?;
         Ok(Self { phase: AtomicU8::new(Phase::Connect as u8), threads })
@@ -106,10 +106,19 @@ impl Control {
         self.threads[index].bell.as_raw_fd()
     }
 
-    /// Where thread `index` publishes its counts.
+    /// Thread `index` publishes its counts, which hold what it has done so far in `phase`.
+    #[inline]
+    pub fn publish(&self, index: usize, phase: Phase, counts: &Counts) {
+        let post = &self.threads[index];
+        post.counts.publish(counts);
+        // Release: who sees the phase sees these counts, or later ones.
+        post.followed.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether the counts, read after this, are those of threads that all follow `phase`.
     #[must_use]
-    pub fn published(&self, index: usize) -> &PublishedCounts {
-        &self.threads[index].counts
+    pub fn is_followed(&self, phase: Phase) -> bool {
+        self.threads.iter().all(|thread| thread.followed.load(Ordering::Acquire) == phase as u8)
     }
 
     /// Where thread `index` records its latencies for everybody to see.

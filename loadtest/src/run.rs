@@ -9,23 +9,25 @@ use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 
 use crate::control::{Control, Phase};
-use crate::engine::{self, EngineError, Shared};
+use crate::engine::{self, Endpoint, EngineError, Shared};
 use crate::message::Messages;
 use crate::observer::Observer;
 use crate::output::display::{Display, Show};
 use crate::output::files::{Results, WriteError};
 use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
 use crate::output::table::count;
-use crate::own_server::{OwnServer, OwnServerError};
+use crate::own_server::OwnServerError;
 use crate::sampling::processes::Processes;
 use crate::sampling::{KernelMemory, Memory};
-use crate::scenario::{Scenario, threads_needed};
-use crate::server_command::{ServerCommand, ServerCommandError};
-use crate::source::{Sources, TooFewPorts, local_ports};
+use crate::scenario::{Scenario, Upkeep, threads_needed};
+use crate::server::{Server, ServerChoice};
+use crate::server_command::ServerCommandError;
+use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
 use crate::stats::{Counter, Counts, Tally};
 use crate::target::{Protocol, Target, TargetError};
+use crate::tls::{self, TlsError, TlsOptions};
 use crate::usage::{LoadCpus, Mark};
-use crate::websocket::handshake::UpgradeRequest;
+use crate::websocket::handshake::{Extras, UpgradeRequest};
 
 /// How often the conductor looks at the counts.
 const TICK: Duration = Duration::from_millis(5);
@@ -43,6 +45,12 @@ pub struct Settings {
     pub scenario: Scenario,
     /// Its target.
     pub server: ServerChoice,
+    /// What the upgrade requests ask for besides.
+    pub extras: Extras,
+    /// Whom `wss://` targets must convince.
+    pub tls: TlsOptions,
+    /// Where connections come from, if not from where it suits.
+    pub sources: Option<SourceList>,
     /// Threads, if not as many as are needed.
     pub threads: Option<u32>,
     /// Processors for them, if not all.
@@ -51,34 +59,6 @@ pub struct Settings {
     pub results: Results,
     /// What is shown meanwhile.
     pub show: Show,
-}
-
-/// Which server.
-#[derive(Debug)]
-pub enum ServerChoice {
-    /// One that runs already.
-    Running {
-        /// Its URL.
-        url: String,
-        /// Its process, if it is on this machine and to be sampled.
-        pid: Option<u32>,
-    },
-    /// One that is started for this run only.
-    Command {
-        /// Its URL.
-        url: String,
-        /// The command that starts it.
-        command: String,
-    },
-    /// A ringecho for this run only.
-    Own {
-        /// What it is to speak.
-        protocol: Protocol,
-        /// More arguments for it.
-        args: Vec<String>,
-        /// Its processors, if not all.
-        cpus: Option<Vec<usize>>,
-    },
 }
 
 /// Why there was no run, or no end to it.
@@ -93,6 +73,18 @@ pub enum RunError {
     /// The server of `--server-cmd`.
     #[error(transparent)]
     ServerCommand(#[from] ServerCommandError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What is not there with TLS.
+    #[error("--reconnect-every, --lifetime, --ping-every and --slow-readers are not supported with wss://")]
+    TlsUpkeep,
+    /// Too many for one table of descriptors.
+    #[error(
+        "{0} connections through TLS do not fit into the {1} descriptors that this process may have (RLIMIT_NOFILE; raise \
+         it with `ulimit -n`)"
+    )]
+    TlsDescriptors(u32, u64),
     /// Local ports.
     #[error(transparent)]
     Ports(#[from] TooFewPorts),
@@ -120,6 +112,9 @@ pub enum RunError {
         /// The limit on descriptors.
         limit: u64,
     },
+    /// A value that a search cannot try.
+    #[error("{0}")]
+    Step(String),
     /// The process to sample.
     #[error("cannot read the processor time and memory of process {0}: {1}")]
     Sample(u32, io::Error),
@@ -140,32 +135,40 @@ impl RunError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Target(TargetError::Syntax(_) | TargetError::Scheme(_))
-                | Self::ServerCommand(ServerCommandError::Syntax(_))
+            Self::Target(
+                TargetError::Syntax(_) | TargetError::Scheme(_) | TargetError::Mixed(..) | TargetError::Unix(..)
+            ) | Self::ServerCommand(ServerCommandError::Syntax(_))
                 | Self::Cpu(..)
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
+                | Self::TlsUpkeep
+                | Self::Step(_)
         )
     }
 }
 
 /// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong, and no threshold was broken.
 pub fn run(settings: &Settings) -> Result<bool, RunError> {
-    settings.results.check()?;
-    let interrupted = watch_signals()?;
+    let report = perform(settings, watch_signals()?)?;
+    Ok(settings.results.publish(&report)?)
+}
+
+/// Runs once.
+pub fn perform(settings: &Settings, interrupted: Arc<AtomicBool>) -> Result<Report, RunError> {
     let layout = Layout::new(settings)?;
     let server = Server::reach(settings)?;
+    if server.targets()[0].protocol == Protocol::Tls {
+        check_tls(settings, &layout)?;
+    }
     let mut run = Run::start(settings, &layout, &server, interrupted)?;
     if let Some(banner) = server.banner() {
         run.observer.note(banner);
     }
-    let report = run.conduct()?;
-    drop(server);
-    Ok(settings.results.publish(&report)?)
+    run.conduct()
 }
 
 /// Ctrl-C ends the run early, but in order; a second one ends the process at once.
-fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
+pub fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // The order matters: the first handler sees the flag as the signal before left it.
@@ -176,10 +179,27 @@ fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
     Ok(interrupted)
 }
 
+/// Descriptors that a process needs besides its connections', generously.
+const OTHER_DESCRIPTORS: u64 = 100;
+
+/// TLS takes a simpler way, which can do less.
+fn check_tls(settings: &Settings, layout: &Layout) -> Result<(), RunError> {
+    if settings.scenario.upkeep != Upkeep::default() {
+        return Err(RunError::TlsUpkeep);
+    }
+    let connections = settings.scenario.connections;
+    if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
+        return Err(RunError::TlsDescriptors(connections, layout.descriptors));
+    }
+    Ok(())
+}
+
 /// How many threads run where.
 struct Layout {
     threads: u32,
     cpus: Vec<usize>,
+    /// As many as a process, or a ring, may have.
+    descriptors: u64,
 }
 
 impl Layout {
@@ -205,46 +225,7 @@ impl Layout {
             Some(threads) => threads.min(connections),
             None => threads_needed(connections, cpus.len() as u32, limit),
         };
-        Ok(Self { threads, cpus })
-    }
-}
-
-/// The server that is measured.
-struct Server {
-    target: Target,
-    pid: Option<u32>,
-    started: Started,
-}
-
-/// What keeps it running, if this process has started it.
-enum Started {
-    BySomebodyElse,
-    Own(OwnServer),
-    Command { _guard: ServerCommand },
-}
-
-impl Server {
-    /// Finds the server, or starts it.
-    fn reach(settings: &Settings) -> Result<Self, RunError> {
-        Ok(match &settings.server {
-            ServerChoice::Running { url, pid } => {
-                Self { target: Target::parse(url)?, pid: *pid, started: Started::BySomebodyElse }
-            }
-            ServerChoice::Command { url, command } => {
-                let target = Target::parse(url)?;
-                let server = ServerCommand::start(command, target.address)?;
-                Self { target, pid: Some(server.pid()), started: Started::Command { _guard: server } }
-            }
-            ServerChoice::Own { protocol, args, cpus } => {
-                let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
-                let target = Target::local(*protocol, own.address());
-                Self { target, pid: Some(own.pid()), started: Started::Own(own) }
-            }
-        })
-    }
-
-    fn banner(&self) -> Option<&str> {
-        if let Started::Own(own) = &self.started { Some(own.banner()) } else { None }
+        Ok(Self { threads, cpus, descriptors: limit })
     }
 }
 
@@ -276,31 +257,45 @@ impl<'a> Run<'a> {
         server: &'a Server,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, RunError> {
-        let (scenario, target) = (&settings.scenario, &server.target);
+        let (scenario, targets) = (&settings.scenario, server.targets());
         let ports = local_ports().map_err(|error| RunError::System("cannot read the range of local ports", error))?;
-        if target.protocol == Protocol::Tcp && scenario.traffic.size == 0 {
+        let is_framed = targets[0].protocol != Protocol::Tcp;
+        let traffic = &scenario.traffic;
+        if !is_framed && traffic.sizes.min() == 0 {
             return Err(RunError::EmptyTcp);
         }
-        let sources = Sources::new(target.address, scenario.connections, ports, std::process::id())?;
-        let traffic = &scenario.traffic;
-        let messages = Messages::new(traffic.size, traffic.text, traffic.verify);
+        let wanted = settings.sources.as_ref();
+        let sources = Sources::new(targets, scenario.connections, ports, std::process::id(), wanted)?;
+        let messages = Messages::new(traffic.sizes.clone(), traffic.text, traffic.verify);
         let seed = u64::from(std::process::id()) << 20;
+        let tls = match targets[0].protocol {
+            Protocol::Tls => Some(tls::config(&settings.tls)?),
+            Protocol::WebSocket | Protocol::Tcp => None,
+        };
+        let endpoint = |target: &Target| {
+            Ok(Endpoint {
+                address: target.address.to_kernel(),
+                request: UpgradeRequest::new(&target.host, &target.path, &settings.extras, seed),
+                name: tls.is_some().then(|| tls::server_name(&target.host)).transpose()?,
+            })
+        };
+        let endpoints = targets.iter().map(endpoint).collect::<Result<_, TlsError>>()?;
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
-        let before = memory_now(server.pid)?;
+        let before = memory_now(server.pid())?;
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
-            address: target.address,
+            endpoints,
+            tls,
             sources,
-            request: UpgradeRequest::new(&target.host, &target.path, seed),
-            messages: if target.protocol == Protocol::Tcp { messages.unframed() } else { messages },
+            messages: if is_framed { messages } else { messages.unframed() },
             control,
             epoch: Instant::now(),
             threads: layout.threads,
             cpus: layout.cpus.len() as u32,
         });
         let threads = spawn_threads(&shared, layout)?;
-        let display = Display::new(settings.show, &headline(scenario, target, layout.threads));
-        let observer = Observer::new(server.pid, traffic.size as f64, display);
+        let display = Display::new(settings.show, &headline(scenario, server, layout.threads));
+        let observer = Observer::new(server.pid(), traffic.sizes.mean(), display);
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
         let started = SystemTime::now();
         Ok(Self { scenario, server, load_cpus, started, shared, threads, interrupted, observer, before })
@@ -312,19 +307,20 @@ impl<'a> Run<'a> {
         let begun = Instant::now();
         let connected = self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] == wanted)?;
         let connect_time = begun.elapsed();
-        let idle = memory_now(self.server.pid)?;
+        let idle = memory_now(self.server.pid())?;
         let open_when_idle = self.counts().open();
 
         let mut measured = None;
         if connected == Waited::Done && self.scenario.active > 0 && open_when_idle > 0 {
             measured = self.measure()?;
         } else if connected == Waited::Done && open_when_idle > 0 {
+            self.begin(Phase::Measure)?;
             self.wait(Phase::Measure, Some(self.scenario.duration), |_| false)?;
         }
 
         self.begin(Phase::Drain)?;
         self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| counts.in_flight() == 0)?;
-        let at_end = memory_now(self.server.pid)?;
+        let at_end = memory_now(self.server.pid())?;
         self.begin(Phase::Close)?;
         self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;
         self.begin(Phase::Stop)?;
@@ -333,8 +329,8 @@ impl<'a> Run<'a> {
         let tally = self.join()?;
         Ok(Report::new(Outcome {
             scenario: self.scenario,
-            target: self.server.target.url(),
-            server_pid: self.server.pid,
+            target: self.server.url(),
+            server_pid: self.server.pid(),
             threads,
             started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             tally,
@@ -366,7 +362,7 @@ impl<'a> Run<'a> {
     }
 
     fn mark(&self) -> Result<Mark, RunError> {
-        let pid = self.server.pid;
+        let pid = self.server.pid();
         Mark::now(self.counts(), pid).map_err(|error| RunError::Sample(pid.unwrap_or_default(), error))
     }
 
@@ -400,11 +396,13 @@ impl<'a> Run<'a> {
     ) -> Result<Waited, RunError> {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
+            // In this order: what was counted before a thread followed the phase proves nothing about it.
+            let is_followed = self.shared.control.is_followed(phase);
             let counts = self.counts();
             if self.observer.look(phase, &counts, &self.shared.control) {
                 self.interrupted.store(true, Ordering::Relaxed);
             }
-            if done(&counts) {
+            if is_followed && done(&counts) {
                 return Ok(Waited::Done);
             }
             if phase < Phase::Drain && self.interrupted.load(Ordering::Relaxed) {
@@ -457,14 +455,17 @@ fn spawn_threads(
 }
 
 /// Says what the run is going to do.
-fn headline(scenario: &Scenario, target: &Target, threads: u32) -> String {
+fn headline(scenario: &Scenario, server: &Server, threads: u32) -> String {
+    let traffic = &scenario.traffic;
+    let pace = traffic
+        .open
+        .map_or_else(|| format!("depth {}", traffic.depth), |open| format!("{}/s in all", count(open.rate as u64)));
     format!(
-        "ringload: {} connections to {} on {threads} threads; {} active, {} bytes, depth {}",
+        "ringload: {} connections to {} on {threads} threads; {} active, {} bytes, {pace}",
         count(u64::from(scenario.connections)),
-        target.url(),
+        server.url(),
         count(u64::from(scenario.active)),
-        count(scenario.traffic.size as u64),
-        scenario.traffic.depth,
+        traffic.sizes,
     )
 }
 

@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, PipeReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 use thiserror::Error;
+
+use crate::target::Address;
 
 /// How long the server may take to listen, and to end before it is ended.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -21,6 +25,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// So much of its output is kept for the case that it fails.
 const LAST_LINES: usize = 20;
 
+/// How long the end of its output is waited for.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Why there is no server.
 #[derive(Debug, Error)]
 pub enum ServerCommandError {
@@ -31,16 +38,16 @@ pub enum ServerCommandError {
     #[error(
         "something listens on {0} already: stop it, or leave --server-cmd out and name its process with --server-pid"
     )]
-    Taken(SocketAddr),
+    Taken(Address),
     /// The process could not be started.
     #[error("cannot start the server {0:?}: {1}")]
     Spawn(String, io::Error),
     /// It ended before it listened.
     #[error("the server ended ({0}) before it listened on {1}; it said:\n{2}")]
-    Ended(std::process::ExitStatus, SocketAddr, String),
+    Ended(std::process::ExitStatus, Address, String),
     /// It does not listen.
     #[error("the server does not listen on {0} after {after} s; it said:\n{1}", after = START_TIMEOUT.as_secs())]
-    Silent(SocketAddr, String),
+    Silent(Address, String),
     /// It could not be asked whether it still runs.
     #[error("cannot watch the server: {0}")]
     Watch(io::Error),
@@ -51,23 +58,27 @@ pub enum ServerCommandError {
 pub struct ServerCommand {
     child: Child,
     said: Arc<Mutex<VecDeque<String>>>,
+    listener: JoinHandle<()>,
 }
 
 impl ServerCommand {
     /// Starts `command`, split into words as a shell does, and returns when something listens on `address`.
     ///
     /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
-    pub fn start(command: &str, address: SocketAddr) -> Result<Self, ServerCommandError> {
+    pub fn start(command: &str, address: &Address) -> Result<Self, ServerCommandError> {
         let words = shlex::split(command).filter(|words| !words.is_empty());
         let words = words.ok_or_else(|| ServerCommandError::Syntax(command.to_owned()))?;
         if listens(address) {
-            return Err(ServerCommandError::Taken(address));
+            return Err(ServerCommandError::Taken(address.clone()));
         }
         let (child, output) = spawn(&words).map_err(|error| ServerCommandError::Spawn(words[0].clone(), error))?;
         let said = Arc::default();
+        let listener = {
+            let said = Arc::clone(&said);
+            std::thread::spawn(move || listen_to(output, &said))
+        };
         // From here on `Drop` ends the child, whatever happens.
-        let mut server = Self { child, said: Arc::clone(&said) };
-        std::thread::spawn(move || listen_to(output, &said));
+        let mut server = Self { child, said, listener };
         server.wait_until_it_listens(address)?;
         Ok(server)
     }
@@ -78,20 +89,27 @@ impl ServerCommand {
         self.child.id()
     }
 
-    fn wait_until_it_listens(&mut self, address: SocketAddr) -> Result<(), ServerCommandError> {
+    fn wait_until_it_listens(&mut self, address: &Address) -> Result<(), ServerCommandError> {
         let deadline = Instant::now() + START_TIMEOUT;
         while !listens(address) {
             if let Some(status) = self.child.try_wait().map_err(ServerCommandError::Watch)? {
-                // What it said last may still be on its way.
-                std::thread::sleep(TICK);
-                return Err(ServerCommandError::Ended(status, address, self.last_words()));
+                self.hear_out();
+                return Err(ServerCommandError::Ended(status, address.clone(), self.last_words()));
             }
             if Instant::now() >= deadline {
-                return Err(ServerCommandError::Silent(address, self.last_words()));
+                return Err(ServerCommandError::Silent(address.clone(), self.last_words()));
             }
             std::thread::sleep(TICK);
         }
         Ok(())
+    }
+
+    /// What an ended server said last may still be on its way; its children may keep the pipe open for long.
+    fn hear_out(&self) {
+        let deadline = Instant::now() + LAST_WORDS_TIMEOUT;
+        while !self.listener.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(TICK);
+        }
     }
 
     fn last_words(&self) -> String {
@@ -151,37 +169,40 @@ fn listen_to(output: PipeReader, said: &Mutex<VecDeque<String>>) {
     }
 }
 
-fn listens(address: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+fn listens(address: &Address) -> bool {
+    match address {
+        Address::Inet(address) => TcpStream::connect_timeout(address, Duration::from_millis(200)).is_ok(),
+        Address::Unix(path) => UnixStream::connect(path).is_ok(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn free_address() -> SocketAddr {
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    fn free_address() -> Address {
+        Address::Inet(std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
     }
 
     #[test]
     fn what_is_no_command_is_refused() {
         for nonsense in ["", "  ", "server 'unfinished"] {
-            let result = ServerCommand::start(nonsense, free_address());
+            let result = ServerCommand::start(nonsense, &free_address());
             assert!(matches!(result, Err(ServerCommandError::Syntax(_))), "{nonsense}");
         }
-        assert!(matches!(ServerCommand::start("/no/such/server", free_address()), Err(ServerCommandError::Spawn(..))));
+        assert!(matches!(ServerCommand::start("/no/such/server", &free_address()), Err(ServerCommandError::Spawn(..))));
     }
 
     #[test]
     fn a_server_that_fails_is_quoted() {
-        let error = ServerCommand::start("sh -c 'echo no licence; exit 3'", free_address()).unwrap_err();
+        let error = ServerCommand::start("sh -c 'echo no licence; exit 3'", &free_address()).unwrap_err();
         assert!(error.to_string().contains("no licence") && error.to_string().contains('3'), "{error}");
     }
 
     #[test]
     fn a_port_in_use_is_not_measured_by_mistake() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let result = ServerCommand::start("sleep 9", listener.local_addr().unwrap());
+        let result = ServerCommand::start("sleep 9", &Address::Inet(listener.local_addr().unwrap()));
         assert!(matches!(result, Err(ServerCommandError::Taken(_))));
     }
 }

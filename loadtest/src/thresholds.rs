@@ -7,8 +7,8 @@ use crate::output::report::Report;
 
 /// What can be named, for messages and `--help`.
 pub const NAMES: &str = "p50, p99, p99.9 (any percentile), min, mean, max, lag-p99 (times, like 5ms or 800us); \
-     rate, connect-rate (per second); bytes-rate (per second, like 100MiB); errors, lost, corrupted, unexpected, \
-     failed, closed-early, violations, connections (counts); server-cpu, load-cpu (cores); server-cpu-per-echo, \
+     rate, connect-rate (per second); bytes-rate (per second, like 100MiB); errors, lost, reordered, corrupted, \
+     late, duplicated, unexpected, unsent, failed, closed-early, violations, connections (counts); server-cpu, load-cpu (cores); server-cpu-per-echo, \
      load-cpu-per-echo (times); server-rss, server-bytes-per-connection, load-bytes-per-connection (bytes)";
 
 /// A condition; where it holds, the run has failed.
@@ -63,8 +63,12 @@ enum Side {
 enum Count {
     Errors,
     Lost,
+    Reordered,
     Corrupted,
+    Late,
+    Duplicated,
     Unexpected,
+    Unsent,
     Failed,
     ClosedEarly,
     Violations,
@@ -161,7 +165,11 @@ impl Quantity {
             "bytes-rate" => Self::BytesRate,
             "errors" => Self::Count(Count::Errors),
             "lost" => Self::Count(Count::Lost),
+            "reordered" => Self::Count(Count::Reordered),
             "corrupted" => Self::Count(Count::Corrupted),
+            "late" => Self::Count(Count::Late),
+            "duplicated" => Self::Count(Count::Duplicated),
+            "unsent" => Self::Count(Count::Unsent),
             "unexpected" => Self::Count(Count::Unexpected),
             "failed" => Self::Count(Count::Failed),
             "closed-early" => Self::Count(Count::ClosedEarly),
@@ -223,7 +231,11 @@ impl Count {
         match self {
             Self::Errors => report.errors(),
             Self::Lost => messages.lost,
+            Self::Reordered => messages.reordered,
             Self::Corrupted => messages.corrupted,
+            Self::Late => messages.late,
+            Self::Duplicated => messages.duplicated,
+            Self::Unsent => messages.unsent,
             Self::Unexpected => messages.unexpected,
             Self::Failed => connections.failed,
             Self::ClosedEarly => connections.closed_early,

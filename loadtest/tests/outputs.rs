@@ -1,6 +1,5 @@
 //! The files and exit codes of `ringload run` and `ringload report`.
 
-#[expect(dead_code, reason = "other tests need the other ways to misbehave")]
 mod server;
 
 use std::path::PathBuf;

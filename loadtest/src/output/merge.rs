@@ -86,6 +86,7 @@ fn connections(reports: &[Report]) -> Connections {
         }
     }
     let all: Vec<_> = reports.iter().map(|report| &report.connections).collect();
+    let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
     Connections {
         requested: sum(&all, |it| it.requested),
         attempted: sum(&all, |it| it.attempted),
@@ -98,6 +99,10 @@ fn connections(reports: &[Report]) -> Connections {
         opened_per_s: all.iter().map(|it| it.opened_per_s).sum(),
         closes_sent: sum(&all, |it| it.closes_sent),
         closes_answered: sum(&all, |it| it.closes_answered),
+        recycled: sum(&all, |it| it.recycled),
+        slow_ended: sum(&all, |it| it.slow_ended),
+        latency_us,
+        latency_histogram,
     }
 }
 
@@ -107,9 +112,16 @@ fn messages(reports: &[Report]) -> MessageCounts {
         sent: sum(&all, |it| it.sent),
         echoed: sum(&all, |it| it.echoed),
         lost: sum(&all, |it| it.lost),
+        reordered: sum(&all, |it| it.reordered),
         corrupted: sum(&all, |it| it.corrupted),
+        late: sum(&all, |it| it.late),
+        duplicated: sum(&all, |it| it.duplicated),
         unexpected: sum(&all, |it| it.unexpected),
+        unsent: sum(&all, |it| it.unsent),
         pings_answered: sum(&all, |it| it.pings_answered),
+        pings_sent: sum(&all, |it| it.pings_sent),
+        pongs: sum(&all, |it| it.pongs),
+        slow_sent: sum(&all, |it| it.slow_sent),
     }
 }
 

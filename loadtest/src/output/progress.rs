@@ -59,12 +59,13 @@ fn line(sample: &Sample, counts: &Counts) -> String {
 /// What went wrong so far, in a few words.
 #[must_use]
 pub fn faults(counts: &Counts) -> String {
+    use Counter::{Corrupted, Duplicated, Late, Reordered, Unexpected};
     format!(
         "failed {} closed early {} lost {} wrong {}",
         count(counts[Counter::Failed]),
         count(counts[Counter::ClosedEarly] + counts[Counter::Violations]),
         count(counts[Counter::Lost]),
-        count(counts[Counter::Corrupted] + counts[Counter::Unexpected]),
+        count([Corrupted, Reordered, Late, Duplicated, Unexpected].iter().map(|&wrong| counts[wrong]).sum()),
     )
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::sampling::{CpuTime, KernelMemory, Memory};
-use crate::scenario::Scenario;
+use crate::scenario::{Arrivals, Scenario};
 use crate::series::{Encoded, Sample};
 use crate::stats::{Counter, Latencies, Tally};
 use crate::verdict::Verdict;
@@ -152,11 +152,23 @@ pub struct RunReport {
 pub struct Load {
     pub connections: u32,
     pub active: u32,
-    pub size_bytes: f64,
+    pub connect_per_s: Option<f64>,
+    pub connect_window: u32,
+    pub greet: bool,
+    pub sizes: String,
+    pub size_bytes_mean: f64,
+    /// Messages per second in all; absent in a closed loop.
+    pub rate_per_s: Option<f64>,
+    /// How they are spread over time.
+    pub arrivals: Option<Arrivals>,
+    /// Messages in flight on each active connection at most.
     pub depth: u32,
     pub text: bool,
-    pub greet: bool,
     pub verify: bool,
+    pub messages: Option<u64>,
+    pub reconnect_every_s: Option<f64>,
+    pub ping_every_s: Option<f64>,
+    pub slow_readers: u32,
     pub warmup_s: f64,
     pub duration_s: f64,
 }
@@ -178,6 +190,12 @@ pub struct Connections {
     pub opened_per_s: f64,
     pub closes_sent: u64,
     pub closes_answered: u64,
+    pub recycled: u64,
+    pub slow_ended: u64,
+    /// From the beginning of an attempt to a ready connection; absent without connections.
+    pub latency_us: Option<LatencyReport>,
+    /// The same in full: nanoseconds to three significant digits.
+    pub latency_histogram: Option<Encoded>,
 }
 
 /// Attempts that failed for one cause.
@@ -210,9 +228,16 @@ pub struct MessageCounts {
     pub sent: u64,
     pub echoed: u64,
     pub lost: u64,
+    pub reordered: u64,
     pub corrupted: u64,
+    pub late: u64,
+    pub duplicated: u64,
     pub unexpected: u64,
+    pub unsent: u64,
     pub pings_answered: u64,
+    pub pings_sent: u64,
+    pub pongs: u64,
+    pub slow_sent: u64,
 }
 
 /// The measured time.
@@ -228,11 +253,12 @@ pub struct MeasuredReport {
     pub echoes_per_s: f64,
     /// Payload bytes per second, in each direction.
     pub payload_bytes_per_s: f64,
-    /// From sending a message to the last byte of its echo; absent without echoes.
+    /// From sending a message, or in an open loop from when it was due, to the last byte of its echo; absent without
+    /// echoes.
     pub latency_us: Option<LatencyReport>,
     /// The same in full: nanoseconds to three significant digits.
     pub latency_histogram: Option<Encoded>,
-    /// How late the generator itself was to send; absent where it does not matter (closed loop).
+    /// How late the load generator itself noticed that messages were due; absent in a closed loop.
     pub lag_us: Option<LatencyReport>,
     /// The same in full.
     pub lag_histogram: Option<Encoded>,
@@ -336,8 +362,7 @@ impl Report {
     pub fn errors(&self) -> u64 {
         let (connections, messages) = (&self.connections, &self.messages);
         let violations: u64 = connections.violations.iter().map(|violation| violation.count).sum();
-        let wrong = messages.lost + messages.corrupted + messages.unexpected;
-        connections.failed + connections.closed_early + violations + wrong
+        connections.failed + connections.closed_early + violations + messages.faults()
     }
 
     /// Whether every echo was compared.
@@ -353,11 +378,20 @@ impl Load {
         Self {
             connections: scenario.connections,
             active: scenario.active,
-            size_bytes: traffic.size as f64,
+            connect_per_s: (scenario.connect.rate > 0.0).then_some(scenario.connect.rate),
+            connect_window: scenario.connect.window,
+            greet: scenario.connect.greet,
+            sizes: traffic.sizes.to_string(),
+            size_bytes_mean: traffic.sizes.mean(),
+            rate_per_s: traffic.open.map(|open| open.rate),
+            arrivals: traffic.open.map(|open| open.arrivals),
             depth: traffic.depth,
             text: traffic.text,
-            greet: scenario.connect.greet,
             verify: traffic.verify,
+            messages: traffic.limit,
+            reconnect_every_s: scenario.upkeep.reconnect_every.map(|every| every.as_secs_f64()),
+            ping_every_s: scenario.upkeep.ping_every.map(|every| every.as_secs_f64()),
+            slow_readers: scenario.upkeep.slow_readers,
             warmup_s: scenario.warmup.as_secs_f64(),
             duration_s: scenario.duration.as_secs_f64(),
         }
@@ -385,6 +419,10 @@ impl Connections {
             opened_per_s: counts[Counter::Opened] as f64 / connect_time.as_secs_f64(),
             closes_sent: counts[Counter::ClosesSent],
             closes_answered: counts[Counter::ClosesAnswered],
+            recycled: counts[Counter::Recycled],
+            slow_ended: counts[Counter::SlowEnded],
+            latency_us: LatencyReport::of(tally.connects.histogram()),
+            latency_histogram: encoded(&tally.connects),
         }
     }
 }
@@ -398,8 +436,18 @@ impl MessageCounts {
             ("echoed", self.echoed),
             ("lost", self.lost),
             ("corrupted", self.corrupted),
+            ("reordered", self.reordered),
+            ("late", self.late),
+            ("duplicated", self.duplicated),
             ("unexpected", self.unexpected),
+            ("due but not sent", self.unsent),
         ]
+    }
+
+    /// How many did not come back as they should.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.lost + self.corrupted + self.reordered + self.late + self.duplicated + self.unexpected
     }
 
     fn of(tally: &Tally) -> Self {
@@ -408,9 +456,16 @@ impl MessageCounts {
             sent: counts[Counter::Sent],
             echoed: counts[Counter::Echoed],
             lost: counts[Counter::Lost],
+            reordered: counts[Counter::Reordered],
             corrupted: counts[Counter::Corrupted],
+            late: counts[Counter::Late],
+            duplicated: counts[Counter::Duplicated],
             unexpected: counts[Counter::Unexpected],
+            unsent: counts[Counter::Unsent],
             pings_answered: counts[Counter::Pings],
+            pings_sent: counts[Counter::PingsSent],
+            pongs: counts[Counter::Pongs],
+            slow_sent: counts[Counter::SlowSent],
         }
     }
 }
@@ -420,21 +475,23 @@ impl MeasuredReport {
         let seconds = measured.time.as_secs_f64();
         let echoes_per_s = measured.echoes as f64 / seconds;
         let cpu = |usage: &Usage| CpuReport::of(usage, seconds, measured.echoes);
-        let encoded = |it: &Latencies| (it.count() > 0).then(|| Encoded::new(it.histogram()));
-        let lag: Option<&Latencies> = None;
         Self {
             seconds,
             echoes: measured.echoes,
             echoes_per_s,
-            payload_bytes_per_s: echoes_per_s * load.size_bytes,
+            payload_bytes_per_s: echoes_per_s * load.size_bytes_mean,
             latency_us: LatencyReport::of(tally.latencies.histogram()),
             latency_histogram: encoded(&tally.latencies),
-            lag_us: lag.and_then(|lag| LatencyReport::of(lag.histogram())),
-            lag_histogram: lag.and_then(encoded),
+            lag_us: LatencyReport::of(tally.lag.histogram()),
+            lag_histogram: encoded(&tally.lag),
             server_cpu: measured.server.as_ref().map(cpu),
             load_cpu: cpu(&measured.load),
         }
     }
+}
+
+fn encoded(latencies: &Latencies) -> Option<Encoded> {
+    (latencies.count() > 0).then(|| Encoded::new(latencies.histogram()))
 }
 
 impl LatencyReport {
@@ -493,55 +550,4 @@ impl MemoryReport {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::series::tests::sample;
-
-    /// 100 connections and 1000 echoes in a second: most took 100 µs, ten took 2 ms.
-    pub(crate) fn report() -> Report {
-        let mut latencies = Latencies::default();
-        (0..990).for_each(|_| latencies.record(100_000));
-        (0..10).for_each(|_| latencies.record(2_000_000));
-        let mut tally = Tally { latencies, ..Tally::default() };
-        for (counter, count) in [
-            (Counter::Attempted, 100),
-            (Counter::Opened, 100),
-            (Counter::Ended, 100),
-            (Counter::ClosesSent, 100),
-            (Counter::ClosesAnswered, 100),
-            (Counter::Sent, 1100),
-            (Counter::Echoed, 1100),
-            (Counter::MeasuredEchoes, 1000),
-        ] {
-            tally.counts[counter] = count;
-        }
-        let scenario = crate::scenario::tests::scenario(100, 10, None);
-        let usage = |cores, cpu| Usage {
-            cpu: CpuTime { user: Duration::from_secs_f64(cores), system: Duration::ZERO },
-            busiest_thread: Duration::from_secs_f64(cores),
-            cpus: vec![cpu],
-            cores_max: 1,
-            others: Duration::ZERO,
-        };
-        let memory = Memory { rss_bytes: 1 << 20, pss_bytes: 1 << 20, anonymous_bytes: 1 << 19 };
-        let at = MemoryAt { server: Some(memory), load: memory, kernel: KernelMemory::default() };
-        Report::new(Outcome {
-            scenario: &scenario,
-            target: "ws://127.0.0.1:9001/".to_owned(),
-            server_pid: Some(7),
-            threads: 1,
-            started: Duration::from_secs(1_700_000_000),
-            tally,
-            connect_time: Duration::from_secs(1),
-            measured: Some(Measured {
-                time: Duration::from_secs(1),
-                echoes: 1000,
-                server: Some(usage(0.5, 0)),
-                load: usage(0.25, 1),
-            }),
-            memory: MemoryMarks { before: at, idle: at, at_end: at, open_when_idle: 100 },
-            series: vec![sample(1.0, 1000.0, 100), sample(2.0, 900.0, 150)],
-            interrupted: false,
-        })
-    }
-}
+pub(crate) mod tests;

@@ -80,8 +80,10 @@ impl Table {
     }
 
     fn messages(&mut self, report: &Report) {
-        let rows = report.messages.rows();
-        let text: Vec<_> = rows.into_iter().map(|(name, number)| format!("{} {name}", count(number))).collect();
+        // What hardly ever happens is only told when it has.
+        let seldom = |name: &str| !["sent", "echoed", "lost", "corrupted"].contains(&name);
+        let rows = report.messages.rows().into_iter().filter(|&(name, number)| number > 0 || !seldom(name));
+        let text: Vec<_> = rows.map(|(name, number)| format!("{} {name}", count(number))).collect();
         self.row("messages", text.join(", "));
     }
 

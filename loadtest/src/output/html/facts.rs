@@ -81,6 +81,14 @@ pub(super) fn details(report: &Report) -> String {
         ("closed early by the server".to_owned(), count(it.closed_early)),
         ("Close answered".to_owned(), format!("{} of {}", count(it.closes_answered), count(it.closes_sent))),
     ];
+    if it.recycled + it.slow_ended > 0 {
+        rows.push(("closed and opened again".to_owned(), count(it.recycled)));
+        rows.push(("slow readers cut off".to_owned(), count(it.slow_ended)));
+    }
+    if let Some(latency) = &it.latency_us {
+        let (p50, p99, max) = (micros(latency.p50), micros(latency.p99), micros(latency.max));
+        rows.push(("time until ready".to_owned(), format!("median {p50}, 99 % within {p99}, at most {max}")));
+    }
     for failure in &it.failures {
         let remedy = failure.remedy.as_ref().map_or(String::new(), |remedy| format!(" ({remedy})"));
         rows.push((format!("failed: {}{remedy}", failure.cause), count(failure.count)));
@@ -101,7 +109,14 @@ pub(super) fn details(report: &Report) -> String {
 
 fn messages(report: &Report) -> Vec<(String, String)> {
     let mut rows = report.messages.rows();
-    rows.push(("pings answered", report.messages.pings_answered));
+    let it = &report.messages;
+    let others = [
+        ("pings answered", it.pings_answered),
+        ("pings sent", it.pings_sent),
+        ("pongs", it.pongs),
+        ("sent by slow readers", it.slow_sent),
+    ];
+    rows.extend(others.into_iter().filter(|&(_, number)| number > 0));
     rows.into_iter().map(|(name, number)| (name.to_owned(), count(number))).collect()
 }
 

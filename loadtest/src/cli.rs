@@ -11,6 +11,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::output::display::Show;
+use crate::output::files::Results;
+use crate::output::{json, merge};
 use crate::run::{self, ServerChoice, Settings};
 use crate::search::{self, Quantity};
 use crate::target::Protocol;
@@ -18,7 +21,7 @@ use scenario_args::ScenarioArgs;
 use search_args::SearchArgs;
 use values::Cpus;
 
-/// Messages in the exit code (documented in `--help`).
+/// What the exit code says (documented in `--help`).
 const EXIT_FAULTS: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_CANNOT_RUN: u8 = 3;
@@ -36,10 +39,26 @@ enum Command {
     /// Opens connections, echoes messages on them, checks every byte and prints what it measured
     #[command(
         args_override_self = true,
-        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong or a connection failed, \
-                            2 bad arguments, 3 the run was not possible."
+        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong, a connection failed or a --fail-if \
+                            condition held, 2 bad arguments, 3 the run was not possible."
     )]
     Run(Box<RunArgs>),
+    /// Shows the results of runs again; several (from several machines) become one: histograms and counters are added
+    #[command(
+        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong, a connection failed or a --fail-if \
+                            condition held, 2 bad arguments, 3 a file could not be read or written."
+    )]
+    Report(ReportArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// Results that `ringload run --json` wrote
+    #[arg(required = true, value_name = "RESULTS")]
+    files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    results: Results,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -78,9 +97,17 @@ struct RunArgs {
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
 
-    /// Write the results as JSON as well
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// Start the server for the run with this command, split into words as a shell does, wait until it listens, and
+    /// stop it afterwards; its processor time and memory are reported with those of all its descendants
+    #[arg(long, value_name = "COMMAND", requires = "url", conflicts_with = "server_pid")]
+    server_cmd: Option<String>,
+
+    #[command(flatten)]
+    results: Results,
+
+    /// Print lines, not a live screen, on a terminal as well
+    #[arg(long)]
+    no_tui: bool,
 
     /// Print the results only
     #[arg(short = 'q', long)]
@@ -95,41 +122,33 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == crate::own_server::SERVE) {
         return crate::own_server::serve(std::env::args_os());
     }
-    let usage = |message: String| {
-        eprintln!("ringload: {message}");
-        ExitCode::from(EXIT_USAGE)
-    };
-    let Command::Run(mut args) = match parse(std::env::args_os().collect()) {
-        Ok(command) => command,
-        Err(message) => return usage(message),
-    };
-    let search = match args.search.resolve() {
-        Ok(search) => search,
-        Err(message) => return usage(message),
-    };
-    args.scenario.fill_in(search.is_some());
-    if args.print_scenario {
-        return match args.scenario.resolve() {
-            Ok(_) => {
-                print!("{}", args.scenario.to_toml());
-                ExitCode::SUCCESS
-            }
-            Err(message) => usage(message),
-        };
+    match parse(std::env::args_os().collect()) {
+        Ok(Command::Run(args)) => args.run(),
+        Ok(Command::Report(args)) => args.show(),
+        Err(message) => complain(message, EXIT_USAGE),
     }
-    let outcome = match search {
-        Some(search) => search::run(&search, |value| args.for_step(search.quantity, value)),
-        None => match args.resolve() {
-            Ok(settings) => run::run(&settings),
-            Err(message) => return usage(message),
-        },
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_FAULTS),
-        Err(error) => {
-            eprintln!("ringload: {error}");
-            ExitCode::from(if error.is_usage() { EXIT_USAGE } else { EXIT_CANNOT_RUN })
+}
+
+fn exit_code(is_ok: bool) -> ExitCode {
+    if is_ok { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAULTS) }
+}
+
+fn complain(message: impl std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("ringload: {message}");
+    ExitCode::from(code)
+}
+
+impl ReportArgs {
+    fn show(self) -> ExitCode {
+        let reports: Result<Vec<_>, _> = self.files.iter().map(|file| json::read(file)).collect();
+        let reports = match reports {
+            Ok(reports) => reports,
+            Err(error) => return complain(error, EXIT_CANNOT_RUN),
+        };
+        let report = merge::merge(&reports).expect("at least one file is required");
+        match self.results.publish(&report) {
+            Ok(is_ok) => exit_code(is_ok),
+            Err(error) => complain(error, EXIT_CANNOT_RUN),
         }
     }
 }
@@ -137,7 +156,7 @@ pub fn main() -> ExitCode {
 /// Parses the arguments, and again with those of a scenario file before them if there is one.
 fn parse(mut args: Vec<OsString>) -> Result<Command, String> {
     let command = Cli::parse_from(&args).command;
-    let Command::Run(run) = &command;
+    let Command::Run(run) = &command else { return Ok(command) };
     let Some(path) = &run.scenario_file else { return Ok(command) };
     let from_file = scenario_file::arguments(path, |key| run.scenario.has_list(key))?;
     // Behind the program and the subcommand.
@@ -146,6 +165,39 @@ fn parse(mut args: Vec<OsString>) -> Result<Command, String> {
 }
 
 impl RunArgs {
+    fn run(mut self) -> ExitCode {
+        let search = match self.search.resolve() {
+            Ok(search) => search,
+            Err(message) => return complain(message, EXIT_USAGE),
+        };
+        self.scenario.fill_in(search.is_some());
+        if self.print_scenario {
+            return self.print();
+        }
+        let outcome = match search {
+            Some(search) => search::run(&search, &self.results, |value| self.for_step(search.quantity, value)),
+            None => match self.resolve() {
+                Ok(settings) => run::run(&settings),
+                Err(message) => return complain(message, EXIT_USAGE),
+            },
+        };
+        match outcome {
+            Ok(is_ok) => exit_code(is_ok),
+            Err(error) => {
+                let code = if error.is_usage() { EXIT_USAGE } else { EXIT_CANNOT_RUN };
+                complain(error, code)
+            }
+        }
+    }
+
+    fn print(&self) -> ExitCode {
+        if let Err(message) = self.scenario.resolve() {
+            return complain(message, EXIT_USAGE);
+        }
+        print!("{}", self.scenario.to_toml());
+        ExitCode::SUCCESS
+    }
+
     /// The settings of a search's run with this value.
     fn for_step(&self, quantity: Quantity, value: u64) -> Result<Settings, String> {
         let mut args = self.clone();
@@ -163,7 +215,16 @@ impl RunArgs {
                 cpus: self.server_cpus.map(|cpus| cpus.0),
             }
         } else {
-            ServerChoice::Running { urls: self.scenario.url.clone(), pid: self.server_pid }
+            let urls = self.scenario.url.clone();
+            match self.server_cmd {
+                Some(command) => ServerChoice::Command { urls, command },
+                None => ServerChoice::Running { urls, pid: self.server_pid },
+            }
+        };
+        let show = match (self.quiet, self.no_tui) {
+            (true, _) => Show::Nothing,
+            (false, true) => Show::Lines,
+            (false, false) => Show::Best,
         };
         Ok(Settings {
             scenario: self.scenario.resolve()?,
@@ -173,8 +234,8 @@ impl RunArgs {
             tls: self.scenario.tls(),
             threads: self.threads,
             cpus: self.cpus.map(|cpus| cpus.0),
-            json: self.json,
-            quiet: self.quiet,
+            results: self.results,
+            show,
         })
     }
 }
@@ -188,7 +249,7 @@ mod tests {
 
     fn resolve(args: &[&str]) -> Result<Settings, String> {
         let cli = Cli::try_parse_from([&["ringload", "run"], args].concat()).map_err(|error| error.to_string())?;
-        let Command::Run(mut args) = cli.command;
+        let Command::Run(mut args) = cli.command else { unreachable!("the first argument is run") };
         let search = args.search.resolve()?;
         args.scenario.fill_in(search.is_some());
         args.resolve()
@@ -240,7 +301,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ringload-scenario-{}.toml", std::process::id()));
         let text = |args: &[&str]| {
             let args = ["ringload", "run"].iter().chain(args).map(OsString::from).collect();
-            let Command::Run(run) = parse(args).unwrap();
+            let Command::Run(run) = parse(args).unwrap() else { unreachable!("the first argument is run") };
             run.scenario.to_toml()
         };
         let said =
@@ -284,6 +345,9 @@ mod tests {
             &["--find-max-rate", "--find-max-connections"],
             &["--find-max-rate", "--rate", "5"],
             &["--server-pid", "1"],
+            &["--server-cmd", "server"],
+            &["ws://127.0.0.1:1/", "--server-cmd", "server", "--server-pid", "1"],
+            &["--fail-if", "speed>5"],
             &["ws://127.0.0.1:1/", "--server-cpus", "0"],
             &["ws://127.0.0.1:1/", "--server-args", "x"],
             &["ws://127.0.0.1:1/", "--tcp"],

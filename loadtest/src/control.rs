@@ -2,14 +2,19 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
+use serde::{Deserialize, Serialize};
 
+use crate::interval::LiveLatencies;
 use crate::stats::{Counts, PublishedCounts};
 
 /// What the threads are to do. Phases only go forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Phase {
     /// Open connections; each proves itself with one echo, if wanted.
@@ -62,6 +67,7 @@ struct ThreadPost {
     counts: PublishedCounts,
     /// The phase that it follows.
     followed: AtomicU8,
+    latencies: Arc<LiveLatencies>,
     bell: OwnedFd,
 }
 
@@ -69,8 +75,12 @@ impl Control {
     /// For `threads` threads, in phase [`Phase::Connect`].
     pub fn new(threads: usize) -> io::Result<Self> {
         let post = |_| {
-            let followed = AtomicU8::new(Phase::Connect as u8);
-            Ok(ThreadPost { counts: PublishedCounts::default(), followed, bell: eventfd(0, EventfdFlags::CLOEXEC)? })
+            Ok(ThreadPost {
+                counts: PublishedCounts::default(),
+                followed: AtomicU8::new(Phase::Connect as u8),
+                latencies: Arc::default(),
+                bell: eventfd(0, EventfdFlags::CLOEXEC)?,
+            })
         };
         let threads = (0..threads).map(post).collect::<io::Result<_>>()?;
         Ok(Self { phase: AtomicU8::new(Phase::Connect as u8), threads })
@@ -112,6 +122,17 @@ impl Control {
     #[must_use]
     pub fn is_followed(&self, phase: Phase) -> bool {
         self.threads.iter().all(|thread| thread.followed.load(Ordering::Acquire) == phase as u8)
+    }
+
+    /// Where thread `index` records its latencies for everybody to see.
+    #[must_use]
+    pub fn live_latencies(&self, index: usize) -> &Arc<LiveLatencies> {
+        &self.threads[index].latencies
+    }
+
+    /// All threads' live latencies.
+    pub fn all_live_latencies(&self) -> impl Iterator<Item = &LiveLatencies> {
+        self.threads.iter().map(|thread| &*thread.latencies)
     }
 
     /// All threads' published counts together.

@@ -7,12 +7,16 @@
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
 //!   [`times`] since when each counts.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
-//! - [`stats`] counts, [`sampling`] asks the system what both sides use, [`output`] shows it.
+//! - [`stats`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
+//!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
 
 pub mod cli;
 pub mod control;
 pub mod engine;
+pub mod interval;
+pub mod machine;
 pub mod message;
+pub mod observer;
 pub mod output;
 pub mod own_server;
 pub mod pacing;
@@ -21,10 +25,15 @@ pub mod sampling;
 pub mod scenario;
 pub mod schedule;
 pub mod search;
+pub mod series;
+pub mod server_command;
 pub mod session;
 pub mod source;
 pub mod stats;
 pub mod target;
+pub mod thresholds;
+pub mod usage;
+pub mod verdict;
 pub mod times;
 pub mod tls;
 pub mod websocket;

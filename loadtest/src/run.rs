@@ -1,27 +1,31 @@
 //! Conducts a run: from the limits and the first connection to the report.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
 use crate::control::{Control, Phase};
 use crate::engine::{self, Endpoint, EngineError, Shared};
 use crate::message::Messages;
-use crate::output::progress::Progress;
-use crate::output::report::{Measured, MemoryAt, Report, Usage};
-use crate::output::{json, table};
+use crate::observer::Observer;
+use crate::output::display::{Display, Show};
+use crate::output::files::{Results, WriteError};
+use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
+use crate::output::table::count;
 use crate::own_server::{OwnServer, OwnServerError};
-use crate::sampling::{CpuTime, KernelMemory, Memory};
+use crate::sampling::processes::Processes;
+use crate::sampling::{KernelMemory, Memory};
 use crate::scenario::{Scenario, Upkeep, threads_needed};
+use crate::server_command::{ServerCommand, ServerCommandError};
 use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
 use crate::stats::{Counter, Counts, Tally};
 use crate::target::{Protocol, Target, TargetError};
 use crate::tls::{self, TlsError, TlsOptions};
+use crate::usage::{LoadCpus, Mark};
 use crate::websocket::handshake::{Extras, UpgradeRequest};
 
 /// How often the conductor looks at the counts.
@@ -50,10 +54,10 @@ pub struct Settings {
     pub threads: Option<u32>,
     /// Processors for them, if not all.
     pub cpus: Option<Vec<usize>>,
-    /// Where to write the results as JSON.
-    pub json: Option<PathBuf>,
-    /// No progress lines.
-    pub quiet: bool,
+    /// Where the results go, and what must not be in them.
+    pub results: Results,
+    /// What is shown meanwhile.
+    pub show: Show,
 }
 
 /// Which server.
@@ -65,6 +69,13 @@ pub enum ServerChoice {
         urls: Vec<String>,
         /// Its process, if it is on this machine and to be sampled.
         pid: Option<u32>,
+    },
+    /// One that is started for this run only.
+    Command {
+        /// Its URLs.
+        urls: Vec<String>,
+        /// The command that starts it.
+        command: String,
     },
     /// A ringecho for this run only.
     Own {
@@ -98,6 +109,9 @@ pub enum RunError {
          it with `ulimit -n`)"
     )]
     TlsDescriptors(u32, u64),
+    /// The server of `--server-cmd`.
+    #[error(transparent)]
+    ServerCommand(#[from] ServerCommandError),
     /// Local ports.
     #[error(transparent)]
     Ports(#[from] TooFewPorts),
@@ -132,8 +146,8 @@ pub enum RunError {
     #[error("cannot read the processor time and memory of process {0}: {1}")]
     Sample(u32, io::Error),
     /// A file to write.
-    #[error("cannot write {0}: {1}")]
-    Write(PathBuf, io::Error),
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// Something else that the system refused.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
@@ -150,7 +164,8 @@ impl RunError {
             self,
             Self::Target(
                 TargetError::Syntax(_) | TargetError::Scheme(_) | TargetError::Mixed(..) | TargetError::Unix(..)
-            ) | Self::Cpu(..)
+            ) | Self::ServerCommand(ServerCommandError::Syntax(_))
+                | Self::Cpu(..)
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
                 | Self::TlsUpkeep
@@ -159,32 +174,23 @@ impl RunError {
     }
 }
 
-/// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong.
+/// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong, and no threshold was broken.
 pub fn run(settings: &Settings) -> Result<bool, RunError> {
+    settings.results.check()?;
     let report = perform(settings, watch_signals()?)?;
-    present(settings, &report)?;
-    Ok(report.is_ok())
-}
-
-/// Prints the results, and writes them where they are wanted.
-pub fn present(settings: &Settings, report: &Report) -> Result<(), RunError> {
-    print!("{}", table::render(report));
-    if let Some(path) = &settings.json {
-        json::write(report, path).map_err(|error| RunError::Write(path.clone(), error))?;
-    }
-    Ok(())
+    Ok(settings.results.publish(&report)?)
 }
 
 /// Runs once.
 pub fn perform(settings: &Settings, interrupted: Arc<AtomicBool>) -> Result<Report, RunError> {
     let layout = Layout::new(settings)?;
-    let (targets, pid, own) = reach_server(settings)?;
-    if targets[0].protocol == Protocol::Tls {
+    let server = Server::reach(settings)?;
+    if server.targets[0].protocol == Protocol::Tls {
         check_tls(settings, &layout)?;
     }
-    let run = Run::start(settings, &layout, targets, pid, interrupted)?;
-    if let Some(own) = &own {
-        run.progress.note(own.banner());
+    let mut run = Run::start(settings, &layout, &server, interrupted)?;
+    if let Some(banner) = server.banner() {
+        run.observer.note(banner);
     }
     run.conduct()
 }
@@ -231,7 +237,7 @@ impl Layout {
         let usable = ringecho::sys::usable_cpus().map_err(|error| RunError::System("sched_getaffinity", error))?;
         let server_cpus = match &settings.server {
             ServerChoice::Own { cpus, .. } => cpus.as_deref(),
-            ServerChoice::Running { .. } => None,
+            ServerChoice::Running { .. } | ServerChoice::Command { .. } => None,
         };
         let named = settings.cpus.iter().flatten().chain(server_cpus.into_iter().flatten());
         if let Some(&missing) = named.into_iter().find(|cpu| !usable.contains(cpu)) {
@@ -251,29 +257,55 @@ impl Layout {
     }
 }
 
-/// A server's targets, its process if that is known, and what keeps it running.
-type Reached = (Vec<Target>, Option<u32>, Option<OwnServer>);
+/// The server that is measured.
+struct Server {
+    targets: Vec<Target>,
+    pid: Option<u32>,
+    started: Started,
+}
 
-/// Finds the server or starts one: its address, its process if that is known, and what keeps it running.
-fn reach_server(settings: &Settings) -> Result<Reached, RunError> {
-    match &settings.server {
-        ServerChoice::Running { urls, pid } => Ok((Target::parse_all(urls)?, *pid, None)),
-        ServerChoice::Own { protocol, args, cpus } => {
-            let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
-            Ok((vec![Target::local(*protocol, own.address())], Some(own.pid()), Some(own)))
-        }
+/// What keeps it running, if this process has started it.
+enum Started {
+    BySomebodyElse,
+    Own(OwnServer),
+    Command { _guard: ServerCommand },
+}
+
+impl Server {
+    /// Finds the server, or starts it.
+    fn reach(settings: &Settings) -> Result<Self, RunError> {
+        Ok(match &settings.server {
+            ServerChoice::Running { urls, pid } => {
+                Self { targets: Target::parse_all(urls)?, pid: *pid, started: Started::BySomebodyElse }
+            }
+            ServerChoice::Command { urls, command } => {
+                let targets = Target::parse_all(urls)?;
+                let server = ServerCommand::start(command, &targets[0].address)?;
+                Self { targets, pid: Some(server.pid()), started: Started::Command { _guard: server } }
+            }
+            ServerChoice::Own { protocol, args, cpus } => {
+                let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
+                let targets = vec![Target::local(*protocol, own.address())];
+                Self { targets, pid: Some(own.pid()), started: Started::Own(own) }
+            }
+        })
+    }
+
+    fn banner(&self) -> Option<&str> {
+        if let Started::Own(own) = &self.started { Some(own.banner()) } else { None }
     }
 }
 
 /// A run under way.
 struct Run<'a> {
     scenario: &'a Scenario,
-    target: Target,
-    server_pid: Option<u32>,
+    server: &'a Server,
+    load_cpus: LoadCpus,
+    started: SystemTime,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<Tally, EngineError>>>,
     interrupted: Arc<AtomicBool>,
-    progress: Progress,
+    observer: Observer,
     before: MemoryAt,
 }
 
@@ -285,23 +317,14 @@ enum Waited {
     Interrupted,
 }
 
-/// What both sides have used and done at one moment.
-struct Mark {
-    at: Instant,
-    counts: Counts,
-    server: Option<CpuTime>,
-    load: CpuTime,
-}
-
 impl<'a> Run<'a> {
     fn start(
         settings: &'a Settings,
         layout: &Layout,
-        targets: Vec<Target>,
-        server_pid: Option<u32>,
+        server: &'a Server,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, RunError> {
-        let scenario = &settings.scenario;
+        let (scenario, targets) = (&settings.scenario, &server.targets);
         let ports = local_ports().map_err(|error| RunError::System("cannot read the range of local ports", error))?;
         let is_framed = targets[0].protocol != Protocol::Tcp;
         let traffic = &scenario.traffic;
@@ -309,7 +332,7 @@ impl<'a> Run<'a> {
             return Err(RunError::EmptyTcp);
         }
         let wanted = settings.sources.as_ref();
-        let sources = Sources::new(&targets, scenario.connections, ports, std::process::id(), wanted)?;
+        let sources = Sources::new(targets, scenario.connections, ports, std::process::id(), wanted)?;
         let messages = Messages::new(traffic.sizes.clone(), traffic.text, traffic.verify);
         let seed = u64::from(std::process::id()) << 20;
         let tls = match targets[0].protocol {
@@ -325,7 +348,7 @@ impl<'a> Run<'a> {
         };
         let endpoints = targets.iter().map(endpoint).collect::<Result<_, TlsError>>()?;
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
-        let before = memory_now(server_pid)?;
+        let before = memory_now(server.pid)?;
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
             endpoints,
@@ -338,9 +361,11 @@ impl<'a> Run<'a> {
             cpus: layout.cpus.len() as u32,
         });
         let threads = spawn_threads(&shared, layout)?;
-        let target = targets.into_iter().next().expect("a run has a target");
-        let progress = Progress::new(scenario, &target, layout.threads, server_pid, settings.quiet);
-        Ok(Self { scenario, target, server_pid, shared, threads, interrupted, progress, before })
+        let display = Display::new(settings.show, headline(scenario, targets, layout.threads));
+        let observer = Observer::new(server.pid, traffic.sizes.mean(), display);
+        let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
+        let started = SystemTime::now();
+        Ok(Self { scenario, server, load_cpus, started, shared, threads, interrupted, observer, before })
     }
 
     /// Leads all threads through the phases.
@@ -349,7 +374,7 @@ impl<'a> Run<'a> {
         let begun = Instant::now();
         let connected = self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] == wanted)?;
         let connect_time = begun.elapsed();
-        let idle = memory_now(self.server_pid)?;
+        let idle = memory_now(self.server.pid)?;
         let open_when_idle = self.counts().open();
 
         let mut measured = None;
@@ -362,23 +387,26 @@ impl<'a> Run<'a> {
 
         self.begin(Phase::Drain)?;
         self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| counts.in_flight() == 0)?;
-        let at_end = memory_now(self.server_pid)?;
+        let at_end = memory_now(self.server.pid)?;
         self.begin(Phase::Close)?;
         self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;
         self.begin(Phase::Stop)?;
         let was_interrupted = self.interrupted.load(Ordering::Relaxed);
         let threads = self.shared.threads;
         let tally = self.join()?;
-        Ok(Report::new(
-            self.scenario,
-            &self.target,
+        Ok(Report::new(Outcome {
+            scenario: self.scenario,
+            target: self.server.targets[0].url(),
+            server_pid: self.server.pid,
             threads,
-            &tally,
+            started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            tally,
             connect_time,
             measured,
-            Usage { before: self.before, idle, at_end, open_when_idle },
-            was_interrupted,
-        ))
+            memory: MemoryMarks { before: self.before, idle, at_end, open_when_idle },
+            series: self.observer.finish().into_samples(),
+            interrupted: was_interrupted,
+        }))
     }
 
     /// Warms up, then measures; nothing if the run is interrupted before that.
@@ -397,18 +425,12 @@ impl<'a> Run<'a> {
             counts.open() == 0 || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
         let last = self.mark()?;
-        Ok(Some(Measured {
-            time: last.at - first.at,
-            echoes: last.counts[Counter::Echoed] - first.counts[Counter::Echoed],
-            server_cpu: last.server.zip(first.server).map(|(last, first)| last - first),
-            load_cpu: last.load - first.load,
-        }))
+        Ok(Some(last.since(&first, &self.load_cpus)))
     }
 
     fn mark(&self) -> Result<Mark, RunError> {
-        let sample = |pid| CpuTime::of_process(pid).map_err(|error| RunError::Sample(pid, error));
-        let server = self.server_pid.map(sample).transpose()?;
-        Ok(Mark { at: Instant::now(), counts: self.counts(), server, load: CpuTime::of_self() })
+        let pid = self.server.pid;
+        Mark::now(self.counts(), pid).map_err(|error| RunError::Sample(pid.unwrap_or_default(), error))
     }
 
     fn begin(&self, phase: Phase) -> Result<(), RunError> {
@@ -426,12 +448,27 @@ impl<'a> Run<'a> {
         time: Option<Duration>,
         done: impl Fn(&Counts) -> bool,
     ) -> Result<Waited, RunError> {
+        self.observer.begin(phase, time);
+        let waited = self.wait_while_watching(phase, time, done);
+        let counts = self.counts();
+        self.observer.end(phase, &counts, &self.shared.control);
+        waited
+    }
+
+    fn wait_while_watching(
+        &mut self,
+        phase: Phase,
+        time: Option<Duration>,
+        done: impl Fn(&Counts) -> bool,
+    ) -> Result<Waited, RunError> {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
             // In this order: what was counted before a thread followed the phase proves nothing about it.
             let is_followed = self.shared.control.is_followed(phase);
             let counts = self.counts();
-            self.progress.show(phase, &counts);
+            if self.observer.look(phase, &counts, &self.shared.control) {
+                self.interrupted.store(true, Ordering::Relaxed);
+            }
             if is_followed && done(&counts) {
                 return Ok(Waited::Done);
             }
@@ -484,11 +521,31 @@ fn spawn_threads(
     parts.map(spawn).collect::<io::Result<_>>().map_err(|error| RunError::System("cannot start a thread", error))
 }
 
+/// Says what the run is going to do.
+fn headline(scenario: &Scenario, targets: &[Target], threads: u32) -> String {
+    let traffic = &scenario.traffic;
+    let others = if targets.len() > 1 { format!(" and {} more", targets.len() - 1) } else { String::new() };
+    let pace = traffic.open.map_or_else(
+        || format!("depth {}", traffic.depth),
+        |open| format!("{}/s in all", count(open.rate.round() as u64)),
+    );
+    format!(
+        "ringload: {} connections to {}{others} on {threads} threads; {} active, {} bytes, {pace}",
+        count(u64::from(scenario.connections)),
+        targets[0].url(),
+        count(u64::from(scenario.active)),
+        traffic.sizes,
+    )
+}
+
 fn memory_now(server_pid: Option<u32>) -> Result<MemoryAt, RunError> {
+    let of_server = |pid| {
+        let memory = Processes::of(pid).and_then(|processes| processes.memory());
+        memory.map_err(|error| RunError::Sample(pid, error))
+    };
+    let server = server_pid.map(of_server).transpose()?;
     let own_pid = std::process::id();
-    let of_process = |pid| Memory::of_process(pid).map_err(|error| RunError::Sample(pid, error));
-    let server = server_pid.map(of_process).transpose()?;
-    let load = of_process(own_pid)?;
+    let load = Memory::of_process(own_pid).map_err(|error| RunError::Sample(own_pid, error))?;
     let kernel = KernelMemory::now().map_err(|error| RunError::System("cannot read the kernel's memory", error))?;
     Ok(MemoryAt { server, load, kernel })
 }

@@ -167,7 +167,7 @@ pub fn threads_needed(connections: u32, cpus: u32, descriptor_limit: u64) -> u32
 const MAX_DIRECT_DESCRIPTORS: u32 = 1 << 20;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn scenario(connections: u32, active: u32, limit: Option<u64>) -> Scenario {

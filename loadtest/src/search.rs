@@ -8,6 +8,7 @@ pub use goal::Goal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::output::files::Results;
 use crate::output::report::{LatencyReport, Report};
 use crate::output::table::count;
 use crate::run::{self, RunError, Settings};
@@ -49,8 +50,13 @@ const BYTES_PER_CONNECTION: u64 = 12 << 10;
 const MEMORY_SHARE: f64 = 0.7;
 
 /// Searches; `settings_for` makes the settings of a run with a certain value. Prints each step and the best run's
-/// results. True if any value held.
-pub fn run(search: &Search, settings_for: impl Fn(u64) -> Result<Settings, String>) -> Result<bool, RunError> {
+/// results, which also go where `results` says. True if any value held, and its run broke no threshold.
+pub fn run(
+    search: &Search,
+    results: &Results,
+    settings_for: impl Fn(u64) -> Result<Settings, String>,
+) -> Result<bool, RunError> {
+    results.check()?;
     let interrupted = run::watch_signals()?;
     let limit = search.limit.min(search.quantity.machine_limit()?);
     let mut knee = Knee::new(START, limit);
@@ -69,13 +75,13 @@ pub fn run(search: &Search, settings_for: impl Fn(u64) -> Result<Settings, Strin
         }
         knee.note(value, fault.is_none());
         if fault.is_none() {
-            best = report.map(|report| (settings, report));
+            best = report;
         }
     }
     let unit = search.quantity.unit();
     println!("{}", knee.describe(unit, limit < search.limit));
     match best {
-        Some((settings, report)) => run::present(&settings, &report).map(|()| true),
+        Some(report) => Ok(results.publish(&report)?),
         None => Ok(false),
     }
 }
@@ -122,7 +128,7 @@ impl Search {
         if let Some(failure) = report.connections.failures.first() {
             return Some(format!("{} connections failed: {}", count(report.connections.failed), failure.cause));
         }
-        if !report.is_ok() {
+        if !report.ok {
             let it = &report.messages;
             return Some(format!(
                 "faults: {} connections closed early, {} messages lost, {} corrupted, {} others wrong",

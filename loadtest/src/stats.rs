@@ -1,10 +1,13 @@
 //! What a run counts. Every thread counts for itself; other threads see copies, and the end adds them up.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+
+use crate::interval::LiveLatencies;
 
 /// Latencies above this are recorded as this, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 600 * 1_000_000_000;
@@ -114,12 +117,18 @@ impl Counts {
         self[Counter::Sent].saturating_sub(settled)
     }
 
+    /// How many things went wrong: connections and messages.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        use Counter::{ClosedEarly, Corrupted, Duplicated, Failed, Late, Lost, Reordered, Unexpected, Violations};
+        let faults = [Failed, ClosedEarly, Violations, Reordered, Corrupted, Late, Lost, Duplicated, Unexpected];
+        faults.iter().map(|&bad| self[bad]).sum()
+    }
+
     /// Whether nothing went wrong.
     #[must_use]
     pub fn are_clean(&self) -> bool {
-        use Counter::{ClosedEarly, Corrupted, Duplicated, Failed, Late, Lost, Reordered, Unexpected, Violations};
-        let faults = [Failed, ClosedEarly, Violations, Reordered, Corrupted, Late, Lost, Duplicated, Unexpected];
-        faults.iter().all(|&bad| self[bad] == 0)
+        self.errors() == 0
     }
 }
 
@@ -272,6 +281,12 @@ impl Latencies {
     pub fn count(&self) -> u64 {
         self.0.len()
     }
+
+    /// All of them, in nanoseconds.
+    #[must_use]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
 }
 
 /// Which echoes count as measured.
@@ -340,6 +355,8 @@ pub struct Tally {
     pub lag: Latencies,
     /// From the beginning of an attempt to a connection that is ready.
     pub connects: Latencies,
+    /// Latencies at any time, for the conductor to look at while the run goes on.
+    pub live: Arc<LiveLatencies>,
     /// Which echoes count as measured just now.
     pub measuring: Measuring,
 }
@@ -362,6 +379,9 @@ impl Tally {
     #[inline]
     pub fn echo(&mut self, end: Counter, since_ns: Option<u64>, now_ns: u64) {
         self.count(end);
+        if let Some(since_ns) = since_ns {
+            self.live.record(now_ns.saturating_sub(since_ns));
+        }
         if self.measuring.counts(since_ns) {
             self.count(Counter::MeasuredEchoes);
             if let Some(since_ns) = since_ns {

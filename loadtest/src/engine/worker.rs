@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::cqueue;
@@ -113,7 +114,7 @@ impl<'a> Worker<'a> {
             // Reserved, not touched: memory is taken as connections come.
             connections: Slab::with_capacity(part.connections as usize),
             times: SendTimes::new(&shared.scenario, now_ns),
-            tally: Tally::default(),
+            tally: Tally { live: Arc::clone(shared.control.live_latencies(part.thread)), ..Tally::default() },
             opening: super::opening::Opening::new(ConnectPacing::new(connect.rate * share, window, now_ns)),
             closing: super::closing::Closing::default(),
             upkeep: super::upkeep::Rotations::new(&shared.scenario, share),

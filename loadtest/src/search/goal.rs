@@ -80,7 +80,16 @@ mod tests {
     #[test]
     fn goals_are_read_and_applied() {
         let goal: Goal = "p99.9=1.5ms".parse().unwrap();
-        let latency = LatencyReport { mean: 1.0, p50: 1.0, p90: 1.0, p99: 2.0, p99_9: 1500.0, max: 9000.0 };
+        let latency = LatencyReport {
+            min: 1.0,
+            mean: 1.0,
+            p50: 1.0,
+            p90: 1.0,
+            p99: 2.0,
+            p99_9: 1500.0,
+            p99_99: 9000.0,
+            max: 9000.0,
+        };
         assert_eq!(goal.missed_by(Some(&latency)), None);
         let goal: Goal = "max=5000us".parse().unwrap();
         assert_eq!(goal.missed_by(Some(&latency)).unwrap(), "max is 9.00 ms, more than 5 ms");

@@ -36,7 +36,8 @@ enum Command {
 /// What `ringecho serve` takes, as given.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Address and port to listen on; repeat it, or separate by commas, for several. Port 0 takes a free one.
+    /// Address and port to listen on; repeat it, or separate by commas, for several. Port 0 takes a free one; of a name
+    /// the first address is taken.
     #[arg(
         long,
         env = "RINGECHO_LISTEN",
@@ -85,6 +86,11 @@ pub struct ServeArgs {
     /// takes a buffer of its own, as on kernels before 6.12.
     #[arg(long, env = "RINGECHO_RECEIVE_BUFFERS", value_name = "COUNTxBYTES[,whole]", value_parser = parse_receive_buffers, hide = true)]
     pub receive_buffers: Option<PoolShape>,
+
+    /// Entries of a worker's submission queue, and half of those of its completion queue, for tests: what happens when
+    /// they run over.
+    #[arg(long, env = "RINGECHO_RING_ENTRIES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768), hide = true)]
+    pub ring_entries: Option<u32>,
 
     /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference.
     #[arg(long = "subprotocol", env = "RINGECHO_SUBPROTOCOL", value_name = "NAME", value_delimiter = ',')]
@@ -160,12 +166,19 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Longer than anything runs, and short enough to be added to any clock's time.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Seconds as a number (`0.5`), or with a unit (`500ms`, `2min`).
 fn parse_seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string()),
-        Err(_) => humantime::parse_duration(text).map_err(|e| e.to_string()),
+    let duration = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?,
+        Err(_) => humantime::parse_duration(text).map_err(|e| e.to_string())?,
+    };
+    if duration > DURATION_MAX {
+        return Err("a year is the most".into());
     }
+    Ok(duration)
 }
 
 /// `COUNTxBYTES` or `COUNTxBYTES,whole`.
@@ -203,7 +216,7 @@ mod tests {
     fn durations_are_seconds_or_carry_their_unit() {
         assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_seconds("250ms"), Ok(Duration::from_millis(250)));
-        for nonsense in ["", "-1", "NaN", "inf", "1e300", "soon"] {
+        for nonsense in ["", "-1", "NaN", "inf", "1e300", "1e19", "soon"] {
             assert!(parse_seconds(nonsense).is_err(), "{nonsense:?}");
         }
     }

@@ -50,6 +50,8 @@ pub enum ConfigError {
     Machine(#[from] io::Error),
     #[error("--listen {address}: {cause}; it takes ADDRESS:PORT, like 0.0.0.0:9001 or [::1]:9001")]
     Listen { address: String, cause: String },
+    #[error("--listen {0} stands there twice")]
+    ListenTwice(SocketAddr),
     #[error("--workers 0: at least one worker is needed")]
     NoWorkers,
     #[error("--max-connections 0: at least one connection is needed")]
@@ -65,6 +67,11 @@ pub enum ConfigError {
          or raise the limit (ulimit -Hn)"
     )]
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
+    #[error(
+        "--max-connections {wanted}: RLIMIT_NOFILE {limit} allows for {most} at most, that many descriptors in each of \
+         that many rings; ask for fewer, or raise the limit (ulimit -Hn)"
+    )]
+    TooManyConnections { wanted: usize, most: u64, limit: u64 },
     #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
     Backlog(u64),
     #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
@@ -92,6 +99,8 @@ pub struct Config {
     pub receive_memory: usize,
     /// Its shape, if it is not for the engine to choose.
     pub receive_buffers: Option<PoolShape>,
+    /// Entries of a worker's ring, if it is not for the engine to choose.
+    pub ring_entries: Option<u32>,
     /// How much output may wait in each worker.
     pub backlog: Backlog,
     /// How long things may take.
@@ -106,7 +115,8 @@ impl Config {
         let per_worker = machine.descriptors.min(DIRECT_DESCRIPTORS_MAX);
         let workers = workers(args, machine, per_worker)?;
         let capacity = workers as u64 * per_worker;
-        let tables = format!("{workers} rings x {per_worker} direct descriptors (RLIMIT_NOFILE)");
+        let rings = counted(workers, "ring");
+        let tables = format!("{rings} x {per_worker} direct descriptors (RLIMIT_NOFILE)");
         let (max_connections, limited_by) = match args.max_connections {
             Some(wanted) => (wanted, format!("--max-connections, of {capacity}: {tables}")),
             None => (capacity as usize, format!("{tables}; --max-connections raises it")),
@@ -129,6 +139,7 @@ impl Config {
             limited_by,
             receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
             receive_buffers: args.receive_buffers,
+            ring_entries: args.ring_entries,
             backlog: Backlog {
                 per_connection: backlog as usize,
                 total: args.backlog_total.as_u64() as usize / workers,
@@ -170,9 +181,17 @@ fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize
             needed,
         });
     }
-    let descriptors = workers as u64 * DESCRIPTORS_PER_WORKER + DESCRIPTORS_RESERVED;
+    let descriptors = (workers as u64).saturating_mul(DESCRIPTORS_PER_WORKER).saturating_add(DESCRIPTORS_RESERVED);
     if descriptors > machine.descriptors {
-        return Err(ConfigError::TooManyWorkers { workers, needed: descriptors, limit: machine.descriptors });
+        let limit = machine.descriptors;
+        return Err(match args.workers {
+            Some(workers) => ConfigError::TooManyWorkers { workers, needed: descriptors, limit },
+            None => ConfigError::TooManyConnections {
+                wanted: args.max_connections.unwrap_or_default(),
+                most: per_worker * (limit.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_WORKER),
+                limit,
+            },
+        });
     }
     Ok(workers)
 }
@@ -192,7 +211,12 @@ fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
         // A name can stand for several addresses, IPv4 and IPv6: listen on the first.
         found.first().copied().ok_or_else(|| fail("no such address".into()))
     };
-    addresses.iter().map(resolve).collect()
+    let found: Vec<SocketAddr> = addresses.iter().map(resolve).collect::<Result<_, _>>()?;
+    let is_twice = |(index, address): (usize, &SocketAddr)| address.port() != 0 && found[..index].contains(address);
+    match found.iter().enumerate().find(|&entry| is_twice(entry)) {
+        Some((_, &address)) => Err(ConfigError::ListenTwice(address)),
+        None => Ok(found),
+    }
 }
 
 fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
@@ -216,6 +240,11 @@ fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
         path: args.path.clone(),
         ..protocol::Settings::default()
     })
+}
+
+/// A number and what it counts, as people write it.
+pub fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 fn some_unless_zero(duration: Duration) -> Option<Duration> {
@@ -271,6 +300,9 @@ mod tests {
             ("--max-connections 0", "at least one"),
             ("--workers 1 --max-connections 20001", "--workers 2"),
             ("--workers 10000", "RLIMIT_NOFILE"),
+            ("--workers 9223372036854775808", "RLIMIT_NOFILE"),
+            ("--max-connections 5000000000", "--max-connections"),
+            ("--listen 127.0.0.1:1 --listen 127.0.0.1:1", "twice"),
             ("--backlog-per-connection 1KiB", "64 KiB"),
             ("--listen nowhere", "ADDRESS:PORT"),
             ("--subprotocol a/b", "token"),

@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::config::{Config, counted};
 use crate::engine::uring::acceptor::{self, Destination};
 use crate::engine::uring::worker;
 use crate::worker::{Control, Plan, Tally};
@@ -117,6 +117,7 @@ fn start_workers(config: &Config) -> Result<Vec<Running>, ServerError> {
             receive_memory: config.receive_memory,
             backlog: config.backlog,
             receive_buffers: config.receive_buffers,
+            ring_entries: config.ring_entries,
             settings: config.settings.clone(),
             limits: config.limits,
         };
@@ -127,8 +128,7 @@ fn start_workers(config: &Config) -> Result<Vec<Running>, ServerError> {
                 let _ = report.send(outcome);
             })
         })?;
-        let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended at once")));
-        Ok(Running { thread, control, ring: outcome.map_err(|source| ServerError::Ring { source })? })
+        Ok(Running { thread, control, ring: await_start(&reported)? })
     };
     (0..config.workers).map(start).collect()
 }
@@ -143,10 +143,20 @@ fn start_acceptor(config: &Config, listeners: &[TcpListener], workers: &[Running
     let listeners: Vec<_> =
         listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>().map_err(system("share a listener"))?;
     let control = Arc::new(Control::new().map_err(system("create an eventfd"))?);
+    let (report, reported) = mpsc::sync_channel(1);
     let thread = spawn("acceptor".into(), Arc::clone(&control), move |control| {
-        acceptor::run(&listeners, destinations, control)
+        acceptor::run(&listeners, destinations, control, |outcome| {
+            let _ = report.send(outcome);
+        })
     })?;
+    await_start(&reported)?;
     Ok(Running { thread, control, ring: -1 })
+}
+
+/// Waits until a thread has its ring.
+fn await_start<T>(reported: &mpsc::Receiver<io::Result<T>>) -> Result<T, ServerError> {
+    let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")));
+    outcome.map_err(|source| ServerError::Ring { source })
 }
 
 /// Starts a thread whose failure ends the process: half a server would look alive and not be.
@@ -159,7 +169,7 @@ fn spawn(
         let name = name.clone();
         move || {
             if let Err(e) = body(&control) {
-                eprintln!("ringecho: {name} cannot go on: {e}");
+                log(format_args!("{name} cannot go on: {e}{}", ring_remedy(&e)));
                 std::process::exit(1);
             }
         }
@@ -185,16 +195,21 @@ fn watch_signals(
         received.next();
         let open: u64 =
             workers.iter().map(|control| control.tally()).map(|tally| tally.accepted - tally.released).sum();
-        eprintln!("ringecho: stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64());
         for control in std::iter::once(&acceptor).chain(&workers) {
             control.stop().expect("an eventfd takes a write");
         }
+        log(format_args!("stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64()));
         received.next();
-        eprintln!("ringecho: second signal, leaving at once");
+        log(format_args!("second signal, leaving at once"));
         std::process::exit(EXIT_CUT_SHORT);
     };
     thread::Builder::new().name("signals".into()).spawn(watch).map_err(system("start a thread"))?;
     Ok(())
+}
+
+/// A line to standard error. That it may be gone is no reason to end.
+fn log(message: std::fmt::Arguments) {
+    let _ = writeln!(io::stderr(), "ringecho: {message}");
 }
 
 fn announce(config: &Config, listeners: &[TcpListener]) -> io::Result<()> {
@@ -203,11 +218,11 @@ fn announce(config: &Config, listeners: &[TcpListener]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "ringecho listening on {} | engine uring | {} workers on {} CPUs | capacity {} connections ({})",
+        "ringecho listening on {} | engine uring | {} on {} | capacity {} ({})",
         addresses.join(", "),
-        config.workers,
-        config.cpus.len().min(config.workers),
-        config.max_connections,
+        counted(config.workers, "worker"),
+        counted(config.cpus.len().min(config.workers), "CPU"),
+        counted(config.max_connections, "connection"),
         config.limited_by,
     )?;
     out.flush()

@@ -26,6 +26,9 @@ pub struct Plan {
     pub backlog: Backlog,
     /// The shape of that memory, if it is not for the engine to choose.
     pub receive_buffers: Option<PoolShape>,
+    /// Submission queue entries of its ring, half as many as completion queue entries, if it is not for the engine to
+    /// choose.
+    pub ring_entries: Option<u32>,
     /// The protocol's options.
     pub settings: Settings,
     /// See [`Limits`].
@@ -49,7 +52,7 @@ pub struct Limits {
     pub handshake_timeout: Option<Duration>,
     /// Without input from a peer.
     pub idle_timeout: Option<Duration>,
-    /// From the decision to close a connection to the close of its socket.
+    /// Without progress, from the decision to close a connection to the close of its socket.
     pub close_timeout: Duration,
     /// From the signal to stop to the end.
     pub drain_timeout: Duration,

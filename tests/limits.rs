@@ -310,3 +310,33 @@ fn drop_in_random_state(server: &Server, random: &mut Random) {
         peer.reset();
     }
 }
+
+/// A connection whose peer has just left must not get the Ping or the Close that was due.
+#[test]
+fn peers_that_leave_when_they_are_due_for_a_ping() {
+    let server = Server::start(&["--workers", "1", "--idle-timeout", "0.1"]);
+    thread::scope(|scope| {
+        for index in 0..8 {
+            let server = &server;
+            scope.spawn(move || {
+                let mut random = Random::new(index);
+                for _ in 0..20 {
+                    let peer = server.open();
+                    thread::sleep(Duration::from_millis(30 + random.below(90) as u64)); // the idleness that is tested
+                    drop(peer);
+                }
+            });
+        }
+    });
+    assert_eq!(server.stop().code, Some(0));
+}
+
+/// The time that a client took for its handshake is not idleness.
+#[test]
+fn the_idle_timeout_counts_from_the_upgrade() {
+    let server = Server::start(&["--idle-timeout", "1", "--handshake-timeout", "10"]);
+    let mut peer = server.connect();
+    thread::sleep(Duration::from_millis(1200)); // longer than the idle timeout
+    peer.upgrade();
+    peer.expect_frame(FIN | PING, b"");
+}

@@ -361,7 +361,7 @@ impl<'a> Run<'a> {
             cpus: layout.cpus.len() as u32,
         });
         let threads = spawn_threads(&shared, layout)?;
-        let display = Display::new(settings.show, headline(scenario, targets, layout.threads));
+        let display = Display::new(settings.show, &headline(scenario, targets, layout.threads));
         let observer = Observer::new(server.pid, traffic.sizes.mean(), display);
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
         let started = SystemTime::now();

@@ -143,7 +143,7 @@ impl Weights {
 
 impl Sample {
     /// Makes the next sample part of this one.
-    fn absorb(&mut self, later: Self) {
+    fn absorb(&mut self, later: &Self) {
         let weights = Weights(self.interval_s, later.interval_s);
         let mut server = self.server;
         if let (Some(earlier), Some(later)) = (&mut server, later.server) {
@@ -163,7 +163,7 @@ impl Sample {
             latency_histogram,
             server,
             load: self.load,
-            ..later
+            ..later.clone()
         };
     }
 }
@@ -199,7 +199,7 @@ impl Series {
         let fits =
             |last: &Sample| last.phase == sample.phase && last.interval_s + sample.interval_s <= self.interval_s + 0.5;
         match self.samples.last_mut() {
-            Some(last) if self.interval_s > 1.0 && fits(last) => last.absorb(sample),
+            Some(last) if self.interval_s > 1.0 && fits(last) => last.absorb(&sample),
             _ => self.samples.push(sample),
         }
     }

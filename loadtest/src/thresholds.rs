@@ -248,11 +248,10 @@ impl Unit {
         let number: f64 = number.replace('_', "").parse().map_err(|_| format!("{text:?} is no number of 0 or more"))?;
         let factor = match (self, unit.trim()) {
             (Self::Time, "ns") => 1e-3,
-            (Self::Time, "us" | "µs") => 1.0,
             (Self::Time, "ms") => 1e3,
             (Self::Time, "s") => 1e6,
+            (Self::Time, "us" | "µs") | (Self::Bytes, "" | "B") | (Self::Number, "") => 1.0,
             (Self::Time, _) => return Err(format!("{text:?} is no time: its unit must be ns, us, ms or s")),
-            (Self::Bytes, "" | "B") | (Self::Number, "") => 1.0,
             (Self::Bytes, "KiB") => 1024.0,
             (Self::Bytes, "MiB") => 1024.0 * 1024.0,
             (Self::Bytes, "GiB") => 1024.0 * 1024.0 * 1024.0,
@@ -297,7 +296,7 @@ mod tests {
             "connections!=100",
             "server-cpu>0.6",
             "P50 >= 1_000_000ns",
-            "bytes-rate<100KiB",
+            "bytes-rate<10KiB",
             "load-cpu==2",
         ] {
             assert_eq!(fails(met, &report), None, "{met}");

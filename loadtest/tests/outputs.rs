@@ -41,8 +41,7 @@ impl Drop for Files {
     }
 }
 
-const SHORT: [&str; 9] =
-    ["run", "-c", "4", "--duration", "1.3", "--warmup", "0.2", "--close-timeout", "2"];
+const SHORT: [&str; 9] = ["run", "-c", "4", "--duration", "1.3", "--warmup", "0.2", "--close-timeout", "2"];
 
 fn run(url: &str, more: &[&str]) -> Output {
     ringload(&[&SHORT[..], &[url], more].concat())
@@ -162,9 +161,10 @@ fn a_command_brings_its_server_and_takes_it_along() {
 /// The page in a real browser, where there is one: it must not complain about anything.
 #[test]
 fn a_browser_shows_the_page_without_complaint() {
-    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| {
-        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
-    }) else {
+    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+    else {
         eprintln!("no Chromium here: the page was not opened");
         return;
     };

@@ -35,18 +35,18 @@ pub enum Display {
 impl Display {
     /// Begins to show a run that `headline` describes.
     #[must_use]
-    pub fn new(show: Show, headline: String) -> Self {
+    pub fn new(show: Show, headline: &str) -> Self {
         let is_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
         if show == Show::Nothing {
             return Self::Nothing;
         }
         if show == Show::Best && is_terminal {
             // A terminal that cannot be drawn on still takes lines.
-            if let Ok(screen) = Screen::open(headline.clone()) {
+            if let Ok(screen) = Screen::open(headline.to_owned()) {
                 return Self::Screen(Box::new(screen));
             }
         }
-        Self::Lines(Lines::new(&headline))
+        Self::Lines(Lines::new(headline))
     }
 
     /// Something to be said once.

@@ -25,7 +25,7 @@ pub struct Results {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 
-    /// Write the latencies of each second as an HdrHistogram log
+    /// Write the latencies of each second in the log format of `HdrHistogram`
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
 
@@ -40,11 +40,14 @@ pub struct Results {
 pub struct WriteError(PathBuf, io::Error);
 
 impl Results {
-    /// Refuses, before a long run, files that cannot be written.
+    /// Refuses, before a long run, files that cannot be written. It leaves none behind.
     pub fn check(&self) -> Result<(), WriteError> {
         for path in [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten() {
+            let is_new = !path.exists();
             let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-            opened.map_err(|error| WriteError(path.clone(), error))?;
+            opened
+                .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
+                .map_err(|error| WriteError(path.clone(), error))?;
         }
         Ok(())
     }

@@ -59,7 +59,10 @@ fn verdict(report: &Report) -> String {
         Bound::GeneratorBound | Bound::MachineBound => "warn",
         Bound::ServerBound | Bound::Neither | Bound::Unknown => "plain",
     };
-    let warnings: String = verdict.warnings.iter().map(|warning| format!("<li>{}</li>", escape(warning))).collect();
+    let mut warnings = String::new();
+    for warning in &verdict.warnings {
+        chart::add(&mut warnings, format_args!("<li>{}</li>", escape(warning)));
+    }
     let warnings = if warnings.is_empty() { warnings } else { format!("<ul class=\"warnings\">{warnings}</ul>") };
     let (name, reason) = (escape(verdict.bound.name()), escape(&verdict.reason));
     format!("<section class=\"verdict {class}\"><h2>Verdict: {name}</h2><p>{reason}</p>{warnings}</section>\n")
@@ -67,7 +70,9 @@ fn verdict(report: &Report) -> String {
 
 fn charts(series: &[Sample]) -> Vec<Chart> {
     let line = |name, color, value: &dyn Fn(&Sample) -> Option<f64>| {
-        let points = series.iter().map(|sample| (sample.time_s, value(sample))).collect();
+        // A sample speaks of its whole interval: the first one begins where that does.
+        let begin = series.first().map(|first| (first.time_s - first.interval_s, value(first)));
+        let points = begin.into_iter().chain(series.iter().map(|sample| (sample.time_s, value(sample)))).collect();
         Line { name, color, points }
     };
     let server = |value: fn(&crate::series::ProcessSample) -> Option<f64>| {
@@ -94,7 +99,7 @@ fn charts(series: &[Sample]) -> Vec<Chart> {
             false,
             vec![
                 line("server", 0, &server(|it| Some(it.cores()))),
-                line("of it user", 2, &server(|it| Some(it.cpu_user_cores))),
+                line("server, user space only", 2, &server(|it| Some(it.cpu_user_cores))),
                 line("load generator", 1, &|it| Some(it.load.cores())),
             ],
         ),
@@ -193,7 +198,8 @@ mod tests {
     fn the_page_is_well_formed_and_complete() {
         let page = page(&report());
         check_tags(&page);
-        for part in ["Verdict", "Open connections", "Latency by percentile", "somaxconn", "neither", "prefers-color-scheme"]
+        for part in
+            ["Verdict", "Open connections", "Latency by percentile", "somaxconn", "neither", "prefers-color-scheme"]
         {
             assert!(page.contains(part), "{part}");
         }
@@ -213,11 +219,11 @@ mod tests {
     fn what_servers_say_cannot_become_markup() {
         let mut hostile = report();
         let cause = "<script>alert(1)</script>&\u{1}\"".to_owned();
-        hostile.connections.failures.push(Failure { cause, count: 1, remedy: Some("<b>".to_owned()) });
+        hostile.connections.failures.push(Failure { cause, count: 1, remedy: Some("<u>".to_owned()) });
         hostile.runs[0].target = "ws://x/?a=<i>&b='\"".to_owned();
         let page = page(&hostile);
         check_tags(&page);
-        assert!(!page.contains("alert(1)</script>") && !page.contains("<b>") && !page.contains("<i>"));
+        assert!(!page.contains("alert(1)</script>") && !page.contains("<u>") && !page.contains("<i>"));
     }
 
     #[test]

@@ -221,11 +221,11 @@ fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
             seconds.entry(second).or_default().push(sample);
         }
     }
-    seconds.into_values().filter_map(|samples| samples.into_iter().reduce(|sum, other| beside(sum, &other))).collect()
+    seconds.into_values().filter_map(|samples| samples.into_iter().reduce(|sum, other| beside(&sum, &other))).collect()
 }
 
 /// Two machines in the same second.
-fn beside(sum: Sample, other: &Sample) -> Sample {
+fn beside(sum: &Sample, other: &Sample) -> Sample {
     let both = |a: Option<ProcessSample>, b: Option<ProcessSample>| match (a, b) {
         (Some(a), Some(b)) => Some(processes(a, b)),
         (a, b) => a.or(b),

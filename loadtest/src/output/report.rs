@@ -425,6 +425,25 @@ impl Connections {
 }
 
 impl MessageCounts {
+    /// What became of them, with names for people, in the order in which it matters.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(&'static str, u64)> {
+        let always = [
+            ("sent", self.sent),
+            ("echoed", self.echoed),
+            ("lost", self.lost),
+            ("corrupted", self.corrupted),
+            ("unexpected", self.unexpected),
+        ];
+        let seldom = [
+            ("reordered", self.reordered),
+            ("duplicated", self.duplicated),
+            ("late", self.late),
+            ("due but not sent", self.unsent),
+        ];
+        always.into_iter().chain(seldom.into_iter().filter(|&(_, number)| number > 0)).collect()
+    }
+
     fn of(tally: &Tally) -> Self {
         let counts = &tally.counts;
         Self {

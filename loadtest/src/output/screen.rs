@@ -214,9 +214,7 @@ impl View {
     fn usage(&self) -> Vec<Line<'_>> {
         let Some(last) = self.history.back() else { return Vec::new() };
         let side = |it: &crate::series::ProcessSample| {
-            let cores =
-                format!("{:.2} cores ({:.2} user {:.2} system)", it.cores(), it.cpu_user_cores, it.cpu_system_cores);
-            format!("{cores}, {}", bytes(it.rss_bytes as f64))
+            format!("{:.2} cores ({:.2} system), {}", it.cores(), it.cpu_system_cores, bytes(it.rss_bytes as f64))
         };
         let server = last.server.as_ref().map_or_else(|| "not known (--server-pid)".to_owned(), side);
         let kernel = &last.kernel;
@@ -274,7 +272,7 @@ mod tests {
         {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
-        view.counts[Counter::Lost] = 3;
+        (view.counts[Counter::Sent], view.counts[Counter::Lost]) = (5, 3);
         assert!(picture(&view, 100, 30).contains("lost 3"));
     }
 

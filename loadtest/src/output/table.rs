@@ -80,20 +80,9 @@ impl Table {
     }
 
     fn messages(&mut self, report: &Report) {
-        let it = &report.messages;
-        let mut text = format!("{} sent, {} echoed", count(it.sent), count(it.echoed));
-        let always = [(it.lost, "lost"), (it.corrupted, "corrupted")];
-        let seldom = [
-            (it.reordered, "reordered"),
-            (it.late, "late"),
-            (it.duplicated, "duplicated"),
-            (it.unexpected, "unexpected"),
-            (it.unsent, "due but not sent"),
-        ];
-        for (number, name) in always.into_iter().chain(seldom.into_iter().filter(|&(number, _)| number > 0)) {
-            write!(text, ", {} {name}", count(number)).expect("a string takes everything");
-        }
-        self.row("messages", text);
+        let rows = report.messages.rows();
+        let text: Vec<_> = rows.into_iter().map(|(name, number)| format!("{} {name}", count(number))).collect();
+        self.row("messages", text.join(", "));
     }
 
     fn measured(&mut self, it: &MeasuredReport) {

@@ -36,9 +36,23 @@ pub struct Destination {
     pub control: Arc<Control>,
 }
 
-/// Accepts on `listeners` until `control` says stop.
-pub fn run(listeners: &[TcpListener], destinations: Vec<Destination>, control: &Control) -> io::Result<()> {
-    let mut acceptor = Acceptor::new(listeners, destinations, control)?;
+/// Accepts on `listeners` until `control` says stop. `started` learns whether there is a ring for it.
+pub fn run(
+    listeners: &[TcpListener],
+    destinations: Vec<Destination>,
+    control: &Control,
+    started: impl FnOnce(io::Result<()>),
+) -> io::Result<()> {
+    let mut acceptor = match Acceptor::new(listeners, destinations, control) {
+        Ok(acceptor) => {
+            started(Ok(()));
+            acceptor
+        }
+        Err(e) => {
+            started(Err(e));
+            return Ok(());
+        }
+    };
     while acceptor.turn()? {}
     Ok(())
 }

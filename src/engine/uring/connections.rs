@@ -251,6 +251,8 @@ impl Connections {
                 self.tally.bytes_sent += sent as u64;
                 if connection.queue.is_empty() {
                     connection.flags.clear(Flags::THROTTLED);
+                } else {
+                    self.progress(key);
                 }
             }
             self.settle(key);
@@ -334,7 +336,7 @@ impl Connections {
     fn input(&mut self, key: u32, piece: Piece) {
         let connection = &mut self.entries[key as usize];
         let was_handshake = connection.session.phase() == Phase::Handshake;
-        if !was_handshake {
+        if connection.session.phase() == Phase::Open {
             connection.since = self.now;
             connection.flags.clear(Flags::PINGED);
         }
@@ -355,9 +357,11 @@ impl Connections {
             self.list_blocked(key);
         }
         match reply.then {
-            Then::Continue if was_handshake || phase == Phase::Closing => {
-                self.set_timed(key, phase != Phase::Open);
+            Then::Continue if was_handshake && phase == Phase::Open => {
+                self.entries[key as usize].since = self.now;
+                self.set_timed(key, false);
             }
+            Then::Continue if phase == Phase::Closing => self.set_timed(key, true),
             Then::Continue => {}
             Then::Close => self.end(key, Ending::Close),
             Then::Linger => self.end(key, Ending::Linger),
@@ -383,7 +387,8 @@ impl Connections {
     /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
     fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
+        let is_closing = connection.ending != Ending::No || connection.session.phase() == Phase::Closing;
+        if is_closing || connection.flags.has(Flags::CLOSING) {
             return;
         }
         let is_open = connection.session.phase() == Phase::Open;
@@ -400,11 +405,12 @@ impl Connections {
         self.settle(key);
     }
 
-    /// Some bytes went out: a peer that reads slowly is not a dead one.
+    /// Some bytes went out: a peer that reads slowly is neither idle nor dead.
     fn progress(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
+        if connection.session.phase() != Phase::Handshake {
             connection.since = self.now;
+            connection.flags.clear(Flags::PINGED);
         }
     }
 

@@ -10,12 +10,16 @@ use io_uring::{IoUring, Submitter, cqueue, squeue};
 /// `IORING_ENTER_GETEVENTS`: deferred completions are run only by an enter that asks for events.
 const ENTER_GETEVENTS: u32 = 1;
 
+/// How often a full submission queue is offered to a kernel that takes nothing.
+const SUBMIT_ATTEMPTS_MAX: u32 = 10_000;
+
 /// The shape of a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RingOptions {
     /// Submission queue entries: how many operations one `io_uring_enter` can carry.
     pub entries: u32,
-    /// Completion queue entries. A burst beyond them costs a kernel allocation per completion and ends multishots.
+    /// Completion queue entries. A burst beyond them costs a kernel allocation per completion and ends multishots, and
+    /// what is beyond is seen only after another enter ([`Ring::has_overflow`]).
     pub cq_entries: u32,
     /// Size of the table of direct descriptors. Bounded by `RLIMIT_NOFILE`, for each ring on its own.
     pub direct_descriptors: u32,
@@ -55,10 +59,8 @@ impl Ring {
     /// Every address in `sqe` must stay valid until the operation's last completion has been reaped.
     #[inline]
     pub unsafe fn push(&mut self, sqe: &squeue::Entry) {
-        // SAFETY: the caller's promise is exactly what `push` asks for.
-        while unsafe { self.inner.submission().push(sqe) }.is_err() {
-            self.submit().expect("io_uring_enter with a full submission queue");
-        }
+        // SAFETY: passed on.
+        unsafe { self.push_linked(std::slice::from_ref(sqe)) };
     }
 
     /// Queues submissions that are linked to each other: they must reach the kernel in the same enter.
@@ -66,9 +68,12 @@ impl Ring {
     /// # Safety
     /// As for [`Ring::push`].
     pub unsafe fn push_linked(&mut self, sqes: &[squeue::Entry]) {
+        let mut attempts = 0;
         // SAFETY: the caller's promise is exactly what `push_multiple` asks for.
         while unsafe { self.inner.submission().push_multiple(sqes) }.is_err() {
             self.submit().expect("io_uring_enter with a full submission queue");
+            attempts += 1;
+            assert!(attempts < SUBMIT_ATTEMPTS_MAX, "the kernel takes no submissions: it must be out of memory");
         }
     }
 
@@ -102,6 +107,13 @@ impl Ring {
             Err(e) if !is_transient(&e) => Err(e),
             _ => Ok(self.inner.submission().is_empty()),
         }
+    }
+
+    /// Whether completions wait in the kernel because the queue has no room for them. [`Ring::submit_and_wait`] with
+    /// `want: 0` brings them once there is room.
+    #[inline]
+    pub fn has_overflow(&mut self) -> bool {
+        self.inner.submission().cq_overflow()
     }
 
     /// Submits everything and runs deferred completions, without waiting for any.

@@ -65,6 +65,8 @@ struct Kernel {
     peers: HashMap<u32, Peer>,
     free_slots: Vec<u32>,
     protocol: Protocol,
+    /// The server closes, pings and loses patience by itself: then what it sends is not only echo.
+    has_deadlines: bool,
     finished: usize,
 }
 
@@ -253,6 +255,9 @@ impl Kernel {
 
     /// Every byte echoed once and in order; all of them, unless the connection was cut short.
     fn check_echo(&self, peer: &Peer) {
+        if self.has_deadlines {
+            return;
+        }
         let expected = expected(&peer.script, self.protocol);
         assert!(expected.starts_with(&peer.echoed), "the echo is not what was sent");
         if peer.fin_delivered && !peer.has_reset {
@@ -290,6 +295,12 @@ fn turn(kernel: &mut Kernel, connections: &mut Connections) {
     }
     reap(kernel, connections);
     connections.finish_sends();
+    if kernel.has_deadlines {
+        connections.sweep(SLOTS as usize);
+        if kernel.random.one_in(30) {
+            connections.close_some(0, SLOTS as usize);
+        }
+    }
     connections.end_turn();
     connections.check_invariants();
 }
@@ -300,7 +311,9 @@ fn run(seed: u64) -> usize {
     let protocol = if random.one_in(2) { Protocol::Tcp } else { Protocol::WebSocket };
     let shape =
         PoolShape { count: 1 << random.below(4), size: 8 + random.below(200) as u32, incremental: !random.one_in(3) };
-    let timeouts = Timeouts { handshake: Some(1000), idle: None, close: Some(1000) };
+    let has_deadlines = random.one_in(3);
+    let patience = has_deadlines.then_some(20);
+    let timeouts = Timeouts { handshake: patience, idle: patience, close: patience };
     let settings = Settings { protocol, ..Settings::default() };
     let pool = BufferPool::detached(shape);
     let per_connection = pool.memory() * random.below(6);
@@ -313,9 +326,11 @@ fn run(seed: u64) -> usize {
         peers: HashMap::new(),
         free_slots: (0..SLOTS).collect(),
         protocol,
+        has_deadlines,
         finished: 0,
     };
-    for _ in 0..STEPS {
+    for tick in 0..STEPS {
+        connections.set_now(tick as u32);
         if kernel.random.one_in(4) {
             kernel.connect(&mut connections);
         }

@@ -17,8 +17,7 @@ use super::token::{Kind, Token};
 
 /// Submissions that fit in the queue; a turn with more enters the kernel more than once.
 const SQ_ENTRIES: u32 = 1024;
-/// Completions that fit. Every connection can complete a receive at once; what is beyond goes to the kernel's
-/// overflow list, which is slow but loses nothing.
+/// Completions that fit. Every connection can complete a receive at once; what is beyond waits in the kernel.
 const CQ_ENTRIES: u32 = 8192;
 /// Under load, waiting for more than one completion lets the kernel run more of them per pass; this is the bound.
 const WANT_MAX: usize = 128;
@@ -107,7 +106,11 @@ pub fn pool_shape(memory: usize) -> PoolShape {
 impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control) -> io::Result<Self> {
         sys::pin_to_cpu(plan.cpu)?;
-        let options = RingOptions { entries: SQ_ENTRIES, cq_entries: CQ_ENTRIES, direct_descriptors: plan.capacity };
+        let options = RingOptions {
+            entries: plan.ring_entries.unwrap_or(SQ_ENTRIES),
+            cq_entries: plan.ring_entries.map_or(CQ_ENTRIES, |entries| 2 * entries),
+            direct_descriptors: plan.capacity,
+        };
         let ring = Ring::new(&options)?;
         let shape = plan.receive_buffers.unwrap_or_else(|| pool_shape(plan.receive_memory));
         let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, shape)?;
@@ -139,7 +142,13 @@ impl<'a> Worker<'a> {
         self.queue_operations();
         let all_submitted = self.ring.submit_and_wait(wait)?;
         self.connections.set_now(self.clock.now());
+        self.batch = 0;
         self.reap();
+        // A send without a completion is complete only if there is no completion left to be seen.
+        while self.ring.has_overflow() {
+            self.ring.submit_and_wait(Wait::default())?;
+            self.reap();
+        }
         if all_submitted {
             self.connections.finish_sends();
         }
@@ -174,7 +183,6 @@ impl<'a> Worker<'a> {
     /// Hands every completion to the connection it belongs to.
     fn reap(&mut self) {
         let (mut is_called, mut has_arrivals) = (false, false);
-        self.batch = 0;
         for completion in self.ring.completions() {
             self.batch += 1;
             let token = Token::decode(completion.user_data());
@@ -193,7 +201,7 @@ impl<'a> Worker<'a> {
                 Kind::Wake => is_called = true,
             }
         }
-        if let (true, Stopping::Draining { until }) = (has_arrivals, &self.stopping) {
+        if let (true, Stopping::Draining { until } | Stopping::Telling { until, .. }) = (has_arrivals, &self.stopping) {
             self.stopping = Stopping::Telling { from: 0, until: *until };
         }
         if is_called {

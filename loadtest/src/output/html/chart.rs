@@ -10,7 +10,7 @@ pub(super) const HEIGHT: f64 = 260.0;
 
 /// Room for labels around the plot.
 pub(super) const LEFT: f64 = 64.0;
-pub(super) const RIGHT: f64 = 14.0;
+pub(super) const RIGHT: f64 = 24.0;
 pub(super) const TOP: f64 = 22.0;
 pub(super) const BOTTOM: f64 = 38.0;
 
@@ -76,7 +76,10 @@ impl Scale {
     pub(super) fn ticks(&self) -> Vec<f64> {
         if self.log {
             let decades = (self.high / self.low).log10().round() as i32;
-            return (0..=decades).map(|decade| self.low * 10_f64.powi(decade)).collect();
+            let between: &[f64] = if decades <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let values =
+                (0..=decades).flat_map(|decade| between.iter().map(move |it| it * self.low * 10_f64.powi(decade)));
+            return values.filter(|&value| value <= self.high * 1.001).collect();
         }
         let step = round_step((self.high - self.low) / 4.0);
         let count = ((self.high - self.low) / step).round() as u32;
@@ -117,7 +120,7 @@ impl Chart {
         svg.push_str("</svg>");
         let legend: String = lines.iter().map(|line| line.legend()).collect();
         let (title, unit) = (escape(self.title), escape(self.unit));
-        let data = self.data(&lines, x);
+        let data = data(&lines, x);
         format!(
             "<figure data-chart=\"{}\"><figcaption><b>{title}</b> <span class=\"unit\">{unit}</span>\
              <span class=\"legend\">{legend}</span></figcaption>\n{svg}\n</figure>",
@@ -134,25 +137,11 @@ impl Chart {
             let rect = format!("x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"");
             add(svg, format_args!("<rect class=\"{shade}\" {rect}><title>{name}</title></rect>"));
             if width >= MIN_PHASE_WIDTH {
-                let middle = (from + to) / 2.0;
+                let middle = f64::midpoint(from, to);
                 add(svg, format_args!("<text class=\"name\" x=\"{middle:.1}\" y=\"{}\">{name}</text>", TOP - 7.0));
             }
             begin = end;
         }
-    }
-
-    /// What the script reads out: the place of each sample, its time and the lines' values.
-    fn data(&self, lines: &[&Line], x: Scale) -> String {
-        let names: Vec<_> = lines.iter().map(|line| line.name).collect();
-        let row = |index: usize| {
-            let time = lines[0].points[index].0;
-            let place = (x.at(time) / WIDTH * 10_000.0).round() / 10_000.0;
-            let values: Vec<_> = lines.iter().map(|line| line.points[index].1.map(number)).collect();
-            serde_json::json!([place, number(time), values])
-        };
-        let count = lines.first().map_or(0, |line| line.points.len());
-        let rows: Vec<_> = (0..count).step_by(count.div_ceil(MAX_POINTS).max(1)).map(row).collect();
-        serde_json::json!({ "names": names, "rows": rows }).to_string()
     }
 }
 
@@ -170,7 +159,8 @@ impl Line {
         let mut path = String::new();
         let mut pen_down = false;
         for places in self.points.chunks(self.points.len().div_ceil(MAX_POINTS).max(1)) {
-            let highest = places.iter().filter_map(|point| Some((point.0, point.1?))).max_by(|a, b| a.1.total_cmp(&b.1));
+            let highest =
+                places.iter().filter_map(|point| Some((point.0, point.1?))).max_by(|a, b| a.1.total_cmp(&b.1));
             let Some((time, value)) = highest else {
                 pen_down = false;
                 continue;
@@ -180,13 +170,34 @@ impl Line {
             pen_down = true;
         }
         let known: Vec<_> = self.points.iter().filter_map(|point| Some((point.0, point.1?))).collect();
-        add(svg, format_args!("<path class=\"line c{}\" d=\"{path}\"><title>{}</title></path>", self.color, escape(self.name)));
+        add(
+            svg,
+            format_args!(
+                "<path class=\"line c{}\" d=\"{path}\"><title>{}</title></path>",
+                self.color,
+                escape(self.name)
+            ),
+        );
         // A single point is no line, and would not be seen.
         if let [(time, value)] = known[..] {
             let (cx, cy) = (x.at(time), y.at(value));
             add(svg, format_args!("<circle class=\"dot c{}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\"/>", self.color));
         }
     }
+}
+
+/// What the script reads out: the place of each sample, its time and the lines' values.
+fn data(lines: &[&Line], x: Scale) -> String {
+    let names: Vec<_> = lines.iter().map(|line| line.name).collect();
+    let row = |index: usize| {
+        let time = lines[0].points[index].0;
+        let place = (x.at(time) / WIDTH * 10_000.0).round() / 10_000.0;
+        let values: Vec<_> = lines.iter().map(|line| line.points[index].1.map(number)).collect();
+        serde_json::json!([place, number(time), values])
+    };
+    let count = lines.first().map_or(0, |line| line.points.len());
+    let rows: Vec<_> = (0..count).step_by(count.div_ceil(MAX_POINTS).max(1)).map(row).collect();
+    serde_json::json!({ "names": names, "rows": rows }).to_string()
 }
 
 /// The beginning of a picture with its name and description.
@@ -203,7 +214,7 @@ pub(super) fn draw_y_axis(svg: &mut String, y: Scale, unit: &str) {
         let (x, baseline, text) = (LEFT - 7.0, at + 4.0, number(value));
         add(svg, format_args!("<text class=\"tick y\" x=\"{x}\" y=\"{baseline:.1}\">{text}</text>"));
     }
-    let middle = (TOP + HEIGHT - BOTTOM) / 2.0;
+    let middle = f64::midpoint(TOP, HEIGHT - BOTTOM);
     let turned = format!("transform=\"translate(12 {middle}) rotate(-90)\"");
     add(svg, format_args!("<text class=\"name\" {turned}>{}</text>", escape(unit)));
 }
@@ -226,7 +237,7 @@ pub(super) fn add(text: &mut String, more: std::fmt::Arguments<'_>) {
 /// Round times within the run.
 fn time_ticks(end: f64) -> Vec<f64> {
     let step = round_step(end / 8.0);
-    (0..).map(|tick| f64::from(tick) * step).take_while(|&time| time <= end * 1.001).collect()
+    (0..=(end / step * 1.001) as u32).map(|tick| f64::from(tick) * step).collect()
 }
 
 /// A number with as many digits as a label has room for.
@@ -261,7 +272,9 @@ mod tests {
         let ticks: Vec<_> = y.ticks().into_iter().map(number).collect();
         assert_eq!(ticks, ["10", "100", "1000", "10k", "100k"]);
         assert!((y.at(1000.0) - 50.0).abs() < 1e-9);
-        assert_eq!(Scale::linear(0.0, 0.0, 1.0).ticks().len(), 5 + usize::from(round_step(0.25) < 0.25));
+        let narrow: Vec<_> = Scale::log(35.0, 80.0, 0.0, 100.0).ticks().into_iter().map(number).collect();
+        assert_eq!(narrow, ["10", "20", "50", "100"]);
+        assert_eq!(Scale::linear(0.0, 0.0, 1.0).ticks(), [0.0, 0.5, 1.0], "an axis without values");
     }
 
     #[test]
@@ -273,7 +286,7 @@ mod tests {
     #[test]
     fn a_gap_lifts_the_pen_and_a_peak_among_many_points_stays() {
         let mut points: Vec<_> = (0..10_000).map(|second| (f64::from(second), Some(1.0))).collect();
-        points[4321].1 = Some(500.0);
+        points[4321].1 = Some(400.0);
         points[5000..6000].fill((5500.0, None));
         let chart = Chart {
             title: "Rate",
@@ -285,7 +298,10 @@ mod tests {
         let svg = chart.render();
         let path = svg.split("d=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!(path.matches('M').count(), 2);
-        assert!(path.matches('L').count() < MAX_POINTS && path.contains(&format!(" {TOP}.0")), "the peak is at the top");
+        assert!(
+            path.matches('L').count() < MAX_POINTS && path.contains(&format!(" {TOP}.0")),
+            "the peak is at the top"
+        );
         assert!(svg.contains(">measure</text>") && !svg.contains(">connect</text>"), "no room for the short phase");
     }
 }

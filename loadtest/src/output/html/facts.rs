@@ -18,15 +18,27 @@ pub(super) fn result(report: &Report) -> String {
 
 /// The numbers that people look for first.
 pub(super) fn key_figures(report: &Report) -> String {
-    let mut figures = vec![("connections", count(report.connections.opened), format!("of {} opened", count(report.connections.requested)))];
+    let mut figures = vec![(
+        "connections",
+        count(report.connections.opened),
+        format!("of {} opened", count(report.connections.requested)),
+    )];
     if let Some(measured) = &report.measured {
-        figures.push(("echoes per second", count(measured.echoes_per_s as u64), format!("over {:.1} s", measured.seconds)));
+        figures.push((
+            "echoes per second",
+            count(measured.echoes_per_s as u64),
+            format!("over {:.1} s", measured.seconds),
+        ));
         if let Some(latency) = &measured.latency_us {
             figures.push(("median latency", micros(latency.p50), format!("90 % within {}", micros(latency.p90))));
             figures.push(("99th percentile", micros(latency.p99), format!("99.9 % within {}", micros(latency.p99_9))));
         }
         if let Some(cpu) = measured.server_cpu.as_ref().and_then(|cpu| cpu.us_per_echo) {
-            figures.push(("server CPU per echo", micros(cpu), format!("generator: {}", measured.load_cpu.us_per_echo.map_or("-".to_owned(), micros))));
+            figures.push((
+                "server CPU per echo",
+                micros(cpu),
+                format!("generator: {}", measured.load_cpu.us_per_echo.map_or("-".to_owned(), micros)),
+            ));
         }
     }
     if let Some(each) = report.memory.server_bytes_per_connection {
@@ -55,7 +67,16 @@ fn micros(value: f64) -> String {
 pub(super) fn details(report: &Report) -> String {
     let it = &report.connections;
     let mut rows = vec![
-        ("opened".to_owned(), format!("{} of {} in {:.2} s ({}/s)", count(it.opened), count(it.requested), it.connect_s, count(it.opened_per_s as u64))),
+        (
+            "opened".to_owned(),
+            format!(
+                "{} of {} in {:.2} s ({}/s)",
+                count(it.opened),
+                count(it.requested),
+                it.connect_s,
+                count(it.opened_per_s as u64)
+            ),
+        ),
         ("failed".to_owned(), count(it.failed)),
         ("closed early by the server".to_owned(), count(it.closed_early)),
         ("Close answered".to_owned(), format!("{} of {}", count(it.closes_answered), count(it.closes_sent))),
@@ -69,7 +90,8 @@ pub(super) fn details(report: &Report) -> String {
     html.push_str(&table("Messages", &messages(report)));
     if let Some(measured) = &report.measured {
         let sides = [("server", measured.server_cpu.as_ref()), ("load generator", Some(&measured.load_cpu))];
-        let rows: Vec<_> = sides.into_iter().filter_map(|(name, cpu)| Some((name.to_owned(), processor_time(cpu?)))).collect();
+        let rows: Vec<_> =
+            sides.into_iter().filter_map(|(name, cpu)| Some((name.to_owned(), processor_time(cpu?)))).collect();
         html.push_str(&table("Processor time while measuring", &rows));
     }
     html.push_str(&table("Memory", &memory(report)));
@@ -78,16 +100,20 @@ pub(super) fn details(report: &Report) -> String {
 }
 
 fn messages(report: &Report) -> Vec<(String, String)> {
-    let fields = serde_json::to_value(&report.messages).unwrap_or_default();
-    let row = |(name, value): (&String, &serde_json::Value)| (name.replace('_', " "), count(value.as_u64().unwrap_or(0)));
-    fields.as_object().map(|fields| fields.iter().map(row).collect()).unwrap_or_default()
+    let mut rows = report.messages.rows();
+    rows.push(("pings answered", report.messages.pings_answered));
+    rows.into_iter().map(|(name, number)| (name.to_owned(), count(number))).collect()
 }
 
 fn processor_time(cpu: &CpuReport) -> String {
     let each = cpu.us_per_echo.map_or(String::new(), |each| format!(", {each:.2} µs per echo"));
     format!(
         "{:.2} of {} cores (user {:.2} s, system {:.2} s; busiest thread {:.0} %){each}",
-        cpu.cores, cpu.cores_max, cpu.user_s, cpu.system_s, cpu.busiest_thread_cores * 100.0
+        cpu.cores,
+        cpu.cores_max,
+        cpu.user_s,
+        cpu.system_s,
+        cpu.busiest_thread_cores * 100.0
     )
 }
 
@@ -169,7 +195,11 @@ pub(super) fn machines(report: &Report) -> String {
 
 /// Tables of several runs need to be told apart.
 fn title(report: &Report, run: &RunReport) -> String {
-    if report.runs.len() > 1 { format!("{}, from {:.0} s", run.machine.hostname, run.started_unix_s) } else { String::new() }
+    if report.runs.len() > 1 {
+        format!("{}, from {:.0} s", run.machine.hostname, run.started_unix_s)
+    } else {
+        String::new()
+    }
 }
 
 fn table(title: &str, rows: &[(String, String)]) -> String {

@@ -18,8 +18,10 @@ pub(super) fn section(report: &Report) -> Option<String> {
     let lag = measured.lag_histogram.as_ref().and_then(Encoded::decode);
     let curves = [Some(("latency", 0, &latency)), lag.as_ref().map(|lag| ("lag of ringload itself", 1, lag))];
     let curves: Vec<_> = curves.into_iter().flatten().collect();
-    let legend: String =
-        curves.iter().map(|(name, color, _)| format!("<span class=\"key c{color}\">{name}</span>")).collect();
+    let mut legend = String::new();
+    for (name, color, _) in &curves {
+        add(&mut legend, format_args!("<span class=\"key c{color}\">{name}</span>"));
+    }
     Some(format!(
         "<section><h2>Latency by percentile</h2>\n<div class=\"charts\"><figure><figcaption><b>Latency</b> \
          <span class=\"unit\">µs, log scale</span><span class=\"legend\">{legend}</span></figcaption>\n{}\n</figure>\n{}\
@@ -38,7 +40,7 @@ fn plot(curves: &[(&str, usize, &IntervalHistogram)]) -> String {
     let y = Scale::log(min, max, bottom, TOP);
     let mut svg = chart::open("Latency by percentile", "µs over the percentile, each step ten times rarer");
     chart::draw_y_axis(&mut svg, y, "latency in µs");
-    for one_in in x.ticks() {
+    for one_in in (0..=one_in.log10().ceil() as i32).map(|decade| 10_f64.powi(decade)) {
         chart::draw_x_tick(&mut svg, x.at(one_in), &percent_label(one_in));
     }
     chart::draw_x_title(&mut svg, "percentile");

@@ -62,7 +62,7 @@ impl Connections {
     fn ping(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
         // Who has output waiting is not idle but slow, and would get the Ping late anyway.
-        if connection.flags.has(Flags::PINGED) || !connection.queue.is_empty() {
+        if connection.flags.has(Flags::PINGED.or(Flags::CLOSING)) || !connection.queue.is_empty() {
             return;
         }
         if let Some(frame) = connection.session.ping() {

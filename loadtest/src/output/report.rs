@@ -161,8 +161,8 @@ pub struct Load {
     pub rate_per_s: Option<f64>,
     /// How they are spread over time.
     pub arrivals: Option<Arrivals>,
-    /// Messages in flight on each active connection at most.
-    pub depth: u32,
+    /// Messages in flight on each active connection at most; absent if there is no limit.
+    pub depth: Option<u32>,
     pub text: bool,
     pub verify: bool,
     pub messages: Option<u64>,
@@ -385,7 +385,7 @@ impl Load {
             size_bytes_mean: traffic.sizes.mean(),
             rate_per_s: traffic.open.map(|open| open.rate),
             arrivals: traffic.open.map(|open| open.arrivals),
-            depth: traffic.depth,
+            depth: (traffic.depth < u32::MAX).then_some(traffic.depth),
             text: traffic.text,
             verify: traffic.verify,
             messages: traffic.limit,

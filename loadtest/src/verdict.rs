@@ -107,12 +107,15 @@ fn judge(server: Option<&CpuReport>, load: &CpuReport) -> (Bound, String) {
     }
     let shared = server.cpus.iter().any(|cpu| load.cpus.contains(cpu));
     let all = server.cpus.iter().chain(&load.cpus).collect::<std::collections::BTreeSet<_>>().len();
-    if shared && server.cores + load.cores + server.others_cores.max(load.others_cores) >= FULL * all as f64 {
+    let (sides, others) = (server.cores + load.cores, server.others_cores.max(load.others_cores));
+    if shared && sides >= others && sides + others >= FULL * all as f64 {
         let advice = "on the same processors: keep them apart with --cpus and --server-cpus, or use two machines";
         return (Bound::MachineBound, format!("{both}, {advice}"));
     }
+    // Processors that both share hold the other side's work as well.
+    let crowd = if shared { sides + others } else { 0.0 };
     let is_crowded =
-        |it: &CpuReport| it.others_cores >= 0.1 && it.cores + it.others_cores >= FULL * it.cpus.len() as f64;
+        |it: &CpuReport| it.others_cores >= 0.1 && crowd.max(it.cores + it.others_cores) >= FULL * it.cpus.len() as f64;
     if is_crowded(server) || is_crowded(load) {
         return (Bound::MachineBound, format!("{both}; other processes used the rest of the processors"));
     }
@@ -136,8 +139,10 @@ fn lag_warning(latency: &LatencyReport, lag: &LatencyReport) -> Option<String> {
     let percentiles =
         [("p50", latency.p50, lag.p50), ("p99", latency.p99, lag.p99), ("p99.9", latency.p99_9, lag.p99_9)];
     let (name, latency, lag) = percentiles.into_iter().find(|(_, latency, lag)| *lag > MAX_LAG_SHARE * latency)?;
-    let late = format!("the generator itself was late by {lag:.0} µs at {name}, where it measured {latency:.0} µs");
-    Some(format!("{late}: the percentiles from there on say more about it than about the server"))
+    let share = lag / latency * 100.0;
+    let late =
+        format!("the generator itself was late by {lag:.0} µs at {name}: {share:.0} % of what it measured there");
+    Some(format!("{late}; from there on, the latencies are its own as well as the server's"))
 }
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ fn plot(curves: &[(&str, usize, &IntervalHistogram)]) -> String {
     let x = Scale::log(1.0, one_in, LEFT, right);
     let min = curves.iter().map(|(.., it)| at(it, 0.0)).fold(f64::INFINITY, f64::min);
     let max = curves.iter().map(|(.., it)| at(it, 1.0)).fold(0.0, f64::max);
-    let y = Scale::log(min, max, bottom, TOP);
+    // Below a microsecond there is nothing to be seen, and it would take half of the room.
+    let y = Scale::log(min.max(1.0), max, bottom, TOP);
     let mut svg = chart::open("Latency by percentile", "µs over the percentile, each step ten times rarer");
     chart::draw_y_axis(&mut svg, y, "latency in µs");
     for one_in in (0..=one_in.log10().ceil() as i32).map(|decade| 10_f64.powi(decade)) {

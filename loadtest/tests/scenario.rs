@@ -119,7 +119,7 @@ fn a_file_can_say_it_all_and_the_command_line_wins() {
     let outcome = run_any(&[&file[..], &["-c", "5"]].concat());
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
     assert_eq!(outcome.number("/connections/opened"), 5);
-    assert_eq!(outcome.json["load"]["greet"], false);
+    assert_eq!(outcome.json["runs"][0]["scenario"]["greet"], false);
     let printed = ringload(&[&["run", "--print-scenario"][..], &file].concat());
     let text = String::from_utf8_lossy(&printed.stdout);
     assert!(text.contains("connections = 99") && text.contains("size = \"10-20\""), "{text}");

@@ -9,6 +9,7 @@ mod stream;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
@@ -88,7 +89,7 @@ impl<'a> Worker<'a> {
             begun: 0,
             deadlines: VecDeque::new(),
             times: SendTimes::new(&shared.scenario, now_ns),
-            tally: Tally::default(),
+            tally: Tally { live: Arc::clone(shared.control.live_latencies(part.thread)), ..Tally::default() },
             phase: Phase::Connect,
             now_ns,
             sweep: None,

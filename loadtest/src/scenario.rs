@@ -76,6 +76,15 @@ pub enum Arrivals {
     Poisson,
 }
 
+impl std::fmt::Display for Arrivals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "constant",
+            Self::Poisson => "poisson",
+        })
+    }
+}
+
 /// What happens to connections beside messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Upkeep {

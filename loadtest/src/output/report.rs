@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::sampling::{CpuTime, KernelMemory, Memory};
-use crate::scenario::{Arrivals, Scenario};
+use crate::scenario::Scenario;
 use crate::series::{Encoded, Sample};
 use crate::stats::{Counter, Latencies, Tally};
 use crate::verdict::Verdict;
@@ -160,7 +160,7 @@ pub struct Load {
     pub depth: Option<u32>,
     /// Messages a second in all; absent in a closed loop.
     pub rate_per_s: Option<f64>,
-    pub poisson: bool,
+    pub arrivals: Option<String>,
     pub reconnect_every_s: Option<f64>,
     pub ping_every_s: Option<f64>,
     pub slow_readers: u32,
@@ -382,7 +382,7 @@ impl Load {
             size: traffic.sizes.to_string(),
             depth: (traffic.depth < u32::MAX).then_some(traffic.depth),
             rate_per_s: traffic.open.map(|open| open.rate),
-            poisson: traffic.open.is_some_and(|open| open.arrivals == Arrivals::Poisson),
+            arrivals: traffic.open.map(|open| open.arrivals.to_string()),
             reconnect_every_s: scenario.upkeep.reconnect_every.map(|every| every.as_secs_f64()),
             ping_every_s: scenario.upkeep.ping_every.map(|every| every.as_secs_f64()),
             slow_readers: scenario.upkeep.slow_readers,

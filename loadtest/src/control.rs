@@ -2,14 +2,19 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
+use serde::{Deserialize, Serialize};
 
+use crate::interval::LiveLatencies;
 use crate::stats::{Counts, PublishedCounts};
 
 /// What the threads are to do. Phases only go forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Phase {
     /// Open connections; each proves itself with one echo, if wanted.
@@ -60,13 +65,20 @@ pub struct Control {
 #[derive(Debug)]
 struct ThreadPost {
     counts: PublishedCounts,
+    latencies: Arc<LiveLatencies>,
+    /// The phase that it follows.
+    followed: AtomicU8,
     bell: OwnedFd,
 }
 
 impl Control {
     /// For `threads` threads, in phase [`Phase::Connect`].
     pub fn new(threads: usize) -> io::Result<Self> {
-        let post = |_| Ok(ThreadPost { counts: PublishedCounts::default(), bell: eventfd(0, EventfdFlags::CLOEXEC)? });
+        let post = |_| {
+            let followed = AtomicU8::new(Phase::Connect as u8);
+            let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+            Ok(ThreadPost { counts: PublishedCounts::default(), latencies: Arc::default(), followed, bell })
+        };
         let threads = (0..threads).map(post).collect::<io::Result<_>>()?;
         Ok(Self { phase: AtomicU8::new(Phase::Connect as u8), threads })
     }
@@ -94,10 +106,30 @@ impl Control {
         self.threads[index].bell.as_raw_fd()
     }
 
-    /// Where thread `index` publishes its counts.
+    /// Thread `index` publishes its counts, which hold what it has done so far in `phase`.
+    #[inline]
+    pub fn publish(&self, index: usize, phase: Phase, counts: &Counts) {
+        let post = &self.threads[index];
+        post.counts.publish(counts);
+        // Release: who sees the phase sees these counts, or later ones.
+        post.followed.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether the counts, read after this, are those of threads that all follow `phase`.
     #[must_use]
-    pub fn published(&self, index: usize) -> &PublishedCounts {
-        &self.threads[index].counts
+    pub fn is_followed(&self, phase: Phase) -> bool {
+        self.threads.iter().all(|thread| thread.followed.load(Ordering::Acquire) == phase as u8)
+    }
+
+    /// Where thread `index` records its latencies for everybody to see.
+    #[must_use]
+    pub fn live_latencies(&self, index: usize) -> &Arc<LiveLatencies> {
+        &self.threads[index].latencies
+    }
+
+    /// All threads' live latencies.
+    pub fn all_live_latencies(&self) -> impl Iterator<Item = &LiveLatencies> {
+        self.threads.iter().map(|thread| &*thread.latencies)
     }
 
     /// All threads' published counts together.

@@ -1,23 +1,41 @@
 //! ringload: a load generator for WebSocket echo servers.
 //!
 //! - [`cli`] reads the arguments, [`scenario`] is what they mean; [`run`] conducts a run from the first connection to
-//!   the report.
-//! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases and [`pacing`].
-//! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them.
-//! - [`stats`] counts, [`sampling`] asks the system what both sides use, [`output`] shows it.
+//!   the report, [`search`] conducts several.
+//! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases, [`pacing`] and, in an open loop, the
+//!   [`schedule`].
+//! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
+//!   [`times`] since when each counts.
+//! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
+//! - [`server`] finds the server or starts it.
+//! - [`stats`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
+//!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
 
 pub mod cli;
 pub mod control;
 pub mod engine;
+pub mod interval;
+pub mod machine;
 pub mod message;
+pub mod observer;
 pub mod output;
 pub mod own_server;
 pub mod pacing;
 pub mod run;
 pub mod sampling;
 pub mod scenario;
+pub mod schedule;
+pub mod search;
+pub mod series;
+pub mod server;
+pub mod server_command;
 pub mod session;
 pub mod source;
 pub mod stats;
 pub mod target;
+pub mod thresholds;
+pub mod times;
+pub mod tls;
+pub mod usage;
+pub mod verdict;
 pub mod websocket;

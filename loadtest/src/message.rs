@@ -4,7 +4,11 @@
 //! be checked byte for byte without keeping what was sent. Messages of at least [`ID_LEN`] bytes start with both
 //! numbers in letters (valid UTF-8, whatever the opcode); the rest is cut from one shared table.
 
+pub mod sizes;
+
 use std::ops::Range;
+
+use sizes::Sizes;
 
 /// Length of the identification at the start of a message. Shorter messages carry the pattern only.
 pub const ID_LEN: usize = 16;
@@ -21,6 +25,9 @@ const STARTS: usize = 4096;
 /// With less, a second part to send costs as much as the copy.
 const LARGE: usize = 8 * 1024;
 
+/// Tells the numbers that choose sizes from those that choose bytes.
+const SIZES: u64 = 0x7369_7a65_7369_7a65;
+
 /// Masked tables, and so masking keys, of large messages. More would be more alike to real clients, but would no longer
 /// stay in a second-level cache together with the receive buffers.
 const LARGE_KEYS: usize = 2;
@@ -28,7 +35,7 @@ const LARGE_KEYS: usize = 2;
 /// Makes and checks all messages of a run. Shared by all threads, read only.
 #[derive(Debug)]
 pub struct Messages {
-    size: usize,
+    sizes: Sizes,
     text: bool,
     verify: bool,
     framed: bool,
@@ -54,22 +61,23 @@ pub struct MessageId {
 }
 
 impl Messages {
-    /// Messages of `size` bytes; `text` ones consist of printable ASCII, binary ones of all byte values.
+    /// Messages of these sizes; `text` ones consist of printable ASCII, binary ones of all byte values.
     #[must_use]
-    pub fn new(size: usize, text: bool, verify: bool) -> Self {
+    pub fn new(sizes: impl Into<Sizes>, text: bool, verify: bool) -> Self {
+        let sizes = sizes.into();
         let mut random = SplitMix(0x0072_696e_676c_6f61);
         let table = (0..PERIOD).map(|_| {
             let byte = random.next() >> 32;
             if text { b' ' + (byte % 95) as u8 } else { byte as u8 }
         });
         let table = table.collect::<Vec<u8>>().repeat(2).into_boxed_slice();
-        let masked = (0..if size >= LARGE { LARGE_KEYS } else { 0 }).map(|_| {
+        let masked = (0..if sizes.max() >= LARGE { LARGE_KEYS } else { 0 }).map(|_| {
             let key = nonzero_key(random.next());
             let mut bytes = table.clone();
             mask(&mut bytes, key);
             MaskedTable { key, bytes }
         });
-        Self { size, text, verify, framed: true, masked: masked.collect(), table }
+        Self { sizes, text, verify, framed: true, masked: masked.collect(), table }
     }
 
     /// The same messages without frames, and so without masks.
@@ -90,10 +98,19 @@ impl Messages {
         self.framed
     }
 
-    /// Payload bytes of every message.
+    /// Payload bytes of message `id`.
+    #[inline]
     #[must_use]
-    pub fn size(&self) -> usize {
-        self.size
+    pub fn size_of(&self, id: MessageId) -> usize {
+        // Not the number that chooses the message's bytes.
+        self.sizes.choose(|| SplitMix(id.bits() ^ SIZES).next())
+    }
+
+    /// Bytes of a message at most that are to be copied for sending, the frame header apart.
+    #[must_use]
+    pub fn copied_at_most(&self) -> usize {
+        let max = self.sizes.max();
+        if self.sizes.min() >= LARGE { ID_LEN } else { max.min(LARGE) }
     }
 
     /// Whether messages are text.
@@ -102,18 +119,18 @@ impl Messages {
         self.text
     }
 
-    /// Whether messages carry their identification.
+    /// Whether messages carry their identification, at least those that are long enough.
     #[must_use]
     pub fn are_identified(&self) -> bool {
-        self.verify && self.size >= ID_LEN
+        self.verify && self.sizes.max() >= ID_LEN
     }
 
-    /// Whether messages are large: then all of their payload but the identification is to be sent from
+    /// Whether message `id` is large: then all of its payload but the identification is to be sent from
     /// [`Messages::masked_part`].
     #[inline]
     #[must_use]
-    pub fn are_large(&self) -> bool {
-        !self.masked.is_empty()
+    pub fn is_large(&self, id: MessageId) -> bool {
+        !self.masked.is_empty() && self.size_of(id) >= LARGE
     }
 
     /// The masking key of message `id`. Every small message has another, as RFC 6455 section 5.3 wants it, so that a
@@ -121,10 +138,10 @@ impl Messages {
     #[inline]
     #[must_use]
     pub fn masking_key(&self, id: MessageId) -> [u8; 4] {
-        match self.masked.is_empty() {
+        match self.is_large(id) {
             _ if !self.framed => [0; 4],
-            true => nonzero_key(id.hash()),
-            false => self.masked_table(id).key,
+            false => nonzero_key(id.hash()),
+            true => self.masked_table(id).key,
         }
     }
 
@@ -140,7 +157,7 @@ impl Messages {
         debug_assert!(at >= ID_LEN, "the identification is in no table");
         // Start and period are multiples of four: the key's phase at a position is the same in table and message.
         let position = (id.start() + at) % PERIOD;
-        let end = (position + self.size - at).min(self.table.len());
+        let end = (position + self.size_of(id) - at).min(self.table.len());
         &self.masked_table(id).bytes[position..end]
     }
 
@@ -162,7 +179,7 @@ impl Messages {
         if !self.verify {
             return true;
         }
-        at + bytes.len() <= self.size
+        at + bytes.len() <= self.size_of(id)
             && self.for_each_part(id, at..at + bytes.len(), |range, part| bytes[range] == *part)
     }
 
@@ -176,7 +193,7 @@ impl Messages {
         mut f: impl FnMut(Range<usize>, &[u8]) -> bool,
     ) -> bool {
         let mut at = range.start;
-        if at < ID_LEN && self.size >= ID_LEN && !range.is_empty() {
+        if at < ID_LEN && !range.is_empty() && self.size_of(id) >= ID_LEN {
             let end = range.end.min(ID_LEN);
             if !f(0..end - at, &id.encode()[at..end]) {
                 return false;
@@ -205,7 +222,12 @@ impl MessageId {
 
     #[inline]
     fn hash(self) -> u64 {
-        SplitMix((u64::from(self.connection) << 32) | u64::from(self.sequence)).next()
+        SplitMix(self.bits()).next()
+    }
+
+    #[inline]
+    fn bits(self) -> u64 {
+        u64::from(self.connection) << 32 | u64::from(self.sequence)
     }
 
     /// Both numbers as sixteen letters `a` to `p`, one for each half byte.
@@ -301,7 +323,7 @@ mod tests {
     use super::*;
 
     fn payload(messages: &Messages, id: MessageId) -> Vec<u8> {
-        let mut bytes = vec![0; messages.size()];
+        let mut bytes = vec![0; messages.size_of(id)];
         messages.write_masked(id, 0, [0; 4], &mut bytes);
         bytes
     }
@@ -336,18 +358,19 @@ mod tests {
     #[test]
     fn the_masked_parts_of_a_large_message_are_its_masked_payload() {
         let messages = Messages::new(3 * PERIOD + 5, false, true);
-        assert!(messages.are_large() && !Messages::new(LARGE - 1, false, true).are_large());
+        let any = MessageId { connection: 1, sequence: 0 };
+        assert!(messages.is_large(any) && !Messages::new(LARGE - 1, false, true).is_large(any));
         let keys: HashSet<_> =
             (0..20).map(|sequence| messages.masking_key(MessageId { connection: 1, sequence })).collect();
         assert_eq!(keys.len(), LARGE_KEYS);
         for sequence in 0..20 {
             let id = MessageId { connection: 1, sequence };
-            let mut whole = vec![0; messages.size()];
+            let mut whole = vec![0; messages.size_of(id)];
             messages.write_masked(id, 0, messages.masking_key(id), &mut whole);
             let mut at = ID_LEN;
-            while at < messages.size() {
+            while at < messages.size_of(id) {
                 let part = messages.masked_part(id, at);
-                assert!(part.len() >= PERIOD || at + part.len() == messages.size());
+                assert!(part.len() >= PERIOD || at + part.len() == messages.size_of(id));
                 assert!(whole[at..at + part.len()] == *part);
                 at += part.len();
             }

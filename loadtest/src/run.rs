@@ -1,27 +1,33 @@
 //! Conducts a run: from the limits and the first connection to the report.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
 use crate::control::{Control, Phase};
-use crate::engine::{self, EngineError, Shared};
+use crate::engine::{self, Endpoint, EngineError, Shared};
 use crate::message::Messages;
-use crate::output::progress::Progress;
-use crate::output::report::{Measured, MemoryAt, Report, Usage};
-use crate::output::{json, table};
-use crate::own_server::{OwnServer, OwnServerError};
-use crate::sampling::{CpuTime, KernelMemory, Memory};
-use crate::scenario::{Scenario, threads_needed};
-use crate::source::{Sources, TooFewPorts, local_ports};
+use crate::observer::Observer;
+use crate::output::display::{Display, Show};
+use crate::output::files::{Results, WriteError};
+use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
+use crate::output::table::count;
+use crate::own_server::OwnServerError;
+use crate::sampling::processes::Processes;
+use crate::sampling::{KernelMemory, Memory};
+use crate::scenario::{Scenario, Upkeep, threads_needed};
+use crate::server::{Server, ServerChoice};
+use crate::server_command::ServerCommandError;
+use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
 use crate::stats::{Counter, Counts, Tally};
 use crate::target::{Protocol, Target, TargetError};
-use crate::websocket::handshake::UpgradeRequest;
+use crate::tls::{self, TlsError, TlsOptions};
+use crate::usage::{LoadCpus, Mark};
+use crate::websocket::handshake::{Extras, UpgradeRequest};
 
 /// How often the conductor looks at the counts.
 const TICK: Duration = Duration::from_millis(5);
@@ -39,35 +45,20 @@ pub struct Settings {
     pub scenario: Scenario,
     /// Its target.
     pub server: ServerChoice,
+    /// What the upgrade requests ask for besides.
+    pub extras: Extras,
+    /// Whom `wss://` targets must convince.
+    pub tls: TlsOptions,
+    /// Where connections come from, if not from where it suits.
+    pub sources: Option<SourceList>,
     /// Threads, if not as many as are needed.
     pub threads: Option<u32>,
     /// Processors for them, if not all.
     pub cpus: Option<Vec<usize>>,
-    /// Where to write the results as JSON.
-    pub json: Option<PathBuf>,
-    /// No progress lines.
-    pub quiet: bool,
-}
-
-/// Which server.
-#[derive(Debug)]
-pub enum ServerChoice {
-    /// One that runs already.
-    Running {
-        /// Its URL.
-        url: String,
-        /// Its process, if it is on this machine and to be sampled.
-        pid: Option<u32>,
-    },
-    /// A ringecho for this run only.
-    Own {
-        /// What it is to speak.
-        protocol: Protocol,
-        /// More arguments for it.
-        args: Vec<String>,
-        /// Its processors, if not all.
-        cpus: Option<Vec<usize>>,
-    },
+    /// Where the results go, and what must not be in them.
+    pub results: Results,
+    /// What is shown meanwhile.
+    pub show: Show,
 }
 
 /// Why there was no run, or no end to it.
@@ -79,6 +70,21 @@ pub enum RunError {
     /// The server started for the run.
     #[error(transparent)]
     OwnServer(#[from] OwnServerError),
+    /// The server of `--server-cmd`.
+    #[error(transparent)]
+    ServerCommand(#[from] ServerCommandError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What is not there with TLS.
+    #[error("--reconnect-every, --lifetime, --ping-every and --slow-readers are not supported with wss://")]
+    TlsUpkeep,
+    /// Too many for one table of descriptors.
+    #[error(
+        "{0} connections through TLS do not fit into the {1} descriptors that this process may have (RLIMIT_NOFILE; raise \
+         it with `ulimit -n`)"
+    )]
+    TlsDescriptors(u32, u64),
     /// Local ports.
     #[error(transparent)]
     Ports(#[from] TooFewPorts),
@@ -106,12 +112,15 @@ pub enum RunError {
         /// The limit on descriptors.
         limit: u64,
     },
+    /// A value that a search cannot try.
+    #[error("{0}")]
+    Step(String),
     /// The process to sample.
     #[error("cannot read the processor time and memory of process {0}: {1}")]
     Sample(u32, io::Error),
     /// A file to write.
-    #[error("cannot write {0}: {1}")]
-    Write(PathBuf, io::Error),
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// Something else that the system refused.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
@@ -126,34 +135,40 @@ impl RunError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Target(TargetError::Syntax(_) | TargetError::Scheme(_))
+            Self::Target(
+                TargetError::Syntax(_) | TargetError::Scheme(_) | TargetError::Mixed(..) | TargetError::Unix(..)
+            ) | Self::ServerCommand(ServerCommandError::Syntax(_))
                 | Self::Cpu(..)
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
+                | Self::TlsUpkeep
+                | Self::Step(_)
         )
     }
 }
 
-/// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong.
+/// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong, and no threshold was broken.
 pub fn run(settings: &Settings) -> Result<bool, RunError> {
-    let interrupted = watch_signals()?;
+    let report = perform(settings, watch_signals()?)?;
+    Ok(settings.results.publish(&report)?)
+}
+
+/// Runs once.
+pub fn perform(settings: &Settings, interrupted: Arc<AtomicBool>) -> Result<Report, RunError> {
     let layout = Layout::new(settings)?;
-    let (target, pid, own) = reach_server(settings)?;
-    let run = Run::start(settings, &layout, target, pid, interrupted)?;
-    if let Some(own) = &own {
-        run.progress.note(own.banner());
+    let server = Server::reach(settings)?;
+    if server.targets()[0].protocol == Protocol::Tls {
+        check_tls(settings, &layout)?;
     }
-    let report = run.conduct()?;
-    drop(own);
-    print!("{}", table::render(&report));
-    if let Some(path) = &settings.json {
-        json::write(&report, path).map_err(|error| RunError::Write(path.clone(), error))?;
+    let mut run = Run::start(settings, &layout, &server, interrupted)?;
+    if let Some(banner) = server.banner() {
+        run.observer.note(banner);
     }
-    Ok(report.is_ok())
+    run.conduct()
 }
 
 /// Ctrl-C ends the run early, but in order; a second one ends the process at once.
-fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
+pub fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // The order matters: the first handler sees the flag as the signal before left it.
@@ -164,10 +179,27 @@ fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
     Ok(interrupted)
 }
 
+/// Descriptors that a process needs besides its connections', generously.
+const OTHER_DESCRIPTORS: u64 = 100;
+
+/// TLS takes a simpler way, which can do less.
+fn check_tls(settings: &Settings, layout: &Layout) -> Result<(), RunError> {
+    if settings.scenario.upkeep != Upkeep::default() {
+        return Err(RunError::TlsUpkeep);
+    }
+    let connections = settings.scenario.connections;
+    if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
+        return Err(RunError::TlsDescriptors(connections, layout.descriptors));
+    }
+    Ok(())
+}
+
 /// How many threads run where.
 struct Layout {
     threads: u32,
     cpus: Vec<usize>,
+    /// As many as a process, or a ring, may have.
+    descriptors: u64,
 }
 
 impl Layout {
@@ -177,7 +209,7 @@ impl Layout {
         let usable = ringecho::sys::usable_cpus().map_err(|error| RunError::System("sched_getaffinity", error))?;
         let server_cpus = match &settings.server {
             ServerChoice::Own { cpus, .. } => cpus.as_deref(),
-            ServerChoice::Running { .. } => None,
+            ServerChoice::Running { .. } | ServerChoice::Command { .. } => None,
         };
         let named = settings.cpus.iter().flatten().chain(server_cpus.into_iter().flatten());
         if let Some(&missing) = named.into_iter().find(|cpu| !usable.contains(cpu)) {
@@ -193,30 +225,20 @@ impl Layout {
             Some(threads) => threads.min(connections),
             None => threads_needed(connections, cpus.len() as u32, limit),
         };
-        Ok(Self { threads, cpus })
-    }
-}
-
-/// Finds the server or starts one: its address, its process if that is known, and what keeps it running.
-fn reach_server(settings: &Settings) -> Result<(Target, Option<u32>, Option<OwnServer>), RunError> {
-    match &settings.server {
-        ServerChoice::Running { url, pid } => Ok((Target::parse(url)?, *pid, None)),
-        ServerChoice::Own { protocol, args, cpus } => {
-            let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
-            Ok((Target::local(*protocol, own.address()), Some(own.pid()), Some(own)))
-        }
+        Ok(Self { threads, cpus, descriptors: limit })
     }
 }
 
 /// A run under way.
 struct Run<'a> {
     scenario: &'a Scenario,
-    target: Target,
-    server_pid: Option<u32>,
+    server: &'a Server,
+    load_cpus: LoadCpus,
+    started: SystemTime,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<Tally, EngineError>>>,
     interrupted: Arc<AtomicBool>,
-    progress: Progress,
+    observer: Observer,
     before: MemoryAt,
 }
 
@@ -228,47 +250,55 @@ enum Waited {
     Interrupted,
 }
 
-/// What both sides have used and done at one moment.
-struct Mark {
-    at: Instant,
-    counts: Counts,
-    server: Option<CpuTime>,
-    load: CpuTime,
-}
-
 impl<'a> Run<'a> {
     fn start(
         settings: &'a Settings,
         layout: &Layout,
-        target: Target,
-        server_pid: Option<u32>,
+        server: &'a Server,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, RunError> {
-        let scenario = &settings.scenario;
+        let (scenario, targets) = (&settings.scenario, server.targets());
         let ports = local_ports().map_err(|error| RunError::System("cannot read the range of local ports", error))?;
-        if target.protocol == Protocol::Tcp && scenario.traffic.size == 0 {
+        let is_framed = targets[0].protocol != Protocol::Tcp;
+        let traffic = &scenario.traffic;
+        if !is_framed && traffic.sizes.min() == 0 {
             return Err(RunError::EmptyTcp);
         }
-        let sources = Sources::new(target.address, scenario.connections, ports, std::process::id())?;
-        let traffic = &scenario.traffic;
-        let messages = Messages::new(traffic.size, traffic.text, traffic.verify);
+        let wanted = settings.sources.as_ref();
+        let sources = Sources::new(targets, scenario.connections, ports, std::process::id(), wanted)?;
+        let messages = Messages::new(traffic.sizes.clone(), traffic.text, traffic.verify);
         let seed = u64::from(std::process::id()) << 20;
+        let tls = match targets[0].protocol {
+            Protocol::Tls => Some(tls::config(&settings.tls)?),
+            Protocol::WebSocket | Protocol::Tcp => None,
+        };
+        let endpoint = |target: &Target| {
+            Ok(Endpoint {
+                address: target.address.to_kernel(),
+                request: UpgradeRequest::new(&target.host, &target.path, &settings.extras, seed),
+                name: tls.is_some().then(|| tls::server_name(&target.host)).transpose()?,
+            })
+        };
+        let endpoints = targets.iter().map(endpoint).collect::<Result<_, TlsError>>()?;
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
-        let before = memory_now(server_pid)?;
+        let before = memory_now(server.pid())?;
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
-            address: target.address,
+            endpoints,
+            tls,
             sources,
-            request: UpgradeRequest::new(&target.host, &target.path, seed),
-            messages: if target.protocol == Protocol::Tcp { messages.unframed() } else { messages },
+            messages: if is_framed { messages } else { messages.unframed() },
             control,
             epoch: Instant::now(),
             threads: layout.threads,
             cpus: layout.cpus.len() as u32,
         });
         let threads = spawn_threads(&shared, layout)?;
-        let progress = Progress::new(scenario, &target, layout.threads, server_pid, settings.quiet);
-        Ok(Self { scenario, target, server_pid, shared, threads, interrupted, progress, before })
+        let display = Display::new(settings.show, &headline(scenario, server, layout.threads));
+        let observer = Observer::new(server.pid(), traffic.sizes.mean(), display);
+        let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
+        let started = SystemTime::now();
+        Ok(Self { scenario, server, load_cpus, started, shared, threads, interrupted, observer, before })
     }
 
     /// Leads all threads through the phases.
@@ -277,35 +307,39 @@ impl<'a> Run<'a> {
         let begun = Instant::now();
         let connected = self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] == wanted)?;
         let connect_time = begun.elapsed();
-        let idle = memory_now(self.server_pid)?;
+        let idle = memory_now(self.server.pid())?;
         let open_when_idle = self.counts().open();
 
         let mut measured = None;
         if connected == Waited::Done && self.scenario.active > 0 && open_when_idle > 0 {
             measured = self.measure()?;
         } else if connected == Waited::Done && open_when_idle > 0 {
+            self.begin(Phase::Measure)?;
             self.wait(Phase::Measure, Some(self.scenario.duration), |_| false)?;
         }
 
         self.begin(Phase::Drain)?;
         self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| counts.in_flight() == 0)?;
-        let at_end = memory_now(self.server_pid)?;
+        let at_end = memory_now(self.server.pid())?;
         self.begin(Phase::Close)?;
         self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;
         self.begin(Phase::Stop)?;
         let was_interrupted = self.interrupted.load(Ordering::Relaxed);
         let threads = self.shared.threads;
         let tally = self.join()?;
-        Ok(Report::new(
-            self.scenario,
-            &self.target,
+        Ok(Report::new(Outcome {
+            scenario: self.scenario,
+            target: self.server.url(),
+            server_pid: self.server.pid(),
             threads,
-            &tally,
+            started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            tally,
             connect_time,
             measured,
-            Usage { before: self.before, idle, at_end, open_when_idle },
-            was_interrupted,
-        ))
+            memory: MemoryMarks { before: self.before, idle, at_end, open_when_idle },
+            series: self.observer.finish().into_samples(),
+            interrupted: was_interrupted,
+        }))
     }
 
     /// Warms up, then measures; nothing if the run is interrupted before that.
@@ -324,18 +358,12 @@ impl<'a> Run<'a> {
             counts.open() == 0 || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
         let last = self.mark()?;
-        Ok(Some(Measured {
-            time: last.at - first.at,
-            echoes: last.counts[Counter::Echoed] - first.counts[Counter::Echoed],
-            server_cpu: last.server.zip(first.server).map(|(last, first)| last - first),
-            load_cpu: last.load - first.load,
-        }))
+        Ok(Some(last.since(&first, &self.load_cpus)))
     }
 
     fn mark(&self) -> Result<Mark, RunError> {
-        let sample = |pid| CpuTime::of_process(pid).map_err(|error| RunError::Sample(pid, error));
-        let server = self.server_pid.map(sample).transpose()?;
-        Ok(Mark { at: Instant::now(), counts: self.counts(), server, load: CpuTime::of_self() })
+        let pid = self.server.pid();
+        Mark::now(self.counts(), pid).map_err(|error| RunError::Sample(pid.unwrap_or_default(), error))
     }
 
     fn begin(&self, phase: Phase) -> Result<(), RunError> {
@@ -353,11 +381,28 @@ impl<'a> Run<'a> {
         time: Option<Duration>,
         done: impl Fn(&Counts) -> bool,
     ) -> Result<Waited, RunError> {
+        self.observer.begin(phase, time);
+        let waited = self.wait_while_watching(phase, time, done);
+        let counts = self.counts();
+        self.observer.end(phase, &counts, &self.shared.control);
+        waited
+    }
+
+    fn wait_while_watching(
+        &mut self,
+        phase: Phase,
+        time: Option<Duration>,
+        done: impl Fn(&Counts) -> bool,
+    ) -> Result<Waited, RunError> {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
+            // In this order: what was counted before a thread followed the phase proves nothing about it.
+            let is_followed = self.shared.control.is_followed(phase);
             let counts = self.counts();
-            self.progress.show(phase, &counts);
-            if done(&counts) {
+            if self.observer.look(phase, &counts, &self.shared.control) {
+                self.interrupted.store(true, Ordering::Relaxed);
+            }
+            if is_followed && done(&counts) {
                 return Ok(Waited::Done);
             }
             if phase < Phase::Drain && self.interrupted.load(Ordering::Relaxed) {
@@ -409,11 +454,29 @@ fn spawn_threads(
     parts.map(spawn).collect::<io::Result<_>>().map_err(|error| RunError::System("cannot start a thread", error))
 }
 
+/// Says what the run is going to do.
+fn headline(scenario: &Scenario, server: &Server, threads: u32) -> String {
+    let traffic = &scenario.traffic;
+    let pace = traffic
+        .open
+        .map_or_else(|| format!("depth {}", traffic.depth), |open| format!("{}/s in all", count(open.rate as u64)));
+    format!(
+        "ringload: {} connections to {} on {threads} threads; {} active, {} bytes, {pace}",
+        count(u64::from(scenario.connections)),
+        server.url(),
+        count(u64::from(scenario.active)),
+        traffic.sizes,
+    )
+}
+
 fn memory_now(server_pid: Option<u32>) -> Result<MemoryAt, RunError> {
+    let of_server = |pid| {
+        let memory = Processes::of(pid).and_then(|processes| processes.memory());
+        memory.map_err(|error| RunError::Sample(pid, error))
+    };
+    let server = server_pid.map(of_server).transpose()?;
     let own_pid = std::process::id();
-    let of_process = |pid| Memory::of_process(pid).map_err(|error| RunError::Sample(pid, error));
-    let server = server_pid.map(of_process).transpose()?;
-    let load = of_process(own_pid)?;
+    let load = Memory::of_process(own_pid).map_err(|error| RunError::Sample(own_pid, error))?;
     let kernel = KernelMemory::now().map_err(|error| RunError::System("cannot read the kernel's memory", error))?;
     Ok(MemoryAt { server, load, kernel })
 }

@@ -1,11 +1,13 @@
 //! What the system says both sides use: processor time and memory of a process, memory of the kernel's sockets.
 
+pub mod processes;
+
 use std::io;
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use rustix::param::clock_ticks_per_second;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Processor time that a process has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +31,13 @@ impl CpuTime {
         parse_stat(&stat).ok_or_else(|| invalid("/proc/PID/stat"))
     }
 
+    /// The same, and that of its children which have ended and which it has waited for.
+    pub fn with_waited_for(pid: u32) -> io::Result<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let own = parse_stat(&stat).ok_or_else(|| invalid("/proc/PID/stat"))?;
+        Ok(parse_times(&stat, 13).map_or(own, |waited_for| own + waited_for))
+    }
+
     /// All threads of this process, to the microsecond (`getrusage(2)`).
     #[must_use]
     pub fn of_self() -> Self {
@@ -41,6 +50,14 @@ impl CpuTime {
     }
 }
 
+impl Add for CpuTime {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { user: self.user + other.user, system: self.system + other.system }
+    }
+}
+
 impl Sub for CpuTime {
     type Output = Self;
 
@@ -50,7 +67,9 @@ impl Sub for CpuTime {
 }
 
 /// A process's memory in bytes (`/proc/PID/smaps_rollup`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Resident.
     pub rss_bytes: u64,
@@ -58,6 +77,18 @@ pub struct Memory {
     pub pss_bytes: u64,
     /// Resident and backed by no file.
     pub anonymous_bytes: u64,
+}
+
+impl Add for Memory {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+            pss_bytes: self.pss_bytes + other.pss_bytes,
+            anonymous_bytes: self.anonymous_bytes + other.anonymous_bytes,
+        }
+    }
 }
 
 impl Memory {
@@ -76,7 +107,9 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
 }
 
 /// Memory of the whole machine that sockets take from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct KernelMemory {
     /// Kernel objects, sockets among them (`Slab` in `/proc/meminfo`).
     pub slab_bytes: u64,
@@ -104,6 +137,13 @@ impl KernelMemory {
     }
 }
 
+/// All memory of this machine (`MemTotal`); 0 if it is not told.
+#[must_use]
+pub fn memory_total_bytes() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kilobytes(&meminfo, "MemTotal:").unwrap_or(0)
+}
+
 /// A `Name:   123 kB` line's value in bytes.
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -119,8 +159,13 @@ fn tcp_field(sockstat: &str, name: &str) -> Option<u64> {
 
 /// Fields 14 and 15 of `/proc/PID/stat`, counted behind the name, which may hold spaces and parentheses itself.
 fn parse_stat(stat: &str) -> Option<CpuTime> {
+    parse_times(stat, 11)
+}
+
+/// User and system time behind the first `skipped` fields behind the name.
+fn parse_times(stat: &str, skipped: usize) -> Option<CpuTime> {
     let (_, behind_name) = stat.rsplit_once(')')?;
-    let mut fields = behind_name.split_whitespace().skip(11);
+    let mut fields = behind_name.split_whitespace().skip(skipped);
     let ticks = clock_ticks_per_second();
     let mut time = || Some(Duration::from_nanos(fields.next()?.parse::<u64>().ok()? * (1_000_000_000 / ticks)));
     Some(CpuTime { user: time()?, system: time()? })

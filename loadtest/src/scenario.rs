@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::message::sizes::Sizes;
+
 /// The load of a run.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -13,6 +17,8 @@ pub struct Scenario {
     pub active: u32,
     /// What they send.
     pub traffic: Traffic,
+    /// What happens to connections beside that.
+    pub upkeep: Upkeep,
     /// Time before measuring begins.
     pub warmup: Duration,
     /// Measured time.
@@ -37,18 +43,51 @@ pub struct Connect {
 }
 
 /// What active connections send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Traffic {
-    /// Payload bytes of each message.
-    pub size: usize,
-    /// Messages in flight on each active connection.
+    /// Payload bytes of the messages.
+    pub sizes: Sizes,
+    /// Messages in flight on each active connection at most.
     pub depth: u32,
+    /// Messages by the clock; without it a message is sent whenever one has come back.
+    pub open: Option<OpenLoop>,
     /// Text messages instead of binary ones.
     pub text: bool,
     /// Whether every byte of every echo is compared.
     pub verify: bool,
     /// End after so many messages, beside the greetings.
     pub limit: Option<u64>,
+}
+
+/// Messages that are sent when they are due, whether or not earlier ones have come back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OpenLoop {
+    /// Messages a second, by all active connections together.
+    pub rate: f64,
+    /// How they are spread over time.
+    pub arrivals: Arrivals,
+}
+
+/// How the messages of one connection follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Arrivals {
+    /// At equal intervals, the connections one after the other.
+    Constant,
+    /// Independently of each other, as those of many users do.
+    Poisson,
+}
+
+/// What happens to connections beside messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Upkeep {
+    /// The time from one reconnect to the next, of all connections together, which take turns.
+    pub reconnect_every: Option<Duration>,
+    /// The time from one ping to the next on each connection.
+    pub ping_every: Option<Duration>,
+    /// Connections that send and do not read.
+    pub slow_readers: u32,
 }
 
 /// One thread's part of a scenario.
@@ -86,9 +125,27 @@ impl Scenario {
         self.active_below(number + 1) > self.active_below(number)
     }
 
+    /// Whether connection number `number` is one of the slow readers: the last ones.
+    #[must_use]
+    pub fn is_slow_reader(&self, number: u32) -> bool {
+        number >= self.regular()
+    }
+
+    /// Where connection number `number` is among the active ones: 0 is the first, nearly 1 the last.
+    #[must_use]
+    pub fn phase_of(&self, number: u32) -> f64 {
+        self.active_below(number) as f64 / f64::from(self.active.max(1))
+    }
+
     /// How many active connections have a smaller number.
     fn active_below(&self, number: u32) -> u64 {
-        share_u64(u64::from(self.active), u64::from(number), u64::from(self.connections))
+        let regular = self.regular();
+        share_u64(u64::from(self.active), u64::from(number.min(regular)), u64::from(regular))
+    }
+
+    /// How many connections are no slow readers.
+    fn regular(&self) -> u32 {
+        self.connections.saturating_sub(self.upkeep.slow_readers)
     }
 }
 
@@ -113,7 +170,7 @@ pub fn threads_needed(connections: u32, cpus: u32, descriptor_limit: u64) -> u32
 const MAX_DIRECT_DESCRIPTORS: u32 = 1 << 20;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn scenario(connections: u32, active: u32, limit: Option<u64>) -> Scenario {
@@ -122,7 +179,8 @@ mod tests {
             connections,
             connect: Connect { rate: 0.0, window: 10, timeout, greet: true },
             active,
-            traffic: Traffic { size: 16, depth: 1, text: false, verify: true, limit },
+            traffic: Traffic { sizes: 16.into(), depth: 1, open: None, text: false, verify: true, limit },
+            upkeep: Upkeep::default(),
             warmup: timeout,
             duration: timeout,
             drain_timeout: timeout,

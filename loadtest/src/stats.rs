@@ -1,15 +1,19 @@
 //! What a run counts. Every thread counts for itself; other threads see copies, and the end adds them up.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::interval::LiveLatencies;
+
 /// Latencies above this are recorded as this, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 600 * 1_000_000_000;
 
-/// What is counted. Each message that was sent ends as exactly one of `Echoed`, `Corrupted` and `Lost`.
+/// What is counted. Each message that was sent ends as exactly one of `Echoed`, `Reordered`, `Corrupted`, `Late` and
+/// `Lost`; what came back beside that is `Duplicated` or `Unexpected`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {
@@ -33,18 +37,36 @@ pub enum Counter {
     ClosesAnswered,
     /// Messages sent.
     Sent,
-    /// Messages that came back as they were.
+    /// Messages that came back as they were, in their turn.
     Echoed,
+    /// Messages that came back as they were, but behind one that was sent later.
+    Reordered,
     /// Messages that came back changed.
     Corrupted,
+    /// Messages that came back when this side had already sent its Close.
+    Late,
     /// Messages that did not come back.
     Lost,
-    /// Messages that nobody was waiting for.
+    /// Messages that came back once more.
+    Duplicated,
+    /// Messages that this side never sent.
     Unexpected,
-    /// Echoes within the measured time.
+    /// Messages of an open loop that were due and not sent when sending ended.
+    Unsent,
+    /// Echoes within the measured time; in an open loop, echoes of messages that were due in it.
     MeasuredEchoes,
-    /// Pings that were answered.
+    /// The server's pings that were answered.
     Pings,
+    /// This side's pings.
+    PingsSent,
+    /// The server's pongs.
+    Pongs,
+    /// Connections that were closed in order to be opened again.
+    Recycled,
+    /// Messages sent by slow readers, whose echoes nobody reads.
+    SlowSent,
+    /// Slow readers that the server cut off, as it may.
+    SlowEnded,
     /// Threads that have sent their share of `--messages` and have it back.
     QuotaMet,
 }
@@ -89,14 +111,24 @@ impl Counts {
     /// Messages whose echo is still to come.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self[Counter::Sent] - self[Counter::Echoed] - self[Counter::Corrupted] - self[Counter::Lost]
+        use Counter::{Corrupted, Echoed, Late, Lost, Reordered};
+        let settled: u64 = [Echoed, Reordered, Corrupted, Late, Lost].iter().map(|&end| self[end]).sum();
+        // A reader may meet the owner half-way.
+        self[Counter::Sent].saturating_sub(settled)
+    }
+
+    /// How many things went wrong: connections and messages.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        use Counter::{ClosedEarly, Corrupted, Duplicated, Failed, Late, Lost, Reordered, Unexpected, Violations};
+        let faults = [Failed, ClosedEarly, Violations, Reordered, Corrupted, Late, Lost, Duplicated, Unexpected];
+        faults.iter().map(|&bad| self[bad]).sum()
     }
 
     /// Whether nothing went wrong.
     #[must_use]
     pub fn are_clean(&self) -> bool {
-        use Counter::{ClosedEarly, Corrupted, Failed, Lost, Unexpected, Violations};
-        [Failed, ClosedEarly, Violations, Corrupted, Lost, Unexpected].iter().all(|&bad| self[bad] == 0)
+        self.errors() == 0
     }
 }
 
@@ -170,7 +202,8 @@ impl Cause {
     pub fn remedy(self) -> Option<&'static str> {
         match self {
             Self::LocalLimit(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => Some(
-                "out of local ports: widen net.ipv4.ip_local_port_range, or wait for old connections to leave TIME_WAIT",
+                "out of local ports, or --source names an address that is not this machine's: widen \
+                 net.ipv4.ip_local_port_range, add source addresses, or wait for old connections to leave TIME_WAIT",
             ),
             Self::LocalLimit(libc::EMFILE) => Some("out of descriptors: raise `ulimit -n`"),
             Self::LocalLimit(libc::ENFILE) => Some("out of open files in all: raise fs.file-max"),
@@ -248,6 +281,63 @@ impl Latencies {
     pub fn count(&self) -> u64 {
         self.0.len()
     }
+
+    /// All of them, in nanoseconds.
+    #[must_use]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+}
+
+/// Which echoes count as measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measuring {
+    /// None.
+    #[default]
+    Off,
+    /// Closed loop: those that arrive now.
+    ByArrival,
+    /// Open loop: those whose message was due in this time, whenever they arrive. Otherwise a server that stalls at the
+    /// end would be measured without its slowest echoes.
+    ByDue {
+        /// From here.
+        from_ns: u64,
+        /// To before here.
+        until_ns: u64,
+    },
+}
+
+impl Measuring {
+    #[inline]
+    fn counts(self, since_ns: Option<u64>) -> bool {
+        match self {
+            Self::Off => false,
+            Self::ByArrival => true,
+            Self::ByDue { from_ns, until_ns } => {
+                since_ns.is_some_and(|since_ns| (from_ns..until_ns).contains(&since_ns))
+            }
+        }
+    }
+
+    /// Measured time begins at `now_ns`.
+    pub fn begin(&mut self, now_ns: u64, by_due: bool) {
+        *self = if by_due { Self::ByDue { from_ns: now_ns, until_ns: u64::MAX } } else { Self::ByArrival };
+    }
+
+    /// Measured time ends at `now_ns`.
+    pub fn end(&mut self, now_ns: u64) {
+        match self {
+            Self::ByDue { until_ns, .. } => *until_ns = now_ns.min(*until_ns),
+            Self::ByArrival => *self = Self::Off,
+            Self::Off => {}
+        }
+    }
+
+    /// Whether measured time goes on.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        matches!(self, Self::ByArrival | Self::ByDue { until_ns: u64::MAX, .. })
+    }
 }
 
 /// Everything that one thread counts.
@@ -259,10 +349,16 @@ pub struct Tally {
     pub failures: Failures,
     /// Protocol violations by their description.
     pub violations: BTreeMap<String, u64>,
-    /// Latencies within the measured time.
+    /// Latencies within the measured time: from sending in a closed loop, from being due in an open one.
     pub latencies: Latencies,
-    /// Whether echoes count as measured just now.
-    pub measuring: bool,
+    /// How late this side was to notice that a message of an open loop was due, within the measured time.
+    pub lag: Latencies,
+    /// From the beginning of an attempt to a connection that is ready.
+    pub connects: Latencies,
+    /// Latencies at any time, for the conductor to look at while the run goes on.
+    pub live: Arc<LiveLatencies>,
+    /// Which echoes count as measured just now.
+    pub measuring: Measuring,
 }
 
 impl Tally {
@@ -279,15 +375,26 @@ impl Tally {
         *self.failures.entry(cause).or_default() += 1;
     }
 
-    /// Counts a good echo. Its latency is unknown if nobody noted when the message was sent.
+    /// Counts a good echo as `end`. Its latency is unknown if nobody noted since when the message has counted.
     #[inline]
-    pub fn echo(&mut self, latency_ns: Option<u64>) {
-        self.count(Counter::Echoed);
-        if self.measuring {
+    pub fn echo(&mut self, end: Counter, since_ns: Option<u64>, now_ns: u64) {
+        self.count(end);
+        if let Some(since_ns) = since_ns {
+            self.live.record(now_ns.saturating_sub(since_ns));
+        }
+        if self.measuring.counts(since_ns) {
             self.count(Counter::MeasuredEchoes);
-            if let Some(latency_ns) = latency_ns {
-                self.latencies.record(latency_ns);
+            if let Some(since_ns) = since_ns {
+                self.latencies.record(now_ns.saturating_sub(since_ns));
             }
+        }
+    }
+
+    /// Notes how late this side noticed a message that was due.
+    #[inline]
+    pub fn lag(&mut self, lag_ns: u64) {
+        if self.measuring.is_on() {
+            self.lag.record(lag_ns);
         }
     }
 
@@ -295,6 +402,8 @@ impl Tally {
     pub fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
         self.latencies.add(&other.latencies);
+        self.lag.add(&other.lag);
+        self.connects.add(&other.connects);
         for (&cause, count) in &other.failures {
             *self.failures.entry(cause).or_default() += count;
         }
@@ -310,13 +419,13 @@ mod tests {
 
     #[test]
     fn merged_latencies_are_those_of_all_threads() {
-        let mut fast = Tally { measuring: true, ..Tally::default() };
+        let mut fast = Tally { measuring: Measuring::ByArrival, ..Tally::default() };
         let mut slow = fast.clone();
         for micros in 1..=90 {
-            fast.echo(Some(micros * 1000));
+            fast.echo(Counter::Echoed, Some(5), 5 + micros * 1000);
         }
         for _ in 0..10 {
-            slow.echo(Some(5_000_000));
+            slow.echo(Counter::Echoed, Some(5), 5_000_005);
         }
         slow.fail(Cause::Status(503));
         fast.add(&slow);
@@ -332,9 +441,25 @@ mod tests {
     #[test]
     fn nothing_is_measured_outside_the_measured_time() {
         let mut tally = Tally::default();
-        tally.echo(Some(1000));
+        tally.echo(Counter::Echoed, Some(0), 1000);
         assert_eq!(tally.counts[Counter::Echoed], 1);
         assert_eq!(tally.latencies.percentile(50.0), None);
+    }
+
+    #[test]
+    fn in_an_open_loop_it_matters_when_a_message_was_due() {
+        let mut tally = Tally::default();
+        tally.measuring.begin(1000, true);
+        assert!(tally.measuring.is_on());
+        tally.echo(Counter::Echoed, Some(999), 1500);
+        tally.echo(Counter::Echoed, Some(1000), 1500);
+        tally.measuring.end(2000);
+        assert!(!tally.measuring.is_on());
+        tally.echo(Counter::Echoed, Some(1999), 9_001_999);
+        tally.echo(Counter::Echoed, Some(2000), 9_001_999);
+        tally.echo(Counter::Echoed, None, 9_001_999);
+        assert_eq!((tally.counts[Counter::MeasuredEchoes], tally.latencies.count()), (2, 2));
+        assert!(tally.latencies.max().unwrap().as_micros() >= 8999);
     }
 
     #[test]

@@ -1,58 +1,14 @@
 //! `ringload run` against servers that behave, and against servers that do not: each fault is counted as what it is.
 
+mod runner;
 mod server;
 
-use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use runner::{ringload, run, run_any};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use server::{Behaviour, start};
-
-/// What a run came to.
-struct Outcome {
-    code: Option<i32>,
-    json: Value,
-    output: String,
-}
-
-impl Outcome {
-    fn number(&self, pointer: &str) -> u64 {
-        let value = self.json.pointer(pointer).and_then(Value::as_u64);
-        value.unwrap_or_else(|| panic!("no number {pointer} in {}\n{}", self.json, self.output))
-    }
-
-    /// The causes of failed attempts with their counts.
-    fn failures(&self) -> Vec<(String, u64)> {
-        let failures = self.json["connections"]["failures"].as_array().expect("a list");
-        let failure = |it: &Value| (it["cause"].as_str().unwrap().to_owned(), it["count"].as_u64().unwrap());
-        failures.iter().map(failure).collect()
-    }
-}
-
-fn ringload(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ringload")).args(args).output().expect("ringload starts")
-}
-
-fn run(address: SocketAddr, args: &[&str]) -> Outcome {
-    let url = format!("ws://{address}/");
-    run_any(&[&[url.as_str()], args].concat())
-}
-
-fn run_any(args: &[&str]) -> Outcome {
-    static FILES: AtomicU32 = AtomicU32::new(0);
-    let name = format!("run-{}-{}.json", std::process::id(), FILES.fetch_add(1, Ordering::Relaxed));
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let fixed = ["run", "-c", "4", "--duration", "0.3", "--warmup", "0", "--json", path.to_str().unwrap()];
-    let quick = ["--drain-timeout", "0.5", "--close-timeout", "2"];
-    let output = ringload(&[&fixed[..], &quick, args].concat());
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let json = std::fs::read(&path).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("valid JSON"));
-    let _ = std::fs::remove_file(&path);
-    Outcome { code: output.status.code(), json, output: text }
-}
 
 #[test]
 fn good_echoes_of_all_sizes_and_depths_are_good() {
@@ -156,11 +112,15 @@ fn a_dropped_echo_is_lost() {
 }
 
 #[test]
-fn a_repeated_or_unasked_echo_is_unexpected() {
-    for behaviour in [Behaviour::RepeatTenth, Behaviour::Greeter] {
+fn repeated_and_unasked_messages_are_told_apart() {
+    let faults = ["/messages/duplicated", "/messages/unexpected"];
+    for (behaviour, fault, other) in
+        [(Behaviour::RepeatTenth, faults[0], faults[1]), (Behaviour::Greeter, faults[1], faults[0])]
+    {
         let outcome = run(start(behaviour), &["--depth", "2"]);
         assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-        assert!(outcome.number("/messages/unexpected") > 0, "{behaviour:?}: {}", outcome.output);
+        assert!(outcome.number(fault) > 0, "{behaviour:?}: {}", outcome.output);
+        assert_eq!(outcome.number(other), 0, "{behaviour:?}: {}", outcome.output);
         assert_eq!(outcome.number("/messages/corrupted") + outcome.number("/messages/lost"), 0, "{}", outcome.output);
     }
 }
@@ -213,10 +173,10 @@ fn a_server_that_breaks_the_protocol_is_given_up() {
 #[test]
 fn bad_arguments_and_impossible_runs_have_their_own_exit_codes() {
     assert_eq!(ringload(&["run", "--depth", "0"]).status.code(), Some(2));
-    assert_eq!(ringload(&["run", "wss://127.0.0.1/"]).status.code(), Some(2));
+    assert_eq!(ringload(&["run", "http://127.0.0.1/"]).status.code(), Some(2));
     assert_eq!(ringload(&["run", "--cpus", "1023", "ws://127.0.0.1:1/"]).status.code(), Some(2));
     assert_eq!(ringload(&["run", "ws://no-such-host.invalid/"]).status.code(), Some(3));
     let output = ringload(&["run", "-c", "60000", "ws://[::1]:1/"]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("local ports of one source address"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("local ports of 1 source address"));
 }

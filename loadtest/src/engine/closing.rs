@@ -28,13 +28,11 @@ impl Worker<'_> {
             self.closing.next += 1;
             let Some(connection) = self.connections.get_mut(key) else { continue };
             match connection.stage {
+                Stage::Open if connection.has(Flag::SlowReader) => self.finish(key as u32),
                 Stage::Greeting | Stage::Open if self.shared.messages.are_framed() => {
-                    connection.stage = Stage::Closing;
-                    connection.set(Flag::CloseDue, true);
                     connection.set(Flag::InCloseWindow, true);
                     self.closing.in_flight += 1;
-                    self.tally.count(Counter::ClosesSent);
-                    self.send_due(key as u32);
+                    self.send_close(key as u32);
                 }
                 Stage::Ending => {}
                 // Without frames there is no Close. The others are half open, or were closed by the server with the TCP
@@ -44,9 +42,38 @@ impl Worker<'_> {
         }
     }
 
+    fn send_close(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        connection.stage = Stage::Closing;
+        connection.set(Flag::CloseDue, true);
+        self.tally.count(Counter::ClosesSent);
+        self.send_due(key);
+    }
+
+    /// Closes a connection that is to be opened again, in order: not before all its messages have come back.
+    pub(super) fn recycle(&mut self, key: u32) {
+        self.tally.count(Counter::Recycled);
+        self.connections[key as usize].set(Flag::Recycling, true);
+        self.close_if_settled(key);
+    }
+
+    /// Goes on with that when a message has come back.
+    pub(super) fn close_if_settled(&mut self, key: u32) {
+        let connection = &self.connections[key as usize];
+        if connection.stage != Stage::Open || connection.session.in_flight() > 0 {
+            return;
+        }
+        if self.shared.messages.are_framed() { self.send_close(key) } else { self.finish(key) }
+    }
+
+    pub(super) fn is_slow_reader(&mut self, token: Token) -> bool {
+        self.connection(token).is_some_and(|connection| connection.has(Flag::SlowReader))
+    }
+
     /// The server's Close has arrived. It is to close the TCP connection next (RFC 6455 section 7.1.1).
     pub(super) fn on_close(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
+        connection.set(Flag::ServerClosed, true);
         if connection.stage == Stage::Closing {
             self.tally.count(Counter::ClosesAnswered);
             return;
@@ -83,14 +110,16 @@ impl Worker<'_> {
     }
 
     fn closed_early(&mut self, key: u32) {
-        self.tally.count(Counter::ClosedEarly);
+        let connection = &self.connections[key as usize];
+        let may_be = connection.has(Flag::SlowReader) && connection.stage == Stage::Open;
+        self.tally.count(if may_be { Counter::SlowEnded } else { Counter::ClosedEarly });
         self.settle_greeting(key);
     }
 
     /// An attempt that gets no further than its greeting is settled all the same.
     fn settle_greeting(&mut self, key: u32) {
         if self.connections[key as usize].stage == Stage::Greeting {
-            self.settle_opening();
+            self.tally.count(Counter::Settled);
         }
     }
 
@@ -106,7 +135,7 @@ impl Worker<'_> {
         if connection.has(Flag::InCloseWindow) {
             self.closing.in_flight -= 1;
         }
-        connection.session.abandon(&mut self.tally);
+        connection.abandon(&mut self.times, &mut self.tally);
         connection.stage = Stage::Ending;
         let under_way = [
             (connection.has(Flag::ConnectPending), Kind::Connect),
@@ -131,9 +160,12 @@ impl Worker<'_> {
         if connection.stage != Stage::Ending || !is_idle {
             return;
         }
-        self.connections.remove(token.key as usize);
+        let gone = self.connections.remove(token.key as usize);
         self.pongs.remove(&token.key);
         // SAFETY: the submission holds no address.
         unsafe { self.ring.push(&operations::close(token.key)) };
+        if gone.has(Flag::Recycling) && self.phase.is_sending() {
+            self.begin(gone.session.number());
+        }
     }
 }

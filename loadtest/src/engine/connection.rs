@@ -3,6 +3,8 @@
 use super::operations::{Kind, Token};
 use super::sends::SendKey;
 use crate::session::Session;
+use crate::stats::Tally;
+use crate::times::SendTimes;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,9 @@ pub(super) struct Connection {
     pub(super) send: Option<SendKey>,
     pub(super) generation: u16,
     pub(super) stage: Stage,
-    flags: u8,
+    flags: u16,
+    /// When the attempt began, in microseconds since the run's epoch, wrapping after 71 minutes.
+    began_us: u32,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 64, "a connection is one cache line");
@@ -37,7 +41,7 @@ const _: () = assert!(size_of::<Option<Connection>>() <= 64, "the slab finds roo
 
 /// A yes or no that a connection remembers.
 #[derive(Clone, Copy, Debug)]
-#[repr(u8)]
+#[repr(u16)]
 pub(super) enum Flag {
     /// A multishot receive is under way.
     Receiving = 1,
@@ -53,25 +57,38 @@ pub(super) enum Flag {
     Trying = 32,
     /// The Close went out at the end of the run, and counts among those in the closing window.
     InCloseWindow = 64,
+    /// The server has sent its Close.
+    ServerClosed = 128,
+    /// Is to be closed in order and opened again.
+    Recycling = 256,
+    /// A ping is to be sent.
+    PingDue = 512,
+    /// Sends and does not read.
+    SlowReader = 1024,
 }
 
 impl Connection {
-    pub(super) fn new(number: u32, generation: u16, active: bool) -> Self {
-        let flags = if active { Flag::Active as u8 } else { 0 };
-        Self { session: Session::new(number), send: None, generation, stage: Stage::Connecting, flags }
+    pub(super) fn new(number: u32, generation: u16, now_ns: u64) -> Self {
+        let began_us = (now_ns / 1000) as u32;
+        Self { session: Session::new(number), send: None, generation, stage: Stage::Connecting, flags: 0, began_us }
+    }
+
+    /// How long ago the attempt began.
+    pub(super) fn age_ns(&self, now_ns: u64) -> u64 {
+        u64::from(((now_ns / 1000) as u32).wrapping_sub(self.began_us)) * 1000
     }
 
     #[inline]
     pub(super) fn has(&self, flag: Flag) -> bool {
-        self.flags & flag as u8 != 0
+        self.flags & flag as u16 != 0
     }
 
     #[inline]
     pub(super) fn set(&mut self, flag: Flag, on: bool) {
         if on {
-            self.flags |= flag as u8;
+            self.flags |= flag as u16;
         } else {
-            self.flags &= !(flag as u8);
+            self.flags &= !(flag as u16);
         }
     }
 
@@ -84,5 +101,19 @@ impl Connection {
     /// Whether the upgrade has succeeded and the connection has not been given up.
     pub(super) fn is_upgraded(&self) -> bool {
         matches!(self.stage, Stage::Greeting | Stage::Open | Stage::Closing)
+    }
+
+    /// Whether a frame is to be sent that is no message.
+    #[inline]
+    pub(super) fn has_control_due(&self) -> bool {
+        self.flags & (Flag::CloseDue as u16 | Flag::PongDue as u16 | Flag::PingDue as u16) != 0
+    }
+
+    /// Counts what has not come back as lost, unless nobody was going to read it.
+    pub(super) fn abandon(&mut self, times: &mut SendTimes, tally: &mut Tally) {
+        if self.has(Flag::SlowReader) && self.stage == Stage::Open {
+            self.session.forget();
+        }
+        self.session.abandon(times, tally);
     }
 }

@@ -1,20 +1,27 @@
 //! Moves the bytes: one ring per thread, batched, with no buffer for an idle connection.
 //!
-//! `worker` is the loop and the way of an echo; `opening` and `closing` are the two ends of a connection's life; `sends`
-//! holds what is being sent; `operations` are the submissions and their names.
+//! `worker` is the loop and the way of an echo, `sending` its way out; `opening` and `closing` are the two ends of a
+//! connection's life, `upkeep` what happens to it in between; `sends` holds what is being sent; `operations` are the
+//! submissions and their names. `tls` is the other, simpler way for `wss://` targets.
 
 mod closing;
 mod connection;
 mod opening;
 mod operations;
+mod sending;
 mod sends;
+mod tls;
+mod upkeep;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use io_uring::{Probe, opcode};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::SockAddr;
 use thiserror::Error;
 
 use crate::control::Control;
@@ -29,12 +36,12 @@ use crate::websocket::handshake::UpgradeRequest;
 pub struct Shared {
     /// The load.
     pub scenario: Scenario,
-    /// Where it goes.
-    pub address: SocketAddr,
+    /// Where it goes: connections take turns.
+    pub endpoints: Vec<Endpoint>,
     /// Where it comes from.
     pub sources: Sources,
-    /// The upgrade request.
-    pub request: UpgradeRequest,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The messages.
     pub messages: Messages,
     /// The phases.
@@ -45,6 +52,38 @@ pub struct Shared {
     pub threads: u32,
     /// How many processors they may use.
     pub cpus: u32,
+}
+
+/// One target.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its address, in the kernel's form.
+    pub address: SockAddr,
+    /// The upgrade request.
+    pub request: UpgradeRequest,
+    /// The name in its certificate, for TLS.
+    pub name: Option<ServerName<'static>>,
+}
+
+impl Shared {
+    /// The endpoint of connection number `number`.
+    #[inline]
+    #[must_use]
+    pub fn endpoint_of(&self, number: u32) -> usize {
+        number as usize % self.endpoints.len()
+    }
+
+    /// The upgrade request of connection number `number`.
+    #[must_use]
+    pub fn request_of(&self, number: u32) -> &UpgradeRequest {
+        &self.endpoints[self.endpoint_of(number)].request
+    }
+
+    /// Bytes of the longest upgrade request.
+    #[must_use]
+    pub fn longest_request(&self) -> usize {
+        self.endpoints.iter().map(|endpoint| endpoint.request.len()).max().unwrap_or(0)
+    }
 }
 
 /// Why a thread cannot work.
@@ -61,6 +100,9 @@ pub enum EngineError {
     /// The thread cannot be kept on its processor.
     #[error("cannot pin a thread to its processor: {0}")]
     Pin(io::Error),
+    /// No epoll, or it broke down.
+    #[error("epoll: {0}")]
+    Epoll(io::Error),
     /// The ring broke down.
     #[error("io_uring_enter: {0}")]
     Enter(io::Error),
@@ -68,6 +110,9 @@ pub enum EngineError {
 
 /// Runs one thread's part until the control says [`Stop`](crate::control::Phase::Stop).
 pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
+    if shared.tls.is_some() {
+        return tls::run(shared, part);
+    }
     let mut worker = worker::Worker::new(shared, part)?;
     worker.run().map_err(EngineError::Enter)?;
     Ok(worker.into_tally())

@@ -2,20 +2,20 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::time::Duration;
 
 use ringecho::engine::uring::buffers::Piece;
 
 use super::connection::{Connection, Flag, Stage};
-use super::operations::{Kind, Token};
+use super::operations::{self, Kind, Token};
 use super::worker::{Deadlines, TURN, Worker};
-use crate::control::Phase;
 use crate::pacing::ConnectPacing;
 use crate::stats::{Cause, Counter};
 use crate::websocket::handshake::Answer;
 
 /// Attempts that have begun and are not settled.
 pub(super) struct Opening {
+    /// Connections of this thread's part that have been begun for the first time.
+    begun: u32,
     pacing: ConnectPacing,
     deadlines: Deadlines,
     /// Beginnings of answers that came in several pieces.
@@ -25,7 +25,7 @@ pub(super) struct Opening {
 
 impl Opening {
     pub(super) fn new(pacing: ConnectPacing) -> Self {
-        Self { pacing, deadlines: Deadlines::new(), answers: HashMap::new(), generation: 0 }
+        Self { begun: 0, pacing, deadlines: Deadlines::new(), answers: HashMap::new(), generation: 0 }
     }
 }
 
@@ -33,40 +33,48 @@ impl Worker<'_> {
     /// Begins as many attempts as pacing allows, and gives up on those that take too long.
     pub(super) fn open_more(&mut self) {
         self.expire();
-        let begun = self.tally.counts[Counter::Attempted] as u32;
-        let in_flight = begun - self.tally.counts[Counter::Settled] as u32;
-        let allowance = self.opening.pacing.allowance(self.now_ns, begun, in_flight);
+        let begun = self.opening.begun;
+        let allowance = self.opening.pacing.allowance(self.now_ns, begun, self.attempts_in_flight());
         let left = self.part.connections - begun;
         for _ in 0..allowance.min(left).min(TURN as u32) {
-            self.begin();
+            let number = self.part.first + self.opening.begun;
+            self.opening.begun += 1;
+            self.begin(number);
         }
+    }
+
+    fn attempts_in_flight(&self) -> u32 {
+        (self.tally.counts[Counter::Attempted] - self.tally.counts[Counter::Settled]) as u32
     }
 
     /// When `open_more` has something to do again without a completion.
-    pub(super) fn opening_timeout(&self) -> Option<Duration> {
-        if self.phase != Phase::Connect {
-            return None;
-        }
-        let begun = self.tally.counts[Counter::Attempted] as u32;
-        let in_flight = begun - self.tally.counts[Counter::Settled] as u32;
+    pub(super) fn opening_due_ns(&self) -> Option<u64> {
+        let begun = self.opening.begun;
+        let in_flight = self.attempts_in_flight();
         let allowed = begun < self.part.connections && self.opening.pacing.allowance(u64::MAX, begun, in_flight) > 0;
         let next = if allowed { Some(self.opening.pacing.due_ns(begun).unwrap_or(0)) } else { None };
-        let deadline = self.opening.deadlines.front().map(|&(deadline, _)| deadline);
-        let due = next.into_iter().chain(deadline).min()?;
-        Some(Duration::from_nanos(due.saturating_sub(self.now_ns)))
+        next.into_iter().chain(self.opening_deadline_ns()).min()
     }
 
-    fn begin(&mut self) {
-        let number = self.part.first + self.tally.counts[Counter::Attempted] as u32;
+    /// When the next attempt's time is over.
+    pub(super) fn opening_deadline_ns(&self) -> Option<u64> {
+        self.opening.deadlines.front().map(|&(deadline_ns, _)| deadline_ns)
+    }
+
+    /// Begins to open connection number `number`.
+    pub(super) fn begin(&mut self, number: u32) {
         self.tally.count(Counter::Attempted);
         self.opening.generation = self.opening.generation.wrapping_add(1);
-        let mut connection = Connection::new(number, self.opening.generation, self.shared.scenario.is_active(number));
+        let mut connection = Connection::new(number, self.opening.generation, self.now_ns);
+        let is_slow_reader = self.shared.scenario.is_slow_reader(number);
+        connection.set(Flag::Active, !is_slow_reader && self.shared.scenario.is_active(number));
+        connection.set(Flag::SlowReader, is_slow_reader);
         connection.set(Flag::ConnectPending, true);
         let key = self.connections.insert(connection);
         let token = self.connections[key].token(Kind::Connect, key as u32);
         let per_address = self.shared.sources.per_address();
         let source = number / per_address - self.part.first / per_address;
-        let chain = self.addresses.connect(token, source as usize);
+        let chain = self.addresses.connect(token, self.shared.endpoint_of(number), source as usize);
         // SAFETY: the addresses in the chain are `self.addresses`, never changed, dropped after the ring.
         unsafe { self.ring.push_linked(&chain) };
         let deadline = self.now_ns + self.shared.scenario.connect.timeout.as_nanos() as u64;
@@ -91,8 +99,10 @@ impl Worker<'_> {
         }
         connection.stage = Stage::Upgrading;
         self.write_send(token.key, |bytes, connection| {
-            shared.request.write(connection.session.number(), bytes);
-            shared.request.len()
+            let number = connection.session.number();
+            let request = shared.request_of(number);
+            request.write(number, bytes);
+            request.len()
         });
         self.start_receiving(token.key);
     }
@@ -109,7 +119,8 @@ impl Worker<'_> {
             Some(earlier) => Cow::Owned([&earlier, bytes].concat()),
             None => Cow::Borrowed(bytes),
         };
-        match self.shared.request.judge(connection.session.number(), &received) {
+        let number = connection.session.number();
+        match self.shared.request_of(number).judge(number, &received) {
             Answer::Incomplete => {
                 self.opening.answers.insert(key, received.into_owned());
             }
@@ -136,17 +147,24 @@ impl Worker<'_> {
     /// The connection can carry messages.
     fn on_ready(&mut self, key: u32) {
         self.tally.count(Counter::Opened);
-        let greet = self.shared.scenario.connect.greet;
-        let connection = &mut self.connections[key as usize];
-        connection.stage = if greet { Stage::Greeting } else { Stage::Open };
-        if !greet {
-            self.settle_opening();
+        if self.shared.scenario.connect.greet {
+            self.connections[key as usize].stage = Stage::Greeting;
+        } else {
+            self.on_open(key);
         }
     }
 
-    /// An attempt has become a ready connection.
-    pub(super) fn settle_opening(&mut self) {
+    /// An attempt has become a connection that can be used.
+    pub(super) fn on_open(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        connection.stage = Stage::Open;
+        self.tally.connects.record(connection.age_ns(self.now_ns));
         self.tally.count(Counter::Settled);
+        if connection.has(Flag::SlowReader) && connection.has(Flag::Receiving) {
+            let cancel = operations::cancel(connection.token(Kind::Receive, key));
+            // SAFETY: the submission holds no address.
+            unsafe { self.ring.push(&cancel) };
+        }
     }
 
     /// An attempt has failed.
@@ -157,7 +175,7 @@ impl Worker<'_> {
     }
 
     /// Gives up attempts whose time is over.
-    fn expire(&mut self) {
+    pub(super) fn expire(&mut self) {
         while let Some(&(deadline, token)) = self.opening.deadlines.front() {
             let stage = self.connection(token).map(|connection| connection.stage);
             let cause = match stage {

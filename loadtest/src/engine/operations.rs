@@ -54,7 +54,7 @@ impl Token {
 
 /// The addresses at both ends, in the kernel's form, and the submissions that make a connection of them.
 pub(super) struct Addresses {
-    target: SockAddr,
+    targets: Vec<SockAddr>,
     /// Empty if the kernel chooses.
     sources: Vec<SockAddr>,
 }
@@ -63,8 +63,8 @@ pub(super) struct Addresses {
 static ON: libc::c_int = 1;
 
 impl Addresses {
-    pub(super) fn new(target: SocketAddr, sources: Vec<SocketAddr>) -> Self {
-        Self { target: target.into(), sources: sources.into_iter().map(SockAddr::from).collect() }
+    pub(super) fn new(targets: Vec<SockAddr>, sources: Vec<SocketAddr>) -> Self {
+        Self { targets, sources: sources.into_iter().map(SockAddr::from).collect() }
     }
 
     /// A chain that ends with a connected socket in direct descriptor `token.key`, and with exactly one completion:
@@ -72,22 +72,22 @@ impl Addresses {
     /// the failed one was to be silent on success).
     ///
     /// The addresses in it must stay where they are until the completion: `self` must.
-    pub(super) fn connect(&self, token: Token, source: usize) -> Vec<squeue::Entry> {
+    pub(super) fn connect(&self, token: Token, target: usize, source: usize) -> Vec<squeue::Entry> {
         let fd = types::Fixed(token.key);
+        let target = &self.targets[target];
         let slot = DestinationSlot::try_from_slot_target(token.key).expect("tables are far below u32::MAX entries");
-        let socket = opcode::Socket::new(self.target.family().into(), libc::SOCK_STREAM, libc::IPPROTO_TCP)
-            .file_index(Some(slot))
-            .build();
-        let no_delay = set_on(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY);
-        let bind = self.sources.get(source).map(|source| {
+        let socket = opcode::Socket::new(target.family().into(), libc::SOCK_STREAM, 0).file_index(Some(slot)).build();
+        let no_delay = (!target.is_unix()).then(|| set_on(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY));
+        let source = self.sources.get(source).filter(|source| source.family() == target.family());
+        let bind = source.map(|source| {
             // The port is chosen at `connect`, when the four-tuple is known: otherwise a port in use towards any
             // target would count as taken.
             let no_port = set_on(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
             [no_port, opcode::Bind::new(fd, source.as_ptr().cast(), source.len()).build()]
         });
-        let connect = opcode::Connect::new(fd, self.target.as_ptr().cast(), self.target.len()).build();
+        let connect = opcode::Connect::new(fd, target.as_ptr().cast(), target.len()).build();
         let silent = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
-        let setup = [socket, no_delay].into_iter().chain(bind.into_iter().flatten()).map(move |sqe| sqe.flags(silent));
+        let setup = [socket].into_iter().chain(no_delay).chain(bind.into_iter().flatten()).map(|sqe| sqe.flags(silent));
         setup.chain([connect]).map(|sqe| sqe.user_data(token.encode())).collect()
     }
 }
@@ -179,9 +179,13 @@ mod tests {
 
     #[test]
     fn a_chain_has_an_end_and_fits() {
-        let target = "127.0.0.1:1".parse().unwrap();
-        let addresses = Addresses::new(target, vec!["127.1.0.1:0".parse().unwrap()]);
-        assert_eq!(addresses.connect(Token::of(Kind::Connect), 0).len(), 5);
-        assert_eq!(Addresses::new(target, Vec::new()).connect(Token::of(Kind::Connect), 0).len(), 3);
+        let inet = |text: &str| SockAddr::from(text.parse::<SocketAddr>().unwrap());
+        let targets = vec![inet("127.0.0.1:1"), inet("[::1]:1"), SockAddr::unix("/run/echo").unwrap()];
+        let addresses = Addresses::new(targets.clone(), vec!["127.1.0.1:0".parse().unwrap()]);
+        let lengths = |addresses: &Addresses| {
+            [0, 1, 2].map(|target| addresses.connect(Token::of(Kind::Connect), target, 0).len())
+        };
+        assert_eq!(lengths(&addresses), [5, 3, 2], "only what is of the same family is bound");
+        assert_eq!(lengths(&Addresses::new(targets, Vec::new())), [3, 3, 2]);
     }
 }

@@ -6,7 +6,7 @@ use io_uring::squeue;
 
 use super::operations::{self, SendMode, Token};
 use crate::message::{ID_LEN, MessageId, Messages};
-use crate::websocket::frames::{Opcode, client_header_len, write_client_header};
+use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, client_header_len, write_client_header};
 
 /// A buffer's bytes at most: what is due beyond that follows in the next send.
 const MAX_BUFFER: usize = 64 * 1024;
@@ -48,7 +48,8 @@ struct Vectors {
 impl Sends {
     /// Buffers for `depth` messages at a time, and for at least `minimum` bytes.
     pub(super) fn new(messages: &Messages, depth: u32, minimum: usize) -> Self {
-        let frame = client_header_len(messages.size()) + if messages.are_large() { ID_LEN } else { messages.size() };
+        let copied = messages.copied_at_most();
+        let frame = MAX_CLIENT_HEADER + copied;
         let frames = frame.saturating_mul(depth as usize).min(MAX_BUFFER);
         Self { capacity: frames.max(frame).max(minimum), buffers: Vec::new(), free: Vec::new() }
     }
@@ -93,9 +94,9 @@ impl SendBuffer {
         if self.sent == self.len {
             (self.sent, self.len) = (0, 0);
         }
-        if let Some((_, at)) = &mut self.large {
+        if let Some((id, at)) = &mut self.large {
             *at += count - from_bytes;
-            if *at >= messages.size() {
+            if *at >= messages.size_of(*id) {
                 self.large = None;
             }
         }
@@ -113,25 +114,26 @@ impl SendBuffer {
         self.len = write(&mut self.bytes);
     }
 
-    /// Whether another message can be added. A large one is the last in its buffer.
+    /// Whether message `id` can be added. A large one has a buffer to itself.
     #[inline]
-    pub(super) fn has_room(&self, messages: &Messages) -> bool {
-        let frame = client_header_len(messages.size()) + messages.size();
-        self.is_empty() || (!messages.are_large() && self.bytes.len() - self.len >= frame)
+    pub(super) fn has_room(&self, id: MessageId, messages: &Messages) -> bool {
+        let size = messages.size_of(id);
+        let frame = client_header_len(size) + size;
+        self.is_empty() || (self.large.is_none() && !messages.is_large(id) && self.bytes.len() - self.len >= frame)
     }
 
     /// Adds message `id` as one masked frame.
     #[inline]
     pub(super) fn add_message(&mut self, id: MessageId, messages: &Messages) {
-        let key = messages.masking_key(id);
+        let (key, size, is_large) = (messages.masking_key(id), messages.size_of(id), messages.is_large(id));
         if messages.are_framed() {
             let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
-            self.len += write_client_header(opcode, messages.size(), key, &mut self.bytes[self.len..]);
+            self.len += write_client_header(opcode, size, key, &mut self.bytes[self.len..]);
         }
-        let copied = if messages.are_large() { ID_LEN } else { messages.size() };
+        let copied = if is_large { ID_LEN } else { size };
         messages.write_masked(id, 0, key, &mut self.bytes[self.len..self.len + copied]);
         self.len += copied;
-        self.large = messages.are_large().then_some((id, copied));
+        self.large = is_large.then_some((id, copied));
     }
 
     /// The operation that sends what has not been sent yet. Everything it names stays where it is as long as this
@@ -159,13 +161,14 @@ impl Vectors {
     /// many bytes that is.
     fn set(&mut self, bytes: &[u8], id: MessageId, start: usize, messages: &Messages) -> usize {
         let (mut count, mut at) = (0, start);
+        let size = messages.size_of(id);
         let mut add = |part: &[u8]| {
             self.parts[count] = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
             count += 1;
         };
         add(bytes);
         for _ in 0..MAX_PARTS {
-            if at == messages.size() {
+            if at == size {
                 break;
             }
             let part = messages.masked_part(id, at);
@@ -191,14 +194,15 @@ mod tests {
     #[test]
     fn messages_share_a_buffer_as_long_as_they_fit() {
         let messages = Messages::new(100, false, true);
+        // 14 bytes of header are reckoned with, 6 are needed.
         let mut sends = Sends::new(&messages, 3, 10);
         let key = sends.take();
         let buffer = sends.get(key);
         for sequence in 0..3 {
-            assert!(buffer.has_room(&messages));
+            assert!(buffer.has_room(id(sequence), &messages));
             buffer.add_message(id(sequence), &messages);
         }
-        assert!(!buffer.has_room(&messages));
+        assert!(!buffer.has_room(id(3), &messages));
         assert_eq!(buffer.len, 3 * 106);
         buffer.advance(200, &messages);
         assert_eq!(buffer.len - buffer.sent, 118);

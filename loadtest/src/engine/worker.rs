@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::cqueue;
@@ -10,16 +11,15 @@ use ringecho::engine::uring::ring::{Ring, RingOptions, Wait};
 use slab::Slab;
 
 use super::connection::{Connection, Flag, Stage};
-use super::operations::{self, Addresses, Kind, SendMode, Token};
+use super::operations::{self, Addresses, Kind, Token};
 use super::sends::Sends;
 use super::{EngineError, Shared, check_kernel};
 use crate::control::Phase;
-use crate::message::MessageId;
 use crate::pacing::ConnectPacing;
-use crate::scenario::Part;
-use crate::session::SendTimes;
+use crate::scenario::{Part, Traffic};
+use crate::session::Judging;
 use crate::stats::{Counter, Tally};
-use crate::websocket::frames::{Opcode, write_control};
+use crate::times::SendTimes;
 
 /// Connections that one loop turn starts, sweeps or closes at most, so that completions never wait for long.
 pub(super) const TURN: usize = 256;
@@ -58,19 +58,20 @@ pub(super) struct Worker<'a> {
     pub(super) tally: Tally,
     pub(super) opening: super::opening::Opening,
     pub(super) closing: super::closing::Closing,
+    pub(super) upkeep: super::upkeep::Rotations,
     /// Payloads of pings that are to be answered.
     pub(super) pongs: HashMap<u32, Box<[u8]>>,
     /// Connections whose receive has ended and is to go on.
     rearm: Vec<Token>,
     batch: Vec<Completion>,
     /// Completions of sends, which are looked at before all others.
-    send_batch: Vec<Completion>,
+    pub(super) send_batch: Vec<Completion>,
     /// Tries to send that have been queued since the last enter.
-    tries: Vec<Token>,
+    pub(super) tries: Vec<Token>,
     /// An empty list, to take turns with that one.
-    spare_tries: Vec<Token>,
+    pub(super) spare_tries: Vec<Token>,
     /// Something is due on a connection whose send is a try: it can go on as soon as that has been submitted.
-    is_held_up: bool,
+    pub(super) is_held_up: bool,
 
     pub(super) phase: Phase,
     /// The time of this loop turn, in nanoseconds since the run's epoch. Reading the clock once per turn makes a
@@ -79,12 +80,12 @@ pub(super) struct Worker<'a> {
     /// How far a new phase has reached along the connections, by key.
     pub(super) sweep: Option<usize>,
     /// Messages that may still be sent.
-    quota: u64,
+    pub(super) quota: u64,
     receives: usize,
 }
 
 /// What completed, its result and its flags.
-type Completion = (Token, i32, u32);
+pub(super) type Completion = (Token, i32, u32);
 
 impl<'a> Worker<'a> {
     pub(super) fn new(shared: &'a Shared, part: Part) -> Result<Self, EngineError> {
@@ -102,16 +103,21 @@ impl<'a> Worker<'a> {
         Ok(Self {
             ring,
             pool,
-            sends: Sends::new(&shared.messages, traffic.depth, shared.request.len().max(MIN_SEND_BUFFER)),
-            addresses: Addresses::new(shared.address, sources),
+            sends: Sends::new(
+                &shared.messages,
+                messages_per_send(traffic),
+                shared.longest_request().max(MIN_SEND_BUFFER),
+            ),
+            addresses: Addresses::new(shared.endpoints.iter().map(|it| it.address.clone()).collect(), sources),
             shared,
             part,
             // Reserved, not touched: memory is taken as connections come.
             connections: Slab::with_capacity(part.connections as usize),
-            times: SendTimes::new(traffic.depth),
-            tally: Tally::default(),
+            times: SendTimes::new(&shared.scenario, now_ns),
+            tally: Tally { live: Arc::clone(shared.control.live_latencies(part.thread)), ..Tally::default() },
             opening: super::opening::Opening::new(ConnectPacing::new(connect.rate * share, window, now_ns)),
             closing: super::closing::Closing::default(),
+            upkeep: super::upkeep::Rotations::new(&shared.scenario, share),
             pongs: HashMap::new(),
             rearm: Vec::new(),
             batch: Vec::new(),
@@ -135,16 +141,16 @@ impl<'a> Worker<'a> {
             if self.phase == Phase::Stop {
                 break;
             }
-            self.shared.control.published(self.part.thread).publish(&self.tally.counts);
+            self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
             let wait = self.wait();
             let all_submitted = self.ring.submit_and_wait(wait)?;
-            self.now_ns = self.shared.epoch.elapsed().as_nanos() as u64;
+            self.now_ns = self.clock_ns();
             self.reap(all_submitted);
         }
         for (_, connection) in &mut self.connections {
-            connection.session.abandon(&mut self.tally);
+            connection.abandon(&mut self.times, &mut self.tally);
         }
-        self.shared.control.published(self.part.thread).publish(&self.tally.counts);
+        self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
         Ok(())
     }
 
@@ -162,21 +168,50 @@ impl<'a> Worker<'a> {
     fn follow_phase(&mut self) {
         let phase = self.shared.control.phase();
         if phase != self.phase {
-            self.tally.measuring = phase == Phase::Measure;
-            let was_sending = self.phase.is_sending();
-            self.phase = phase;
-            if phase == Phase::Close || (phase.is_sending() && !was_sending) {
-                self.sweep = Some(0);
-            }
+            self.enter_phase(phase);
         }
         match self.phase {
             Phase::Connect => self.open_more(),
-            Phase::WarmUp | Phase::Measure => self.sweep_turn(Self::start_sending),
+            Phase::WarmUp | Phase::Measure => {
+                self.sweep_turn(Self::send_due);
+                self.is_held_up |= self.send_what_is_due();
+                self.keep_up();
+                self.expire();
+            }
             Phase::Close => self.close_more(),
             Phase::Drain | Phase::Stop => {}
         }
         if self.quota == 0 && self.phase.is_sending() && self.tally.counts.in_flight() == 0 {
             self.tally.counts[Counter::QuotaMet] = 1;
+        }
+    }
+
+    fn enter_phase(&mut self, phase: Phase) {
+        let was_sending = self.phase.is_sending();
+        if was_sending && !phase.is_sending() {
+            self.end_sending();
+        }
+        self.phase = phase;
+        let is_open_loop = self.times.schedule().is_some();
+        match phase {
+            Phase::Measure => self.tally.measuring.begin(self.now_ns, is_open_loop),
+            _ => self.tally.measuring.end(self.now_ns),
+        }
+        if phase.is_sending() && !was_sending {
+            self.upkeep.begin(self.now_ns);
+            self.sweep = Some(0);
+        } else if phase == Phase::Close {
+            self.sweep = Some(0);
+        }
+    }
+
+    /// Open loop: sends what is due up to now, and counts what cannot be sent.
+    fn end_sending(&mut self) {
+        while self.send_what_is_due() {}
+        if self.quota > 0
+            && let Some(schedule) = self.times.schedule()
+        {
+            self.tally.counts[Counter::Unsent] += schedule.overdue(self.now_ns);
         }
     }
 
@@ -192,19 +227,27 @@ impl<'a> Worker<'a> {
         self.sweep = (end < self.connections.capacity()).then_some(end);
     }
 
-    fn start_sending(&mut self, key: u32) {
-        if self.connections[key as usize].has(Flag::Active) {
-            self.send_due(key);
-        }
-    }
-
     /// How long to wait, and for how much: under load for several echoes, because they cost less together.
-    fn wait(&self) -> Wait {
+    fn wait(&mut self) -> Wait {
         if self.sweep.is_some() || self.is_held_up {
             return Wait { want: 1, min_wait_us: 0, timeout: Some(Duration::ZERO) };
         }
         let want = (self.receives / 2).clamp(1, MAX_WANT);
-        Wait { want, min_wait_us: MIN_WAIT_US, timeout: self.opening_timeout() }
+        let due = match self.phase {
+            Phase::Connect => self.opening_due_ns(),
+            Phase::WarmUp | Phase::Measure => {
+                let schedule = self.times.schedule().and_then(|schedule| schedule.next_ns());
+                [schedule, self.upkeep.next_ns(), self.opening_deadline_ns()].into_iter().flatten().min()
+            }
+            Phase::Drain | Phase::Close | Phase::Stop => None,
+        };
+        let timeout = due.map(|due_ns| Duration::from_nanos(due_ns.saturating_sub(self.clock_ns())));
+        Wait { want, min_wait_us: MIN_WAIT_US, timeout }
+    }
+
+    /// The time, afresh.
+    pub(super) fn clock_ns(&self) -> u64 {
+        self.shared.epoch.elapsed().as_nanos() as u64
     }
 
     /// Takes all completions, then acts on them: acting queues new submissions, which may complete meanwhile.
@@ -276,6 +319,7 @@ impl<'a> Worker<'a> {
         }
         match result {
             0 => self.on_gone(token, None),
+            error if -error == libc::ECANCELED && self.is_slow_reader(token) => self.release_if_ended(token),
             error if error < 0 && -error != libc::ENOBUFS => self.on_gone(token, Some(-error)),
             // The pool was empty, or the kernel had another reason to end the multishot.
             _ => {
@@ -291,14 +335,18 @@ impl<'a> Worker<'a> {
         if !connection.is_upgraded() {
             return self.on_answer(key, piece);
         }
-        let outcome = connection.session.receive(
-            self.pool.bytes_mut(piece),
-            self.now_ns,
-            &self.shared.messages,
-            &self.times,
-            &mut self.tally,
-        );
-        let signals = match outcome {
+        if connection.has(Flag::SlowReader) && connection.stage == Stage::Open {
+            return;
+        }
+        let mut judging = Judging {
+            now_ns: self.now_ns,
+            messages: &self.shared.messages,
+            times: &mut self.times,
+            tally: &mut self.tally,
+            is_closing: connection.stage == Stage::Closing,
+            is_closed: connection.has(Flag::ServerClosed),
+        };
+        let signals = match connection.session.receive(self.pool.bytes_mut(piece), &mut judging) {
             Ok(signals) => signals,
             Err(violation) => return self.on_violation(key, violation),
         };
@@ -310,189 +358,22 @@ impl<'a> Worker<'a> {
             return self.on_close(key);
         }
         if connection.stage == Stage::Greeting && connection.session.has_echoed() {
-            connection.stage = Stage::Open;
-            self.settle_opening();
+            self.on_open(key);
+        } else if connection.has(Flag::Recycling) {
+            self.close_if_settled(key);
         }
         self.send_due(key);
-    }
-
-    /// Sends first: their buffers, still in cache, then serve what the rest of the batch has to send.
-    fn settle_sends(&mut self, all_submitted: bool) {
-        let mut batch = std::mem::take(&mut self.send_batch);
-        for &(token, ..) in &batch {
-            if let Some(connection) = self.connection(token) {
-                connection.set(Flag::Trying, false);
-            }
-        }
-        if all_submitted {
-            // What goes on from here queues tries anew, in a list of their own.
-            let mut tries = std::mem::replace(&mut self.tries, std::mem::take(&mut self.spare_tries));
-            for token in tries.drain(..) {
-                self.on_silence(token);
-            }
-            self.spare_tries = tries;
-        }
-        for (token, result, _) in batch.drain(..) {
-            self.on_send(token, result);
-        }
-        self.send_batch = batch;
-    }
-
-    /// A try was submitted, and has sent everything unless its completion has said otherwise.
-    #[inline]
-    fn on_silence(&mut self, token: Token) {
-        let Some(connection) = self.connection(token).filter(|connection| connection.has(Flag::Trying)) else { return };
-        connection.set(Flag::Trying, false);
-        let is_ending = connection.stage == Stage::Ending;
-        let send = connection.send.take().expect("a try was under way");
-        let buffer = self.sends.get(send);
-        buffer.advance_all(&self.shared.messages);
-        if !is_ending && !buffer.is_empty() {
-            self.connections[token.key as usize].send = Some(send);
-            return self.submit_send(token.key, SendMode::Try);
-        }
-        self.sends.give_back(send);
-        if is_ending { self.release_if_ended(token) } else { self.send_due(token.key) }
-    }
-
-    /// A waiting send has got further, or a try has not sent everything.
-    #[cold]
-    fn on_send(&mut self, token: Token, result: i32) {
-        let Some(connection) = self.connection(token) else {
-            debug_assert!(false, "completion of a connection that is gone");
-            return;
-        };
-        let send = connection.send.expect("a send completed, so one was in flight");
-        let is_ending = connection.stage == Stage::Ending;
-        let result = if result == -libc::EAGAIN { 0 } else { result };
-        let Ok(count) = usize::try_from(result) else {
-            connection.send = None;
-            self.sends.give_back(send);
-            return self.on_gone(token, Some(-result));
-        };
-        let buffer = self.sends.get(send);
-        buffer.advance(count, &self.shared.messages);
-        if !is_ending && !buffer.is_empty() {
-            return self.submit_send(token.key, SendMode::Wait);
-        }
-        self.connections[token.key as usize].send = None;
-        self.sends.give_back(send);
-        if is_ending { self.release_if_ended(token) } else { self.send_due(token.key) }
-    }
-
-    /// Sends what the connection is to send now, if anything, and if nothing is in flight already.
-    pub(super) fn send_due(&mut self, key: u32) {
-        let connection = &mut self.connections[key as usize];
-        if !connection.is_upgraded() {
-            return;
-        }
-        if connection.send.is_some() {
-            self.is_held_up |= connection.has(Flag::Trying) && self.is_something_due(key);
-            return;
-        }
-        if connection.has(Flag::CloseDue) || connection.has(Flag::PongDue) {
-            return self.send_control(key);
-        }
-        if connection.stage == Stage::Greeting && connection.session.is_new() {
-            return self.send_messages(key, 1, false);
-        }
-        let due = self.messages_due(key);
-        if due > 0 {
-            self.send_messages(key, due, true);
-        }
-    }
-
-    fn is_something_due(&self, key: u32) -> bool {
-        let connection = &self.connections[key as usize];
-        connection.has(Flag::CloseDue)
-            || connection.has(Flag::PongDue)
-            || (connection.stage == Stage::Greeting && connection.session.is_new())
-            || self.messages_due(key) > 0
-    }
-
-    /// How many messages the connection may send now: closed loop, so as many as have come back.
-    #[inline]
-    fn messages_due(&self, key: u32) -> u64 {
-        let connection = &self.connections[key as usize];
-        if !(self.phase.is_sending() && connection.stage == Stage::Open && connection.has(Flag::Active)) {
-            return 0;
-        }
-        let depth = self.shared.scenario.traffic.depth;
-        u64::from(depth.saturating_sub(connection.session.in_flight())).min(self.quota)
-    }
-
-    /// Sends up to `due` messages in one go, as many as fit into one buffer.
-    pub(super) fn send_messages(&mut self, key: u32, due: u64, timed: bool) {
-        let send = self.sends.take();
-        let buffer = self.sends.get(send);
-        let connection = &mut self.connections[key as usize];
-        connection.send = Some(send);
-        let messages = &self.shared.messages;
-        let mut left = due;
-        while left > 0 && buffer.has_room(messages) {
-            let id = if timed {
-                self.quota -= 1;
-                connection.session.send(self.now_ns, &mut self.times, &mut self.tally)
-            } else {
-                connection.session.send_untimed(&mut self.tally)
-            };
-            buffer.add_message(id, messages);
-            left -= 1;
-        }
-        self.submit_send(key, SendMode::Try);
-    }
-
-    /// Sends a Close or a pong; the Close is the last frame on a connection.
-    fn send_control(&mut self, key: u32) {
-        let connection = &mut self.connections[key as usize];
-        // Control frames' masking keys need not be those of any message.
-        let id = MessageId { connection: !connection.session.number(), sequence: 0 };
-        let key_bytes = self.shared.messages.masking_key(id);
-        let pong = self.pongs.remove(&key);
-        let mut count_pong = false;
-        self.write_send(key, |bytes, connection| {
-            let mut len = 0;
-            if let Some(payload) = pong {
-                count_pong = true;
-                len += write_control(Opcode::Pong, &payload, key_bytes, bytes);
-            }
-            if connection.has(Flag::CloseDue) {
-                len += write_control(Opcode::Close, &1000_u16.to_be_bytes(), key_bytes, &mut bytes[len..]);
-            }
-            connection.set(Flag::PongDue, false);
-            connection.set(Flag::CloseDue, false);
-            len
-        });
-        self.tally.counts[Counter::Pings] += u64::from(count_pong);
-    }
-
-    /// Sends what `write` writes. Nothing else may be in flight on the connection.
-    pub(super) fn write_send(&mut self, key: u32, write: impl FnOnce(&mut [u8], &mut Connection) -> usize) {
-        let send = self.sends.take();
-        let connection = &mut self.connections[key as usize];
-        debug_assert!(connection.send.is_none(), "a second send");
-        connection.send = Some(send);
-        self.sends.get(send).fill(|bytes| write(bytes, connection));
-        self.submit_send(key, SendMode::Try);
-    }
-
-    fn submit_send(&mut self, key: u32, mode: SendMode) {
-        let connection = &mut self.connections[key as usize];
-        let token = connection.token(Kind::Send, key);
-        let buffer = self.sends.get(connection.send.expect("what is to be sent was taken"));
-        let send = buffer.operation(token, &self.shared.messages, mode);
-        if mode == SendMode::Try {
-            connection.set(Flag::Trying, true);
-            self.tries.push(token);
-        }
-        // SAFETY: what the buffer owns is never moved, and it is neither written nor given back before this send is over
-        // (`Connection::send` holds it until then); `sends` and the messages' tables outlive the ring.
-        unsafe { self.ring.push(&send) };
     }
 }
 
 /// The least that a send buffer holds: an upgrade request or two control frames.
 const MIN_SEND_BUFFER: usize = 512;
+
+/// Messages that a send buffer has room for. A stalled server makes every connection of an open loop hold a buffer, so
+/// those are small.
+fn messages_per_send(traffic: &Traffic) -> u32 {
+    if traffic.open.is_some() { traffic.depth.min(16) } else { traffic.depth }
+}
 
 /// Receive buffers for one of `threads` threads. Pieces are read at once and given back, so even little memory is
 /// hardly ever short; when it is, receives go on a turn later.

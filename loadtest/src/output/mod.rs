@@ -1,6 +1,13 @@
-//! What a run shows: lines while it goes on, a table and JSON at its end.
+//! What a run shows: a screen or lines while it goes on; at its end a table, and files for people and programs.
 
+pub mod csv;
+pub mod display;
+pub mod files;
+pub mod hdr;
+pub mod html;
 pub mod json;
+pub mod merge;
 pub mod progress;
 pub mod report;
+pub mod screen;
 pub mod table;

@@ -4,103 +4,90 @@ use std::time::{Duration, Instant};
 
 use super::table::{bytes, count};
 use crate::control::Phase;
-use crate::sampling::{CpuTime, resident_bytes};
-use crate::scenario::Scenario;
+use crate::series::Sample;
 use crate::stats::{Counter, Counts};
-use crate::target::Target;
 
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Samples may come sooner, at the end of a phase; lines are at least this far apart.
+const MIN_DISTANCE: Duration = Duration::from_millis(700);
 
-/// Prints the progress, unless it is to be quiet.
+/// Prints the progress.
 #[derive(Debug)]
-pub struct Progress {
-    quiet: bool,
-    server_pid: Option<u32>,
-    begun: Instant,
+pub struct Lines {
     last: Instant,
-    counts: Counts,
-    server_cpu: Option<CpuTime>,
-    load_cpu: CpuTime,
 }
 
-impl Progress {
+impl Lines {
     /// Says what the run is going to do.
     #[must_use]
-    pub fn new(scenario: &Scenario, target: &Target, threads: u32, server_pid: Option<u32>, quiet: bool) -> Self {
-        let now = Instant::now();
-        let progress = Self {
-            quiet,
-            server_pid,
-            begun: now,
-            last: now,
-            counts: Counts::default(),
-            server_cpu: server_pid.and_then(|pid| CpuTime::of_process(pid).ok()),
-            load_cpu: CpuTime::of_self(),
-        };
-        progress.note(&format!(
-            "ringload: {} connections to {} on {threads} threads; {} active, {} bytes, depth {}",
-            count(u64::from(scenario.connections)),
-            target.url(),
-            count(u64::from(scenario.active)),
-            count(scenario.traffic.size as u64),
-            scenario.traffic.depth,
-        ));
-        progress
+    pub fn new(headline: &str) -> Self {
+        println!("{headline}");
+        Self { last: Instant::now() }
     }
 
     /// Prints a line.
-    pub fn note(&self, line: &str) {
-        if !self.quiet {
-            println!("{line}");
+    pub fn show(&mut self, sample: &Sample, counts: &Counts) {
+        if self.last.elapsed() >= MIN_DISTANCE {
+            self.last = Instant::now();
+            println!("{}", line(sample, counts));
         }
     }
+}
 
-    /// Prints a line if it is time.
-    pub fn show(&mut self, phase: Phase, counts: &Counts) {
-        let now = Instant::now();
-        let passed = now - self.last;
-        if self.quiet || passed < INTERVAL {
-            return;
-        }
-        let per_second = |counter| (counts[counter] - self.counts[counter]) as f64 / passed.as_secs_f64();
-        let mut line = format!(
-            "{:>6.1} s  {:<8} {:>9} open {:>9}/s echoes",
-            (now - self.begun).as_secs_f64(),
-            phase.name(),
-            count(counts.open()),
-            count(per_second(Counter::Echoed) as u64),
+fn line(sample: &Sample, counts: &Counts) -> String {
+    let mut line = format!(
+        "{:>6.1} s  {:<8} {:>9} open {:>9}/s echoes",
+        sample.time_s,
+        sample.phase.name(),
+        count(sample.connections_open),
+        count(sample.echoes_per_s as u64),
+    );
+    if sample.phase == Phase::Connect {
+        line = format!("{line} {:>7}/s connects", count(sample.connections_per_s as u64));
+    } else if let Some(latency) = &sample.latency_us {
+        line = format!("{line}  p50 {:.0} p99 {:.0} µs", latency.p50, latency.p99);
+    }
+    line = format!("{line}  load cpu {:>3.0} %", sample.load.cores() * 100.0);
+    if let Some(server) = &sample.server {
+        line = format!("{line}, server cpu {:>3.0} %, {}", server.cores() * 100.0, bytes(server.rss_bytes as f64));
+    }
+    if !counts.are_clean() {
+        line = format!("{line}  {}", faults(counts));
+    }
+    line
+}
+
+/// What went wrong so far, in a few words.
+#[must_use]
+pub fn faults(counts: &Counts) -> String {
+    use Counter::{Corrupted, Duplicated, Late, Reordered, Unexpected};
+    format!(
+        "failed {} closed early {} lost {} wrong {}",
+        count(counts[Counter::Failed]),
+        count(counts[Counter::ClosedEarly] + counts[Counter::Violations]),
+        count(counts[Counter::Lost]),
+        count([Corrupted, Reordered, Late, Duplicated, Unexpected].iter().map(|&wrong| counts[wrong]).sum()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::series::tests::sample;
+
+    #[test]
+    fn a_line_says_what_matters_in_its_phase() {
+        let mut counts = Counts::default();
+        let measuring = sample(3.0, 12_345.0, 80);
+        assert_eq!(
+            line(&measuring, &counts),
+            "   3.0 s  measure        100 open    12,345/s echoes  p50 80 p99 80 µs  load cpu  25 %, server cpu  50 %, 0 B"
         );
-        if phase == Phase::Connect {
-            line = format!("{line} {:>7}/s connects", count(per_second(Counter::Opened) as u64));
-        }
-        line += &self.usage(passed);
-        if !counts.are_clean() {
-            line = format!(
-                "{line}  failed {} closed early {} lost {} wrong {}",
-                counts[Counter::Failed],
-                counts[Counter::ClosedEarly] + counts[Counter::Violations],
-                counts[Counter::Lost],
-                counts[Counter::Corrupted] + counts[Counter::Unexpected],
-            );
-        }
-        println!("{line}");
-        (self.last, self.counts) = (now, *counts);
-    }
-
-    /// Processor time and memory. A server that has just ended is no reason to fail.
-    fn usage(&mut self, passed: Duration) -> String {
-        let percent =
-            |now: CpuTime, before: CpuTime| (now - before).total().as_secs_f64() / passed.as_secs_f64() * 100.0;
-        let load_cpu = CpuTime::of_self();
-        let mut text = format!("  load cpu {:>3.0} %", percent(load_cpu, self.load_cpu));
-        self.load_cpu = load_cpu;
-        if let Some(pid) = self.server_pid
-            && let (Ok(cpu), Ok(resident)) = (CpuTime::of_process(pid), resident_bytes(pid))
-        {
-            let used = self.server_cpu.map_or(0.0, |before| percent(cpu, before));
-            text = format!("{text}, server cpu {used:>3.0} %, {}", bytes(resident as f64));
-            self.server_cpu = Some(cpu);
-        }
-        text
+        counts[Counter::Lost] = 7;
+        let connecting = Sample { phase: Phase::Connect, connections_per_s: 5000.0, ..measuring };
+        let text = line(&connecting, &counts);
+        assert!(
+            text.contains("5,000/s connects") && text.ends_with("failed 0 closed early 0 lost 7 wrong 0"),
+            "{text}"
+        );
     }
 }

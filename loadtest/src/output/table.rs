@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::report::{CpuReport, LatencyReport, MeasuredReport, MemoryReport, Report};
+use crate::verdict::Verdict;
 
 /// The final table.
 #[must_use]
@@ -14,13 +15,16 @@ pub fn render(report: &Report) -> String {
         table.measured(measured);
     }
     table.memory(&report.memory);
-    let verdict = match (report.ok, report.interrupted) {
+    if let Some(verdict) = &report.verdict {
+        table.verdict(verdict);
+    }
+    let result = match (report.ok, report.interrupted) {
         (true, false) => "all connections held, every echo right",
         (true, true) => "ended early; until then all connections held and every echo was right",
         (false, _) => "FAULTS: see above",
     };
-    table.row("result", verdict);
-    if !report.load.verify {
+    table.row("result", result);
+    if !report.is_verified() {
         table.more("echoes were not compared (--no-verify)");
     }
     table.0
@@ -40,23 +44,26 @@ impl Table {
     fn connections(&mut self, report: &Report) {
         let it = &report.connections;
         self.0.push('\n');
+        if report.runs.len() > 1 {
+            self.row("runs", format_args!("{} merged: histograms and counters added", report.runs.len()));
+        }
         self.row(
             "connections",
             format_args!(
                 "{} of {} opened in {:.2} s ({}/s)",
                 count(it.opened),
-                count(u64::from(it.requested)),
+                count(it.requested),
                 it.connect_s,
                 count(it.opened_per_s as u64)
             ),
         );
         for failure in &it.failures {
             self.more(format_args!("{} failed: {}", count(failure.count), failure.cause));
-            if let Some(remedy) = failure.remedy {
+            if let Some(remedy) = &failure.remedy {
                 self.more(format_args!("  ({remedy})"));
             }
         }
-        let given_up = u64::from(it.requested) - it.opened.min(u64::from(it.requested));
+        let given_up = it.requested.saturating_sub(it.opened);
         if report.interrupted && given_up > it.failed {
             self.more(format_args!("{} not opened: ended early", count(given_up - it.failed)));
         }
@@ -73,12 +80,11 @@ impl Table {
     }
 
     fn messages(&mut self, report: &Report) {
-        let it = &report.messages;
-        let mut text = format!("{} sent, {} echoed", count(it.sent), count(it.echoed));
-        for (number, name) in [(it.lost, "lost"), (it.corrupted, "corrupted"), (it.unexpected, "unexpected")] {
-            write!(text, ", {} {name}", count(number)).expect("a string takes everything");
-        }
-        self.row("messages", text);
+        // What hardly ever happens is only told when it has.
+        let seldom = |name: &str| !["sent", "echoed", "lost", "corrupted"].contains(&name);
+        let rows = report.messages.rows().into_iter().filter(|&(name, number)| number > 0 || !seldom(name));
+        let text: Vec<_> = rows.map(|(name, number)| format!("{} {name}", count(number))).collect();
+        self.row("messages", text.join(", "));
     }
 
     fn measured(&mut self, it: &MeasuredReport) {
@@ -96,6 +102,11 @@ impl Table {
             let text = format!("p50 {p50:.1}  p90 {p90:.1}  p99 {p99:.1}  p99.9 {p99_9:.1}  max {max:.1}");
             self.row("latency µs", text);
         }
+        if let Some(LatencyReport { p50, p99, p99_9, max, .. }) = &it.lag_us {
+            let text =
+                format!("p50 {p50:.1}  p99 {p99:.1}  p99.9 {p99_9:.1}  max {max:.1} (how late ringload itself was)");
+            self.row("lag µs", text);
+        }
         if let Some(server) = &it.server_cpu {
             self.cpu("server cpu", server);
         }
@@ -103,11 +114,19 @@ impl Table {
     }
 
     fn cpu(&mut self, name: &str, it: &CpuReport) {
-        let mut text = format!("{:.2} cores (user {:.2} s, system {:.2} s)", it.cores, it.user_s, it.system_s);
+        let mut text =
+            format!("{:.2} of {} cores (user {:.2} s, system {:.2} s)", it.cores, it.cores_max, it.user_s, it.system_s);
         if let Some(us_per_echo) = it.us_per_echo {
             text = format!("{us_per_echo:.2} µs per echo, {text}");
         }
         self.row(name, text);
+    }
+
+    fn verdict(&mut self, it: &Verdict) {
+        self.row("verdict", format_args!("{}: {}", it.bound.name(), it.reason));
+        for warning in &it.warnings {
+            self.more(format_args!("WARNING: {warning}"));
+        }
     }
 
     fn memory(&mut self, it: &MemoryReport) {

@@ -42,8 +42,8 @@ pub enum Violation {
     /// RFC 6455 section 5.2.
     #[error("reserved opcode")]
     ReservedOpcode,
-    /// RFC 6455 section 5.2: the minimal number of bytes must be used, the topmost bit must be 0.
-    #[error("length not encoded in the shortest way")]
+    /// RFC 6455 section 5.2: the minimal number of bytes must be used, the topmost bit must be 0. (Here the topmost three.)
+    #[error("length not encoded in the shortest way, or beyond all bounds")]
     Length,
     /// RFC 6455 section 5.5.
     #[error("control frame that is fragmented or longer than 125 bytes")]
@@ -54,6 +54,9 @@ pub enum Violation {
     /// RFC 6455 section 7.4.
     #[error("close frame with an impossible code or reason")]
     Close,
+    /// RFC 6455 section 5.5.1.
+    #[error("data after the server's own close frame")]
+    AfterClose,
 }
 
 /// What the reader found.
@@ -92,18 +95,23 @@ impl Default for Partial {
 /// Reads one connection's frames from bytes that arrive in any pieces.
 #[derive(Debug, Default)]
 pub struct FrameReader {
-    /// Payload bytes of the current data frame that are still to come.
-    remaining: u64,
+    /// Payload bytes of the current data frame that are still to come, above [`FLAGS`].
+    state: u64,
     partial: Option<Box<Partial>>,
-    flags: u8,
 }
 
 /// The current data frame is the last of its message.
-const FINAL: u8 = 1;
+const FINAL: u64 = 1;
 /// A message has begun and not ended.
-const IN_MESSAGE: u8 = 2;
+const IN_MESSAGE: u64 = 2;
 /// That message is text.
-const TEXT: u8 = 4;
+const TEXT: u64 = 4;
+/// All flags, in the lowest bits of the reader's state.
+const FLAGS: u64 = 7;
+const FLAG_BITS: u32 = FLAGS.count_ones();
+
+/// Nobody echoes frames of this length, which leave no room for the flags.
+const MAX_PAYLOAD: u64 = u64::MAX >> FLAG_BITS;
 
 /// A frame header, decoded.
 #[derive(Clone, Copy)]
@@ -117,7 +125,7 @@ impl FrameReader {
     /// The next event in `input`, which is moved on behind it; `None` when more bytes are needed.
     #[inline]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
-        if self.remaining > 0 {
+        if self.remaining() > 0 {
             return Ok(self.payload(input));
         }
         if self.partial.is_some() || input.is_empty() {
@@ -133,30 +141,35 @@ impl FrameReader {
         }
     }
 
+    #[inline]
+    fn remaining(&self) -> u64 {
+        self.state >> FLAG_BITS
+    }
+
     /// Payload of the current data frame, as much as there is.
     #[inline]
     fn payload<'a>(&mut self, input: &mut &'a [u8]) -> Option<Event<'a>> {
-        let len = usize::try_from(self.remaining).map_or(input.len(), |remaining| remaining.min(input.len()));
+        let len = usize::try_from(self.remaining()).map_or(input.len(), |remaining| remaining.min(input.len()));
         if len == 0 {
             return None;
         }
         let (bytes, rest) = input.split_at(len);
         *input = rest;
-        self.remaining -= len as u64;
+        self.state -= (len as u64) << FLAG_BITS;
         Some(self.event(bytes))
     }
 
     /// An empty frame's event: the payload is complete with its header.
     fn empty_frame<'a>(&mut self) -> Option<Event<'a>> {
-        (self.remaining == 0).then(|| self.event(&[]))
+        (self.remaining() == 0).then(|| self.event(&[]))
     }
 
     #[inline]
     fn event<'a>(&mut self, bytes: &'a [u8]) -> Event<'a> {
-        let text = self.flags & TEXT != 0;
-        let end = self.remaining == 0 && self.flags & FINAL != 0;
+        let text = self.state & TEXT != 0;
+        let end = self.state & !(IN_MESSAGE | TEXT) == FINAL;
         if end {
-            self.flags = 0;
+            self.state = 0;
         }
         Event::Payload { text, bytes, end }
     }
@@ -165,14 +178,15 @@ impl FrameReader {
     #[inline]
     fn begin(&mut self, header: Header) -> Result<(), Violation> {
         let continues = header.opcode() == 0;
-        if continues != (self.flags & IN_MESSAGE != 0) {
+        if continues != (self.state & IN_MESSAGE != 0) {
             return Err(Violation::Order);
         }
-        if !continues {
-            self.flags = IN_MESSAGE | if header.opcode() == Opcode::Text as u8 { TEXT } else { 0 };
-        }
-        self.flags = self.flags & !FINAL | if header.is_final() { FINAL } else { 0 };
-        self.remaining = header.payload;
+        let text = match (continues, header.opcode()) {
+            (true, _) => self.state & TEXT,
+            (false, opcode) => TEXT * u64::from(opcode == Opcode::Text as u8),
+        };
+        let is_final = FINAL * u64::from(header.is_final());
+        self.state = header.payload << FLAG_BITS | IN_MESSAGE | text | is_final;
         Ok(())
     }
 
@@ -265,7 +279,7 @@ impl Header {
             126..=0xffff => 4,
             _ => 10,
         };
-        if len != shortest || payload >> 63 != 0 {
+        if len != shortest || payload > MAX_PAYLOAD {
             return Err(Violation::Length);
         }
         Ok(Some(Self { first, len, payload }))

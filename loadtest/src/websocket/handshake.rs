@@ -17,6 +17,16 @@ pub struct UpgradeRequest {
     bytes: Vec<u8>,
     key_at: usize,
     seed: u64,
+    subprotocols: Vec<String>,
+}
+
+/// What a request asks for beside the upgrade.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Subprotocols, the most wanted first (RFC 6455 section 1.9).
+    pub subprotocols: Vec<String>,
+    /// Header lines, like `Authorization: Bearer x`.
+    pub headers: Vec<String>,
 }
 
 /// What the server's answer comes to.
@@ -33,16 +43,24 @@ pub enum Answer {
 }
 
 impl UpgradeRequest {
-    /// A request for `path` on `host` (as in a `Host` header). `seed` makes the keys differ from run to run.
+    /// A request for `path` on `host` (as in a `Host` header), with more headers behind. `seed` makes the keys differ from
+    /// run to run.
     #[must_use]
-    pub fn new(host: &str, path: &str, seed: u64) -> Self {
+    pub fn new(host: &str, path: &str, more: &Extras, seed: u64) -> Self {
         let before = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
         );
         let key_at = before.len();
-        let bytes = format!("{before}{}\r\n\r\n", "=".repeat(KEY_LEN)).into_bytes();
-        Self { bytes, key_at, seed }
+        let mut text = format!("{before}{}\r\n", "=".repeat(KEY_LEN));
+        if !more.subprotocols.is_empty() {
+            text = format!("{text}Sec-WebSocket-Protocol: {}\r\n", more.subprotocols.join(", "));
+        }
+        for header in &more.headers {
+            text = format!("{text}{header}\r\n");
+        }
+        let bytes = (text + "\r\n").into_bytes();
+        Self { bytes, key_at, seed, subprotocols: more.subprotocols.clone() }
     }
 
     /// Bytes of every request.
@@ -107,7 +125,7 @@ impl UpgradeRequest {
             Answer::Invalid("wrong or missing Sec-WebSocket-Accept")
         } else if values("sec-websocket-extensions").any(|value| !value.is_empty()) {
             Answer::Invalid("an extension that was not asked for")
-        } else if values("sec-websocket-protocol").next().is_some() {
+        } else if !values("sec-websocket-protocol").all(|it| self.subprotocols.iter().any(|own| own.as_bytes() == it)) {
             Answer::Invalid("a subprotocol that was not asked for")
         } else {
             Answer::Upgraded(head)
@@ -122,7 +140,7 @@ mod tests {
     const CONNECTION: u32 = 5;
 
     fn request() -> UpgradeRequest {
-        UpgradeRequest::new("localhost:9001", "/echo?x=1", 42)
+        UpgradeRequest::new("localhost:9001", "/echo?x=1", &Extras::default(), 42)
     }
 
     fn response(request: &UpgradeRequest, more: &str) -> String {
@@ -170,5 +188,19 @@ mod tests {
         assert_eq!(other, Answer::Invalid("wrong or missing Sec-WebSocket-Accept"));
         let endless = format!("HTTP/1.1 101 x\r\nX: {}", "y".repeat(MAX_HEAD));
         assert!(matches!(judge(&endless), Answer::Invalid(_)));
+    }
+
+    #[test]
+    fn extras_are_asked_for_and_only_then_taken() {
+        let more = Extras { subprotocols: vec!["a".into(), "chat".into()], headers: vec!["X-Test: 1".into()] };
+        let request = UpgradeRequest::new("localhost", "/", &more, 42);
+        let mut bytes = vec![0; request.len()];
+        request.write(CONNECTION, &mut bytes);
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.contains("Sec-WebSocket-Protocol: a, chat\r\n") && text.ends_with("X-Test: 1\r\n\r\n"), "{text}");
+        let judge = |line: &str| request.judge(CONNECTION, response(&request, line).as_bytes());
+        assert!(matches!(judge("Sec-WebSocket-Protocol: chat\r\n"), Answer::Upgraded(_)));
+        assert!(matches!(judge(""), Answer::Upgraded(_)));
+        assert!(matches!(judge("Sec-WebSocket-Protocol: other\r\n"), Answer::Invalid(_)));
     }
 }

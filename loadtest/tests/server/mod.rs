@@ -1,12 +1,17 @@
 //! A server made of threads and tungstenite, which can misbehave on purpose.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tungstenite::http::{HeaderValue, StatusCode};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 use tungstenite::{Message, WebSocket};
@@ -42,28 +47,91 @@ pub(crate) enum Behaviour {
     Greeter,
     /// Echoes bytes, without any WebSocket.
     Tcp,
+    /// Echoes each tenth message of a connection only behind the next one.
+    SwapTenth,
+    /// Keeps the third message of a connection back until the client has sent its Close.
+    LateThird,
+    /// Closes every connection as soon as it is there.
+    HangUpAtOnce,
+    /// Sends another message behind its own Close.
+    TalksAfterClose,
+    /// Does not echo anything for a second, once, from this many messages on.
+    Stall(u64),
+    /// Greets in words before the first echo.
+    Welcomes,
+    /// Takes clients from 127.5.5.0/24 only.
+    OnlyFrom127_5_5,
+    /// Takes requests with `Authorization: let me in` only, and speaks subprotocol `b`.
+    Picky,
+    /// Answers 503 to all but this many connections at a time.
+    Full(u64),
+    /// Takes a few milliseconds for each message, one after the other.
+    Slow,
+}
+
+/// How long [`Behaviour::Stall`] lasts.
+pub(crate) const STALL: Duration = Duration::from_secs(1);
+
+/// What a server's threads share.
+#[derive(Default)]
+struct Shared {
+    messages: AtomicU64,
+    connections: AtomicU64,
+    /// Held while nothing is to be echoed.
+    gate: Mutex<()>,
 }
 
 /// Starts a server; its threads end with the test process.
 pub(crate) fn start(behaviour: Behaviour) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    start_on("127.0.0.1:0", behaviour)
+}
+
+/// The same at this address.
+pub(crate) fn start_on(address: &str, behaviour: Behaviour) -> SocketAddr {
+    let listener = TcpListener::bind(address).expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let messages = Arc::new(AtomicU64::new(0));
+    let shared = Arc::new(Shared::default());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let messages = Arc::clone(&messages);
+            let shared = Arc::clone(&shared);
             // An error is the end of one connection, as it is meant to be.
-            std::thread::spawn(move || serve(stream, behaviour, &messages));
+            std::thread::spawn(move || {
+                let others = shared.connections.fetch_add(1, Ordering::SeqCst);
+                let is_full = matches!(behaviour, Behaviour::Full(most) if others >= most);
+                let outcome = serve(stream, if is_full { Behaviour::Status(503) } else { behaviour }, &shared);
+                shared.connections.fetch_sub(1, Ordering::SeqCst);
+                outcome
+            });
         }
     });
     address
 }
 
+/// Starts a server that echoes at a socket in the file system.
+pub(crate) fn start_at_path(path: &std::path::Path) {
+    let listener = UnixListener::bind(path).expect("a free path");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || -> Outcome {
+                let mut socket = tungstenite::accept(stream)?;
+                loop {
+                    let message = socket.read()?;
+                    if message.is_binary() || message.is_text() {
+                        socket.send(message)?;
+                    }
+                }
+            });
+        }
+    });
+}
+
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-fn serve(mut stream: TcpStream, behaviour: Behaviour, messages: &AtomicU64) -> Outcome {
+fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcome {
     stream.set_nodelay(true)?;
     match behaviour {
+        Behaviour::HangUpAtOnce => return Ok(()),
+        Behaviour::OnlyFrom127_5_5 if !stream.peer_addr()?.to_string().starts_with("127.5.5.") => return Ok(()),
         Behaviour::Mute => {
             std::io::copy(&mut stream, &mut std::io::sink())?;
             return Ok(());
@@ -90,23 +158,76 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, messages: &AtomicU64) -> O
         }
         _ => {}
     }
-    let mut socket = tungstenite::accept(stream)?;
-    if behaviour == Behaviour::Greeter {
-        socket.send(Message::Binary(vec![1, 2, 3].into()))?;
+    let mut socket = match behaviour {
+        Behaviour::Picky => tungstenite::accept_hdr(stream, pick).map_err(|error| error.to_string())?,
+        _ => tungstenite::accept(stream)?,
+    };
+    match behaviour {
+        Behaviour::Greeter => socket.send(Message::Binary(vec![1, 2, 3].into()))?,
+        Behaviour::Welcomes => socket.send(Message::Text("Request served by an echo server".into()))?,
+        _ => {}
     }
     let mut echoed = 0;
+    let mut kept = None;
     loop {
         let message = socket.read()?;
+        if message.is_close()
+            && let Some(kept) = kept.take()
+        {
+            // The answer to the Close is still to be written.
+            write_frame(socket.get_mut(), kept)?;
+        }
         let (Message::Binary(_) | Message::Text(_)) = message else { continue };
-        let is_tenth = messages.fetch_add(1, Ordering::Relaxed) % 10 == 9;
-        echo(&mut socket, message, behaviour, is_tenth)?;
+        let count = shared.messages.fetch_add(1, Ordering::Relaxed) + 1;
+        let open = shared.gate.lock().expect("no thread panics with it");
+        if behaviour == Behaviour::Stall(count) {
+            std::thread::sleep(STALL);
+        }
+        drop(open);
+        if behaviour == Behaviour::Slow {
+            std::thread::sleep(Duration::from_millis(4));
+        }
         echoed += 1;
         match behaviour {
-            Behaviour::CloseAfterTen if echoed == 10 => socket.close(None)?,
+            Behaviour::SwapTenth if echoed % 10 == 0 => kept = Some(message),
+            Behaviour::LateThird if echoed == 3 => kept = Some(message),
+            _ => echo(&mut socket, message, behaviour, count.is_multiple_of(10))?,
+        }
+        match behaviour {
+            Behaviour::SwapTenth if echoed % 10 == 1 => kept.take().map_or(Ok(()), |kept| socket.send(kept))?,
+            Behaviour::CloseAfterTen | Behaviour::TalksAfterClose if echoed == 10 => {
+                socket.close(None)?;
+                if behaviour == Behaviour::TalksAfterClose {
+                    write_frame(socket.get_mut(), Message::Binary(vec![7].into()))?;
+                }
+            }
             Behaviour::HangUpAfterTen if echoed == 10 => return Ok(()),
             _ => {}
         }
     }
+}
+
+/// Writes a message as one frame, whatever the connection's state.
+fn write_frame(stream: &mut TcpStream, message: Message) -> Outcome {
+    let frame = Frame::message(message.into_data(), OpCode::Data(Data::Binary), true);
+    let mut bytes = Vec::new();
+    frame.format(&mut bytes)?;
+    Ok(stream.write_all(&bytes)?)
+}
+
+/// Takes only requests with the right header, and chooses subprotocol `b` if it is offered.
+#[expect(clippy::result_large_err, reason = "the form that tungstenite asks for")]
+fn pick(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    if request.headers().get("authorization").is_none_or(|value| value != "let me in") {
+        let mut refusal = ErrorResponse::new(None);
+        *refusal.status_mut() = StatusCode::UNAUTHORIZED;
+        return Err(refusal);
+    }
+    let offered = request.headers().get("sec-websocket-protocol").and_then(|value| value.to_str().ok());
+    if offered.is_some_and(|offered| offered.split(", ").any(|name| name == "b")) {
+        response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("b"));
+    }
+    Ok(response)
 }
 
 fn echo(socket: &mut WebSocket<TcpStream>, message: Message, behaviour: Behaviour, is_tenth: bool) -> Outcome {
@@ -167,4 +288,34 @@ fn read_request(stream: &mut TcpStream) -> Outcome {
         request.push(byte[0]);
     }
     Ok(())
+}
+
+/// Starts a server that echoes through TLS; its certificate is for localhost. Returns where, and the certificate in PEM.
+pub(crate) fn start_tls() -> (SocketAddr, String) {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key).into();
+    let config = Arc::new(builder.with_single_cert(vec![certificate], key).expect("the key fits"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || -> Outcome {
+                let tls = rustls::ServerConnection::new(config)?;
+                let mut socket =
+                    tungstenite::accept(rustls::StreamOwned::new(tls, stream)).map_err(|it| it.to_string())?;
+                loop {
+                    let message = socket.read()?;
+                    if message.is_binary() || message.is_text() {
+                        socket.send(message)?;
+                    }
+                }
+            });
+        }
+    });
+    (address, certified.cert.pem())
 }

@@ -1,0 +1,372 @@
+//! The life of one TLS connection: connect, handshake, upgrade, greet, echo, close.
+
+use std::io;
+use std::net::TcpStream;
+
+use rustix::event::epoll;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::stream::{ReadEnd, TlsStream};
+use super::{TURN, Worker};
+use crate::engine::connection::Stage;
+use crate::session::{Judging, Session};
+use crate::stats::{Cause, Counter};
+use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, Violation, write_client_header, write_control};
+use crate::websocket::handshake::Answer;
+
+/// What one connection may read or write in a turn, about.
+const PIECE: usize = 256 << 10;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct TlsConnection {
+    stream: TlsStream,
+    session: Session,
+    stage: Stage,
+    is_active: bool,
+    /// The server has sent its Close.
+    is_closed: bool,
+    /// The Close went out at the end of the run, and counts among those in the closing window.
+    is_in_window: bool,
+    began_ns: u64,
+    /// The beginning of an answer to the upgrade that came in several pieces.
+    answer: Vec<u8>,
+}
+
+impl TlsConnection {
+    fn is_upgraded(&self) -> bool {
+        matches!(self.stage, Stage::Greeting | Stage::Open | Stage::Closing)
+    }
+}
+
+impl Worker<'_> {
+    /// Begins as many attempts as pacing allows, and gives up on those that take too long.
+    pub(super) fn open_more(&mut self) {
+        self.expire();
+        let allowance = self.pacing.allowance(self.now_ns, self.begun, self.attempts_in_flight());
+        let left = self.part.connections - self.begun;
+        for _ in 0..allowance.min(left).min(TURN as u32) {
+            let number = self.part.first + self.begun;
+            self.begun += 1;
+            self.tally.count(Counter::Attempted);
+            if let Err(error) = self.begin(number) {
+                self.tally.fail(Cause::of_error(error.raw_os_error().unwrap_or(libc::EIO)));
+            }
+        }
+    }
+
+    fn begin(&mut self, number: u32) -> io::Result<()> {
+        let endpoint = &self.shared.endpoints[self.shared.endpoint_of(number)];
+        let (Some(config), Some(name)) = (&self.shared.tls, &endpoint.name) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let source = self.shared.sources.of_connections(number, 1).first().copied().map(SockAddr::from);
+        let tcp = connect(&endpoint.address, source.as_ref())?;
+        let stream = TlsStream::new(tcp, config, name.clone()).map_err(io::Error::other)?;
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, &stream.tcp, epoll::EventData::new_u64(key as u64), flags)?;
+        entry.insert(TlsConnection {
+            stream,
+            session: Session::new(number),
+            stage: Stage::Connecting,
+            is_active: self.shared.scenario.is_active(number),
+            is_closed: false,
+            is_in_window: false,
+            began_ns: self.now_ns,
+            answer: Vec::new(),
+        });
+        let deadline_ns = self.now_ns + self.shared.scenario.connect.timeout.as_nanos() as u64;
+        self.deadlines.push_back((deadline_ns, key, number));
+        Ok(())
+    }
+
+    /// Gives up attempts whose time is over.
+    fn expire(&mut self) {
+        while let Some(&(deadline_ns, key, number)) = self.deadlines.front() {
+            let connection = self.connections.get(key).filter(|connection| connection.session.number() == number);
+            let cause = match connection.map(|connection| connection.stage) {
+                Some(Stage::Connecting) => Cause::ConnectTimeout,
+                Some(Stage::Upgrading) => Cause::UpgradeTimeout,
+                Some(Stage::Greeting) => Cause::GreetingTimeout,
+                _ => {
+                    self.deadlines.pop_front();
+                    continue;
+                }
+            };
+            if deadline_ns > self.now_ns {
+                return;
+            }
+            self.deadlines.pop_front();
+            self.fail(key, cause);
+        }
+    }
+
+    /// The socket has something to read, or takes more, or has failed.
+    pub(super) fn on_ready(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.stage == Stage::Connecting {
+            match connection.stream.tcp.take_error() {
+                Ok(None) if connection.stream.tcp.peer_addr().is_ok() => self.on_connected(key),
+                Ok(None) => return,
+                Ok(Some(error)) | Err(error) => {
+                    return self.fail(key, Cause::of_error(error.raw_os_error().unwrap_or(libc::EIO)));
+                }
+            }
+        }
+        self.read(key);
+        self.send_due(key);
+    }
+
+    /// Asks for the upgrade: the request waits within TLS until the handshake is done.
+    fn on_connected(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        connection.stage = Stage::Upgrading;
+        let number = connection.session.number();
+        let request = self.shared.request_of(number);
+        self.frames.clear();
+        self.frames.resize(request.len(), 0);
+        request.write(number, &mut self.frames);
+        connection.stream.write(&self.frames);
+        self.flush(key);
+    }
+
+    fn flush(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.stream.flush().is_err() {
+            self.on_gone(key, Cause::Reset);
+        }
+    }
+
+    /// Takes all that has arrived, in pieces.
+    fn read(&mut self, key: usize) {
+        loop {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let was_handshaking = connection.stream.is_handshaking();
+            let mut plain = std::mem::take(&mut self.plain);
+            plain.clear();
+            let end = connection.stream.read(&mut plain, PIECE);
+            if was_handshaking {
+                self.flush(key);
+            }
+            if !plain.is_empty() && self.connections.contains(key) {
+                self.on_bytes(key, &plain);
+            }
+            self.plain = plain;
+            match end {
+                ReadEnd::Dry if self.plain.len() >= PIECE => {}
+                ReadEnd::Dry => return,
+                ReadEnd::Closed => return self.on_gone(key, Cause::Reset),
+                ReadEnd::Failed(cause) => return self.on_gone(key, cause),
+            }
+        }
+    }
+
+    fn on_bytes(&mut self, key: usize, bytes: &[u8]) {
+        let connection = &mut self.connections[key];
+        if connection.stage == Stage::Upgrading {
+            return self.on_answer(key, bytes);
+        }
+        let mut judging = Judging {
+            now_ns: self.now_ns,
+            messages: &self.shared.messages,
+            times: &mut self.times,
+            tally: &mut self.tally,
+            is_closing: connection.stage == Stage::Closing,
+            is_closed: connection.is_closed,
+        };
+        let signals = match connection.session.receive(bytes, &mut judging) {
+            Ok(signals) => signals,
+            Err(violation) => return self.on_violation(key, violation),
+        };
+        if let Some(payload) = signals.ping {
+            self.tally.count(Counter::Pings);
+            self.send_control(key, Opcode::Pong, &payload);
+        }
+        if signals.closed {
+            return self.on_close(key);
+        }
+        if self.connections.get(key).is_some_and(|it| it.stage == Stage::Greeting && it.session.has_echoed()) {
+            self.on_open(key);
+        }
+    }
+
+    fn on_answer(&mut self, key: usize, bytes: &[u8]) {
+        let connection = &mut self.connections[key];
+        connection.answer.extend_from_slice(bytes);
+        let number = connection.session.number();
+        match self.shared.request_of(number).judge(number, &connection.answer) {
+            Answer::Incomplete => {}
+            Answer::Upgraded(head) => {
+                let answer = std::mem::take(&mut connection.answer);
+                self.tally.count(Counter::Opened);
+                connection.stage = Stage::Greeting;
+                if !self.shared.scenario.connect.greet {
+                    self.on_open(key);
+                }
+                if answer.len() > head {
+                    self.on_bytes(key, &answer[head..]);
+                }
+            }
+            Answer::Status(status) => self.fail(key, Cause::Status(status)),
+            Answer::Invalid(why) => self.fail(key, Cause::Invalid(why)),
+        }
+    }
+
+    fn on_open(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        connection.stage = Stage::Open;
+        self.tally.connects.record(self.now_ns - connection.began_ns);
+        self.tally.count(Counter::Settled);
+    }
+
+    /// Sends what the connection is to send now, unless the socket still has to take what was sent before.
+    pub(super) fn send_due(&mut self, key: usize) {
+        self.flush(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !connection.is_upgraded() || connection.stream.is_sending() {
+            return;
+        }
+        self.frames.clear();
+        if connection.stage == Stage::Greeting && connection.session.is_new() {
+            let id = connection.session.send_untimed(&mut self.tally);
+            add_message(&mut self.frames, id, &self.shared.messages);
+        }
+        while self.frames.len() < PIECE && self.is_message_due(key) {
+            self.quota -= 1;
+            let id = self.connections[key].session.send(self.now_ns, &mut self.times, &mut self.tally);
+            add_message(&mut self.frames, id, &self.shared.messages);
+        }
+        if !self.frames.is_empty() {
+            self.is_held_up |= self.frames.len() >= PIECE && self.is_message_due(key);
+            self.connections[key].stream.write(&self.frames);
+            self.flush(key);
+        }
+    }
+
+    fn is_message_due(&mut self, key: usize) -> bool {
+        let connection = &mut self.connections[key];
+        let traffic = &self.shared.scenario.traffic;
+        if !self.phase.is_sending() || connection.stage != Stage::Open || !connection.is_active {
+            return false;
+        }
+        let has_room = connection.session.in_flight() < traffic.depth && self.quota > 0;
+        let Some(schedule) = self.times.schedule() else { return has_room };
+        let clock = connection.session.clock().unwrap_or_else(|| {
+            let number = connection.session.number();
+            let clock = schedule.start(key as u32, number, self.shared.scenario.phase_of(number), self.now_ns);
+            connection.session.set_clock(clock);
+            clock
+        });
+        if !schedule.is_due(clock, self.now_ns) {
+            schedule.queue(clock);
+            return false;
+        }
+        has_room
+    }
+
+    fn send_control(&mut self, key: usize, opcode: Opcode, payload: &[u8]) {
+        let connection = &mut self.connections[key];
+        let mut frame = [0; MAX_CLIENT_HEADER + 125];
+        let len = write_control(opcode, payload, [0x5a, 0x17, 0xc3, 0x88], &mut frame);
+        connection.stream.write(&frame[..len]);
+        self.flush(key);
+    }
+
+    /// Closes a connection in order, or gives it up if it is no connection yet.
+    pub(super) fn close(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        if !matches!(connection.stage, Stage::Greeting | Stage::Open) {
+            return self.finish(key);
+        }
+        connection.stage = Stage::Closing;
+        connection.is_in_window = true;
+        self.closing += 1;
+        self.tally.count(Counter::ClosesSent);
+        self.send_control(key, Opcode::Close, &1000_u16.to_be_bytes());
+    }
+
+    /// The server's Close has arrived.
+    fn on_close(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        connection.is_closed = true;
+        if connection.stage == Stage::Closing {
+            return self.tally.count(Counter::ClosesAnswered);
+        }
+        self.closed_early(key);
+        self.connections[key].stage = Stage::Closing;
+        self.send_control(key, Opcode::Close, &1000_u16.to_be_bytes());
+    }
+
+    /// The connection has ended, for this cause if it was not ready yet.
+    fn on_gone(&mut self, key: usize, cause: Cause) {
+        let Some(connection) = self.connections.get(key) else { return };
+        match connection.stage {
+            Stage::Connecting | Stage::Upgrading => return self.fail(key, cause),
+            Stage::Greeting | Stage::Open => self.closed_early(key),
+            Stage::Closing | Stage::Ending => {}
+        }
+        self.finish(key);
+    }
+
+    fn on_violation(&mut self, key: usize, violation: Violation) {
+        self.tally.count(Counter::Violations);
+        *self.tally.violations.entry(violation.to_string()).or_default() += 1;
+        self.settle_greeting(key);
+        self.finish(key);
+    }
+
+    fn closed_early(&mut self, key: usize) {
+        self.tally.count(Counter::ClosedEarly);
+        self.settle_greeting(key);
+    }
+
+    /// An attempt that gets no further than its greeting is settled all the same.
+    fn settle_greeting(&mut self, key: usize) {
+        if self.connections[key].stage == Stage::Greeting {
+            self.tally.count(Counter::Settled);
+        }
+    }
+
+    fn fail(&mut self, key: usize, cause: Cause) {
+        self.tally.fail(cause);
+        self.finish(key);
+    }
+
+    /// Lets go of a connection: closing the socket takes it out of the epoll set.
+    pub(super) fn finish(&mut self, key: usize) {
+        let Some(mut connection) = self.connections.try_remove(key) else { return };
+        if connection.is_upgraded() {
+            self.tally.count(Counter::Ended);
+        }
+        if connection.is_in_window {
+            self.closing -= 1;
+        }
+        connection.session.abandon(&mut self.times, &mut self.tally);
+    }
+}
+
+/// A socket that is being connected.
+fn connect(target: &SockAddr, source: Option<&SockAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::from(i32::from(target.family())), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source.filter(|source| source.family() == target.family()) {
+        socket.bind(source)?;
+    }
+    match socket.connect(target) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// Appends message `id` as one masked frame.
+fn add_message(frames: &mut Vec<u8>, id: crate::message::MessageId, messages: &crate::message::Messages) {
+    let (size, key) = (messages.size_of(id), messages.masking_key(id));
+    let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
+    let start = frames.len();
+    frames.resize(start + MAX_CLIENT_HEADER + size, 0);
+    let header = write_client_header(opcode, size, key, &mut frames[start..]);
+    frames.truncate(start + header + size);
+    messages.write_masked(id, 0, key, &mut frames[start + header..]);
+}

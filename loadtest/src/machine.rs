@@ -1,0 +1,98 @@
+//! The machine that a run ran on: what a reader needs to judge the numbers, and to repeat them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Kernel settings that decide how many connections a machine holds, and how fast it opens them.
+const SYSCTLS: [&str; 19] = [
+    "fs.file-max",
+    "fs.nr_open",
+    "kernel.io_uring_disabled",
+    "net.core.netdev_max_backlog",
+    "net.core.rmem_max",
+    "net.core.somaxconn",
+    "net.core.wmem_max",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_max_orphans",
+    "net.ipv4.tcp_max_syn_backlog",
+    "net.ipv4.tcp_max_tw_buckets",
+    "net.ipv4.tcp_mem",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_tw_reuse",
+    "net.ipv4.tcp_wmem",
+    "net.netfilter.nf_conntrack_max",
+    "vm.overcommit_memory",
+];
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Its name.
+    pub hostname: String,
+    /// Tells machines, and their reboots, apart.
+    pub boot_id: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The processors' model.
+    pub cpu_model: String,
+    /// Processors that this process may use.
+    pub cpus_usable: usize,
+    /// How the first of them chooses its frequency; absent where the machine does not say, as most virtual ones.
+    pub cpu_governor: Option<String>,
+    /// All memory.
+    pub memory_bytes: u64,
+    /// `RLIMIT_NOFILE`, hard; absent if unlimited.
+    pub descriptors_max: Option<u64>,
+    /// Settings by name; those that the kernel does not have are not there.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl Machine {
+    /// This one. What cannot be read is empty: it must not keep anybody from measuring.
+    #[must_use]
+    pub fn this() -> Self {
+        let cpuinfo = read("/proc/cpuinfo");
+        let model = |name: &str| {
+            let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let sysctl = |name: &str| {
+            let value = read(&format!("/proc/sys/{}", name.replace('.', "/")));
+            (!value.is_empty()).then(|| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
+        };
+        let governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+        Self {
+            hostname: read("/proc/sys/kernel/hostname"),
+            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            cpu_model: model("model name").or_else(|| model("CPU implementer")).unwrap_or_default(),
+            cpus_usable: ringecho::sys::usable_cpus().map_or(0, |cpus| cpus.len()),
+            cpu_governor: (!governor.is_empty()).then_some(governor),
+            memory_bytes: crate::sampling::memory_total_bytes(),
+            descriptors_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
+            sysctls: SYSCTLS.into_iter().filter_map(sysctl).collect(),
+        }
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known() {
+        let machine = Machine::this();
+        assert!(!machine.kernel.is_empty() && !machine.boot_id.is_empty());
+        assert!(machine.cpus_usable > 0 && machine.memory_bytes > 0);
+        assert_eq!(machine.sysctls["net.ipv4.ip_local_port_range"].split(' ').count(), 2);
+    }
+}

@@ -1,0 +1,181 @@
+//! Watches a run: takes a sample each second, keeps the series and shows it.
+
+use std::time::{Duration, Instant};
+
+use crate::control::{Control, Phase};
+use crate::interval::LiveReader;
+use crate::output::display::Display;
+use crate::sampling::processes::Processes;
+use crate::sampling::{CpuTime, KernelMemory, Memory, resident_bytes};
+use crate::series::{Encoded, ProcessSample, Sample, SampleLatency, Series};
+use crate::stats::{Counter, Counts};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is left of an interval when its phase ends becomes a sample of its own if it is at least as long as this. The
+/// kernel counts processor time in ticks of 10 ms; shorter intervals would show nonsense.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The proportional set size takes a walk over all pages, which holds up the process that it is asked of. When that took
+/// longer than this, it is asked for only every so many samples.
+const SLOW_WALK: Duration = Duration::from_millis(20);
+const PAUSE_AFTER_SLOW_WALK: u32 = 15;
+
+/// The watcher.
+#[derive(Debug)]
+pub struct Observer {
+    sampler: Sampler,
+    series: Series,
+    display: Display,
+}
+
+impl Observer {
+    /// For a run that begins now, with `payload_bytes` in a message on average.
+    #[must_use]
+    pub fn new(server: Option<u32>, payload_bytes: f64, display: Display) -> Self {
+        Self { sampler: Sampler::new(server, payload_bytes), series: Series::default(), display }
+    }
+
+    /// Something to be said once.
+    pub fn note(&mut self, line: &str) {
+        self.display.note(line);
+    }
+
+    /// A phase begins; it is going to take `time`, if that is known.
+    pub fn begin(&mut self, phase: Phase, time: Option<Duration>) {
+        self.display.begin(phase, time);
+    }
+
+    /// To be called all the time: takes a sample when it is time for one. True if the user wants the run to end.
+    pub fn look(&mut self, phase: Phase, counts: &Counts, control: &Control) -> bool {
+        if self.sampler.next <= Instant::now() {
+            self.take(phase, counts, control);
+            self.sampler.next += INTERVAL;
+        }
+        self.display.refresh(counts)
+    }
+
+    /// The phase is over: what is left of the interval belongs to it, and the next phase begins with a new one.
+    pub fn end(&mut self, phase: Phase, counts: &Counts, control: &Control) {
+        if self.sampler.last.elapsed() >= MIN_INTERVAL {
+            self.take(phase, counts, control);
+            self.sampler.next = self.sampler.last + INTERVAL;
+        }
+    }
+
+    fn take(&mut self, phase: Phase, counts: &Counts, control: &Control) {
+        let sample = self.sampler.take(phase, counts, control);
+        self.display.show(&sample, counts);
+        self.series.push(sample);
+    }
+
+    /// Ends the display and gives the series.
+    #[must_use]
+    pub fn finish(self) -> Series {
+        drop(self.display);
+        self.series
+    }
+}
+
+/// Takes samples: each tells what has changed since the one before.
+#[derive(Debug)]
+struct Sampler {
+    server: Option<u32>,
+    payload_bytes: f64,
+    begun: Instant,
+    last: Instant,
+    next: Instant,
+    counts: Counts,
+    server_cpu: Option<CpuTime>,
+    load_cpu: CpuTime,
+    latencies: LiveReader,
+    walk_pause: u32,
+}
+
+impl Sampler {
+    fn new(server: Option<u32>, payload_bytes: f64) -> Self {
+        let now = Instant::now();
+        Self {
+            server,
+            payload_bytes,
+            begun: now,
+            last: now,
+            next: now + INTERVAL,
+            counts: Counts::default(),
+            server_cpu: server.and_then(|pid| Processes::of(pid).ok()?.cpu_time().ok()),
+            load_cpu: CpuTime::of_self(),
+            latencies: LiveReader::default(),
+            walk_pause: 0,
+        }
+    }
+
+    fn take(&mut self, phase: Phase, counts: &Counts, control: &Control) -> Sample {
+        let now = Instant::now();
+        let interval_s = (now - self.last).as_secs_f64();
+        let per_second = |counter| (counts[counter] - self.counts[counter]) as f64 / interval_s;
+        let echoes_per_s = per_second(Counter::Echoed);
+        let connections_per_s = per_second(Counter::Opened);
+        let histogram = self.latencies.take(control.all_live_latencies());
+        let latency_us = SampleLatency::of(&histogram);
+        (self.last, self.counts) = (now, *counts);
+        Sample {
+            time_s: (now - self.begun).as_secs_f64(),
+            interval_s,
+            phase,
+            connections_open: counts.open(),
+            connections_per_s,
+            errors: counts.errors(),
+            echoes_per_s,
+            payload_bytes_per_s: echoes_per_s * self.payload_bytes,
+            latency_us,
+            latency_histogram: latency_us.map(|_| Encoded::new(&histogram)),
+            server: self.server(interval_s),
+            load: self.load(interval_s),
+            kernel: KernelMemory::now().unwrap_or_default(),
+        }
+    }
+
+    /// A server that has just ended is no reason to fail.
+    fn server(&mut self, interval_s: f64) -> Option<ProcessSample> {
+        let processes = Processes::of(self.server?).ok()?;
+        let cpu = processes.cpu_time().ok()?;
+        let used = cpu - self.server_cpu.unwrap_or(cpu);
+        self.server_cpu = Some(cpu);
+        let memory = self.walk(&processes);
+        Some(ProcessSample {
+            rss_bytes: memory.map_or_else(|| processes.resident_bytes(), |memory| memory.rss_bytes),
+            pss_bytes: memory.map(|memory| memory.pss_bytes),
+            processes: processes.count(),
+            ..cores(used, interval_s)
+        })
+    }
+
+    fn load(&mut self, interval_s: f64) -> ProcessSample {
+        let cpu = CpuTime::of_self();
+        let used = cpu - self.load_cpu;
+        self.load_cpu = cpu;
+        let rss_bytes = resident_bytes(std::process::id()).unwrap_or_default();
+        ProcessSample { rss_bytes, processes: 1, ..cores(used, interval_s) }
+    }
+
+    fn walk(&mut self, processes: &Processes) -> Option<Memory> {
+        if self.walk_pause > 0 {
+            self.walk_pause -= 1;
+            return None;
+        }
+        let begun = Instant::now();
+        let memory = processes.memory().ok();
+        if begun.elapsed() > SLOW_WALK {
+            self.walk_pause = PAUSE_AFTER_SLOW_WALK;
+        }
+        memory
+    }
+}
+
+fn cores(used: CpuTime, interval_s: f64) -> ProcessSample {
+    ProcessSample {
+        cpu_user_cores: used.user.as_secs_f64() / interval_s,
+        cpu_system_cores: used.system.as_secs_f64() / interval_s,
+        ..ProcessSample::default()
+    }
+}

@@ -1,0 +1,84 @@
+//! What is shown while a run goes on: a live screen on a terminal, a line a second elsewhere, or nothing.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use super::progress::Lines;
+use super::screen::Screen;
+use crate::control::Phase;
+use crate::series::Sample;
+use crate::stats::Counts;
+
+/// How much is to be shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Show {
+    /// A screen on a terminal, lines elsewhere.
+    #[default]
+    Best,
+    /// Lines, on a terminal as well.
+    Lines,
+    /// Nothing.
+    Nothing,
+}
+
+/// One of the three.
+#[derive(Debug)]
+pub enum Display {
+    /// A live screen.
+    Screen(Box<Screen>),
+    /// A line a second.
+    Lines(Lines),
+    /// Nothing.
+    Nothing,
+}
+
+impl Display {
+    /// Begins to show a run that `headline` describes.
+    #[must_use]
+    pub fn new(show: Show, headline: &str) -> Self {
+        let is_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+        if show == Show::Nothing {
+            return Self::Nothing;
+        }
+        if show == Show::Best && is_terminal {
+            // A terminal that cannot be drawn on still takes lines.
+            if let Ok(screen) = Screen::open(headline.to_owned()) {
+                return Self::Screen(Box::new(screen));
+            }
+        }
+        Self::Lines(Lines::new(headline))
+    }
+
+    /// Something to be said once.
+    pub fn note(&mut self, text: &str) {
+        match self {
+            Self::Screen(screen) => screen.note(text),
+            Self::Lines(_) => println!("{text}"),
+            Self::Nothing => {}
+        }
+    }
+
+    /// A phase begins; it is going to take `time`, if that is known.
+    pub fn begin(&mut self, phase: Phase, time: Option<Duration>) {
+        if let Self::Screen(screen) = self {
+            screen.begin(phase, time);
+        }
+    }
+
+    /// A sample has been taken.
+    pub fn show(&mut self, sample: &Sample, counts: &Counts) {
+        match self {
+            Self::Screen(screen) => screen.add(sample, counts),
+            Self::Lines(lines) => lines.show(sample, counts),
+            Self::Nothing => {}
+        }
+    }
+
+    /// To be called all the time. True if the user wants the run to end.
+    pub fn refresh(&mut self, counts: &Counts) -> bool {
+        match self {
+            Self::Screen(screen) => screen.refresh(counts),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The files that the results are written to, and the flags that name them.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::report::Report;
+use super::{csv, hdr, html, json, table};
+use crate::thresholds::{self, Threshold};
+
+/// Where the results go beside the table, and what must not be in them. Shared by `run` and `report`.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+#[command(next_help_heading = "Results")]
+pub struct Results {
+    /// Write everything as JSON (docs/ringload.schema.json); `ringload report` reads it again
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write the time series as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+
+    /// Write a page with charts: one file that needs no network
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Write the latencies of each second in the log format of `HdrHistogram`
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+
+    /// Fail (exit code 1) where this holds, like "p99>5ms", "errors>0" or "rate<100000"; may be given several times
+    #[arg(long, value_name = "CONDITION", action = clap::ArgAction::Append)]
+    pub fail_if: Vec<Threshold>,
+}
+
+/// A file that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {0}: {1}")]
+pub struct WriteError(PathBuf, io::Error);
+
+impl Results {
+    /// Refuses, before a long run, files that cannot be written. It leaves none behind.
+    pub fn check(&self) -> Result<(), WriteError> {
+        for path in [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten() {
+            let is_new = !path.exists();
+            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            opened
+                .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
+                .map_err(|error| WriteError(path.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Prints the table, writes the files and judges. True if nothing was wrong and no threshold was broken.
+    pub fn publish(&self, report: &Report) -> Result<bool, WriteError> {
+        print!("{}", table::render(report));
+        write(self.json.as_deref(), |file| json::write(report, file))?;
+        write(self.csv.as_deref(), |file| csv::write(&report.series, file))?;
+        write(self.html.as_deref(), |file| html::write(report, file))?;
+        write(self.hdr.as_deref(), |file| hdr::write(report, file))?;
+        let breaches = thresholds::breaches(&self.fail_if, report);
+        for breach in &breaches {
+            println!("{:<14} {breach}", "FAILED");
+        }
+        Ok(report.ok && breaches.is_empty())
+    }
+}
+
+fn write(
+    path: Option<&Path>,
+    content: impl FnOnce(&mut io::BufWriter<std::fs::File>) -> io::Result<()>,
+) -> Result<(), WriteError> {
+    let Some(path) = path else { return Ok(()) };
+    let all = || {
+        let mut file = io::BufWriter::new(std::fs::File::create(path)?);
+        content(&mut file)?;
+        file.flush()
+    };
+    all().map_err(|error| WriteError(path.to_owned(), error))
+}

@@ -1,0 +1,307 @@
+//! Charts over time, as SVG.
+
+use std::fmt::Write;
+
+use super::escape;
+
+/// The picture in its own units; the page scales it.
+pub(super) const WIDTH: f64 = 640.0;
+pub(super) const HEIGHT: f64 = 260.0;
+
+/// Room for labels around the plot.
+pub(super) const LEFT: f64 = 64.0;
+pub(super) const RIGHT: f64 = 24.0;
+pub(super) const TOP: f64 = 22.0;
+pub(super) const BOTTOM: f64 = 38.0;
+
+/// More points than this cannot be told apart.
+const MAX_POINTS: usize = 1200;
+
+/// A phase narrower than this has no room for its name.
+const MIN_PHASE_WIDTH: f64 = 46.0;
+
+/// A chart over time.
+pub(super) struct Chart {
+    pub(super) title: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) log: bool,
+    pub(super) lines: Vec<Line>,
+    /// The phases with the times at which they end.
+    pub(super) phases: Vec<(&'static str, f64)>,
+}
+
+/// One line of a chart; there is a gap where a value is not known.
+pub(super) struct Line {
+    pub(super) name: &'static str,
+    /// Which of the page's colours.
+    pub(super) color: usize,
+    pub(super) points: Vec<(f64, Option<f64>)>,
+}
+
+/// Where values are on an axis.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    low: f64,
+    high: f64,
+    log: bool,
+    from: f64,
+    to: f64,
+}
+
+impl Scale {
+    /// From 0 to a round number that is no smaller than `max`.
+    pub(super) fn linear(max: f64, from: f64, to: f64) -> Self {
+        let max = if max > 0.0 { max } else { 1.0 };
+        let step = round_step(max / 4.0);
+        Self { low: 0.0, high: (max / step).ceil() * step, log: false, from, to }
+    }
+
+    /// The powers of ten around `min` and `max`.
+    pub(super) fn log(min: f64, max: f64, from: f64, to: f64) -> Self {
+        let low = 10_f64.powf(min.max(1e-3).log10().floor());
+        let high = 10_f64.powf(max.max(1e-3).log10().ceil()).max(low * 10.0);
+        Self { low, high, log: true, from, to }
+    }
+
+    pub(super) fn at(&self, value: f64) -> f64 {
+        let share = if self.log {
+            (value.max(self.low) / self.low).log10() / (self.high / self.low).log10()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        self.from + share * (self.to - self.from)
+    }
+
+    /// Values worth a label.
+    pub(super) fn ticks(&self) -> Vec<f64> {
+        if self.log {
+            let decades = (self.high / self.low).log10().round() as i32;
+            let between: &[f64] = if decades <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let values =
+                (0..=decades).flat_map(|decade| between.iter().map(move |it| it * self.low * 10_f64.powi(decade)));
+            return values.filter(|&value| value <= self.high * 1.001).collect();
+        }
+        let step = round_step((self.high - self.low) / 4.0);
+        let count = ((self.high - self.low) / step).round() as u32;
+        (0..=count).map(|tick| self.low + f64::from(tick) * step).collect()
+    }
+}
+
+/// The next of 1, 2, 5 times a power of ten.
+fn round_step(step: f64) -> f64 {
+    let power = 10_f64.powf(step.log10().floor());
+    let factors = [1.0, 2.0, 5.0, 10.0];
+    factors.into_iter().map(|factor| factor * power).find(|&it| it >= step * 0.999).unwrap_or(power * 10.0)
+}
+
+impl Chart {
+    pub(super) fn shows_something(&self) -> bool {
+        self.lines.iter().any(Line::is_known)
+    }
+
+    pub(super) fn render(&self) -> String {
+        let lines: Vec<_> = self.lines.iter().filter(|line| line.is_known()).collect();
+        let values = || lines.iter().flat_map(|line| line.points.iter().filter_map(|point| point.1));
+        let (min, max) = values().fold((f64::INFINITY, 0.0), |(min, max), it| (f64::min(min, it), f64::max(max, it)));
+        let end = self.phases.last().map_or(1.0, |phase| phase.1);
+        let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
+        let x = Scale { low: 0.0, high: end.max(0.001), log: false, from: LEFT, to: right };
+        let y = if self.log { Scale::log(min, max, bottom, TOP) } else { Scale::linear(max, bottom, TOP) };
+        let mut svg = open(self.title, &format!("{} over the time of the run in seconds", self.unit));
+        self.draw_phases(&mut svg, x);
+        draw_y_axis(&mut svg, y, self.unit);
+        for time in time_ticks(end) {
+            draw_x_tick(&mut svg, x.at(time), &number(time));
+        }
+        draw_x_title(&mut svg, "time in s");
+        for line in &lines {
+            line.draw(&mut svg, x, y);
+        }
+        svg.push_str("</svg>");
+        let legend: String = lines.iter().map(|line| line.legend()).collect();
+        let (title, unit) = (escape(self.title), escape(self.unit));
+        let data = data(&lines, x);
+        format!(
+            "<figure data-chart=\"{}\"><figcaption><b>{title}</b> <span class=\"unit\">{unit}</span>\
+             <span class=\"legend\">{legend}</span></figcaption>\n{svg}\n</figure>",
+            escape(&data)
+        )
+    }
+
+    fn draw_phases(&self, svg: &mut String, x: Scale) {
+        let mut begin = 0.0;
+        for (index, &(name, end)) in self.phases.iter().enumerate() {
+            let (from, to) = (x.at(begin), x.at(end));
+            let (width, height) = (to - from, HEIGHT - TOP - BOTTOM);
+            let shade = if index % 2 == 0 { "phase" } else { "phase odd" };
+            let rect = format!("x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"");
+            add(svg, format_args!("<rect class=\"{shade}\" {rect}><title>{name}</title></rect>"));
+            if width >= MIN_PHASE_WIDTH {
+                let middle = f64::midpoint(from, to);
+                add(svg, format_args!("<text class=\"name\" x=\"{middle:.1}\" y=\"{}\">{name}</text>", TOP - 7.0));
+            }
+            begin = end;
+        }
+    }
+}
+
+impl Line {
+    fn is_known(&self) -> bool {
+        self.points.iter().any(|point| point.1.is_some())
+    }
+
+    fn legend(&self) -> String {
+        format!("<span class=\"key c{}\">{}</span>", self.color, escape(self.name))
+    }
+
+    /// Of many points, each stroke shows the highest value in its place: peaks must not get lost.
+    fn draw(&self, svg: &mut String, x: Scale, y: Scale) {
+        let mut path = String::new();
+        let mut pen_down = false;
+        for places in self.points.chunks(self.points.len().div_ceil(MAX_POINTS).max(1)) {
+            let highest =
+                places.iter().filter_map(|point| Some((point.0, point.1?))).max_by(|a, b| a.1.total_cmp(&b.1));
+            let Some((time, value)) = highest else {
+                pen_down = false;
+                continue;
+            };
+            let command = if pen_down { 'L' } else { 'M' };
+            add(&mut path, format_args!("{command}{:.1} {:.1}", x.at(time), y.at(value)));
+            pen_down = true;
+        }
+        let known: Vec<_> = self.points.iter().filter_map(|point| Some((point.0, point.1?))).collect();
+        add(
+            svg,
+            format_args!(
+                "<path class=\"line c{}\" d=\"{path}\"><title>{}</title></path>",
+                self.color,
+                escape(self.name)
+            ),
+        );
+        // A single point is no line, and would not be seen.
+        if let [(time, value)] = known[..] {
+            let (cx, cy) = (x.at(time), y.at(value));
+            add(svg, format_args!("<circle class=\"dot c{}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\"/>", self.color));
+        }
+    }
+}
+
+/// What the script reads out: the place of each sample, its time and the lines' values.
+fn data(lines: &[&Line], x: Scale) -> String {
+    let names: Vec<_> = lines.iter().map(|line| line.name).collect();
+    let row = |index: usize| {
+        let time = lines[0].points[index].0;
+        let place = (x.at(time) / WIDTH * 10_000.0).round() / 10_000.0;
+        let values: Vec<_> = lines.iter().map(|line| line.points[index].1.map(number)).collect();
+        serde_json::json!([place, number(time), values])
+    };
+    let count = lines.first().map_or(0, |line| line.points.len());
+    let rows: Vec<_> = (0..count).step_by(count.div_ceil(MAX_POINTS).max(1)).map(row).collect();
+    serde_json::json!({ "names": names, "rows": rows }).to_string()
+}
+
+/// The beginning of a picture with its name and description.
+pub(super) fn open(title: &str, description: &str) -> String {
+    let label = escape(&format!("{title}: {description}"));
+    format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">")
+}
+
+pub(super) fn draw_y_axis(svg: &mut String, y: Scale, unit: &str) {
+    let right = WIDTH - RIGHT;
+    for value in y.ticks() {
+        let at = y.at(value);
+        add(svg, format_args!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
+        let (x, baseline, text) = (LEFT - 7.0, at + 4.0, number(value));
+        add(svg, format_args!("<text class=\"tick y\" x=\"{x}\" y=\"{baseline:.1}\">{text}</text>"));
+    }
+    let middle = f64::midpoint(TOP, HEIGHT - BOTTOM);
+    let turned = format!("transform=\"translate(12 {middle}) rotate(-90)\"");
+    add(svg, format_args!("<text class=\"name\" {turned}>{}</text>", escape(unit)));
+}
+
+pub(super) fn draw_x_tick(svg: &mut String, at: f64, text: &str) {
+    let (bottom, end, baseline) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM + 4.0, HEIGHT - BOTTOM + 16.0);
+    add(svg, format_args!("<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{bottom}\" y2=\"{end}\"/>"));
+    add(svg, format_args!("<text class=\"tick x\" x=\"{at:.1}\" y=\"{baseline}\">{text}</text>"));
+}
+
+pub(super) fn draw_x_title(svg: &mut String, text: &str) {
+    let (middle, baseline) = (f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 5.0);
+    add(svg, format_args!("<text class=\"name\" x=\"{middle}\" y=\"{baseline}\">{}</text>", escape(text)));
+}
+
+pub(super) fn add(text: &mut String, more: std::fmt::Arguments<'_>) {
+    text.write_fmt(more).expect("a string takes everything");
+}
+
+/// Round times within the run.
+fn time_ticks(end: f64) -> Vec<f64> {
+    let step = round_step(end / 8.0);
+    (0..=(end / step * 1.001) as u32).map(|tick| f64::from(tick) * step).collect()
+}
+
+/// A number with as many digits as a label has room for.
+pub(super) fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        it if it >= 1e9 => return format!("{}G", trimmed(value / 1e9, 2)),
+        it if it >= 1e6 => return format!("{}M", trimmed(value / 1e6, 2)),
+        it if it >= 1e4 => return format!("{}k", trimmed(value / 1e3, 1)),
+        it if it >= 100.0 => 0,
+        it if it >= 10.0 => 1,
+        it if it >= 1.0 => 2,
+        _ => 3,
+    };
+    trimmed(value, digits)
+}
+
+fn trimmed(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_have_round_numbers_around_the_values() {
+        let y = Scale::linear(83.0, 200.0, 0.0);
+        assert_eq!(y.ticks(), [0.0, 50.0, 100.0]);
+        assert!((y.at(0.0) - 200.0).abs() < 1e-9 && y.at(100.0).abs() < 1e-9);
+        let y = Scale::log(35.0, 12_000.0, 0.0, 100.0);
+        let ticks: Vec<_> = y.ticks().into_iter().map(number).collect();
+        assert_eq!(ticks, ["10", "100", "1000", "10k", "100k"]);
+        assert!((y.at(1000.0) - 50.0).abs() < 1e-9);
+        let narrow: Vec<_> = Scale::log(35.0, 80.0, 0.0, 100.0).ticks().into_iter().map(number).collect();
+        assert_eq!(narrow, ["10", "20", "50", "100"]);
+        assert_eq!(Scale::linear(0.0, 0.0, 1.0).ticks(), [0.0, 0.5, 1.0], "an axis without values");
+    }
+
+    #[test]
+    fn labels_are_short() {
+        let labels = [0.0, 0.25, 1.5, 42.125, 999.6, 1234.0, 12_345.0, 1_000_000.0, 2.5e9].map(number);
+        assert_eq!(labels, ["0", "0.25", "1.5", "42.1", "1000", "1234", "12.3k", "1M", "2.5G"]);
+    }
+
+    #[test]
+    fn a_gap_lifts_the_pen_and_a_peak_among_many_points_stays() {
+        let mut points: Vec<_> = (0..10_000).map(|second| (f64::from(second), Some(1.0))).collect();
+        points[4321].1 = Some(400.0);
+        points[5000..6000].fill((5500.0, None));
+        let chart = Chart {
+            title: "Rate",
+            unit: "echoes/s",
+            log: false,
+            lines: vec![Line { name: "echoes", color: 0, points }],
+            phases: vec![("connect", 10.0), ("measure", 9999.0)],
+        };
+        let svg = chart.render();
+        let path = svg.split("d=\"").nth(1).unwrap().split('"').next().unwrap();
+        assert_eq!(path.matches('M').count(), 2);
+        assert!(
+            path.matches('L').count() < MAX_POINTS && path.contains(&format!(" {TOP}.0")),
+            "the peak is at the top"
+        );
+        assert!(svg.contains(">measure</text>") && !svg.contains(">connect</text>"), "no room for the short phase");
+    }
+}

@@ -1,0 +1,320 @@
+//! Several runs as one: histograms are added, never averaged; counters are summed; seconds are laid over each other by
+//! the clock.
+//!
+//! Runs on several machines against one server are told apart by their machines' boot ids. What two runs saw of the same
+//! thing (the server's process, a machine's kernel) counts once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::report::{
+    Connections, CpuReport, Failure, LatencyReport, MeasuredReport, MemoryAt, MemoryMarks, MemoryReport, MessageCounts,
+    Report, RunReport, Violation,
+};
+use crate::sampling::{KernelMemory, Memory};
+use crate::series::{Encoded, ProcessSample, Sample, SampleLatency};
+use crate::verdict::Verdict;
+
+/// Merges runs; `None` if there are none.
+#[must_use]
+pub fn merge(reports: &[Report]) -> Option<Report> {
+    let [first, rest @ ..] = reports else { return None };
+    if rest.is_empty() {
+        return Some(first.clone());
+    }
+    let seen = Seen::of(reports);
+    let verdicts: Vec<_> = reports.iter().filter_map(|it| Some((it.name(), it.verdict.clone()?))).collect();
+    Some(Report {
+        version: first.version,
+        ringload: first.ringload.clone(),
+        ok: reports.iter().all(|report| report.ok),
+        interrupted: reports.iter().any(|report| report.interrupted),
+        runs: reports.iter().flat_map(|report| report.runs.clone()).collect(),
+        connections: connections(reports),
+        messages: messages(reports),
+        measured: measured(reports, &seen),
+        verdict: Verdict::together(&verdicts),
+        memory: memory(reports, &seen),
+        series: series(reports, &seen),
+    })
+}
+
+impl Report {
+    fn name(&self) -> String {
+        self.runs.first().map(|run| run.machine.hostname.clone()).unwrap_or_default()
+    }
+}
+
+/// Which of the reports are the first to tell of their server and of their machine.
+struct Seen {
+    server: Vec<bool>,
+    machine: Vec<bool>,
+}
+
+impl Seen {
+    fn of(reports: &[Report]) -> Self {
+        let (mut servers, mut machines) = (BTreeSet::new(), BTreeSet::new());
+        let mut is_new = |run: &RunReport| {
+            let machine = &run.machine.boot_id;
+            let server = run.server_pid.is_some_and(|pid| servers.insert((machine.clone(), pid)));
+            (server, machines.insert(machine.clone()))
+        };
+        let (server, machine) = reports.iter().map(|it| it.runs.first().map_or((true, true), &mut is_new)).unzip();
+        Self { server, machine }
+    }
+
+    /// What the reports that are the first to tell of their server say of it.
+    fn servers<'a, T>(&self, reports: &'a [Report], value: impl Fn(&'a Report) -> Option<T>) -> Vec<T> {
+        reports.iter().zip(&self.server).filter(|(_, new)| **new).filter_map(|(report, _)| value(report)).collect()
+    }
+}
+
+fn sum<T>(items: &[T], value: impl Fn(&T) -> u64) -> u64 {
+    items.iter().map(value).sum()
+}
+
+fn connections(reports: &[Report]) -> Connections {
+    let mut failures: BTreeMap<String, Failure> = BTreeMap::new();
+    let mut violations: BTreeMap<String, Violation> = BTreeMap::new();
+    for report in reports {
+        for it in &report.connections.failures {
+            let failure = failures.entry(it.cause.clone()).or_insert_with(|| Failure { count: 0, ..it.clone() });
+            failure.count += it.count;
+        }
+        for it in &report.connections.violations {
+            let violation = violations.entry(it.what.clone()).or_insert_with(|| Violation { count: 0, ..it.clone() });
+            violation.count += it.count;
+        }
+    }
+    let all: Vec<_> = reports.iter().map(|report| &report.connections).collect();
+    let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
+    Connections {
+        requested: sum(&all, |it| it.requested),
+        attempted: sum(&all, |it| it.attempted),
+        opened: sum(&all, |it| it.opened),
+        failed: sum(&all, |it| it.failed),
+        failures: failures.into_values().collect(),
+        closed_early: sum(&all, |it| it.closed_early),
+        violations: violations.into_values().collect(),
+        connect_s: all.iter().map(|it| it.connect_s).fold(0.0, f64::max),
+        opened_per_s: all.iter().map(|it| it.opened_per_s).sum(),
+        closes_sent: sum(&all, |it| it.closes_sent),
+        closes_answered: sum(&all, |it| it.closes_answered),
+        recycled: sum(&all, |it| it.recycled),
+        slow_ended: sum(&all, |it| it.slow_ended),
+        latency_us,
+        latency_histogram,
+    }
+}
+
+fn messages(reports: &[Report]) -> MessageCounts {
+    let all: Vec<_> = reports.iter().map(|report| &report.messages).collect();
+    MessageCounts {
+        sent: sum(&all, |it| it.sent),
+        echoed: sum(&all, |it| it.echoed),
+        lost: sum(&all, |it| it.lost),
+        reordered: sum(&all, |it| it.reordered),
+        corrupted: sum(&all, |it| it.corrupted),
+        late: sum(&all, |it| it.late),
+        duplicated: sum(&all, |it| it.duplicated),
+        unexpected: sum(&all, |it| it.unexpected),
+        unsent: sum(&all, |it| it.unsent),
+        pings_answered: sum(&all, |it| it.pings_answered),
+        pings_sent: sum(&all, |it| it.pings_sent),
+        pongs: sum(&all, |it| it.pongs),
+        slow_sent: sum(&all, |it| it.slow_sent),
+    }
+}
+
+fn measured(reports: &[Report], seen: &Seen) -> Option<MeasuredReport> {
+    let all: Vec<_> = reports.iter().filter_map(|report| report.measured.as_ref()).collect();
+    if all.is_empty() {
+        return None;
+    }
+    let echoes = sum(&all, |it| it.echoes);
+    let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
+    let (lag_us, lag_histogram) = latencies(all.iter().filter_map(|it| it.lag_histogram.as_ref()));
+    let servers = seen.servers(reports, |report| report.measured.as_ref()?.server_cpu.as_ref());
+    let loads: Vec<_> = all.iter().map(|it| &it.load_cpu).collect();
+    Some(MeasuredReport {
+        seconds: all.iter().map(|it| it.seconds).fold(0.0, f64::max),
+        echoes,
+        echoes_per_s: all.iter().map(|it| it.echoes_per_s).sum(),
+        payload_bytes_per_s: all.iter().map(|it| it.payload_bytes_per_s).sum(),
+        latency_us,
+        latency_histogram,
+        lag_us,
+        lag_histogram,
+        server_cpu: cpu(&servers, echoes),
+        load_cpu: cpu(&loads, echoes)?,
+    })
+}
+
+fn latencies<'a>(histograms: impl Iterator<Item = &'a Encoded>) -> (Option<LatencyReport>, Option<Encoded>) {
+    let sum = histograms.cloned().reduce(|sum, other| sum.plus(&other));
+    (sum.as_ref().and_then(Encoded::decode).and_then(|all| LatencyReport::of(&all)), sum)
+}
+
+fn cpu(all: &[&CpuReport], echoes: u64) -> Option<CpuReport> {
+    let total = |value: fn(&CpuReport) -> f64| all.iter().map(|it| value(it)).sum::<f64>();
+    let used_s = total(|it| it.user_s + it.system_s);
+    (!all.is_empty()).then(|| CpuReport {
+        user_s: total(|it| it.user_s),
+        system_s: total(|it| it.system_s),
+        cores: total(|it| it.cores),
+        cores_max: all.iter().map(|it| it.cores_max).sum(),
+        busiest_thread_cores: all.iter().map(|it| it.busiest_thread_cores).fold(0.0, f64::max),
+        // Numbers of several machines' processors mean nothing together.
+        cpus: if let [one] = all { one.cpus.clone() } else { Vec::new() },
+        others_cores: total(|it| it.others_cores),
+        us_per_echo: (echoes > 0).then(|| used_s * 1e6 / echoes as f64),
+    })
+}
+
+fn memory(reports: &[Report], seen: &Seen) -> MemoryReport {
+    let at = |moment: fn(&MemoryReport) -> MemoryAt| {
+        let servers = seen.servers(reports, |report| moment(&report.memory).server);
+        let kernels =
+            reports.iter().zip(&seen.machine).filter(|(_, new)| **new).map(|(it, _)| moment(&it.memory).kernel);
+        MemoryAt {
+            server: servers.into_iter().reduce(|sum: Memory, other| sum + other),
+            load: reports.iter().map(|it| moment(&it.memory).load).fold(Memory::default(), |sum, other| sum + other),
+            kernel: kernels.fold(KernelMemory::default(), add_kernel),
+        }
+    };
+    MemoryReport::of(&MemoryMarks {
+        before: at(|it| it.before),
+        idle: at(|it| it.idle),
+        at_end: at(|it| it.at_end),
+        open_when_idle: reports.iter().map(|it| it.memory.open_when_idle).sum(),
+    })
+}
+
+fn add_kernel(sum: KernelMemory, other: KernelMemory) -> KernelMemory {
+    KernelMemory {
+        slab_bytes: sum.slab_bytes + other.slab_bytes,
+        available_bytes: sum.available_bytes + other.available_bytes,
+        tcp_sockets: sum.tcp_sockets + other.tcp_sockets,
+        tcp_queue_bytes: sum.tcp_queue_bytes + other.tcp_queue_bytes,
+    }
+}
+
+/// Samples whose ends are nearest to the same second by the clock become one.
+fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
+    let started = |report: &Report| report.runs.first().map_or(0.0, |run| run.started_unix_s);
+    let zero = reports.iter().map(started).fold(f64::INFINITY, f64::min);
+    let mut seconds: BTreeMap<i64, Vec<Sample>> = BTreeMap::new();
+    for (index, report) in reports.iter().enumerate() {
+        let offset = started(report) - zero;
+        let mut last = None;
+        for sample in &report.series {
+            let mut sample = Sample { time_s: sample.time_s + offset, ..sample.clone() };
+            sample.server = sample.server.filter(|_| seen.server[index]);
+            if !seen.machine[index] {
+                sample.kernel = KernelMemory::default();
+            }
+            let mut second = sample.time_s.round() as i64;
+            // Two ends of one run may be nearest to the same second; they are two samples nevertheless.
+            if last.is_some_and(|last| second <= last) {
+                second = last.unwrap_or_default() + 1;
+            }
+            last = Some(second);
+            seconds.entry(second).or_default().push(sample);
+        }
+    }
+    seconds.into_values().filter_map(|samples| samples.into_iter().reduce(|sum, other| beside(&sum, &other))).collect()
+}
+
+/// Two machines in the same second.
+fn beside(sum: &Sample, other: &Sample) -> Sample {
+    let both = |a: Option<ProcessSample>, b: Option<ProcessSample>| match (a, b) {
+        (Some(a), Some(b)) => Some(processes(a, b)),
+        (a, b) => a.or(b),
+    };
+    let latency_histogram = match (&sum.latency_histogram, &other.latency_histogram) {
+        (Some(a), Some(b)) => Some(a.plus(b)),
+        (a, b) => a.as_ref().or(b.as_ref()).cloned(),
+    };
+    Sample {
+        time_s: sum.time_s.max(other.time_s),
+        interval_s: sum.interval_s.max(other.interval_s),
+        phase: sum.phase.min(other.phase),
+        connections_open: sum.connections_open + other.connections_open,
+        connections_per_s: sum.connections_per_s + other.connections_per_s,
+        errors: sum.errors + other.errors,
+        echoes_per_s: sum.echoes_per_s + other.echoes_per_s,
+        payload_bytes_per_s: sum.payload_bytes_per_s + other.payload_bytes_per_s,
+        latency_us: latency_histogram.as_ref().and_then(Encoded::decode).and_then(|all| SampleLatency::of(&all)),
+        latency_histogram,
+        server: both(sum.server, other.server),
+        load: processes(sum.load, other.load),
+        kernel: add_kernel(sum.kernel, other.kernel),
+    }
+}
+
+fn processes(a: ProcessSample, b: ProcessSample) -> ProcessSample {
+    ProcessSample {
+        cpu_user_cores: a.cpu_user_cores + b.cpu_user_cores,
+        cpu_system_cores: a.cpu_system_cores + b.cpu_system_cores,
+        rss_bytes: a.rss_bytes + b.rss_bytes,
+        pss_bytes: a.pss_bytes.zip(b.pss_bytes).map(|(a, b)| a + b),
+        processes: a.processes + b.processes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::report;
+    use super::*;
+
+    fn of_machine(boot_id: &str, server_pid: Option<u32>, started_unix_s: f64) -> Report {
+        let mut report = report();
+        let run = &mut report.runs[0];
+        run.machine.boot_id = boot_id.to_owned();
+        (run.server_pid, run.started_unix_s) = (server_pid, started_unix_s);
+        report
+    }
+
+    #[test]
+    fn counters_are_summed_and_histograms_added() {
+        let mut slow = of_machine("b", None, 1000.0);
+        let mut histogram = crate::stats::Latencies::default();
+        (0..2000).for_each(|_| histogram.record(9_000_000));
+        slow.measured.as_mut().unwrap().latency_histogram = Some(Encoded::new(histogram.histogram()));
+        let merged = merge(&[of_machine("a", Some(7), 1000.0), slow]).unwrap();
+        let measured = merged.measured.unwrap();
+        assert_eq!((merged.connections.opened, measured.echoes, merged.runs.len()), (200, 2000, 2));
+        // Of 3000 echoes 2000 took 9 ms; an average of both medians would be half of that.
+        let latency = measured.latency_us.unwrap();
+        assert!((8990.0..9010.0).contains(&latency.p50), "{latency:?}");
+        assert_eq!(measured.latency_histogram.unwrap().decode().unwrap().len(), 3000);
+        assert!((measured.echoes_per_s - 2000.0).abs() < 1e-6);
+        assert_eq!(measured.load_cpu.cores_max, 2);
+    }
+
+    #[test]
+    fn a_server_seen_twice_counts_once() {
+        let same = [of_machine("a", Some(7), 1000.0), of_machine("a", Some(7), 1000.0)];
+        let merged = merge(&same).unwrap();
+        let one = &same[0];
+        assert_eq!(merged.memory.idle.server, one.memory.idle.server);
+        assert_eq!(merged.measured.unwrap().server_cpu.unwrap().cores_max, 1);
+        assert_eq!(merged.series[0].server, one.series[0].server);
+        let two = merge(&[of_machine("a", Some(7), 1000.0), of_machine("b", Some(7), 1000.0)]).unwrap();
+        assert_eq!(two.memory.idle.server.unwrap().rss_bytes, 2 * one.memory.idle.server.unwrap().rss_bytes);
+    }
+
+    #[test]
+    fn seconds_are_laid_over_each_other_by_the_clock() {
+        let merged = merge(&[of_machine("a", None, 1000.0), of_machine("b", None, 1001.2)]).unwrap();
+        let rates: Vec<_> = merged.series.iter().map(|sample| sample.echoes_per_s as u64).collect();
+        assert_eq!(rates, [1000, 900 + 1000, 900]);
+        let both = merged.series[1].latency_histogram.as_ref().unwrap().decode().unwrap();
+        assert_eq!(both.len(), 1900);
+    }
+
+    #[test]
+    fn one_run_stays_as_it_is() {
+        assert_eq!(merge(&[report()]), Some(report()));
+        assert_eq!(merge(&[]), None);
+    }
+}

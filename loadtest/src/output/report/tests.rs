@@ -1,0 +1,52 @@
+//! Results for the tests of whatever shows results.
+
+use super::*;
+use crate::series::tests::sample;
+
+/// 100 connections and 1000 echoes in a second: most took 100 µs, ten took 2 ms.
+pub(crate) fn report() -> Report {
+    let mut latencies = Latencies::default();
+    (0..990).for_each(|_| latencies.record(100_000));
+    (0..10).for_each(|_| latencies.record(2_000_000));
+    let mut tally = Tally { latencies, ..Tally::default() };
+    for (counter, count) in [
+        (Counter::Attempted, 100),
+        (Counter::Opened, 100),
+        (Counter::Ended, 100),
+        (Counter::ClosesSent, 100),
+        (Counter::ClosesAnswered, 100),
+        (Counter::Sent, 1100),
+        (Counter::Echoed, 1100),
+        (Counter::MeasuredEchoes, 1000),
+    ] {
+        tally.counts[counter] = count;
+    }
+    let scenario = crate::scenario::tests::scenario(100, 10, None);
+    let usage = |cores, cpu| Usage {
+        cpu: CpuTime { user: Duration::from_secs_f64(cores), system: Duration::ZERO },
+        busiest_thread: Duration::from_secs_f64(cores),
+        cpus: vec![cpu],
+        cores_max: 1,
+        others: Duration::ZERO,
+    };
+    let memory = Memory { rss_bytes: 1 << 20, pss_bytes: 1 << 20, anonymous_bytes: 1 << 19 };
+    let at = MemoryAt { server: Some(memory), load: memory, kernel: KernelMemory::default() };
+    Report::new(Outcome {
+        scenario: &scenario,
+        target: "ws://127.0.0.1:9001/".to_owned(),
+        server_pid: Some(7),
+        threads: 1,
+        started: Duration::from_secs(1_700_000_000),
+        tally,
+        connect_time: Duration::from_secs(1),
+        measured: Some(Measured {
+            time: Duration::from_secs(1),
+            echoes: 1000,
+            server: Some(usage(0.5, 0)),
+            load: usage(0.25, 1),
+        }),
+        memory: MemoryMarks { before: at, idle: at, at_end: at, open_when_idle: 100 },
+        series: vec![sample(1.0, 1000.0, 100), sample(2.0, 900.0, 150)],
+        interrupted: false,
+    })
+}

@@ -1,0 +1,235 @@
+//! A process with all its descendants, and which processors it may use.
+//!
+//! Servers fork: what counts is the whole tree, not the process that was started first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::thread::sched_getaffinity;
+
+use super::{CpuTime, Memory, parse_stat, resident_bytes};
+
+/// Linux numbers processors below this in `sched_getaffinity(2)`.
+const MAX_CPUS: usize = rustix::thread::CpuSet::MAX_CPU;
+
+/// The processes of a tree. Those that have ended meanwhile count for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Processes(Vec<u32>);
+
+impl Processes {
+    /// Process `root` and all its descendants, as they are now. The error is that of `root` not being there.
+    ///
+    /// A kernel without `CONFIG_PROC_CHILDREN` does not tell the descendants; then it is `root` alone.
+    pub fn of(root: u32) -> io::Result<Self> {
+        std::fs::metadata(format!("/proc/{root}"))?;
+        let mut found = vec![root];
+        let mut next = 0;
+        while let Some(&pid) = found.get(next) {
+            for task in entries(Path::new(&format!("/proc/{pid}/task"))) {
+                let children = std::fs::read_to_string(format!("/proc/{pid}/task/{task}/children")).unwrap_or_default();
+                found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+            }
+            next += 1;
+        }
+        Ok(Self(found))
+    }
+
+    /// This process alone.
+    #[must_use]
+    pub fn of_self() -> Self {
+        Self(vec![std::process::id()])
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Memory of all of them; the error is that of the first. It walks all their pages.
+    pub fn memory(&self) -> io::Result<Memory> {
+        let mut sum = Memory::of_process(self.0[0])?;
+        for memory in self.0[1..].iter().filter_map(|&pid| Memory::of_process(pid).ok()) {
+            sum = sum + memory;
+        }
+        Ok(sum)
+    }
+
+    /// Resident memory of all of them, without that walk.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        self.0.iter().filter_map(|&pid| resident_bytes(pid).ok()).sum()
+    }
+
+    /// Processor time of all of them; the error is that of the first. A process takes its children's time along when
+    /// it has waited for them, so what the tree has used does not shrink when one of them ends.
+    pub fn cpu_time(&self) -> io::Result<CpuTime> {
+        let mut sum = CpuTime::with_waited_for(self.0[0])?;
+        for time in self.0[1..].iter().filter_map(|&pid| CpuTime::with_waited_for(pid).ok()) {
+            sum = sum + time;
+        }
+        Ok(sum)
+    }
+
+    /// What each thread has used, and where it may run.
+    #[must_use]
+    pub fn threads(&self) -> Threads {
+        let mut threads = Threads::default();
+        for &pid in &self.0 {
+            for task in entries(Path::new(&format!("/proc/{pid}/task"))) {
+                threads.look_at(pid, task);
+            }
+        }
+        threads
+    }
+}
+
+/// The processor time of a tree, by thread.
+#[derive(Clone, Debug, Default)]
+pub struct Threads(BTreeMap<u32, Thread>);
+
+#[derive(Clone, Debug, Default)]
+struct Thread {
+    time: CpuTime,
+    cpus: BTreeSet<usize>,
+}
+
+/// The threads of a tree that do its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// How many.
+    pub count: usize,
+    /// The processors that any of them may use.
+    pub cpus: BTreeSet<usize>,
+}
+
+impl Threads {
+    fn look_at(&mut self, pid: u32, task: u32) {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{task}/stat"));
+        let Some(time) = stat.ok().as_deref().and_then(parse_stat) else { return };
+        let affinity = Pid::from_raw(task as i32).map(|task| sched_getaffinity(Some(task)));
+        let cpus = match affinity {
+            Some(Ok(set)) => (0..MAX_CPUS).filter(|&cpu| set.is_set(cpu)).collect(),
+            _ => BTreeSet::new(),
+        };
+        self.0.insert(task, Thread { time, cpus });
+    }
+
+    /// The time that the busiest thread has used since `earlier`.
+    #[must_use]
+    pub fn busiest_since(&self, earlier: &Self) -> Duration {
+        self.used_since(earlier).map(|(_, used)| used).max().unwrap_or_default()
+    }
+
+    /// The threads that did at least `share` of the work since `earlier`; all, if there was none.
+    #[must_use]
+    pub fn workers_since(&self, earlier: &Self, share: f64) -> Workers {
+        let all: Duration = self.used_since(earlier).map(|(_, used)| used).sum();
+        let mut workers = Workers::default();
+        for (thread, _) in self.used_since(earlier).filter(|(_, used)| *used >= all.mul_f64(share)) {
+            workers.count += 1;
+            workers.cpus.extend(&thread.cpus);
+        }
+        workers
+    }
+
+    fn used_since<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = (&'a Thread, Duration)> {
+        self.0.iter().map(|(task, thread)| {
+            let before = earlier.0.get(task).map(|thread| thread.time).unwrap_or_default();
+            (thread, (thread.time - before).total())
+        })
+    }
+}
+
+/// The numbers that name the entries of a directory in `/proc`.
+fn entries(directory: &Path) -> Vec<u32> {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Processor time that each processor was busy, whoever kept it so (`/proc/stat`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MachineCpu(BTreeMap<usize, Duration>);
+
+impl MachineCpu {
+    /// As it is now; nothing if it cannot be read.
+    #[must_use]
+    pub fn now() -> Self {
+        Self::parse(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    fn parse(stat: &str) -> Self {
+        let tick = Duration::from_nanos(1_000_000_000 / rustix::param::clock_ticks_per_second());
+        let line = |line: &str| {
+            let (name, fields) = line.split_once(' ')?;
+            let cpu = name.strip_prefix("cpu")?.parse().ok()?;
+            // user nice system idle iowait irq softirq steal; guest time is in user time already.
+            let fields: Vec<u32> = fields.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+            let busy: u32 = [0, 1, 2, 5, 6, 7].iter().filter_map(|&field| fields.get(field)).sum();
+            Some((cpu, tick * busy))
+        };
+        Self(stat.lines().filter_map(line).collect())
+    }
+
+    /// How long `cpus` were busy together since `earlier`.
+    #[must_use]
+    pub fn busy_since(&self, earlier: &Self, cpus: &BTreeSet<usize>) -> Duration {
+        let busy = |cpu| {
+            let before = earlier.0.get(cpu).copied().unwrap_or_default();
+            self.0.get(cpu).copied().unwrap_or_default().saturating_sub(before)
+        };
+        cpus.iter().map(busy).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_belong_to_the_tree() {
+        let script = "sleep 30 & echo started; wait";
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("sh starts");
+        let mut line = [0; 8];
+        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let tree = Processes::of(shell.id()).unwrap();
+        assert_eq!(tree.count(), 2, "{tree:?}");
+        assert!(tree.memory().unwrap().rss_bytes >= tree.resident_bytes() / 2);
+        assert_eq!(tree.threads().0.len(), 2);
+        for &pid in &tree.0 {
+            let _ = rustix::process::kill_process(Pid::from_raw(pid as i32).unwrap(), rustix::process::Signal::KILL);
+        }
+        shell.wait().unwrap();
+        assert!(Processes::of(shell.id()).is_err());
+    }
+
+    #[test]
+    fn a_busy_thread_is_the_busiest() {
+        let own = Processes::of_self();
+        let before = own.threads();
+        let begun = CpuTime::of_self();
+        while (CpuTime::of_self() - begun).total() < Duration::from_millis(60) {
+            std::hint::black_box(begun);
+        }
+        let after = own.threads();
+        assert!(after.busiest_since(&before) >= Duration::from_millis(20));
+        let (workers, all) = (after.workers_since(&before, 0.02), after.workers_since(&after, 0.02));
+        assert!(workers.count >= 1 && workers.count <= all.count && !workers.cpus.is_empty());
+    }
+
+    #[test]
+    fn busy_time_is_all_but_idle_and_waiting() {
+        let tick = Duration::from_nanos(1_000_000_000 / rustix::param::clock_ticks_per_second());
+        let earlier = MachineCpu::parse("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 1 1 1 50 50 1 1 1 0 0\nintr 5\n");
+        let now = MachineCpu::parse("cpu0 2 2 2 90 90 2 2 2 7 7\ncpu1 5 0 0 0 0 0 0 0 0 0\n");
+        assert_eq!(now.busy_since(&earlier, &BTreeSet::from([0])), tick * 6);
+        assert_eq!(now.busy_since(&earlier, &BTreeSet::from([0, 1, 7])), tick * 11);
+    }
+}

@@ -1,0 +1,359 @@
+//! When messages are due in an open loop, and which connection is next.
+//!
+//! A connection's messages follow each other at intervals that are a function of the connection's number and the
+//! message's place in its sequence. So nothing is kept for a message that is due but not sent, or sent but not back:
+//! two clocks per connection walk over the same intervals, one when messages are sent, one when they are settled.
+//! However long a server stalls, its backlog takes no memory, and each echo still counts from when its message was due.
+//!
+//! No I/O and no clock of its own: time is an argument, in nanoseconds since any fixed moment.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::message::SplitMix;
+use crate::scenario::{Arrivals, OpenLoop};
+
+/// All open-loop connections of one thread.
+#[derive(Debug)]
+pub struct Schedule {
+    arrivals: Arrivals,
+    /// Mean time between two messages of one connection.
+    mean_ns: f64,
+    clocks: Vec<Clock>,
+    free: Vec<ClockIndex>,
+    wheel: Wheel,
+}
+
+/// Names one connection's clocks.
+pub type ClockIndex = u32;
+
+/// One connection's place in its sequence of due times.
+#[derive(Debug)]
+struct Clock {
+    /// When the next message to send is due.
+    next_ns: u64,
+    /// When the oldest message that is not settled was due.
+    oldest_ns: u64,
+    /// The connection, as its owner knows it; [`NOBODY`] if it is gone.
+    key: u32,
+    /// The next clock in the same slot of the wheel, [`NONE`], or [`UNQUEUED`].
+    link: u32,
+}
+
+const NOBODY: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
+const UNQUEUED: u32 = u32::MAX - 1;
+
+/// A message that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The connection that is to send it.
+    pub key: u32,
+    /// Since when.
+    pub due_ns: u64,
+}
+
+impl Schedule {
+    /// For connections of which `active` share the rate of `open`; `now_ns` is not later than any time to come.
+    #[must_use]
+    pub fn new(open: &OpenLoop, active: u32, now_ns: u64) -> Self {
+        let mean_ns = (f64::from(active.max(1)) * 1e9 / open.rate).max(1.0);
+        Self {
+            arrivals: open.arrivals,
+            mean_ns,
+            clocks: Vec::new(),
+            free: Vec::new(),
+            wheel: Wheel::new(mean_ns, now_ns),
+        }
+    }
+
+    /// Starts the clocks of connection `key`, numbered `number` in the whole run: its first message is due within one
+    /// mean interval. `phase` (0 to 1) spreads constant arrivals, so that connections do not send all at once.
+    pub fn start(&mut self, key: u32, number: u32, phase: f64, now_ns: u64) -> ClockIndex {
+        let offset_ns = match self.arrivals {
+            Arrivals::Constant => (phase * self.mean_ns) as u64,
+            Arrivals::Poisson => self.interval_ns(number, u32::MAX),
+        };
+        let first_ns = now_ns + offset_ns;
+        let clock = Clock { next_ns: first_ns, oldest_ns: first_ns, key, link: UNQUEUED };
+        let index = self.free.pop().unwrap_or(self.clocks.len() as ClockIndex);
+        match self.clocks.get_mut(index as usize) {
+            Some(free) => *free = clock,
+            None => self.clocks.push(clock),
+        }
+        index
+    }
+
+    /// The connection is gone; its clocks may be given to another.
+    pub fn stop(&mut self, index: ClockIndex) {
+        let clock = &mut self.clocks[index as usize];
+        clock.key = NOBODY;
+        // A queued clock is freed when the wheel gives it back.
+        if clock.link == UNQUEUED {
+            self.free.push(index);
+        }
+    }
+
+    /// Whether the connection's next message is due.
+    #[inline]
+    #[must_use]
+    pub fn is_due(&self, index: ClockIndex, now_ns: u64) -> bool {
+        self.clocks[index as usize].next_ns <= now_ns
+    }
+
+    /// Message `sequence` of connection `number` is sent.
+    #[inline]
+    pub fn sent(&mut self, index: ClockIndex, number: u32, sequence: u32) {
+        let interval_ns = self.interval_ns(number, sequence);
+        self.clocks[index as usize].next_ns += interval_ns;
+    }
+
+    /// Message `sequence` of connection `number`, the oldest one, is settled: when it was due.
+    #[inline]
+    pub fn settled(&mut self, index: ClockIndex, number: u32, sequence: u32) -> u64 {
+        let interval_ns = self.interval_ns(number, sequence);
+        let clock = &mut self.clocks[index as usize];
+        let due_ns = clock.oldest_ns;
+        clock.oldest_ns += interval_ns;
+        due_ns
+    }
+
+    /// Asks for the connection to be named by [`Schedule::pop`] when its next message is due.
+    #[inline]
+    pub fn queue(&mut self, index: ClockIndex) {
+        if self.clocks[index as usize].link == UNQUEUED {
+            self.wheel.insert(&mut self.clocks, index);
+        }
+    }
+
+    /// The next connection whose turn has come at `now_ns`.
+    pub fn pop(&mut self, now_ns: u64) -> Option<Due> {
+        self.wheel.advance(&mut self.clocks, now_ns);
+        while let Some(&Reverse((due_ns, index))) = self.wheel.near.peek()
+            && due_ns <= now_ns
+        {
+            self.wheel.near.pop();
+            let clock = &mut self.clocks[index as usize];
+            clock.link = UNQUEUED;
+            if clock.key != NOBODY {
+                return Some(Due { key: clock.key, due_ns });
+            }
+            self.free.push(index);
+        }
+        None
+    }
+
+    /// When to look again at the latest; `None` if nothing is queued.
+    #[must_use]
+    pub fn next_ns(&self) -> Option<u64> {
+        self.wheel.next_ns()
+    }
+
+    /// How many messages are due at `now_ns` and not sent.
+    #[must_use]
+    pub fn overdue(&self, now_ns: u64) -> u64 {
+        let live = self.clocks.iter().filter(|clock| clock.key != NOBODY && clock.next_ns <= now_ns);
+        live.map(|clock| 1 + ((now_ns - clock.next_ns) as f64 / self.mean_ns) as u64).sum()
+    }
+
+    /// The time between the messages `sequence` and `sequence + 1` of connection `number`.
+    #[inline]
+    fn interval_ns(&self, number: u32, sequence: u32) -> u64 {
+        match self.arrivals {
+            Arrivals::Constant => self.mean_ns as u64,
+            Arrivals::Poisson => (exponential(number, sequence) * self.mean_ns) as u64,
+        }
+    }
+}
+
+/// A number from the exponential distribution with mean 1, always the same for the same message.
+fn exponential(number: u32, sequence: u32) -> f64 {
+    // Not the numbers that choose a message's bytes.
+    let state = !(u64::from(number) << 32 | u64::from(sequence));
+    // 53 bits, shifted by half a step so that neither 0 nor 1 occurs.
+    let uniform = ((SplitMix(state).next() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    -uniform.ln()
+}
+
+/// Clocks by the time that is next: a wheel of coarse slots, and a heap of what is due in the current one. Every clock
+/// goes once into a slot, once into a heap that is short because it covers one slot only, and once out.
+#[derive(Debug)]
+struct Wheel {
+    /// A slot's length is two to the power of this, in nanoseconds.
+    shift: u32,
+    /// The number of the current slot since time 0.
+    current: u64,
+    /// The first clock of each slot, or [`NONE`]. A clock that is due more than a revolution ahead shares the slot of
+    /// those that come before it, and stays there.
+    slots: Box<[u32; SLOTS]>,
+    /// Due in the current slot or before.
+    near: BinaryHeap<Reverse<(u64, ClockIndex)>>,
+}
+
+const SLOTS: usize = 512;
+
+/// Slots for one mean interval: most clocks are due within the revolution, and a slot holds few of them.
+const SLOTS_PER_INTERVAL: f64 = 64.0;
+
+/// Shortest and longest slot: 65 µs and 1.07 s.
+const MIN_SHIFT: u32 = 16;
+const MAX_SHIFT: u32 = 30;
+
+impl Wheel {
+    fn new(mean_ns: f64, now_ns: u64) -> Self {
+        let shift = ((mean_ns / SLOTS_PER_INTERVAL) as u64).max(1).ilog2().clamp(MIN_SHIFT, MAX_SHIFT);
+        Self { shift, current: now_ns >> shift, slots: Box::new([NONE; SLOTS]), near: BinaryHeap::new() }
+    }
+
+    fn insert(&mut self, clocks: &mut [Clock], index: ClockIndex) {
+        let clock = &mut clocks[index as usize];
+        let slot = clock.next_ns >> self.shift;
+        if slot <= self.current {
+            clock.link = NONE;
+            self.near.push(Reverse((clock.next_ns, index)));
+        } else {
+            let first = &mut self.slots[slot as usize % SLOTS];
+            clock.link = std::mem::replace(first, index);
+        }
+    }
+
+    /// Makes the slot of `now_ns` the current one.
+    #[inline]
+    fn advance(&mut self, clocks: &mut [Clock], now_ns: u64) {
+        let target = now_ns >> self.shift;
+        if target <= self.current {
+            return;
+        }
+        let passed = self.current + 1..=target.min(self.current + SLOTS as u64);
+        self.current = target;
+        for slot in passed {
+            let mut index = std::mem::replace(&mut self.slots[slot as usize % SLOTS], NONE);
+            while index != NONE {
+                let next = clocks[index as usize].link;
+                self.insert(clocks, index);
+                index = next;
+            }
+        }
+    }
+
+    fn next_ns(&self) -> Option<u64> {
+        if let Some(&Reverse((due_ns, _))) = self.near.peek() {
+            return Some(due_ns);
+        }
+        let ahead = self.current + 1..=self.current + SLOTS as u64;
+        let slot = ahead.into_iter().find(|&slot| self.slots[slot as usize % SLOTS] != NONE)?;
+        Some(slot << self.shift)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn schedule(rate: f64, arrivals: Arrivals, active: u32) -> Schedule {
+        Schedule::new(&OpenLoop { rate, arrivals }, active, 0)
+    }
+
+    /// Runs `connections` on a perfect server for `seconds`, looking when the schedule says so; what was due when.
+    fn play(schedule: &mut Schedule, connections: u32, seconds: u64) -> Vec<(u32, u64)> {
+        let clocks: Vec<_> = (0..connections)
+            .map(|number| schedule.start(number, number, f64::from(number) / f64::from(connections), 0))
+            .collect();
+        for &clock in &clocks {
+            schedule.queue(clock);
+        }
+        let mut sequences = vec![0; connections as usize];
+        let mut played = Vec::new();
+        while let Some(now_ns) = schedule.next_ns().filter(|&next_ns| next_ns < seconds * SECOND) {
+            while let Some(due) = schedule.pop(now_ns) {
+                assert_eq!(due.due_ns, now_ns, "neither early nor late");
+                let (clock, sequence) = (clocks[due.key as usize], &mut sequences[due.key as usize]);
+                schedule.sent(clock, due.key, *sequence);
+                assert_eq!(schedule.settled(clock, due.key, *sequence), now_ns);
+                *sequence += 1;
+                schedule.queue(clock);
+                played.push((due.key, now_ns));
+            }
+        }
+        played
+    }
+
+    #[test]
+    fn constant_arrivals_are_evenly_spaced_over_all_connections() {
+        let played = play(&mut schedule(1000.0, Arrivals::Constant, 7), 7, 3);
+        assert_eq!(played.len(), 3000);
+        for pair in played.windows(2) {
+            assert!((pair[1].1 - pair[0].1).abs_diff(SECOND / 1000) < 1000, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn rare_messages_of_many_connections_are_all_found_in_order() {
+        // One message per connection in 100 s.
+        let played = play(&mut schedule(100.0, Arrivals::Constant, 10_000), 10_000, 150);
+        assert_eq!(played.len(), 15_000);
+        assert!(played.is_sorted_by_key(|&(_, due_ns)| due_ns));
+    }
+
+    #[test]
+    fn poisson_arrivals_keep_the_rate_and_vary_as_they_should() {
+        let played = play(&mut schedule(2000.0, Arrivals::Poisson, 50), 50, 20);
+        assert!(played.len().abs_diff(40_000) < 800, "{}", played.len());
+        let gaps: Vec<f64> = played.windows(2).map(|pair| (pair[1].1 - pair[0].1) as f64 / 500_000.0).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        assert!((0.95..1.05).contains(&mean) && (0.9..1.1).contains(&variance), "mean {mean}, variance {variance}");
+    }
+
+    #[test]
+    fn a_stalled_connection_remembers_when_each_message_was_due() {
+        for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
+            let mut schedule = schedule(10.0, arrivals, 1);
+            let clock = schedule.start(0, 3, 0.0, 0);
+            let due: Vec<u64> = (0..100)
+                .map(|sequence| {
+                    let due_ns = schedule.clocks[0].next_ns;
+                    schedule.sent(clock, 3, sequence);
+                    due_ns
+                })
+                .collect();
+            let settled: Vec<u64> = (0..100).map(|sequence| schedule.settled(clock, 3, sequence)).collect();
+            assert_eq!(due, settled);
+        }
+    }
+
+    #[test]
+    fn a_backlog_is_counted() {
+        let mut schedule = schedule(1000.0, Arrivals::Constant, 2);
+        let first = schedule.start(0, 0, 0.0, 0);
+        schedule.start(1, 1, 0.0, 0);
+        assert_eq!(schedule.overdue(SECOND - 1), 1000);
+        schedule.stop(first);
+        assert_eq!(schedule.overdue(SECOND - 1), 500);
+    }
+
+    #[test]
+    fn clocks_are_used_again_but_never_while_they_are_queued() {
+        let mut schedule = schedule(1000.0, Arrivals::Constant, 1);
+        let queued = schedule.start(5, 5, 0.0, 0);
+        schedule.queue(queued);
+        schedule.stop(queued);
+        let other = schedule.start(6, 6, 0.0, 0);
+        assert_ne!(queued, other);
+        assert_eq!(schedule.pop(SECOND), None, "its connection is gone");
+        assert_eq!(schedule.start(7, 7, 0.0, 0), queued);
+    }
+
+    #[test]
+    fn a_long_pause_skips_no_one() {
+        let mut schedule = schedule(100.0, Arrivals::Constant, 100);
+        for number in 0..100 {
+            let clock = schedule.start(number, number, f64::from(number) / 100.0, 0);
+            schedule.queue(clock);
+        }
+        let late = std::iter::from_fn(|| schedule.pop(3600 * SECOND)).count();
+        assert_eq!(late, 100);
+    }
+}

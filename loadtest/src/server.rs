@@ -1,0 +1,99 @@
+//! The server that is measured: found, or started for the run.
+
+use crate::own_server::OwnServer;
+use crate::run::{RunError, Settings};
+use crate::server_command::ServerCommand;
+use crate::target::{Protocol, Target};
+
+/// Which server.
+#[derive(Debug)]
+pub enum ServerChoice {
+    /// One that runs already, or several.
+    Running {
+        /// Their URLs.
+        urls: Vec<String>,
+        /// Its process, if it is on this machine and to be sampled.
+        pid: Option<u32>,
+    },
+    /// One that is started for this run only.
+    Command {
+        /// Its URLs.
+        urls: Vec<String>,
+        /// The command that starts it.
+        command: String,
+    },
+    /// A ringecho for this run only.
+    Own {
+        /// What it is to speak.
+        protocol: Protocol,
+        /// More arguments for it.
+        args: Vec<String>,
+        /// Its processors, if not all.
+        cpus: Option<Vec<usize>>,
+    },
+}
+
+/// A server that listens. If it was started for the run, it ends when this is dropped.
+pub struct Server {
+    targets: Vec<Target>,
+    pid: Option<u32>,
+    started: Started,
+}
+
+/// What keeps it running, if this process has started it.
+enum Started {
+    BySomebodyElse,
+    Own(OwnServer),
+    Command { _guard: ServerCommand },
+}
+
+impl Server {
+    /// Finds the server, or starts it.
+    ///
+    /// Call it on a thread that lives as long as the server is to: the kernel ends a child with that thread.
+    pub fn reach(settings: &Settings) -> Result<Self, RunError> {
+        Ok(match &settings.server {
+            ServerChoice::Running { urls, pid } => {
+                Self { targets: Target::parse_all(urls)?, pid: *pid, started: Started::BySomebodyElse }
+            }
+            ServerChoice::Command { urls, command } => {
+                let targets = Target::parse_all(urls)?;
+                let server = ServerCommand::start(command, &targets[0].address)?;
+                Self { targets, pid: Some(server.pid()), started: Started::Command { _guard: server } }
+            }
+            ServerChoice::Own { protocol, args, cpus } => {
+                let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
+                let targets = vec![Target::local(*protocol, own.address())];
+                Self { targets, pid: Some(own.pid()), started: Started::Own(own) }
+            }
+        })
+    }
+
+    /// Where it listens: at one place at least.
+    #[must_use]
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Its URL, and how many others there are.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let first = self.targets[0].url();
+        match self.targets.len() {
+            1 => first,
+            all => format!("{first} and {} more", all - 1),
+        }
+    }
+
+    /// Its process, if it is known.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// What it said when it started, if this process has started it.
+    #[must_use]
+    pub fn banner(&self) -> Option<&str> {
+        if let Started::Own(own) = &self.started { Some(own.banner()) } else { None }
+    }
+}

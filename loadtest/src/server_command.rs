@@ -1,0 +1,208 @@
+//! A server of somebody else's, started for the run by `--server-cmd` and stopped after it.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, PipeReader};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use thiserror::Error;
+
+use crate::target::Address;
+
+/// How long the server may take to listen, and to end before it is ended.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it is looked at meanwhile.
+const TICK: Duration = Duration::from_millis(20);
+
+/// So much of its output is kept for the case that it fails.
+const LAST_LINES: usize = 20;
+
+/// How long the end of its output is waited for.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no server.
+#[derive(Debug, Error)]
+pub enum ServerCommandError {
+    /// Not a command.
+    #[error("--server-cmd {0:?} is no command: its quotes do not match, or it is empty")]
+    Syntax(String),
+    /// Somebody else's server would be measured.
+    #[error(
+        "something listens on {0} already: stop it, or leave --server-cmd out and name its process with --server-pid"
+    )]
+    Taken(Address),
+    /// The process could not be started.
+    #[error("cannot start the server {0:?}: {1}")]
+    Spawn(String, io::Error),
+    /// It ended before it listened.
+    #[error("the server ended ({0}) before it listened on {1}; it said:\n{2}")]
+    Ended(std::process::ExitStatus, Address, String),
+    /// It does not listen.
+    #[error("the server does not listen on {0} after {after} s; it said:\n{1}", after = START_TIMEOUT.as_secs())]
+    Silent(Address, String),
+    /// It could not be asked whether it still runs.
+    #[error("cannot watch the server: {0}")]
+    Watch(io::Error),
+}
+
+/// A running server. It never outlives this process.
+#[derive(Debug)]
+pub struct ServerCommand {
+    child: Child,
+    said: Arc<Mutex<VecDeque<String>>>,
+    listener: JoinHandle<()>,
+}
+
+impl ServerCommand {
+    /// Starts `command`, split into words as a shell does, and returns when something listens on `address`.
+    ///
+    /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
+    pub fn start(command: &str, address: &Address) -> Result<Self, ServerCommandError> {
+        let words = shlex::split(command).filter(|words| !words.is_empty());
+        let words = words.ok_or_else(|| ServerCommandError::Syntax(command.to_owned()))?;
+        if listens(address) {
+            return Err(ServerCommandError::Taken(address.clone()));
+        }
+        let (child, output) = spawn(&words).map_err(|error| ServerCommandError::Spawn(words[0].clone(), error))?;
+        let said = Arc::default();
+        let listener = {
+            let said = Arc::clone(&said);
+            std::thread::spawn(move || listen_to(output, &said))
+        };
+        // From here on `Drop` ends the child, whatever happens.
+        let mut server = Self { child, said, listener };
+        server.wait_until_it_listens(address)?;
+        Ok(server)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_until_it_listens(&mut self, address: &Address) -> Result<(), ServerCommandError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !listens(address) {
+            if let Some(status) = self.child.try_wait().map_err(ServerCommandError::Watch)? {
+                self.hear_out();
+                return Err(ServerCommandError::Ended(status, address.clone(), self.last_words()));
+            }
+            if Instant::now() >= deadline {
+                return Err(ServerCommandError::Silent(address.clone(), self.last_words()));
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// What an ended server said last may still be on its way; its children may keep the pipe open for long.
+    fn hear_out(&self) {
+        let deadline = Instant::now() + LAST_WORDS_TIMEOUT;
+        while !self.listener.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(TICK);
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Asks the whole group to end, and ends it if it does not.
+    fn stop(&mut self) -> io::Result<()> {
+        let Some(group) = Pid::from_raw(self.child.id() as i32) else { return Ok(()) };
+        if self.child.try_wait()?.is_none() {
+            kill_process_group(group, Signal::TERM)?;
+            let deadline = Instant::now() + STOP_TIMEOUT;
+            while self.child.try_wait()?.is_none() && Instant::now() < deadline {
+                std::thread::sleep(TICK);
+            }
+        }
+        // Whoever of the group is left, if anybody.
+        let _ = kill_process_group(group, Signal::KILL);
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for ServerCommand {
+    fn drop(&mut self) {
+        // Nothing is left to be done about an error: the kernel ends the child with this process.
+        let _ = self.stop();
+    }
+}
+
+/// Starts the server in a group of its own: Ctrl-C ends the load in order, and the load then ends the server. Its output
+/// goes to a pipe, so that it does not mix with what is shown here.
+fn spawn(words: &[String]) -> io::Result<(Child, PipeReader)> {
+    let (output, input) = io::pipe()?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0);
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec the closure only makes system calls on values it owns: it neither allocates nor
+    // takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::TERM))?;
+            if getppid() == Some(parent) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+        });
+    }
+    Ok((command.spawn()?, output))
+}
+
+/// Reads all that the server says, so that it never waits for a full pipe, and keeps the end of it.
+fn listen_to(output: PipeReader, said: &Mutex<VecDeque<String>>) {
+    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() == LAST_LINES {
+            said.pop_front();
+        }
+        said.push_back(String::from_utf8_lossy(&line).into_owned());
+    }
+}
+
+fn listens(address: &Address) -> bool {
+    match address {
+        Address::Inet(address) => TcpStream::connect_timeout(address, Duration::from_millis(200)).is_ok(),
+        Address::Unix(path) => UnixStream::connect(path).is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free_address() -> Address {
+        Address::Inet(std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused() {
+        for nonsense in ["", "  ", "server 'unfinished"] {
+            let result = ServerCommand::start(nonsense, &free_address());
+            assert!(matches!(result, Err(ServerCommandError::Syntax(_))), "{nonsense}");
+        }
+        assert!(matches!(ServerCommand::start("/no/such/server", &free_address()), Err(ServerCommandError::Spawn(..))));
+    }
+
+    #[test]
+    fn a_server_that_fails_is_quoted() {
+        let error = ServerCommand::start("sh -c 'echo no licence; exit 3'", &free_address()).unwrap_err();
+        assert!(error.to_string().contains("no licence") && error.to_string().contains('3'), "{error}");
+    }
+
+    #[test]
+    fn a_port_in_use_is_not_measured_by_mistake() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let result = ServerCommand::start("sleep 9", &Address::Inet(listener.local_addr().unwrap()));
+        assert!(matches!(result, Err(ServerCommandError::Taken(_))));
+    }
+}

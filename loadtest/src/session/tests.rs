@@ -1,0 +1,268 @@
+//! A server made of bytes.
+
+use super::*;
+use crate::stats::Measuring;
+
+const SIZE: usize = 40;
+
+/// A session of depth 4 with what it needs, and a server made of bytes.
+struct Bench {
+    session: Session,
+    messages: Messages,
+    times: SendTimes,
+    tally: Tally,
+    is_closing: bool,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (messages, times) = (Messages::new(SIZE, false, true), SendTimes::closed(4));
+        let tally = Tally { measuring: Measuring::ByArrival, ..Tally::default() };
+        Self { session: Session::new(7), messages, times, tally, is_closing: false }
+    }
+
+    /// Sends a message at `now_ns` and returns its perfect echo.
+    fn send(&mut self, now_ns: u64) -> Vec<u8> {
+        let id = self.session.send(now_ns, &mut self.times, &mut self.tally);
+        self.echo(id)
+    }
+
+    fn echo(&self, id: MessageId) -> Vec<u8> {
+        let mut frame = vec![0x82, SIZE as u8];
+        frame.resize(2 + SIZE, 0);
+        self.messages.write_masked(id, 0, [0; 4], &mut frame[2..]);
+        frame
+    }
+
+    fn receive(&mut self, bytes: &[u8], now_ns: u64) -> Signals {
+        self.try_receive(bytes, now_ns).unwrap()
+    }
+
+    fn try_receive(&mut self, bytes: &[u8], now_ns: u64) -> Result<Signals, Violation> {
+        let mut judging = Judging {
+            now_ns,
+            messages: &self.messages,
+            times: &mut self.times,
+            tally: &mut self.tally,
+            is_closing: self.is_closing,
+            is_closed: false,
+        };
+        self.session.receive(bytes, &mut judging)
+    }
+
+    fn abandon(&mut self) {
+        self.session.abandon(&mut self.times, &mut self.tally);
+    }
+
+    /// Echoed, corrupted, lost, unexpected.
+    fn outcome(&self) -> [u64; 4] {
+        [Counter::Echoed, Counter::Corrupted, Counter::Lost, Counter::Unexpected].map(|c| self.tally.counts[c])
+    }
+
+    /// Reordered, duplicated, late.
+    fn order(&self) -> [u64; 3] {
+        [Counter::Reordered, Counter::Duplicated, Counter::Late].map(|c| self.tally.counts[c])
+    }
+}
+
+#[test]
+fn good_echoes_count_wherever_they_are_cut() {
+    for cut in 1..2 * (SIZE + 2) {
+        let mut bench = Bench::new();
+        let mut stream = bench.send(1000);
+        stream.extend(bench.send(2000));
+        bench.receive(&stream[..cut], 5000);
+        bench.receive(&stream[cut..], 5000);
+        assert_eq!(bench.outcome(), [2, 0, 0, 0], "cut at {cut}");
+        assert_eq!(bench.tally.latencies.max().unwrap().as_micros(), 4);
+    }
+}
+
+#[test]
+fn a_changed_byte_is_a_corrupted_echo_and_the_next_one_is_good() {
+    for at in 2..SIZE + 2 {
+        for cut in [1, 2, 5, 18, 19, SIZE + 2] {
+            let mut bench = Bench::new();
+            let mut stream = bench.send(0);
+            stream[at] ^= 0x10;
+            stream.extend(bench.send(0));
+            bench.receive(&stream[..cut], 0);
+            bench.receive(&stream[cut..], 0);
+            assert_eq!(bench.outcome(), [1, 1, 0, 0], "byte {at}, cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_skipped_echo_is_lost_unless_it_comes_later() {
+    for cut in 1..SIZE + 2 {
+        let mut bench = Bench::new();
+        let echoes = [bench.send(0), bench.send(1000), bench.send(2000)];
+        bench.receive(&echoes[2][..cut], 9000);
+        bench.receive(&echoes[2][cut..], 9000);
+        assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 0], [0, 0, 0]), "cut at {cut}");
+        assert_eq!((bench.session.in_flight(), bench.tally.counts.in_flight()), (0, 2));
+        bench.receive(&echoes[0][..cut], 9000);
+        bench.receive(&echoes[0][cut..], 9000);
+        assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 0], [1, 0, 0]), "cut at {cut}");
+        assert_eq!(bench.tally.latencies.max().unwrap().as_micros(), 9);
+        bench.receive(&echoes[0], 9000);
+        assert_eq!(bench.order(), [1, 1, 0], "the second time it is a duplicate");
+        bench.abandon();
+        assert_eq!(bench.outcome(), [1, 0, 1, 0]);
+        assert_eq!(bench.tally.counts.in_flight(), 0);
+    }
+}
+
+#[test]
+fn two_that_swap_are_one_reordered() {
+    let mut bench = Bench::new();
+    let echoes: Vec<_> = (0..4).map(|_| bench.send(0)).collect();
+    for index in [1, 0, 3, 2] {
+        bench.receive(&echoes[index], 0);
+    }
+    assert_eq!((bench.outcome(), bench.order()), ([2, 0, 0, 0], [2, 0, 0]));
+    assert!(bench.session.trouble.is_none(), "nothing is kept once all is well");
+}
+
+#[test]
+fn an_overtaken_echo_that_is_changed_is_corrupted() {
+    for cut in [3, 10, 30] {
+        let mut bench = Bench::new();
+        let mut echoes = [bench.send(0), bench.send(0)];
+        bench.receive(&echoes[1], 0);
+        echoes[0][SIZE] ^= 4;
+        bench.receive(&echoes[0][..cut], 0);
+        bench.receive(&echoes[0][cut..], 0);
+        assert_eq!((bench.outcome(), bench.order()), ([1, 1, 0, 0], [0, 0, 0]));
+    }
+}
+
+#[test]
+fn duplicates_and_strangers_are_told_apart() {
+    let mut bench = Bench::new();
+    let echo = bench.send(0);
+    bench.receive(&echo, 0);
+    bench.receive(&echo, 0);
+    bench.receive(&[0x82, 3, 1, 2, 3], 0);
+    let next = bench.send(0);
+    bench.receive(&next, 0);
+    assert_eq!((bench.outcome(), bench.order()), ([2, 0, 0, 1], [0, 1, 0]));
+}
+
+#[test]
+fn a_welcome_before_the_first_echo_is_no_echo() {
+    let welcomes = [&b"\x81\x05hello"[..], b"\x81\x1eRequest served by 0123456789ab", b"\x82\x03abc", b"\x81\x00"];
+    for welcome in welcomes {
+        for size in [SIZE, 8] {
+            let mut bench = Bench::new();
+            bench.messages = Messages::new(size, false, true);
+            let id = bench.session.send(0, &mut bench.times, &mut bench.tally);
+            let mut echo = vec![0x82, size as u8];
+            echo.resize(2 + size, 0);
+            bench.messages.write_masked(id, 0, [0; 4], &mut echo[2..]);
+            bench.receive(welcome, 0);
+            bench.receive(&echo, 0);
+            assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 1], [0, 0, 0]), "{welcome:?} before {size}");
+        }
+    }
+}
+
+#[test]
+fn an_echo_damaged_beyond_recognition_is_still_corrupted() {
+    let mut bench = Bench::new();
+    let mut echo = bench.send(0);
+    echo[2..].iter_mut().for_each(|byte| *byte ^= 0xff);
+    bench.receive(&echo, 0);
+    assert_eq!(bench.outcome(), [0, 1, 0, 0]);
+}
+
+#[test]
+fn what_comes_after_a_close_is_late_or_forbidden() {
+    let mut bench = Bench::new();
+    let echoes = [bench.send(0), bench.send(0)];
+    bench.receive(&echoes[0], 0);
+    bench.is_closing = true;
+    bench.receive(&echoes[1], 0);
+    assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 0], [0, 0, 1]));
+    assert!(bench.receive(&[0x88, 0], 0).closed, "a Close without a reason is one");
+    let behind = [&[0x88, 0][..], &echoes[0]].concat();
+    assert_eq!(bench.try_receive(&behind, 0), Err(Violation::AfterClose));
+}
+
+#[test]
+fn messages_of_mixed_sizes_are_told_apart() {
+    let mut bench = Bench::new();
+    bench.messages = Messages::new("0-60".parse::<crate::message::sizes::Sizes>().unwrap(), false, true);
+    let mut stream = Vec::new();
+    for _ in 0..500 {
+        let id = bench.session.send(0, &mut bench.times, &mut bench.tally);
+        let size = bench.messages.size_of(id);
+        let at = stream.len() + 2;
+        stream.extend([0x82, size as u8]);
+        stream.resize(at + size, 0);
+        bench.messages.write_masked(id, 0, [0; 4], &mut stream[at..]);
+    }
+    for piece in stream.chunks(13) {
+        bench.receive(piece, 0);
+    }
+    assert_eq!((bench.outcome(), bench.order()), ([500, 0, 0, 0], [0, 0, 0]));
+}
+
+#[test]
+fn wrong_length_and_wrong_type_are_corrupted() {
+    let mut bench = Bench::new();
+    let mut short = bench.send(0);
+    short.pop();
+    short[1] -= 1;
+    let mut long = bench.send(0);
+    long.push(0);
+    long[1] += 1;
+    let mut text = bench.send(0);
+    text[0] = 0x81;
+    let good = bench.send(0);
+    for echo in [short, long, text, good] {
+        bench.receive(&echo, 0);
+    }
+    assert_eq!(bench.outcome(), [1, 3, 0, 0]);
+}
+
+#[test]
+fn echoes_in_fragments_with_a_ping_between_are_good() {
+    let mut bench = Bench::new();
+    let echo = bench.send(0);
+    let (left, right) = echo[2..].split_at(10);
+    let mut stream = vec![0x02, 10];
+    stream.extend_from_slice(left);
+    stream.extend_from_slice(&[0x89, 1, b'p', 0x80, right.len() as u8]);
+    stream.extend_from_slice(right);
+    let signals = bench.receive(&stream, 0);
+    assert_eq!(signals, Signals { ping: Some(Box::new(*b"p")), closed: false });
+    assert_eq!(bench.outcome(), [1, 0, 0, 0]);
+}
+
+#[test]
+fn without_frames_messages_follow_each_other() {
+    let mut bench = Bench::new();
+    bench.messages = Messages::new(SIZE, false, true).unframed();
+    let mut stream = Vec::new();
+    for _ in 0..3 {
+        stream.extend_from_slice(&bench.send(0)[2..]);
+    }
+    stream[2 * SIZE + 20] ^= 1;
+    for piece in stream.chunks(7) {
+        bench.receive(piece, 0);
+    }
+    assert_eq!(bench.outcome(), [2, 1, 0, 0]);
+}
+
+#[test]
+fn what_is_in_flight_at_the_end_is_lost() {
+    let mut bench = Bench::new();
+    bench.send(0);
+    bench.send(0);
+    bench.abandon();
+    bench.abandon();
+    assert_eq!(bench.outcome(), [0, 0, 2, 0]);
+    assert_eq!(bench.tally.counts.in_flight(), 0);
+}

@@ -1,0 +1,62 @@
+//! `wss://` targets.
+
+mod runner;
+mod server;
+
+use runner::run_any;
+use server::{Behaviour, start, start_tls};
+
+#[test]
+fn echoes_through_tls_are_checked_like_others() {
+    let (address, _) = start_tls();
+    let url = format!("wss://{address}/");
+    for args in [
+        &["--size", "0"][..],
+        &["--size", "1-300", "--depth", "5"],
+        &["--size", "1000000", "--depth", "2"],
+        &["--rate", "1000", "--arrivals", "poisson", "--text"],
+        &["--messages", "500", "--duration", "20"],
+        &["--source", "127.5.6.0/24", "--active", "50%"],
+    ] {
+        let outcome = run_any(&[&[url.as_str(), "--insecure"], args].concat());
+        assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.output);
+        assert_eq!(outcome.number("/connections/opened"), 4);
+        assert_eq!(outcome.number("/connections/closes_answered"), 4, "{}", outcome.output);
+        assert!(outcome.number("/measured/echoes") > 0, "{args:?}: {}", outcome.output);
+        assert_eq!(outcome.number("/messages/sent"), outcome.number("/messages/echoed"));
+    }
+}
+
+#[test]
+fn a_certificate_must_convince() {
+    let (address, certificate) = start_tls();
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ca-{}.pem", std::process::id()));
+    std::fs::write(&path, certificate).unwrap();
+    let ca = ["--ca", path.to_str().unwrap()];
+    let port = address.port();
+    let good = run_any(&[&[format!("wss://localhost:{port}/").as_str()][..], &ca].concat());
+    assert_eq!(good.code, Some(0), "{}", good.output);
+    let other_name = run_any(&[&[format!("wss://127.0.0.1:{port}/").as_str()][..], &ca].concat());
+    assert!(other_name.failures()[0].0.contains("for another name"), "{:?}", other_name.failures());
+    let (stranger, _) = start_tls();
+    let strange = run_any(&[&[format!("wss://localhost:{}/", stranger.port()).as_str()][..], &ca].concat());
+    assert!(strange.failures()[0].0.contains("not trusted"), "{:?}", strange.failures());
+    assert_eq!(strange.failures()[0].1, 4);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn what_is_no_tls_is_told_as_such() {
+    let url = |behaviour| format!("wss://{}/", start(behaviour));
+    let quick = ["--insecure", "--connect-timeout", "0.5"];
+    let outcome = |url: &str| run_any(&[&[url][..], &quick].concat());
+    assert_eq!(outcome(&url(Behaviour::Mute)).failures(), [("upgrade timed out".to_owned(), 4)]);
+    assert_eq!(outcome(&url(Behaviour::Tcp)).failures(), [("TLS: the handshake failed".to_owned(), 4)]);
+    assert_eq!(
+        outcome(&url(Behaviour::HangUpAtOnce)).failures(),
+        [("reset or closed before the upgrade".to_owned(), 4)]
+    );
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(outcome(&format!("wss://{nobody}/")).failures(), [("connection refused".to_owned(), 4)]);
+    assert_eq!(run_any(&["wss://127.0.0.1:1/", "--ping-every", "1"]).code, Some(2));
+}

@@ -14,6 +14,8 @@ use super::ring::Ring;
 /// `IOU_PBUF_RING_INC` (Linux 6.12): a receive takes as much of a buffer as it fills, the next one goes on behind it.
 const INCREMENTAL: u16 = 2;
 
+const WHOLE_BUFFER_SIZE: u32 = 16 << 10;
+
 /// What one receive brought: a part of one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -34,6 +36,16 @@ pub struct PoolShape {
     pub size: u32,
     /// Whether receives share a buffer, one behind the other. Falls back to whole buffers on older kernels.
     pub incremental: bool,
+}
+
+impl PoolShape {
+    /// The same memory for kernels that use a whole buffer for each receive: more buffers, for more receives at once.
+    fn in_whole_buffers(self) -> Self {
+        let memory = usize::from(self.count) * self.size as usize;
+        let size = self.size.min(WHOLE_BUFFER_SIZE);
+        let count = (memory / size as usize).min(1 << 15);
+        Self { count: 1 << count.ilog2(), size, incremental: false }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -68,6 +80,15 @@ impl BufferPool {
     ///
     /// The pool must be dropped after the ring: the kernel writes into it as long as the ring lives.
     pub fn new(ring: &Ring, group: u16, shape: PoolShape) -> io::Result<Self> {
+        match Self::registered(ring, group, shape) {
+            Err(e) if shape.incremental && e.raw_os_error() == Some(libc::EINVAL) => {
+                Self::registered(ring, group, shape.in_whole_buffers())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn registered(ring: &Ring, group: u16, shape: PoolShape) -> io::Result<Self> {
         assert!(shape.count.is_power_of_two() && shape.count <= 1 << 15, "a buffer ring's size is a power of two");
         let entries = map(usize::from(shape.count) * size_of::<BufRingEntry>())?.cast::<BufRingEntry>();
         let memory = map(usize::from(shape.count) * shape.size as usize)?;
@@ -81,24 +102,12 @@ impl BufferPool {
             tail: 0,
             provided: 0,
         };
-        pool.register(ring)?;
+        let address = pool.entries.as_ptr() as u64;
+        let flags = if shape.incremental { INCREMENTAL } else { 0 };
+        // SAFETY: `entries` is a page-aligned mapping of `count` entries that lives until `drop`, after the ring.
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, shape.count, group, flags)? };
         pool.publish();
         Ok(pool)
-    }
-
-    fn register(&mut self, ring: &Ring) -> io::Result<()> {
-        let address = self.entries.as_ptr() as u64;
-        let register = |flags| {
-            // SAFETY: `entries` is a page-aligned mapping of `count` entries that lives until `drop`, after the ring.
-            unsafe { ring.submitter().register_buf_ring_with_flags(address, self.shape.count, self.group, flags) }
-        };
-        if self.shape.incremental {
-            match register(INCREMENTAL) {
-                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.shape.incremental = false,
-                outcome => return outcome,
-            }
-        }
-        register(0)
     }
 
     /// The shape that the kernel accepted.
@@ -233,6 +242,19 @@ fn map(len: usize) -> io::Result<NonNull<u8>> {
     let address =
         unsafe { mmap_anonymous(std::ptr::null_mut(), len as usize, ProtFlags::READ | ProtFlags::WRITE, flags)? };
     Ok(NonNull::new(address.cast()).expect("mmap does not map address zero here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_kernels_get_the_same_memory_in_more_buffers() {
+        let shape = PoolShape { count: 2, size: 512 << 10, incremental: true };
+        assert_eq!(shape.in_whole_buffers(), PoolShape { count: 64, size: 16 << 10, incremental: false });
+        let tiny = PoolShape { count: 2, size: 100, incremental: true };
+        assert_eq!(tiny.in_whole_buffers(), PoolShape { count: 2, size: 100, incremental: false });
+    }
 }
 
 /// The kernel's side of a pool, for simulations.

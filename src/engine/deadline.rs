@@ -84,12 +84,14 @@ impl Clock {
         self.ticks(self.start.elapsed())
     }
 
-    /// The limits in ticks.
+    /// The limits in ticks. One more than they take: what has just begun has begun within a tick, and nothing is to end
+    /// early.
     pub fn timeouts(&self, limits: &Limits) -> Timeouts {
+        let ticks = |limit| self.ticks(limit).saturating_add(1);
         Timeouts {
-            handshake: limits.handshake_timeout.map(|limit| self.ticks(limit)),
-            idle: limits.idle_timeout.map(|limit| self.ticks(limit)),
-            close: Some(self.ticks(limits.close_timeout)),
+            handshake: limits.handshake_timeout.map(ticks),
+            idle: limits.idle_timeout.map(ticks),
+            close: Some(ticks(limits.close_timeout)),
         }
     }
 
@@ -141,9 +143,9 @@ mod tests {
         };
         let coarse = Clock::new(&limits(None));
         assert_eq!(coarse.tick(), Duration::from_millis(250));
-        assert_eq!(coarse.timeouts(&limits(None)).close, Some(20));
+        assert_eq!(coarse.timeouts(&limits(None)).close, Some(21));
         let fine = Clock::new(&limits(Some(Duration::from_millis(100))));
         assert_eq!(fine.tick(), Duration::from_micros(12_500));
-        assert_eq!(fine.timeouts(&limits(Some(Duration::from_millis(100)))).idle, Some(8));
+        assert_eq!(fine.timeouts(&limits(Some(Duration::from_millis(100)))).idle, Some(9));
     }
 }

@@ -3,6 +3,7 @@
 // The doc comments of flags are help texts for a terminal, where backticks are noise.
 #![allow(clippy::doc_markdown)]
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,9 +11,16 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, Machine};
+use crate::config::{Config, ConfigError, Machine};
 use crate::engine::uring::buffers::PoolShape;
+use crate::engine::{Engine, EngineError};
+use crate::sys::log;
 use crate::{protocol, server};
+
+/// It could not start or run.
+const EXIT_FAILURE: u8 = 1;
+/// Arguments that make no sense, or that cannot be followed here.
+const EXIT_BAD_ARGUMENTS: u8 = 2;
 
 /// A WebSocket echo server for Linux: one thread per core on io_uring.
 ///
@@ -47,7 +55,7 @@ pub struct ServeArgs {
     )]
     pub listen: Vec<String>,
 
-    /// Worker threads, each with a ring of its own [default: one per CPU, more if --max-connections needs them].
+    /// Worker threads, each with descriptors of its own [default: one per CPU, more if --max-connections needs them].
     #[arg(long, env = "RINGECHO_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
 
@@ -104,9 +112,9 @@ pub struct ServeArgs {
     #[arg(long, env = "RINGECHO_PROTOCOL", value_enum, default_value = "websocket")]
     pub protocol: Protocol,
 
-    /// Who moves the bytes. auto takes the best that this machine can run.
+    /// Who moves the bytes.
     #[arg(long, env = "RINGECHO_ENGINE", value_enum, default_value = "auto")]
-    pub engine: Engine,
+    pub engine: EngineChoice,
 }
 
 /// See [`ServeArgs::protocol`].
@@ -130,11 +138,35 @@ impl From<Protocol> for protocol::Protocol {
 
 /// See [`ServeArgs::engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Engine {
-    /// The best that this machine can run.
+pub enum EngineChoice {
+    /// The native one if the kernel lets us, else epoll.
     Auto,
-    /// The native io_uring engine.
+    /// Native: `io_uring` with direct descriptors, multishot receives and provided buffers.
     Uring,
+    /// The tokio-uring runtime.
+    TokioUring,
+    /// Readiness: runs everywhere, and is what the others are to be compared with.
+    Epoll,
+}
+
+impl EngineChoice {
+    /// The engine to start, if it can run here. Says on standard error when and why `auto` is not the native one.
+    fn resolve(self) -> Result<Engine, EngineError> {
+        let engine = match self {
+            Self::Auto => {
+                let (engine, reason) = Engine::best();
+                if let Some(reason) = reason {
+                    log(format_args!("falling back to epoll: {reason}"));
+                }
+                return Ok(engine);
+            }
+            Self::Uring => Engine::Uring,
+            Self::TokioUring => Engine::TokioUring,
+            Self::Epoll => Engine::Epoll,
+        };
+        engine.probe()?;
+        Ok(engine)
+    }
 }
 
 /// Runs the program on `args`, the first of which is its name, and says how it went.
@@ -143,27 +175,27 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(EXIT_BAD_ARGUMENTS));
         }
     };
     let args = match cli.command {
         Some(Command::Serve(args)) => args,
         None => cli.serve,
     };
-    let config = match Machine::probe().map_err(Into::into).and_then(|machine| Config::resolve(&args, &machine)) {
-        Ok(config) => config,
-        Err(e) => {
-            eprintln!("ringecho: {e}");
-            return ExitCode::from(2);
-        }
-    };
-    match server::run(&config) {
+    match serve(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("ringecho: {e}");
-            ExitCode::FAILURE
+            ExitCode::from(if e.is::<ConfigError>() { EXIT_BAD_ARGUMENTS } else { EXIT_FAILURE })
         }
     }
+}
+
+fn serve(args: &ServeArgs) -> Result<(), Box<dyn Error>> {
+    let engine = args.engine.resolve()?;
+    let machine = Machine::probe().map_err(ConfigError::from)?;
+    let config = Config::resolve(args, &machine, engine)?;
+    Ok(server::run(&config)?)
 }
 
 /// Longer than anything runs, and short enough to be added to any clock's time.

@@ -7,16 +7,15 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::cli::ServeArgs;
+use crate::engine::Engine;
 use crate::engine::uring::buffers::PoolShape;
 use crate::protocol;
 use crate::sys;
 use crate::worker::{Backlog, Limits};
 
-/// `IORING_MAX_FIXED_FILES`: the kernel's bound on a ring's table of direct descriptors.
-const DIRECT_DESCRIPTORS_MAX: u64 = 1 << 20;
-/// Descriptors that a worker needs in the process's own table: its ring and its eventfd.
+/// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or the way sockets get to it.
 const DESCRIPTORS_PER_WORKER: u64 = 2;
-/// Standard streams, listeners, the acceptor's ring and the like.
+/// Standard streams, listeners, what the acceptor has in its hands and the like.
 const DESCRIPTORS_RESERVED: u64 = 64;
 /// Below this, receives become so small that a worker does little else.
 const BACKLOG_MIN: u64 = 64 << 10;
@@ -57,11 +56,18 @@ pub enum ConfigError {
     #[error("--max-connections 0: at least one connection is needed")]
     NoConnections,
     #[error(
-        "--workers {workers} can hold {capacity} connections, fewer than --max-connections {wanted}: each worker's ring \
-         holds {per_worker} direct descriptors (RLIMIT_NOFILE); use --workers {needed} or more, leave --workers out, \
-         or raise the limit (ulimit -Hn)"
+        "--workers {workers} can hold {capacity} connections, fewer than --max-connections {wanted}: each worker holds \
+         {per_worker} {descriptors} (RLIMIT_NOFILE); use --workers {needed} or more, leave --workers out, or raise the \
+         limit (ulimit -Hn)"
     )]
-    TooFewWorkers { workers: usize, capacity: u64, wanted: usize, per_worker: u64, needed: u64 },
+    TooFewWorkers {
+        workers: usize,
+        capacity: u64,
+        wanted: usize,
+        per_worker: u64,
+        descriptors: &'static str,
+        needed: u64,
+    },
     #[error(
         "{workers} workers need {needed} descriptors in the process's table, and RLIMIT_NOFILE is {limit}: use fewer, \
          or raise the limit (ulimit -Hn)"
@@ -69,7 +75,7 @@ pub enum ConfigError {
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
     #[error(
         "--max-connections {wanted}: RLIMIT_NOFILE {limit} allows for {most} at most, that many descriptors in each of \
-         that many rings; ask for fewer, or raise the limit (ulimit -Hn)"
+         as many workers as can be; ask for fewer, or raise the limit (ulimit -Hn)"
     )]
     TooManyConnections { wanted: usize, most: u64, limit: u64 },
     #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
@@ -85,6 +91,8 @@ pub enum ConfigError {
 /// The settings that a server runs with.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Who moves the bytes.
+    pub engine: Engine,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
     /// How many workers.
@@ -110,13 +118,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// What `args` come to on `machine`.
-    pub fn resolve(args: &ServeArgs, machine: &Machine) -> Result<Self, ConfigError> {
-        let per_worker = machine.descriptors.min(DIRECT_DESCRIPTORS_MAX);
-        let workers = workers(args, machine, per_worker)?;
+    /// What `args` come to on `machine` with `engine`, which is what their `--engine` stands for.
+    pub fn resolve(args: &ServeArgs, machine: &Machine, engine: Engine) -> Result<Self, ConfigError> {
+        let (per_worker, descriptors) = engine.table(machine.descriptors);
+        let workers = workers(args, machine, (per_worker, descriptors))?;
         let capacity = workers as u64 * per_worker;
-        let rings = counted(workers, "ring");
-        let tables = format!("{rings} x {per_worker} direct descriptors (RLIMIT_NOFILE)");
+        let tables = format!("{} x {per_worker} {descriptors} (RLIMIT_NOFILE)", counted(workers, "worker"));
         let (max_connections, limited_by) = match args.max_connections {
             Some(wanted) => (wanted, format!("--max-connections, of {capacity}: {tables}")),
             None => (capacity as usize, format!("{tables}; --max-connections raises it")),
@@ -132,6 +139,7 @@ impl Config {
             }
         }
         Ok(Self {
+            engine,
             listen: listen(&args.listen)?,
             workers,
             cpus: machine.cpus.clone(),
@@ -161,7 +169,11 @@ impl Config {
     }
 }
 
-fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize, ConfigError> {
+fn workers(
+    args: &ServeArgs,
+    machine: &Machine,
+    (per_worker, descriptors): (u64, &'static str),
+) -> Result<usize, ConfigError> {
     let needed = match args.max_connections {
         Some(0) => return Err(ConfigError::NoConnections),
         Some(wanted) => (wanted as u64).div_ceil(per_worker),
@@ -178,14 +190,15 @@ fn workers(args: &ServeArgs, machine: &Machine, per_worker: u64) -> Result<usize
             capacity: workers as u64 * per_worker,
             wanted: args.max_connections.unwrap_or_default(),
             per_worker,
+            descriptors,
             needed,
         });
     }
-    let descriptors = (workers as u64).saturating_mul(DESCRIPTORS_PER_WORKER).saturating_add(DESCRIPTORS_RESERVED);
-    if descriptors > machine.descriptors {
+    let needed = (workers as u64).saturating_mul(DESCRIPTORS_PER_WORKER).saturating_add(DESCRIPTORS_RESERVED);
+    if needed > machine.descriptors {
         let limit = machine.descriptors;
         return Err(match args.workers {
-            Some(workers) => ConfigError::TooManyWorkers { workers, needed: descriptors, limit },
+            Some(workers) => ConfigError::TooManyWorkers { workers, needed, limit },
             None => ConfigError::TooManyConnections {
                 wanted: args.max_connections.unwrap_or_default(),
                 most: per_worker * (limit.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_WORKER),
@@ -265,7 +278,7 @@ mod tests {
 
     fn resolve(line: &str, descriptors: u64, cpus: usize) -> Result<Config, ConfigError> {
         let args = Line::parse_from(std::iter::once("ringecho").chain(line.split_whitespace()));
-        Config::resolve(&args.serve, &Machine { descriptors, cpus: (0..cpus).collect() })
+        Config::resolve(&args.serve, &Machine { descriptors, cpus: (0..cpus).collect() }, Engine::Uring)
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::RawFd;
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -13,9 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
 use crate::config::{Config, counted};
-use crate::engine::uring::acceptor::{self, Destination};
-use crate::engine::uring::worker;
-use crate::worker::{Control, Plan, Tally};
+use crate::engine::{Controls, EngineError};
+use crate::sys::log;
+use crate::worker::Tally;
 
 /// `listen(2)` cuts this down to `net.core.somaxconn`. A full queue drops SYNs, which the clients send again a second
 /// later: a long one is what makes mass connects fast.
@@ -28,8 +26,8 @@ const EXIT_CUT_SHORT: i32 = 130;
 pub enum ServerError {
     #[error("cannot listen on {address}: {source}{}", listen_remedy(.source))]
     Listen { address: SocketAddr, source: io::Error },
-    #[error("cannot set up io_uring: {source}{}", ring_remedy(.source))]
-    Ring { source: io::Error },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     #[error("cannot {what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -47,49 +45,20 @@ fn listen_remedy(error: &io::Error) -> &'static str {
     }
 }
 
-fn ring_remedy(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            "; io_uring is forbidden here: see sysctl kernel.io_uring_disabled, or the container's seccomp profile"
-        }
-        Some(libc::ENOSYS) => "; this kernel has no io_uring, or a seccomp profile hides it",
-        Some(libc::EINVAL) => "; this kernel is too old: Linux 6.1 or newer is needed",
-        Some(libc::ENOMEM) => "; not enough memory, or RLIMIT_MEMLOCK is too low (ulimit -l)",
-        Some(libc::EMFILE) => "; too many descriptors: raise the limit (ulimit -Hn) or use fewer workers",
-        _ => "",
-    }
-}
-
 /// Serves until SIGINT or SIGTERM and until the connections are drained.
 pub fn run(config: &Config) -> Result<(), ServerError> {
     let started_at = Instant::now();
     let listeners: Vec<_> = config.listen.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?;
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
+    let addresses = addresses.map_err(system("ask for a listener's address"))?;
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(system("watch for signals"))?;
-    let workers = start_workers(config)?;
-    let acceptor = start_acceptor(config, &listeners, &workers)?;
-    let controls: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.control)).collect();
-    watch_signals(signals, acceptor.control, controls.clone(), config)?;
-    announce(config, &listeners).map_err(system("print the start-up line"))?;
-
-    join(acceptor.thread);
-    // From here on nobody accepts; what is still in the kernel's queue is refused.
-    drop(listeners);
-    for worker in workers {
-        join(worker.thread);
-    }
-    let mut total = Tally::default();
-    for control in &controls {
-        total += control.tally();
-    }
-    sum_up(&total, started_at.elapsed());
+    let workers = config.engine.start(config, listeners)?;
+    let controls = workers.controls();
+    watch_signals(signals, controls.clone(), config)?;
+    announce(config, &addresses).map_err(system("print the start-up line"))?;
+    workers.join();
+    sum_up(&controls.tally(), started_at.elapsed());
     Ok(())
-}
-
-/// A thread of the server and how to reach it.
-struct Running {
-    thread: JoinHandle<()>,
-    control: Arc<Control>,
-    ring: RawFd,
 }
 
 /// Binds one listener. Accepted sockets inherit `TCP_NODELAY`, which saves a call for each of them.
@@ -108,96 +77,15 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
     open().map_err(|source| ServerError::Listen { address, source })
 }
 
-fn start_workers(config: &Config) -> Result<Vec<Running>, ServerError> {
-    let start = |index: usize| {
-        let plan = Plan {
-            index,
-            cpu: config.cpus[index % config.cpus.len()],
-            capacity: config.capacity_of_worker(index),
-            receive_memory: config.receive_memory,
-            backlog: config.backlog,
-            receive_buffers: config.receive_buffers,
-            ring_entries: config.ring_entries,
-            settings: config.settings.clone(),
-            limits: config.limits,
-        };
-        let control = Arc::new(Control::new().map_err(system("create an eventfd"))?);
-        let (report, reported) = mpsc::sync_channel(1);
-        let thread = spawn(format!("worker {index}"), Arc::clone(&control), move |control| {
-            worker::run(&plan, control, |outcome| {
-                let _ = report.send(outcome);
-            })
-        })?;
-        Ok(Running { thread, control, ring: await_start(&reported)? })
-    };
-    (0..config.workers).map(start).collect()
-}
-
-fn start_acceptor(config: &Config, listeners: &[TcpListener], workers: &[Running]) -> Result<Running, ServerError> {
-    let destination = |(index, worker): (usize, &Running)| Destination {
-        ring: worker.ring,
-        capacity: config.capacity_of_worker(index),
-        control: Arc::clone(&worker.control),
-    };
-    let destinations = workers.iter().enumerate().map(destination).collect();
-    let listeners: Vec<_> =
-        listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>().map_err(system("share a listener"))?;
-    let control = Arc::new(Control::new().map_err(system("create an eventfd"))?);
-    let (report, reported) = mpsc::sync_channel(1);
-    let thread = spawn("acceptor".into(), Arc::clone(&control), move |control| {
-        acceptor::run(&listeners, destinations, control, |outcome| {
-            let _ = report.send(outcome);
-        })
-    })?;
-    await_start(&reported)?;
-    Ok(Running { thread, control, ring: -1 })
-}
-
-/// Waits until a thread has its ring.
-fn await_start<T>(reported: &mpsc::Receiver<io::Result<T>>) -> Result<T, ServerError> {
-    let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")));
-    outcome.map_err(|source| ServerError::Ring { source })
-}
-
-/// Starts a thread whose failure ends the process: half a server would look alive and not be.
-fn spawn(
-    name: String,
-    control: Arc<Control>,
-    body: impl FnOnce(&Control) -> io::Result<()> + Send + 'static,
-) -> Result<JoinHandle<()>, ServerError> {
-    let body = {
-        let name = name.clone();
-        move || {
-            if let Err(e) = body(&control) {
-                log(format_args!("{name} cannot go on: {e}{}", ring_remedy(&e)));
-                std::process::exit(1);
-            }
-        }
-    };
-    thread::Builder::new().name(name).spawn(body).map_err(system("start a thread"))
-}
-
-fn join(thread: JoinHandle<()>) {
-    // A panic has ended the process already in release builds, and has printed itself in debug builds.
-    let _ = thread.join();
-}
-
 /// On the first signal: stop accepting, then drain. On the second: leave at once.
-fn watch_signals(
-    mut signals: Signals,
-    acceptor: Arc<Control>,
-    workers: Vec<Arc<Control>>,
-    config: &Config,
-) -> Result<(), ServerError> {
+fn watch_signals(mut signals: Signals, controls: Controls, config: &Config) -> Result<(), ServerError> {
     let drain_timeout = config.limits.drain_timeout;
     let watch = move || {
         let mut received = signals.forever();
         received.next();
-        let open: u64 =
-            workers.iter().map(|control| control.tally()).map(|tally| tally.accepted - tally.released).sum();
-        for control in std::iter::once(&acceptor).chain(&workers) {
-            control.stop().expect("an eventfd takes a write");
-        }
+        let tally = controls.tally();
+        let open = tally.accepted - tally.released;
+        controls.stop().expect("an eventfd takes a write");
         log(format_args!("stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64()));
         received.next();
         log(format_args!("second signal, leaving at once"));
@@ -207,19 +95,14 @@ fn watch_signals(
     Ok(())
 }
 
-/// A line to standard error. That it may be gone is no reason to end.
-fn log(message: std::fmt::Arguments) {
-    let _ = writeln!(io::stderr(), "ringecho: {message}");
-}
-
-fn announce(config: &Config, listeners: &[TcpListener]) -> io::Result<()> {
-    let addresses: Vec<_> =
-        listeners.iter().map(|listener| listener.local_addr().map(|a| a.to_string())).collect::<Result<_, _>>()?;
+fn announce(config: &Config, addresses: &[SocketAddr]) -> io::Result<()> {
+    let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "ringecho listening on {} | engine uring | {} on {} | capacity {} ({})",
+        "ringecho listening on {} | engine {} | {} on {} | capacity {} ({})",
         addresses.join(", "),
+        config.engine.name(),
         counted(config.workers, "worker"),
         counted(config.cpus.len().min(config.workers), "CPU"),
         counted(config.max_connections, "connection"),

@@ -1,6 +1,6 @@
-//! What the operating system grants: descriptors, processors.
+//! What the operating system grants: descriptors, processors, standard error.
 
-use std::io;
+use std::io::{self, Write};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -38,4 +38,9 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)
+}
+
+/// A line to standard error. That it may be gone is no reason to end.
+pub fn log(message: std::fmt::Arguments) {
+    let _ = writeln!(io::stderr(), "ringecho: {message}");
 }

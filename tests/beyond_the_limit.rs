@@ -10,7 +10,7 @@ use std::thread;
 use common::frames::{BINARY, FIN, TEXT, frame};
 use common::pattern;
 use common::peer::{Frame, Peer, UPGRADE, prepare};
-use common::server::{Server, command, limit_descriptors};
+use common::server::{Server, command, engine, limit_descriptors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use socket2::{Domain, Socket, Type};
@@ -18,8 +18,12 @@ use socket2::{Domain, Socket, Type};
 /// The server's limit on descriptors, and with it on one ring's connections.
 const DESCRIPTORS: u64 = 20_000;
 const CONNECTIONS: usize = 25_000;
+
 /// What an idle connection may add to the server's resident memory, in an unoptimised build, too.
-const BYTES_PER_CONNECTION_MAX: u64 = 400;
+fn bytes_per_connection_max() -> u64 {
+    // A task of the runtime, and its wait for readability.
+    if engine() == "tokio-uring" { 800 } else { 400 }
+}
 
 #[test]
 fn connections_beyond_the_descriptor_limit() {
@@ -47,7 +51,7 @@ fn connections_beyond_the_descriptor_limit() {
             reports.recv().expect("every client holds its connections");
         }
         let per_connection = server.resident_bytes().saturating_sub(before) / CONNECTIONS as u64;
-        assert!(per_connection <= BYTES_PER_CONNECTION_MAX, "{per_connection} bytes per idle connection");
+        assert!(per_connection <= bytes_per_connection_max(), "{per_connection} bytes per idle connection");
         for proceed in clients {
             proceed.send(()).expect("every client is still there");
         }

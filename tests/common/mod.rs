@@ -8,6 +8,7 @@
 
 pub(crate) mod frames;
 pub(crate) mod peer;
+pub(crate) mod sandbox;
 pub(crate) mod server;
 
 use std::thread;

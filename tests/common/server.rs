@@ -153,6 +153,11 @@ impl std::fmt::Display for Exit {
     }
 }
 
+/// The engine under test.
+pub(crate) fn engine() -> String {
+    env::var(ENGINE_VARIABLE).unwrap_or_else(|_| "auto".into())
+}
+
 /// A command line of the executable, free of `RINGECHO_...` variables except for the engine under test.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringecho"));
@@ -161,7 +166,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.env("RINGECHO_ENGINE", env::var(ENGINE_VARIABLE).as_deref().unwrap_or("auto"));
+    command.env("RINGECHO_ENGINE", engine());
     command.args(arguments);
     command
 }

@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::DestinationSlot;
 use io_uring::{cqueue, opcode, squeue, types};
 
+use crate::engine::balance::Balance;
 use crate::sys;
 use crate::worker::Control;
 
@@ -26,24 +26,16 @@ const TRANSIT_SLOTS: u32 = 1 << 16;
 /// How often a full server looks whether it has room again.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// Where accepted sockets go.
-pub struct Destination {
-    /// The worker's ring.
-    pub ring: RawFd,
-    /// How many connections it can hold.
-    pub capacity: u32,
-    /// Tells how many it has released.
-    pub control: Arc<Control>,
-}
-
-/// Accepts on `listeners` until `control` says stop. `started` learns whether there is a ring for it.
-pub fn run(
-    listeners: &[TcpListener],
-    destinations: Vec<Destination>,
+/// Accepts on `listeners` and moves the sockets to the workers' `rings` until `control` says stop. `started` learns
+/// whether there is a ring for it.
+pub(super) fn run(
+    listeners: Vec<TcpListener>,
+    rings: Vec<RawFd>,
+    balance: Balance,
     control: &Control,
-    started: impl FnOnce(io::Result<()>),
+    started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {
-    let mut acceptor = match Acceptor::new(listeners, destinations, control) {
+    let mut acceptor = match Acceptor::new(listeners, rings, balance, control) {
         Ok(acceptor) => {
             started(Ok(()));
             acceptor
@@ -70,13 +62,13 @@ mod about {
 
 struct Acceptor<'a> {
     ring: Ring,
-    listeners: &'a [TcpListener],
+    listeners: Vec<TcpListener>,
     /// Which listeners have their multishot accept armed.
     is_armed: Vec<bool>,
-    destinations: Vec<Destination>,
-    /// Sockets sent to each destination so far.
-    assigned: Vec<u64>,
-    /// Destination of the socket that is on its way from each slot.
+    /// The workers' rings.
+    rings: Vec<RawFd>,
+    balance: Balance,
+    /// The worker of the socket that is on its way from each slot.
     target_of: Vec<u32>,
     /// Sockets in this ring's slots.
     in_transit: u32,
@@ -90,16 +82,15 @@ struct Acceptor<'a> {
 }
 
 impl<'a> Acceptor<'a> {
-    fn new(listeners: &'a [TcpListener], destinations: Vec<Destination>, control: &'a Control) -> io::Result<Self> {
+    fn new(listeners: Vec<TcpListener>, rings: Vec<RawFd>, balance: Balance, control: &'a Control) -> io::Result<Self> {
         let slots = sys::descriptor_limit().min(TRANSIT_SLOTS.into()) as u32;
         let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 16_384, direct_descriptors: slots })?;
-        let assigned = vec![0; destinations.len()];
         let mut acceptor = Self {
             ring,
-            listeners,
             is_armed: vec![false; listeners.len()],
-            destinations,
-            assigned,
+            listeners,
+            rings,
+            balance,
             target_of: vec![0; slots as usize],
             in_transit: 0,
             in_transit_max: slots / 2,
@@ -158,33 +149,19 @@ impl<'a> Acceptor<'a> {
     /// The worker could not take it (its table is full while a close is under way, or memory is short): try again.
     fn move_failed(&mut self, slot: u32, result: i32) {
         debug_assert!(result < 0, "a successful move is silent");
-        let target = self.target_of[slot as usize] as usize;
-        self.assigned[target] -= 1;
+        self.balance.take_back(self.target_of[slot as usize] as usize);
         self.waiting.push_back(slot);
         self.is_short = true;
     }
 
-    fn load(&self, worker: usize) -> u64 {
-        self.assigned[worker] - self.destinations[worker].control.released()
-    }
-
-    /// The worker with the fewest connections that has room.
-    fn least_loaded(&self) -> Option<usize> {
-        let with_room = (0..self.destinations.len())
-            .map(|worker| (self.load(worker), worker))
-            .filter(|&(load, worker)| load < u64::from(self.destinations[worker].capacity));
-        with_room.min().map(|(_, worker)| worker)
-    }
-
     fn can_take_more(&self) -> bool {
-        self.waiting.is_empty() && self.in_transit < self.in_transit_max && self.least_loaded().is_some()
+        self.waiting.is_empty() && self.in_transit < self.in_transit_max && self.balance.room() > 0
     }
 
     fn place_waiting(&mut self) {
         while let Some(&slot) = self.waiting.front() {
-            let Some(worker) = self.least_loaded() else { return };
+            let Some(worker) = self.balance.assign() else { return };
             self.waiting.pop_front();
-            self.assigned[worker] += 1;
             self.target_of[slot as usize] = worker as u32;
             self.hand_over(slot, worker);
         }
@@ -193,7 +170,7 @@ impl<'a> Acceptor<'a> {
     /// Sends the socket to the worker's ring; when it is there, gives up this ring's slot.
     fn hand_over(&mut self, slot: u32, worker: usize) {
         let arrival = Token::of_worker(Kind::Accepted).encode();
-        let ring = types::Fd(self.destinations[worker].ring);
+        let ring = types::Fd(self.rings[worker]);
         let send = opcode::MsgRingSendFd::new(ring, types::Fixed(slot), DestinationSlot::auto_target(), arrival)
             .build()
             .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)

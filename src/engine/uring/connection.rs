@@ -1,5 +1,6 @@
 //! One connection's entry in the worker's slab: a cache line.
 
+use crate::engine::deadline::Ending;
 use crate::protocol::Session;
 
 use super::output::Queue;
@@ -60,20 +61,6 @@ impl Flags {
     pub(super) fn clear(&mut self, flag: Self) {
         self.0 &= !flag.0;
     }
-}
-
-/// How far a connection is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// It is not ending.
-    No,
-    /// Send what is queued, then close.
-    Close,
-    /// Send what is queued, shut down sending, discard input until the peer closes, then close. Closing with unread
-    /// input would make the kernel send a reset, and that could overtake the Close frame (RFC 6455 7.1.1).
-    Linger,
-    /// Close as soon as the kernel has let go of everything.
-    Abort,
 }
 
 /// A connection. Whatever is rare lives behind a pointer in [`Session`] or in the worker's [`Queue`] chunks.

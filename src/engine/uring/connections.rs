@@ -15,15 +15,14 @@ use std::ptr::NonNull;
 
 use slab::Slab;
 
+use crate::engine::deadline::{Ending, Timeouts};
 use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
 use crate::worker::{Backlog, Tally};
 
 use super::buffers::{BufferPool, Piece};
-use super::connection::{Connection, Ending, Flags};
+use super::connection::{Connection, Flags};
 use super::output::Chunks;
 use super::token::{GENERATION_MASK, Token};
-
-pub use deadlines::Timeouts;
 
 /// An operation to submit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::engine::deadline::Timeouts;
 use crate::protocol::{Protocol, Settings};
 use crate::worker::Backlog;
 
 use super::buffers::{BufferPool, PoolShape, kernel::Consumer};
-use super::connections::{Connections, Op, Timeouts};
+use super::connections::{Connections, Op};
 use super::token::{Kind, Token};
 
 const CQE_MORE: u32 = 1 << 1;

@@ -2,15 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types};
 
+use crate::engine::deadline::Clock;
+use crate::engine::stopping::Stopping;
 use crate::sys;
 use crate::worker::{Control, Limits, Plan};
 
 use super::buffers::{BufferPool, PoolShape};
-use super::connections::{Connections, Timeouts};
+use super::connections::Connections;
 use super::ring::{Ring, RingOptions, Wait};
 use super::submit;
 use super::token::{Kind, Token};
@@ -25,44 +26,6 @@ const WANT_MAX: usize = 128;
 const MIN_WAIT_US: u32 = 20;
 /// Connections told to close, or checked for deadlines, per turn: bounds the time between two looks at the ring.
 const SLICE: usize = 2048;
-
-/// The clock that deadlines are counted with.
-struct Clock {
-    start: Instant,
-    tick: Duration,
-}
-
-impl Clock {
-    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough.
-    fn new(limits: &Limits) -> Self {
-        let shortest =
-            [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
-        let tick = shortest.min().unwrap_or_default() / 8;
-        Self { start: Instant::now(), tick: tick.clamp(Duration::from_millis(10), Duration::from_millis(250)) }
-    }
-
-    fn ticks(&self, duration: Duration) -> u32 {
-        u32::try_from(duration.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX)
-    }
-
-    fn now(&self) -> u32 {
-        self.ticks(self.start.elapsed())
-    }
-}
-
-/// How far the worker is on its way out.
-enum Stopping {
-    No,
-    /// Telling the connections, from this key on.
-    Telling {
-        from: usize,
-        until: Instant,
-    },
-    /// Waiting for them.
-    Draining {
-        until: Instant,
-    },
-}
 
 /// A worker's loop and all it owns. Field order matters: the ring goes first, the memory it writes to after it.
 struct Worker<'a> {
@@ -82,7 +45,7 @@ struct Worker<'a> {
 /// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
 ///
 /// `started` gets the ring's descriptor, to which the acceptor sends sockets, or why there is none.
-pub fn run(plan: &Plan, control: &Control, started: impl FnOnce(io::Result<RawFd>)) -> io::Result<()> {
+pub(super) fn run(plan: &Plan, control: &Control, started: &dyn Fn(io::Result<RawFd>)) -> io::Result<()> {
     let mut worker = match Worker::new(plan, control) {
         Ok(worker) => {
             started(Ok(worker.ring.as_raw_fd()));
@@ -115,11 +78,7 @@ impl<'a> Worker<'a> {
         let shape = plan.receive_buffers.unwrap_or_else(|| pool_shape(plan.receive_memory));
         let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, shape)?;
         let clock = Clock::new(&plan.limits);
-        let timeouts = Timeouts {
-            handshake: plan.limits.handshake_timeout.map(|limit| clock.ticks(limit)),
-            idle: plan.limits.idle_timeout.map(|limit| clock.ticks(limit)),
-            close: Some(clock.ticks(plan.limits.close_timeout)),
-        };
+        let timeouts = clock.timeouts(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, plan.settings.clone(), timeouts);
         let mut worker = Self {
             ring,
@@ -153,7 +112,8 @@ impl<'a> Worker<'a> {
             self.connections.finish_sends();
         }
         self.sweep();
-        let goes_on = self.drain();
+        let is_empty = self.connections.is_empty();
+        let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.close_some(from, SLICE));
         self.connections.end_turn();
         self.control.publish(self.connections.tally());
         Ok(goes_on)
@@ -172,11 +132,10 @@ impl<'a> Worker<'a> {
         if self.connections.is_urgent() {
             return Wait::default();
         }
-        let timeout = match self.stopping {
-            Stopping::Telling { .. } => return Wait::default(),
-            Stopping::Draining { until } => Some(until.saturating_duration_since(Instant::now()).min(self.clock.tick)),
-            Stopping::No => self.connections.needs_sweep().then_some(self.clock.tick),
-        };
+        let timeout = self.stopping.patience(self.clock.tick(), self.connections.needs_sweep());
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Wait::default();
+        }
         Wait { want: (self.batch / 2).clamp(1, WANT_MAX), min_wait_us: MIN_WAIT_US, timeout }
     }
 
@@ -201,16 +160,13 @@ impl<'a> Worker<'a> {
                 Kind::Wake => is_called = true,
             }
         }
-        if let (true, Stopping::Draining { until } | Stopping::Telling { until, .. }) = (has_arrivals, &self.stopping) {
-            self.stopping = Stopping::Telling { from: 0, until: *until };
+        if has_arrivals {
+            self.stopping.has_arrivals();
         }
         if is_called {
             self.listen_to_bell();
-            if self.control.is_stopping() && matches!(self.stopping, Stopping::No) {
-                let until = Instant::now() + self.limits.drain_timeout;
-                self.connections.close_at_leisure();
-                self.stopping = Stopping::Telling { from: 0, until };
-            }
+            self.connections.close_at_leisure();
+            self.stopping.begin(self.limits.drain_timeout);
         }
     }
 
@@ -219,21 +175,6 @@ impl<'a> Worker<'a> {
         if now != self.swept_at && self.connections.needs_sweep() {
             self.swept_at = now;
             self.connections.sweep(SLICE.max(self.connections.len() / 4));
-        }
-    }
-
-    /// Goes on with stopping, if the worker is to stop. Returns whether the loop goes on.
-    fn drain(&mut self) -> bool {
-        match self.stopping {
-            Stopping::No => true,
-            Stopping::Telling { from, until } => {
-                self.stopping = match self.connections.close_some(from, SLICE) {
-                    Some(from) => Stopping::Telling { from, until },
-                    None => Stopping::Draining { until },
-                };
-                true
-            }
-            Stopping::Draining { until } => !self.connections.is_empty() && Instant::now() < until,
         }
     }
 

@@ -1,20 +1,10 @@
 //! Deadlines: coarse, swept over the slab in slices, no timer object per connection.
 
-use crate::protocol::{CloseCode, Phase};
+use crate::engine::deadline::{Due, Ending};
+use crate::protocol::CloseCode;
 
-use super::super::connection::{Ending, Flags};
+use super::super::connection::Flags;
 use super::Connections;
-
-/// Deadlines, in ticks of the worker's clock; `None`: no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timeouts {
-    /// From the accept to the end of the request.
-    pub handshake: Option<u32>,
-    /// Without any input: at half of it a Ping, at the end Close 1001.
-    pub idle: Option<u32>,
-    /// From the decision to close, or from the last progress after it, to the close.
-    pub close: Option<u32>,
-}
 
 impl Connections {
     /// Looks at the deadlines of a slice of the connections.
@@ -31,32 +21,19 @@ impl Connections {
     fn check_deadline(&mut self, key: u32) {
         let connection = &self.entries[key as usize];
         let elapsed = self.now - connection.since;
-        let is_over = |limit: Option<u32>| limit.is_some_and(|limit| elapsed >= limit);
-        let is_alive = connection.ending == Ending::No;
-        let idle = self.timeouts.idle;
-        match connection.session.phase() {
-            Phase::Handshake if is_alive && is_over(self.timeouts.handshake) => self.abort(key),
-            Phase::Open if is_alive && is_over(idle) => self.close_idle(key),
-            Phase::Open if is_alive && is_over(idle.map(|limit| limit.div_ceil(2))) => self.ping(key),
-            Phase::Handshake | Phase::Open if is_alive => {}
-            _ if is_over(self.timeouts.close) => self.abort(key),
-            _ => {}
+        match self.timeouts.due(connection.ending, connection.session.phase(), elapsed) {
+            Due::Nothing => {}
+            Due::Ping => self.ping(key),
+            // No Close can be sent inside a frame, and this peer will not finish it.
+            Due::Close if !connection.session.at_frame_boundary() => self.abort(key),
+            Due::Close => self.close(key, CloseCode::Away, "idle"),
+            Due::Abort => self.abort(key),
         }
     }
 
     fn abort(&mut self, key: u32) {
         self.end(key, Ending::Abort);
         self.settle(key);
-    }
-
-    fn close_idle(&mut self, key: u32) {
-        let is_in_frame = !self.entries[key as usize].session.at_frame_boundary();
-        if is_in_frame {
-            // No Close can be sent inside a frame, and this peer will not finish it.
-            self.abort(key);
-        } else {
-            self.close(key, CloseCode::Away, "idle");
-        }
     }
 
     fn ping(&mut self, key: u32) {

@@ -2,7 +2,9 @@
 
 use std::ptr::NonNull;
 
-use super::super::connection::{Ending, Flags};
+use crate::engine::deadline::Ending;
+
+use super::super::connection::Flags;
 use super::super::token::{Kind, Token};
 use super::{Connections, Op};
 

@@ -1,0 +1,149 @@
+//! How long a connection may take for what it is doing: the rules, without a clock.
+
+use std::time::{Duration, Instant};
+
+use crate::protocol::Phase;
+use crate::worker::Limits;
+
+/// How far a connection is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is not ending.
+    No,
+    /// Send what is queued, then close.
+    Close,
+    /// Send what is queued, shut down sending, discard input until the peer closes, then close. Closing with unread
+    /// input would make the kernel send a reset, and that could overtake the Close frame (RFC 6455 7.1.1).
+    Linger,
+    /// Close as soon as the kernel has let go of everything.
+    Abort,
+}
+
+/// What a connection's deadline asks for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing yet.
+    Nothing,
+    /// A Ping: half of the idle timeout is over.
+    Ping,
+    /// The closing handshake: the idle timeout is over.
+    Close,
+    /// The end, without another word.
+    Abort,
+}
+
+/// Deadlines, in ticks of the worker's clock; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timeouts {
+    /// From the accept to the end of the request.
+    pub handshake: Option<u32>,
+    /// Without any input: at half of it a Ping, at the end Close 1001.
+    pub idle: Option<u32>,
+    /// From the decision to close, or from the last progress after it, to the close.
+    pub close: Option<u32>,
+}
+
+impl Timeouts {
+    /// What is due for a connection that has been in this state for `elapsed` ticks.
+    pub fn due(&self, ending: Ending, phase: Phase, elapsed: u32) -> Due {
+        let is_over = |limit: Option<u32>| limit.is_some_and(|limit| elapsed >= limit);
+        match (ending, phase) {
+            (Ending::No, Phase::Handshake) if is_over(self.handshake) => Due::Abort,
+            (Ending::No, Phase::Open) if is_over(self.idle) => Due::Close,
+            (Ending::No, Phase::Open) if is_over(self.idle.map(|limit| limit.div_ceil(2))) => Due::Ping,
+            (Ending::No, Phase::Handshake | Phase::Open) => Due::Nothing,
+            _ if is_over(self.close) => Due::Abort,
+            _ => Due::Nothing,
+        }
+    }
+}
+
+/// The clock that a worker's deadlines are counted with.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+    tick: Duration,
+}
+
+impl Clock {
+    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough.
+    pub fn new(limits: &Limits) -> Self {
+        let shortest =
+            [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
+        let tick = shortest.min().unwrap_or_default() / 8;
+        Self { start: Instant::now(), tick: tick.clamp(Duration::from_millis(10), Duration::from_millis(250)) }
+    }
+
+    /// Between two looks at the deadlines.
+    pub fn tick(&self) -> Duration {
+        self.tick
+    }
+
+    /// Ticks since the start, rounded up.
+    pub fn now(&self) -> u32 {
+        self.ticks(self.start.elapsed())
+    }
+
+    /// The limits in ticks.
+    pub fn timeouts(&self, limits: &Limits) -> Timeouts {
+        Timeouts {
+            handshake: limits.handshake_timeout.map(|limit| self.ticks(limit)),
+            idle: limits.idle_timeout.map(|limit| self.ticks(limit)),
+            close: Some(self.ticks(limits.close_timeout)),
+        }
+    }
+
+    fn ticks(&self, duration: Duration) -> u32 {
+        u32::try_from(duration.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts { handshake: Some(4), idle: Some(9), close: Some(2) };
+
+    #[test]
+    fn what_is_due_depends_on_what_is_waited_for() {
+        let cases = [
+            (Ending::No, Phase::Handshake, 3, Due::Nothing),
+            (Ending::No, Phase::Handshake, 4, Due::Abort),
+            (Ending::No, Phase::Open, 4, Due::Nothing),
+            (Ending::No, Phase::Open, 5, Due::Ping),
+            (Ending::No, Phase::Open, 8, Due::Ping),
+            (Ending::No, Phase::Open, 9, Due::Close),
+            (Ending::No, Phase::Closing, 1, Due::Nothing),
+            (Ending::No, Phase::Closing, 2, Due::Abort),
+            (Ending::Linger, Phase::Closed, 1, Due::Nothing),
+            (Ending::Linger, Phase::Closed, 2, Due::Abort),
+            (Ending::Close, Phase::Open, 2, Due::Abort),
+        ];
+        for (ending, phase, elapsed, due) in cases {
+            assert_eq!(TIMEOUTS.due(ending, phase, elapsed), due, "{ending:?} {phase:?} {elapsed}");
+        }
+    }
+
+    #[test]
+    fn without_limits_nothing_is_ever_due() {
+        for phase in [Phase::Handshake, Phase::Open, Phase::Closing, Phase::Closed] {
+            assert_eq!(Timeouts::default().due(Ending::No, phase, u32::MAX), Due::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_clock_is_fine_enough_for_the_shortest_limit() {
+        let limits = |idle| Limits {
+            handshake_timeout: None,
+            idle_timeout: idle,
+            close_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let coarse = Clock::new(&limits(None));
+        assert_eq!(coarse.tick(), Duration::from_millis(250));
+        assert_eq!(coarse.timeouts(&limits(None)).close, Some(20));
+        let fine = Clock::new(&limits(Some(Duration::from_millis(100))));
+        assert_eq!(fine.tick(), Duration::from_micros(12_500));
+        assert_eq!(fine.timeouts(&limits(Some(Duration::from_millis(100)))).idle, Some(8));
+    }
+}

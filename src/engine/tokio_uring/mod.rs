@@ -1,0 +1,105 @@
+//! The tokio-uring engine: one runtime per worker, a task per connection. It shows what the ecosystem's runtime makes
+//! of `io_uring`, by the same protocol code and under the same options.
+//!
+//! A connection that is idle has no receive buffer: its task waits for readability (a one-shot poll), then takes a
+//! buffer of the worker's pool, receives without waiting, sends, and gives the buffer back. Holding a buffer in a
+//! waiting receive costs as much processor time (docs/ENGINES.md has the figures), and the buffer.
+//!
+//! Limits of tokio-uring 0.5, which are why it is not the default:
+//! - no multishot operations, no provided buffers, no direct descriptors: an echo is three operations, each with a
+//!   completion, a wake-up and a turn of the task;
+//! - operations reach the kernel when the runtime has nothing else to do, in an `io_uring_enter` that does not wait; what
+//!   waits is tokio's `epoll_wait` on the ring, one more system call per turn;
+//! - each operation under way has an entry in the runtime's own slab, each task an allocation of its own: an idle
+//!   connection takes several hundred bytes;
+//! - `DEFER_TASKRUN` cannot be used: nobody would run the deferred work, since nobody enters the ring to wait.
+
+mod operations;
+mod pool;
+mod task;
+mod worker;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio_uring::Runtime;
+
+use super::sockets::arrivals::Arrivals;
+use crate::sys;
+use crate::worker::{Control, Plan};
+use worker::{Keeper, Worker};
+
+/// Submissions that fit in the queue; more than that enter the kernel at once.
+const SQ_ENTRIES: u32 = 1024;
+/// Completions that fit.
+const CQ_ENTRIES: u32 = 8192;
+
+/// Whether this machine can run it.
+pub(super) fn probe() -> io::Result<()> {
+    runtime(None).map(drop)
+}
+
+fn runtime(entries: Option<u32>) -> io::Result<Runtime> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_cqsize(entries.map_or(CQ_ENTRIES, |entries| 2 * entries)).setup_clamp();
+    Runtime::new(tokio_uring::builder().entries(entries.unwrap_or(SQ_ENTRIES)).uring_builder(&ring))
+}
+
+/// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
+///
+/// `started` is told once whether it could start.
+pub(super) fn run(
+    plan: &Plan,
+    control: &Arc<Control>,
+    arrivals: Arrivals,
+    started: &dyn Fn(io::Result<()>),
+) -> io::Result<()> {
+    let runtime = match sys::pin_to_cpu(plan.cpu).and_then(|()| runtime(plan.ring_entries)) {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            started(Err(e));
+            return Ok(());
+        }
+    };
+    started(Ok(()));
+    let worker = Rc::new(Worker::new(plan, control));
+    runtime.block_on(async { Keeper::new(worker, arrivals).run().await })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::Settings;
+    use crate::worker::{Backlog, Limits};
+
+    /// Together with the runtime's own fields these are 256 bytes, a task's alignment being 128.
+    const FUTURE_MAX: usize = 144;
+
+    #[test]
+    fn a_connections_future_is_small() {
+        let limits = Limits {
+            handshake_timeout: None,
+            idle_timeout: None,
+            close_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let plan = Plan {
+            index: 0,
+            cpu: 0,
+            capacity: 1,
+            receive_memory: 1 << 20,
+            receive_buffers: None,
+            ring_entries: None,
+            backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
+            settings: Settings::default(),
+            limits,
+        };
+        let worker = Rc::new(Worker::new(&plan, &Arc::new(Control::new().unwrap())));
+        let size = size_of_val(&task::Task::new(worker, 0));
+        println!("a connection's future: {size} bytes");
+        assert!(size <= FUTURE_MAX, "{size} bytes");
+    }
+}

@@ -1,0 +1,65 @@
+//! Whether this kernel, as this process may use it, offers what the native engine needs.
+//!
+//! Not its version: distributions port features back, and containers forbid them. So the probe does what a worker
+//! does, in small.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use io_uring::{Probe, opcode, types};
+
+use super::buffers::{BufferPool, PoolShape};
+use super::ring::{Ring, RingOptions, Wait};
+use super::submit::BUFFER_GROUP;
+
+/// How long the kernel may take for the one receive; far longer than it needs.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The operations of workers and acceptor.
+const OPERATIONS: [u8; 8] = [
+    opcode::Accept::CODE,
+    opcode::RecvMulti::CODE,
+    opcode::Send::CODE,
+    opcode::PollAdd::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::Shutdown::CODE,
+    opcode::Close::CODE,
+    opcode::MsgRingSendFd::CODE,
+];
+
+/// Sets up a small ring with a worker's flags, direct descriptors and provided buffers, and receives one byte as a
+/// worker would.
+pub(in crate::engine) fn probe() -> io::Result<()> {
+    let mut ring = Ring::new(&RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 })?;
+    let mut offered = Probe::new();
+    ring.submitter().register_probe(&mut offered)?;
+    if let Some(code) = OPERATIONS.into_iter().find(|&code| !offered.is_supported(code)) {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("io_uring has no operation {code}")));
+    }
+    let shape = PoolShape { count: 1, size: 4096, incremental: true };
+    let mut pool = BufferPool::new(&ring, BUFFER_GROUP, shape)?;
+    let outcome = receive_one_byte(&mut ring, &mut pool);
+    // The ring goes first: until then the kernel may write to the pool.
+    drop(ring);
+    outcome
+}
+
+fn receive_one_byte(ring: &mut Ring, pool: &mut BufferPool) -> io::Result<()> {
+    let (mut peer, socket) = UnixStream::pair()?;
+    ring.submitter().register_files_update(0, &[socket.as_raw_fd()])?;
+    peer.write_all(b"?")?;
+    let receive = opcode::RecvMulti::new(types::Fixed(0), pool.group()).build();
+    // SAFETY: names no memory but the pool, which outlives the ring.
+    unsafe { ring.push(&receive) };
+    ring.submit_and_wait(Wait { want: 1, min_wait_us: 0, timeout: Some(PATIENCE) })?;
+    let Some(completion) = ring.completions().next() else { return Err(io::ErrorKind::TimedOut.into()) };
+    if completion.result() < 0 {
+        return Err(io::Error::from_raw_os_error(-completion.result()));
+    }
+    match pool.take(completion.result(), completion.flags()) {
+        Some(piece) if pool.bytes_mut(piece) == b"?" => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring receives without a provided buffer")),
+    }
+}

@@ -1,5 +1,6 @@
 //! How long a connection may take for what it is doing: the rules, without a clock.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::protocol::Phase;
@@ -97,6 +98,22 @@ impl Clock {
 
     fn ticks(&self, duration: Duration) -> u32 {
         u32::try_from(duration.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX)
+    }
+}
+
+/// Where a sweep over a worker's connections goes on.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    next: usize,
+}
+
+impl Sweep {
+    /// The next `at_most` of `keys_used` keys; behind the last it begins anew.
+    pub fn slice(&mut self, keys_used: usize, at_most: usize) -> Range<usize> {
+        let end = keys_used.min(self.next + at_most);
+        let slice = self.next..end;
+        self.next = if end >= keys_used { 0 } else { end };
+        slice
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use slab::Slab;
 
 use super::connection::Connection;
-use crate::engine::deadline::{Due, Ending, Timeouts};
+use crate::engine::deadline::{Due, Ending, Sweep, Timeouts};
 use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
 use crate::worker::{Plan, Tally};
 
@@ -91,8 +91,7 @@ pub struct Connections {
     timed: usize,
     /// One more than the highest key ever used.
     keys_used: usize,
-    /// The key where the sweep goes on.
-    swept: usize,
+    sweep: Sweep,
     /// Connections that want something else than before, although nothing has happened on their sockets.
     called: Vec<u32>,
     tally: Tally,
@@ -112,7 +111,7 @@ impl Connections {
             now: 0,
             timed: 0,
             keys_used: 0,
-            swept: 0,
+            sweep: Sweep::default(),
             called: Vec::new(),
             tally: Tally::default(),
         }
@@ -367,13 +366,11 @@ impl Connections {
 
     /// Looks at the deadlines of a slice of the connections.
     pub fn sweep(&mut self, at_most: usize) {
-        let end = self.keys_used.min(self.swept + at_most);
-        for key in self.swept..end {
+        for key in self.sweep.slice(self.keys_used, at_most) {
             if self.entries.contains(key) {
                 self.check_deadline(key as u32);
             }
         }
-        self.swept = if end >= self.keys_used { 0 } else { end };
     }
 
     fn check_deadline(&mut self, key: u32) {

@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 
 use slab::Slab;
 
-use crate::engine::deadline::{Ending, Timeouts};
+use crate::engine::deadline::{Ending, Sweep, Timeouts};
 use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
 use crate::worker::{Backlog, Tally};
 
@@ -90,8 +90,7 @@ pub struct Connections {
     timed: usize,
     /// One more than the highest key ever used.
     keys_used: usize,
-    /// The key where the sweep goes on.
-    swept: usize,
+    sweep: Sweep,
     /// The next enter must not wait: something is to be done as soon as its sends are out.
     urgent: bool,
     tally: Tally,
@@ -120,7 +119,7 @@ impl Connections {
             blocked: Vec::new(),
             timed: 0,
             keys_used: 0,
-            swept: 0,
+            sweep: Sweep::default(),
             urgent: false,
             tally: Tally::default(),
         }

@@ -9,13 +9,11 @@ use super::Connections;
 impl Connections {
     /// Looks at the deadlines of a slice of the connections.
     pub fn sweep(&mut self, at_most: usize) {
-        let end = self.keys_used.min(self.swept + at_most);
-        for key in self.swept..end {
+        for key in self.sweep.slice(self.keys_used, at_most) {
             if self.entries.contains(key) {
                 self.check_deadline(key as u32);
             }
         }
-        self.swept = if end >= self.keys_used { 0 } else { end };
     }
 
     fn check_deadline(&mut self, key: u32) {

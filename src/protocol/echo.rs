@@ -32,23 +32,37 @@ enum Message {
 /// How far a connection's incoming frames have come.
 #[derive(Debug, Default)]
 pub(super) struct Echo {
-    /// Payload bytes of a cut data frame that are still to come; 0: the next byte is a header's first.
-    frame_left: u64,
     /// Payload bytes that the current message's headers have announced so far.
     message_size: u64,
-    /// For the rest of a cut frame.
-    key: MaskingKey,
+    /// What is known of a frame that the end of a receive has cut; `None`: the next byte is a header's first.
+    cut: Option<Box<Cut>>,
     utf8: Utf8,
     message: Message,
-    /// The cut frame is the last of its message.
-    is_final: bool,
     /// A frame of the current message has been sent: the next is a continuation.
     is_begun: bool,
     /// We have sent a Close frame of our own accord: frames are read, but nothing is sent any more.
     is_silent: bool,
 }
 
-const _: () = assert!(size_of::<Echo>() <= 32, "an idle connection pays for every byte");
+const _: () = assert!(size_of::<Echo>() <= 24, "an idle connection pays for every byte");
+
+/// A frame that waits for the next receive.
+#[derive(Debug)]
+enum Cut {
+    /// Cut in its header, or anywhere if it is a control frame: what is there of it, to be given again.
+    Head(Vec<u8>),
+    /// Cut in its payload.
+    Payload {
+        /// Bytes that are still to come; not zero.
+        left: u64,
+        /// For the next of them.
+        key: MaskingKey,
+        /// The frame is the last of its message.
+        is_final: bool,
+        /// The Close frame that we send as soon as this frame has been echoed.
+        close: Option<Vec<u8>>,
+    },
+}
 
 /// What has become of one receive.
 pub(super) struct Pass {
@@ -86,9 +100,43 @@ impl Echo {
     }
 
     /// Payload bytes that must be sent before another frame can be: the rest of a binary frame.
-    #[inline]
     pub(super) fn owed(&self) -> u64 {
-        if self.message == Message::Binary { self.frame_left } else { 0 }
+        match self.cut.as_deref() {
+            Some(&Cut::Payload { left, .. }) if self.message == Message::Binary => left,
+            _ => 0,
+        }
+    }
+
+    /// Whether the last receive has ended with a frame.
+    #[inline]
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.cut.is_none()
+    }
+
+    /// Keeps the beginning of a frame until the next receive.
+    pub(super) fn keep_head(&mut self, head: Vec<u8>) {
+        self.cut = Some(Box::new(Cut::Head(head)));
+    }
+
+    /// Takes what [`Echo::keep_head`] has kept.
+    pub(super) fn take_head(&mut self) -> Option<Vec<u8>> {
+        let Some(Cut::Head(head)) = self.cut.as_deref_mut() else { return None };
+        let head = std::mem::take(head);
+        self.cut = None;
+        Some(head)
+    }
+
+    /// Keeps a Close frame until the binary frame that is being echoed has ended, unless there is one already.
+    pub(super) fn keep_close(&mut self, frame: Vec<u8>) {
+        if let Some(Cut::Payload { close, .. }) = self.cut.as_deref_mut() {
+            close.get_or_insert(frame);
+        }
+    }
+
+    /// Takes what [`Echo::keep_close`] has kept.
+    pub(super) fn take_close(&mut self) -> Option<Vec<u8>> {
+        let Some(Cut::Payload { close, .. }) = self.cut.as_deref_mut() else { return None };
+        close.take()
     }
 
     pub(super) fn is_silent(&self) -> bool {
@@ -100,7 +148,7 @@ impl Echo {
     }
 
     fn frames(&mut self, max_message_size: u64, tape: &mut Tape) -> Result<End, Violation> {
-        if self.frame_left > 0 {
+        if self.cut.is_some() {
             self.continue_frame(tape)?;
         }
         while tape.read < tape.buf.len() {
@@ -170,9 +218,8 @@ impl Echo {
     #[inline(never)]
     fn cut_frame(&mut self, opcode: Data, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
         self.begin_frame(opcode, header);
-        self.key = header.key;
-        self.frame_left = header.payload_len;
-        self.is_final = header.is_final();
+        let (left, is_final) = (header.payload_len, header.is_final());
+        self.cut = Some(Box::new(Cut::Payload { left, key: header.key, is_final, close: None }));
         tape.read += header.len;
         if self.message == Message::Binary {
             tape.header(header.first, header.payload_len);
@@ -180,33 +227,36 @@ impl Echo {
         self.continue_frame(tape)
     }
 
-    /// Goes on with a cut frame.
+    /// Goes on with a frame whose payload is cut.
     #[inline(never)]
     fn continue_frame(&mut self, tape: &mut Tape) -> Result<(), Violation> {
-        let len = self.frame_left.min(tape.unread().len() as u64) as usize;
-        let is_last = len as u64 == self.frame_left;
+        let Some(&Cut::Payload { left, key, is_final, .. }) = self.cut.as_deref() else { return Ok(()) };
+        let len = left.min(tape.unread().len() as u64) as usize;
+        let is_last = len as u64 == left;
         if len == 0 {
             return Ok(());
         }
         if self.message == Message::Text {
-            self.text_piece(tape, len, is_last && self.is_final)?;
+            self.text_piece(tape, len, key, is_last && is_final)?;
         } else {
-            tape.payload(len, self.key);
+            tape.payload(len, key);
         }
-        self.frame_left -= len as u64;
-        self.key = mask::turn(self.key, len);
         if is_last {
-            self.end_frame(self.is_final, tape);
+            self.cut = None;
+            self.end_frame(is_final, tape);
+        } else if let Some(Cut::Payload { left, key, .. }) = self.cut.as_deref_mut() {
+            *left -= len as u64;
+            *key = mask::turn(*key, len);
         }
         Ok(())
     }
 
     /// Echoes the next `len` bytes of a cut text frame as a frame of their own.
-    fn text_piece(&mut self, tape: &mut Tape, len: usize, is_final: bool) -> Result<(), Violation> {
+    fn text_piece(&mut self, tape: &mut Tape, len: usize, key: MaskingKey, is_final: bool) -> Result<(), Violation> {
         let before = tape.mark();
         let opcode = if self.is_begun { frame::CONTINUATION } else { frame::TEXT };
         tape.header(if is_final { frame::FIN | opcode } else { opcode }, len as u64);
-        tape.payload(len, self.key);
+        tape.payload(len, key);
         let piece = &tape.buf[tape.output.end - len..tape.output.end];
         if let Err(violation) = self.check_text(piece, is_final) {
             tape.take_back(before);

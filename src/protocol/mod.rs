@@ -5,7 +5,7 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `session.rs` | a connection's life: handshake, open, closing, closed; what has to be kept between receives |
+//! | `session.rs` | a connection's life: handshake, open, closing, closed |
 //! | `handshake.rs`, `answer.rs` | the HTTP/1.1 upgrade request, and the answers to it (section 4) |
 //! | `echo.rs` | the frames of one receive turned into their echo, in place (sections 5 and 6) |
 //! | `frame.rs` | frame headers (section 5.2) |

@@ -18,7 +18,7 @@ pub struct Session {
     state: State,
 }
 
-const _: () = assert!(size_of::<Session>() <= 40, "an idle connection pays for every byte");
+const _: () = assert!(size_of::<Session>() <= 24, "an idle connection pays for every byte");
 const _: () = assert!(size_of::<Option<Session>>() == size_of::<Session>(), "room for a container's own tag");
 
 #[derive(Debug)]
@@ -26,20 +26,8 @@ enum State {
     /// The bytes of the request so far; `None`: not one yet.
     Handshake(Option<Box<Handshake>>),
     Tcp,
-    WebSocket {
-        echo: Echo,
-        kept: Option<Box<Kept>>,
-    },
+    WebSocket(Echo),
     Closed,
-}
-
-/// What waits for the next receive.
-#[derive(Debug)]
-enum Kept {
-    /// A frame's header, or a control frame, that is cut.
-    Frame(Vec<u8>),
-    /// The Close frame that we send as soon as the binary frame that is being echoed has ended.
-    Close(Vec<u8>),
 }
 
 /// Where a connection is in its life.
@@ -69,8 +57,8 @@ impl Session {
     pub fn phase(&self) -> Phase {
         match &self.state {
             State::Handshake(_) => Phase::Handshake,
-            State::WebSocket { echo, .. } if echo.is_silent() => Phase::Closing,
-            State::Tcp | State::WebSocket { .. } => Phase::Open,
+            State::WebSocket(echo) if echo.is_silent() => Phase::Closing,
+            State::Tcp | State::WebSocket(_) => Phase::Open,
             State::Closed => Phase::Closed,
         }
     }
@@ -80,9 +68,16 @@ impl Session {
     /// `settings` are the same throughout a session. In `Phase::Closed` nothing is left to do for what still comes.
     #[inline]
     pub fn receive(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
-        let State::WebSocket { echo, kept: None } = &mut self.state else {
-            return self.receive_otherwise(settings, data);
-        };
+        match &self.state {
+            State::WebSocket(echo) if echo.is_between_frames() => self.receive_frames(settings, data),
+            _ => self.receive_otherwise(settings, data),
+        }
+    }
+
+    /// Frames that begin in `data`, behind the rest of one whose payload is cut.
+    #[inline]
+    fn receive_frames(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
+        let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has frames") };
         let mut head = Vec::new();
         let pass = echo.pass(settings.max_message_size, data, 0, &mut head);
         if pass.end == End::Consumed {
@@ -95,7 +90,7 @@ impl Session {
     /// A Ping to send now. `None`: not in the midst of a frame, and not outside of `Phase::Open` of a WebSocket.
     #[must_use]
     pub fn ping(&mut self) -> Option<Vec<u8>> {
-        let State::WebSocket { echo, .. } = &self.state else { return None };
+        let State::WebSocket(echo) = &self.state else { return None };
         let may_send = echo.owed() == 0 && !echo.is_silent();
         may_send.then(|| vec![frame::FIN | frame::PING, 0])
     }
@@ -108,13 +103,13 @@ impl Session {
     /// phases it has begun already.
     #[must_use]
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Option<Vec<u8>> {
-        let State::WebSocket { echo, kept } = &mut self.state else { return None };
+        let State::WebSocket(echo) = &mut self.state else { return None };
         if echo.is_silent() {
             return None;
         }
         let frame = close::close_frame(code, reason);
         if echo.owed() > 0 {
-            kept.get_or_insert_with(|| Box::new(Kept::Close(frame)));
+            echo.keep_close(frame);
             return None;
         }
         echo.silence();
@@ -125,12 +120,12 @@ impl Session {
     #[must_use]
     pub fn at_frame_boundary(&self) -> bool {
         match &self.state {
-            State::WebSocket { echo, .. } => echo.owed() == 0,
+            State::WebSocket(echo) => echo.owed() == 0,
             _ => true,
         }
     }
 
-    /// Everything but frames that go on where the receive before has ended.
+    /// Everything but a receive that begins with a frame.
     #[inline(never)]
     fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
         match &mut self.state {
@@ -140,18 +135,22 @@ impl Session {
                 let progress = Handshake::receive(half_read, settings, data);
                 self.handshake(progress, settings, data)
             }
-            State::WebSocket { kept, .. } => match kept.take().map(|kept| *kept) {
-                Some(Kept::Close(frame)) => self.close_after_frame(settings, data, frame),
-                Some(Kept::Frame(cut)) => self.complete_frame(settings, cut, data),
-                None => self.receive(settings, data),
-            },
+            State::WebSocket(echo) => {
+                if let Some(head) = echo.take_head() {
+                    self.complete_frame(settings, head, data)
+                } else if let Some(close) = echo.take_close() {
+                    self.close_after_frame(settings, data, close)
+                } else {
+                    self.receive_frames(settings, data)
+                }
+            }
         }
     }
 
     /// Goes on with a cut header or control frame. As many bytes as it can need are put behind it; from the end of the
     /// last frame that this completes, or of those bytes, the rest is transformed in place.
     fn complete_frame(&mut self, settings: &Settings, mut head: Vec<u8>, data: &mut [u8]) -> Reply {
-        let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket has frames") };
+        let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has frames") };
         let cut_len = head.len();
         let borrowed = data.len().min(frame::MAX_CONTROL_FRAME);
         head.extend_from_slice(&data[..borrowed]);
@@ -160,7 +159,7 @@ impl Session {
             End::Consumed => borrowed,
             End::Cut(0) => {
                 debug_assert_eq!(borrowed, data.len(), "what was added completes any header and any control frame");
-                *kept = Some(Box::new(Kept::Frame(head)));
+                echo.keep_head(head);
                 return Reply { output: Output::default(), then: Then::Continue, messages };
             }
             End::Cut(at) => at - cut_len,
@@ -181,7 +180,7 @@ impl Session {
                 Reply { output: Output::owned(answer), then: Then::Linger, messages: 0 }
             }
             handshake::Progress::Accepted { answer, request_end } => {
-                self.state = State::WebSocket { echo: Echo::default(), kept: None };
+                self.state = State::WebSocket(Echo::default());
                 let frames = &mut data[request_end..];
                 let Reply { output, then, messages } = self.receive(settings, frames);
                 Reply {
@@ -195,12 +194,12 @@ impl Session {
 
     /// We want to close, but owe the rest of a binary frame first.
     fn close_after_frame(&mut self, settings: &Settings, data: &mut [u8], frame: Vec<u8>) -> Reply {
-        let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
+        let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
         let owed = echo.owed().min(data.len() as u64) as usize;
         let (payload, rest) = data.split_at_mut(owed);
         let Pass { output, messages, .. } = echo.pass(settings.max_message_size, payload, 0, &mut Vec::new());
         if echo.owed() > 0 {
-            *kept = Some(Box::new(Kept::Close(frame)));
+            echo.keep_close(frame);
             return Reply { output: Output::in_place(output), then: Then::Continue, messages };
         }
         echo.silence();
@@ -211,12 +210,12 @@ impl Session {
     /// Draws the consequences of a pass over `data`.
     #[inline(never)]
     fn conclude(&mut self, pass: Pass, head: Vec<u8>, data: &[u8]) -> Reply {
-        let State::WebSocket { echo, kept } = &mut self.state else { unreachable!("only a WebSocket has passes") };
+        let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has passes") };
         let Pass { output: range, messages, end } = pass;
         let (output, then) = match end {
             End::Consumed => (Output { head, range }, Then::Continue),
             End::Cut(at) => {
-                *kept = Some(Box::new(Kept::Frame(data[at..].to_vec())));
+                echo.keep_head(data[at..].to_vec());
                 (Output { head, range }, Then::Continue)
             }
             End::PeerClosed => {

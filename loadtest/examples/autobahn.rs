@@ -31,7 +31,7 @@ const MAX_CONTROL: usize = 125;
 /// ringload's client side for Autobahn's fuzzing server
 #[derive(Debug, Parser)]
 struct Args {
-    /// Where the fuzzing server is, like ws://127.0.0.1:9001
+    /// Where the fuzzing server is, like `ws://127.0.0.1:9001`
     url: String,
 
     /// What the reports call this client

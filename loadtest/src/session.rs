@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use crate::message::{ID_LEN, MessageId, Messages};
 use crate::stats::{Counter, Tally};
 use crate::times::{NO_TIMES, SendTimes};
-use crate::websocket::frames::{Event, FrameReader, Violation};
+use crate::websocket::frames::{Event, FrameReader, Violation, close_code};
 
 /// Overtaken messages that a connection remembers; what has been overtaken by so many is lost.
 const MAX_OVERTAKEN: usize = 4096;
@@ -53,10 +53,11 @@ pub struct Judging<'a> {
 /// What the server wants besides echoing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// The payload of a ping that is to be answered (the latest: RFC 6455 section 5.5.3).
+    /// The payload of a ping that is to be answered: the latest (RFC 6455 section 5.5.3), if it came before the server's
+    /// Close (section 5.5.2).
     pub ping: Option<Box<[u8]>>,
-    /// The server sent its Close.
-    pub closed: bool,
+    /// The server sent its Close: the code of the one that answers it, which is the same (RFC 6455 section 5.5.1).
+    pub close: Option<u16>,
 }
 
 /// What is out of order on a connection.
@@ -191,10 +192,11 @@ impl Session {
                         self.settle(judging);
                     }
                 }
+                Event::Ping(_) if judging.is_closed => {}
                 Event::Ping(payload) => signals.ping = Some(payload),
                 Event::Pong => judging.tally.count(Counter::Pongs),
-                Event::Close(_) => {
-                    signals.closed = true;
+                Event::Close(code) => {
+                    signals.close = Some(code.unwrap_or(close_code::NORMAL));
                     judging.is_closed = true;
                 }
             }

@@ -70,8 +70,9 @@ impl Worker<'_> {
         self.connection(token).is_some_and(|connection| connection.has(Flag::SlowReader))
     }
 
-    /// The server's Close has arrived. It is to close the TCP connection next (RFC 6455 section 7.1.1).
-    pub(super) fn on_close(&mut self, key: u32) {
+    /// The server's Close has arrived, and this side's is to have this code if it is still to be sent. Then the server is
+    /// to close the TCP connection (RFC 6455 section 7.1.1).
+    pub(super) fn on_close(&mut self, key: u32, code: u16) {
         let connection = &mut self.connections[key as usize];
         connection.set(Flag::ServerClosed, true);
         if connection.stage == Stage::Closing {
@@ -82,6 +83,7 @@ impl Worker<'_> {
         let connection = &mut self.connections[key as usize];
         connection.stage = Stage::Closing;
         connection.set(Flag::CloseDue, true);
+        self.close_codes.insert(key, code);
         self.send_due(key);
     }
 
@@ -100,12 +102,19 @@ impl Worker<'_> {
         }
     }
 
-    /// The server has broken the protocol: what follows cannot be understood, so the connection is given up.
+    /// The server has broken the protocol: what follows cannot be understood, so the connection is given up. The server
+    /// is told why (RFC 6455 section 7.1.7) unless it would have to be waited for.
     #[cold]
     pub(super) fn on_violation(&mut self, key: u32, violation: Violation) {
         self.tally.count(Counter::Violations);
         *self.tally.violations.entry(violation.to_string()).or_default() += 1;
         self.settle_greeting(key);
+        let connection = &mut self.connections[key as usize];
+        if connection.stage != Stage::Closing || connection.has(Flag::CloseDue) {
+            connection.set(Flag::CloseDue, true);
+            self.close_codes.insert(key, violation.close_code());
+            self.send_due(key);
+        }
         self.finish(key);
     }
 
@@ -162,6 +171,7 @@ impl Worker<'_> {
         }
         let gone = self.connections.remove(token.key as usize);
         self.pongs.remove(&token.key);
+        self.close_codes.remove(&token.key);
         // SAFETY: the submission holds no address.
         unsafe { self.ring.push(&operations::close(token.key)) };
         if gone.has(Flag::Recycling) && self.phase.is_sending() {

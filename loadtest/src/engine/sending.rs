@@ -5,7 +5,7 @@ use super::operations::{Kind, SendMode, Token};
 use super::worker::{TURN, Worker};
 use crate::message::MessageId;
 use crate::stats::Counter;
-use crate::websocket::frames::{Opcode, write_control};
+use crate::websocket::frames::{Opcode, close_code, write_control};
 
 /// Messages that a slow reader sends in one go.
 const UNREAD_AT_A_TIME: u64 = 16;
@@ -46,8 +46,23 @@ impl Worker<'_> {
             self.connections[token.key as usize].send = Some(send);
             return self.submit_send(token.key, SendMode::Try);
         }
+        let is_complete = buffer.is_empty();
         self.sends.give_back(send);
-        if is_ending { self.release_if_ended(token) } else { self.send_due(token.key) }
+        self.go_on(token, is_complete);
+    }
+
+    /// What comes behind a send that is over; `is_complete` says whether the server has got all of it.
+    #[inline]
+    fn go_on(&mut self, token: Token, is_complete: bool) {
+        let connection = &self.connections[token.key as usize];
+        if connection.stage != Stage::Ending {
+            self.send_due(token.key);
+        } else if is_complete && connection.has(Flag::CloseDue) {
+            // It was given up meanwhile, and the server is to know why.
+            self.send_control(token.key);
+        } else {
+            self.release_if_ended(token);
+        }
     }
 
     /// A waiting send has got further, or a try has not sent everything.
@@ -71,8 +86,9 @@ impl Worker<'_> {
             return self.submit_send(token.key, SendMode::Wait);
         }
         self.connections[token.key as usize].send = None;
+        let is_complete = buffer.is_empty();
         self.sends.give_back(send);
-        if is_ending { self.release_if_ended(token) } else { self.send_due(token.key) }
+        self.go_on(token, is_complete);
     }
 
     /// Sends what the connection is to send now, if anything, and if nothing is in flight already.
@@ -206,6 +222,7 @@ impl Worker<'_> {
         let id = MessageId { connection: !connection.session.number(), sequence: 0 };
         let key_bytes = self.shared.messages.masking_key(id);
         let pong = self.pongs.remove(&key);
+        let close_code = self.close_codes.remove(&key).unwrap_or(close_code::NORMAL);
         self.tally.counts[Counter::Pings] += u64::from(pong.is_some());
         self.tally.counts[Counter::PingsSent] += u64::from(connection.has(Flag::PingDue));
         self.write_send(key, |bytes, connection| {
@@ -217,7 +234,7 @@ impl Worker<'_> {
                 len += write_control(Opcode::Ping, b"ringload", key_bytes, &mut bytes[len..]);
             }
             if connection.has(Flag::CloseDue) {
-                len += write_control(Opcode::Close, &1000_u16.to_be_bytes(), key_bytes, &mut bytes[len..]);
+                len += write_control(Opcode::Close, &close_code.to_be_bytes(), key_bytes, &mut bytes[len..]);
             }
             for flag in [Flag::PongDue, Flag::PingDue, Flag::CloseDue] {
                 connection.set(flag, false);

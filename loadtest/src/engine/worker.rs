@@ -61,6 +61,8 @@ pub(super) struct Worker<'a> {
     pub(super) upkeep: super::upkeep::Rotations,
     /// Payloads of pings that are to be answered.
     pub(super) pongs: HashMap<u32, Box<[u8]>>,
+    /// Codes of Close frames that are to be sent, other than that of an orderly end.
+    pub(super) close_codes: HashMap<u32, u16>,
     /// Connections whose receive has ended and is to go on.
     rearm: Vec<Token>,
     batch: Vec<Completion>,
@@ -119,6 +121,7 @@ impl<'a> Worker<'a> {
             closing: super::closing::Closing::default(),
             upkeep: super::upkeep::Rotations::new(&shared.scenario, share),
             pongs: HashMap::new(),
+            close_codes: HashMap::new(),
             rearm: Vec::new(),
             batch: Vec::new(),
             send_batch: Vec::new(),
@@ -354,8 +357,8 @@ impl<'a> Worker<'a> {
             self.pongs.insert(key, payload);
             connection.set(Flag::PongDue, true);
         }
-        if signals.closed {
-            return self.on_close(key);
+        if let Some(code) = signals.close {
+            return self.on_close(key, code);
         }
         if connection.stage == Stage::Greeting && connection.session.has_echoed() {
             self.on_open(key);

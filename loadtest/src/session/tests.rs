@@ -28,7 +28,7 @@ impl Bench {
     }
 
     fn echo(&self, id: MessageId) -> Vec<u8> {
-        let mut frame = vec![0x82, SIZE as u8];
+        let mut frame = vec![if self.messages.is_text() { 0x81 } else { 0x82 }, SIZE as u8];
         frame.resize(2 + SIZE, 0);
         self.messages.write_masked(id, 0, [0; 4], &mut frame[2..]);
         frame
@@ -185,7 +185,10 @@ fn what_comes_after_a_close_is_late_or_forbidden() {
     bench.is_closing = true;
     bench.receive(&echoes[1], 0);
     assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 0], [0, 0, 1]));
-    assert!(bench.receive(&[0x88, 0], 0).closed, "a Close without a reason is one");
+    assert_eq!(bench.receive(&[0x88, 0], 0).close, Some(1000), "a Close without a code is one");
+    assert_eq!(bench.receive(&[0x88, 2, 3, 233], 0).close, Some(1001));
+    let signals = bench.receive(&[0x89, 1, b'a', 0x88, 0, 0x89, 1, b'b'], 0);
+    assert_eq!(signals, Signals { ping: Some(Box::new(*b"a")), close: Some(1000) }, "nobody answers pings behind it");
     let behind = [&[0x88, 0][..], &echoes[0]].concat();
     assert_eq!(bench.try_receive(&behind, 0), Err(Violation::AfterClose));
 }
@@ -212,19 +215,42 @@ fn messages_of_mixed_sizes_are_told_apart() {
 #[test]
 fn wrong_length_and_wrong_type_are_corrupted() {
     let mut bench = Bench::new();
+    bench.messages = Messages::new(SIZE, true, true);
     let mut short = bench.send(0);
     short.pop();
     short[1] -= 1;
     let mut long = bench.send(0);
     long.push(0);
     long[1] += 1;
-    let mut text = bench.send(0);
-    text[0] = 0x81;
+    let mut binary = bench.send(0);
+    binary[0] = 0x82;
     let good = bench.send(0);
-    for echo in [short, long, text, good] {
+    for echo in [short, long, binary, good] {
         bench.receive(&echo, 0);
     }
     assert_eq!(bench.outcome(), [1, 3, 0, 0]);
+}
+
+#[test]
+fn text_that_is_not_utf8_breaks_the_protocol() {
+    for verify in [true, false] {
+        let mut bench = Bench::new();
+        bench.messages = Messages::new(SIZE, true, verify);
+        let mut echo = bench.send(0);
+        echo[9] |= 0x80;
+        for cut in [1, 9, 10, SIZE] {
+            let mut bench = Bench::new();
+            bench.messages = Messages::new(SIZE, true, verify);
+            bench.send(0);
+            let found = bench.try_receive(&echo[..cut], 0).and_then(|_| bench.try_receive(&echo[cut..], 0));
+            assert_eq!(found, Err(Violation::Utf8), "cut at {cut}");
+        }
+    }
+    // Random bytes are no text, either.
+    let mut bench = Bench::new();
+    let mut text = bench.send(0);
+    text[0] = 0x81;
+    assert_eq!(bench.try_receive(&text, 0), Err(Violation::Utf8));
 }
 
 #[test]
@@ -237,7 +263,7 @@ fn echoes_in_fragments_with_a_ping_between_are_good() {
     stream.extend_from_slice(&[0x89, 1, b'p', 0x80, right.len() as u8]);
     stream.extend_from_slice(right);
     let signals = bench.receive(&stream, 0);
-    assert_eq!(signals, Signals { ping: Some(Box::new(*b"p")), closed: false });
+    assert_eq!(signals, Signals { ping: Some(Box::new(*b"p")), close: None });
     assert_eq!(bench.outcome(), [1, 0, 0, 0]);
 }
 

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::utf8::Utf8;
 use crate::message::mask;
 
 /// The longest header that a client writes: 2 bytes, a 64-bit length, a masking key.
@@ -42,7 +43,7 @@ pub enum Violation {
     /// RFC 6455 section 5.2.
     #[error("reserved opcode")]
     ReservedOpcode,
-    /// RFC 6455 section 5.2: the minimal number of bytes must be used, the topmost bit must be 0. (Here the topmost three.)
+    /// RFC 6455 section 5.2: the minimal number of bytes must be used, the topmost bit must be 0. (Here the topmost six.)
     #[error("length not encoded in the shortest way, or beyond all bounds")]
     Length,
     /// RFC 6455 section 5.5.
@@ -51,12 +52,33 @@ pub enum Violation {
     /// RFC 6455 section 5.4.
     #[error("continuation of no message, or a new message inside a fragmented one")]
     Order,
-    /// RFC 6455 section 7.4.
-    #[error("close frame with an impossible code or reason")]
+    /// RFC 6455 sections 5.5.1 and 7.4.
+    #[error("close frame with half a code, or one that must not be sent")]
     Close,
+    /// RFC 6455 sections 8.1 and 5.5.1.
+    #[error("text, or the reason of a close frame, that is not UTF-8")]
+    Utf8,
     /// RFC 6455 section 5.5.1.
     #[error("data after the server's own close frame")]
     AfterClose,
+}
+
+/// The codes of this side's Close frames (RFC 6455 section 7.4.1).
+pub mod close_code {
+    /// This side has what it wanted.
+    pub const NORMAL: u16 = 1000;
+    /// The server has broken the protocol.
+    pub const PROTOCOL_ERROR: u16 = 1002;
+    /// The server has sent text that is none.
+    pub const INVALID_PAYLOAD: u16 = 1007;
+}
+
+impl Violation {
+    /// The code that tells the server.
+    #[must_use]
+    pub fn close_code(self) -> u16 {
+        if self == Self::Utf8 { close_code::INVALID_PAYLOAD } else { close_code::PROTOCOL_ERROR }
+    }
 }
 
 /// What the reader found.
@@ -106,8 +128,11 @@ const FINAL: u64 = 1;
 const IN_MESSAGE: u64 = 2;
 /// That message is text.
 const TEXT: u64 = 4;
+/// Where in a code point that text has been cut.
+const UTF8_SHIFT: u32 = 3;
+const UTF8: u64 = 7 << UTF8_SHIFT;
 /// All flags, in the lowest bits of the reader's state.
-const FLAGS: u64 = 7;
+const FLAGS: u64 = FINAL | IN_MESSAGE | TEXT | UTF8;
 const FLAG_BITS: u32 = FLAGS.count_ones();
 
 /// Nobody echoes frames of this length, which leave no room for the flags.
@@ -126,7 +151,7 @@ impl FrameReader {
     #[inline]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
         if self.remaining() > 0 {
-            return Ok(self.payload(input));
+            return self.payload(input);
         }
         if self.partial.is_some() || input.is_empty() {
             return self.resume(input);
@@ -135,7 +160,7 @@ impl FrameReader {
             Some(header) if header.is_data() => {
                 *input = &input[header.len..];
                 self.begin(header)?;
-                Ok(self.payload(input).or_else(|| self.empty_frame()))
+                self.payload_or_empty(input)
             }
             _ => self.resume(input),
         }
@@ -148,30 +173,46 @@ impl FrameReader {
 
     /// Payload of the current data frame, as much as there is.
     #[inline]
-    fn payload<'a>(&mut self, input: &mut &'a [u8]) -> Option<Event<'a>> {
+    fn payload<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
         let len = usize::try_from(self.remaining()).map_or(input.len(), |remaining| remaining.min(input.len()));
         if len == 0 {
-            return None;
+            return Ok(None);
         }
         let (bytes, rest) = input.split_at(len);
         *input = rest;
         self.state -= (len as u64) << FLAG_BITS;
-        Some(self.event(bytes))
+        self.event(bytes).map(Some)
     }
 
-    /// An empty frame's event: the payload is complete with its header.
-    fn empty_frame<'a>(&mut self) -> Option<Event<'a>> {
-        (self.remaining() == 0).then(|| self.event(&[]))
+    /// The first event of a frame: an empty one is complete with its header.
+    #[inline]
+    fn payload_or_empty<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
+        if self.remaining() == 0 { self.event(&[]).map(Some) } else { self.payload(input) }
     }
 
     #[inline]
-    fn event<'a>(&mut self, bytes: &'a [u8]) -> Event<'a> {
+    fn event<'a>(&mut self, bytes: &'a [u8]) -> Result<Event<'a>, Violation> {
         let text = self.state & TEXT != 0;
-        let end = self.state & !(IN_MESSAGE | TEXT) == FINAL;
+        let end = self.state & !(IN_MESSAGE | TEXT | UTF8) == FINAL;
+        if text {
+            self.read_text(bytes, end)?;
+        }
         if end {
             self.state = 0;
         }
-        Event::Payload { text, bytes, end }
+        Ok(Event::Payload { text, bytes, end })
+    }
+
+    /// Checks that text goes on, or ends, as UTF-8.
+    #[inline]
+    fn read_text(&mut self, bytes: &[u8], end: bool) -> Result<(), Violation> {
+        let before = Utf8::STATES[((self.state & UTF8) >> UTF8_SHIFT) as usize];
+        let utf8 = before.push(bytes).ok_or(Violation::Utf8)?;
+        if end && utf8 != Utf8::Boundary {
+            return Err(Violation::Utf8);
+        }
+        self.state = self.state & !UTF8 | (utf8 as u64) << UTF8_SHIFT;
+        Ok(())
     }
 
     /// Starts a data frame.
@@ -182,7 +223,7 @@ impl FrameReader {
             return Err(Violation::Order);
         }
         let text = match (continues, header.opcode()) {
-            (true, _) => self.state & TEXT,
+            (true, _) => self.state & (TEXT | UTF8),
             (false, opcode) => TEXT * u64::from(opcode == Opcode::Text as u8),
         };
         let is_final = FINAL * u64::from(header.is_final());
@@ -220,7 +261,7 @@ impl FrameReader {
         let partial = self.partial.take().expect("collected by the caller");
         if header.is_data() {
             self.begin(header)?;
-            return Ok(self.payload(input).or_else(|| self.empty_frame()));
+            return self.payload_or_empty(input);
         }
         let payload = &partial.bytes()[header.len..];
         Ok(Some(match header.opcode() {
@@ -298,14 +339,19 @@ impl Header {
     }
 }
 
-/// Checks a Close frame's payload (RFC 6455 sections 5.5.1 and 7.4): none, or a code that may be sent and a UTF-8 reason.
+/// Checks a Close frame's payload (RFC 6455 sections 5.5.1 and 7.4): none, or a code that may be sent and a reason in
+/// UTF-8.
 fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
     let [high, low, reason @ ..] = payload else {
         return if payload.is_empty() { Ok(None) } else { Err(Violation::Close) };
     };
     let code = u16::from_be_bytes([*high, *low]);
     let may_be_sent = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
-    if may_be_sent && str::from_utf8(reason).is_ok() { Ok(Some(code)) } else { Err(Violation::Close) }
+    match str::from_utf8(reason) {
+        _ if !may_be_sent => Err(Violation::Close),
+        Err(_) => Err(Violation::Utf8),
+        Ok(_) => Ok(Some(code)),
+    }
 }
 
 /// Bytes of a client frame's header for a payload of `len` bytes.
@@ -404,6 +450,7 @@ mod tests {
         let mut stream = Vec::new();
         stream.extend(frame(0x82, b"one"));
         stream.extend(frame(0x81, b""));
+        stream.extend(frame(0x81, "κόσμε \u{10ffff}".as_bytes()));
         stream.extend(frame(0x01, b"frag"));
         stream.extend(frame(0x89, b"ping me"));
         stream.extend(frame(0x00, b""));
@@ -416,6 +463,7 @@ mod tests {
         let expected = vec![
             ("binary".to_owned(), b"one".to_vec()),
             ("text".to_owned(), Vec::new()),
+            ("text".to_owned(), "κόσμε \u{10ffff}".into()),
             ("ping".to_owned(), b"ping me".to_vec()),
             ("text".to_owned(), b"fragments".to_vec()),
             ("pong".to_owned(), Vec::new()),
@@ -431,12 +479,20 @@ mod tests {
 
     #[test]
     fn what_a_server_must_not_send_is_refused() {
-        let cases: [(&[u8], Violation); 13] = [
+        let cases: &[(&[u8], Violation)] = &[
             (&[0x82, 0x81], Violation::Masked),
+            (&[0x89, 0x80], Violation::Masked),
             (&[0xc2, 0x00], Violation::ReservedBit),
+            (&[0xa2, 0x00], Violation::ReservedBit),
+            (&[0x99, 0x00], Violation::ReservedBit),
             (&[0x83, 0x00], Violation::ReservedOpcode),
+            (&[0x87, 0x00], Violation::ReservedOpcode),
             (&[0x8b, 0x00], Violation::ReservedOpcode),
+            (&[0x8f, 0x00], Violation::ReservedOpcode),
+            (&[0x08, 0x00], Violation::Control),
             (&[0x09, 0x00], Violation::Control),
+            (&[0x0a, 0x00], Violation::Control),
+            (&[0x88, 127], Violation::Control),
             (&[0x89, 126], Violation::Control),
             (&[0x80, 0x00], Violation::Order),
             (&[0x02, 0x00, 0x82, 0x00], Violation::Order),
@@ -445,10 +501,47 @@ mod tests {
             (&[0x82, 127, 128, 0, 0, 0, 0, 0, 0, 0], Violation::Length),
             (&[0x88, 1, 3], Violation::Close),
             (&[0x88, 2, 3, 237], Violation::Close),
+            (&[0x88, 2, 0x13, 0x88], Violation::Close),
+            (&[0x88, 4, 3, 232, b'o', 0xff], Violation::Utf8),
+            (&[0x81, 1, 0xff], Violation::Utf8),
+            (&[0x81, 2, 0xe2, 0x82], Violation::Utf8),
+            (&[0x01, 2, 0xf4, 0x8f, 0x00, 1, 0xc0], Violation::Utf8),
         ];
-        for (stream, violation) in cases {
+        for &(stream, violation) in cases {
             for piece in 1..=stream.len() {
                 assert_eq!(read(stream, piece), Err(violation), "{stream:x?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_that_cannot_be_text_is_noticed_before_its_frame_ends() {
+        let cut: &[&[u8]] = &[&[0x81, 126, 0x10, 0, b'a', 0xf4, 0x90], &[0x01, 1, 0xe2, 0x80, 5, 0x28]];
+        for stream in cut {
+            for piece in 1..=stream.len() {
+                assert_eq!(read(stream, piece), Err(Violation::Utf8), "{stream:x?} in pieces of {piece}");
+            }
+        }
+        assert!(read(&[0x82, 2, 0xff, 0xc0], 1).is_ok(), "binary messages have any bytes");
+    }
+
+    #[test]
+    fn which_codes_a_close_may_have() {
+        let may_be_sent = |code: u16| {
+            let [high, low] = code.to_be_bytes();
+            read(&[0x88, 2, high, low], 4).is_ok()
+        };
+        for (codes, may_be) in [
+            (0..=999, false),
+            (1000..=1003, true),
+            (1004..=1006, false),
+            (1007..=1014, true),
+            (1015..=2999, false),
+            (3000..=4999, true),
+            (5000..=u16::MAX, false),
+        ] {
+            for code in codes {
+                assert_eq!(may_be_sent(code), may_be, "{code}");
             }
         }
     }

@@ -107,19 +107,19 @@ impl UpgradeRequest {
             Some(101) => {}
             code => return Answer::Status(code.unwrap_or(0)),
         }
+        if response.version != Some(1) {
+            return Answer::Invalid("not HTTP/1.1");
+        }
         let values = |name: &'static str| {
             let named = response.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
             named.map(|header| header.value.trim_ascii())
         };
-        let has_token = |name, token: &[u8]| {
-            values(name)
-                .flat_map(|value| value.split(|&byte| byte == b','))
-                .any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
-        };
+        let mut connection_options = values("connection").flat_map(|value| value.split(|&byte| byte == b','));
         let accept = derive_accept_key(&self.key(connection));
-        if !has_token("upgrade", b"websocket") {
+        // The value as a whole: who lists other protocols has switched to those, too.
+        if !values("upgrade").map(<[u8]>::to_ascii_lowercase).eq([b"websocket"]) {
             Answer::Invalid("no `Upgrade: websocket` in the response")
-        } else if !has_token("connection", b"upgrade") {
+        } else if !connection_options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade")) {
             Answer::Invalid("no `Connection: Upgrade` in the response")
         } else if !values("sec-websocket-accept").eq([accept.as_bytes()]) {
             Answer::Invalid("wrong or missing Sec-WebSocket-Accept")
@@ -127,6 +127,8 @@ impl UpgradeRequest {
             Answer::Invalid("an extension that was not asked for")
         } else if !values("sec-websocket-protocol").all(|it| self.subprotocols.iter().any(|own| own.as_bytes() == it)) {
             Answer::Invalid("a subprotocol that was not asked for")
+        } else if values("sec-websocket-protocol").count() > 1 {
+            Answer::Invalid("more than one subprotocol")
         } else {
             Answer::Upgraded(head)
         }
@@ -191,6 +193,28 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_that_is_not_all_there_is_none() {
+        let request = request();
+        let good = response(&request, "");
+        for (part, other, why) in [
+            ("HTTP/1.1", "HTTP/1.0", "not HTTP/1.1"),
+            ("Upgrade: WebSocket\r\n", "", "no `Upgrade: websocket` in the response"),
+            ("Upgrade: WebSocket\r\n", "Upgrade: h2c, websocket\r\n", "no `Upgrade: websocket` in the response"),
+            ("Upgrade: WebSocket", "Upgrade: websocket\r\nUpgrade: h2c", "no `Upgrade: websocket` in the response"),
+            ("keep-alive, Upgrade", "keep-alive", "no `Connection: Upgrade` in the response"),
+            ("keep-alive, Upgrade", "Upgraded", "no `Connection: Upgrade` in the response"),
+            ("Sec-WebSocket-Accept", "Sec-WebSocket-Key", "wrong or missing Sec-WebSocket-Accept"),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Accept: x\r\n\r\n", "wrong or missing Sec-WebSocket-Accept"),
+        ] {
+            let bad = good.replacen(part, other, 1);
+            assert_ne!(bad, good);
+            assert_eq!(request.judge(CONNECTION, bad.as_bytes()), Answer::Invalid(why), "{bad}");
+        }
+        let in_two_lines = good.replace("keep-alive, Upgrade", "keep-alive\r\nConnection: upgrade");
+        assert_eq!(request.judge(CONNECTION, in_two_lines.as_bytes()), Answer::Upgraded(in_two_lines.len()));
+    }
+
+    #[test]
     fn extras_are_asked_for_and_only_then_taken() {
         let more = Extras { subprotocols: vec!["a".into(), "chat".into()], headers: vec!["X-Test: 1".into()] };
         let request = UpgradeRequest::new("localhost", "/", &more, 42);
@@ -202,5 +226,7 @@ mod tests {
         assert!(matches!(judge("Sec-WebSocket-Protocol: chat\r\n"), Answer::Upgraded(_)));
         assert!(matches!(judge(""), Answer::Upgraded(_)));
         assert!(matches!(judge("Sec-WebSocket-Protocol: other\r\n"), Answer::Invalid(_)));
+        let twice = "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: a\r\n";
+        assert_eq!(judge(twice), Answer::Invalid("more than one subprotocol"));
     }
 }

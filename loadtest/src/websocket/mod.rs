@@ -4,3 +4,4 @@
 
 pub mod frames;
 pub mod handshake;
+mod utf8;

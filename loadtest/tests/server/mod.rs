@@ -125,7 +125,7 @@ pub(crate) fn start_at_path(path: &std::path::Path) {
     });
 }
 
-type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcome {
     stream.set_nodelay(true)?;
@@ -290,8 +290,24 @@ fn read_request(stream: &mut TcpStream) -> Outcome {
     Ok(())
 }
 
+/// The server's end of a connection through TLS.
+pub(crate) type TlsStream = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
+
 /// Starts a server that echoes through TLS; its certificate is for localhost. Returns where, and the certificate in PEM.
 pub(crate) fn start_tls() -> (SocketAddr, String) {
+    start_tls_with(|stream| {
+        let mut socket = tungstenite::accept(stream).map_err(|it| it.to_string())?;
+        loop {
+            let message = socket.read()?;
+            if message.is_binary() || message.is_text() {
+                socket.send(message)?;
+            }
+        }
+    })
+}
+
+/// Starts a server that does something else through TLS, on a thread for each connection.
+pub(crate) fn start_tls_with(serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static) -> (SocketAddr, String) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -301,20 +317,11 @@ pub(crate) fn start_tls() -> (SocketAddr, String) {
     let config = Arc::new(builder.with_single_cert(vec![certificate], key).expect("the key fits"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
+    let serve = Arc::new(serve);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let config = Arc::clone(&config);
-            std::thread::spawn(move || -> Outcome {
-                let tls = rustls::ServerConnection::new(config)?;
-                let mut socket =
-                    tungstenite::accept(rustls::StreamOwned::new(tls, stream)).map_err(|it| it.to_string())?;
-                loop {
-                    let message = socket.read()?;
-                    if message.is_binary() || message.is_text() {
-                        socket.send(message)?;
-                    }
-                }
-            });
+            let (config, serve) = (Arc::clone(&config), Arc::clone(&serve));
+            std::thread::spawn(move || serve(TlsStream::new(rustls::ServerConnection::new(config)?, stream)));
         }
     });
     (address, certified.cert.pem())

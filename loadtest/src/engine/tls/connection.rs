@@ -11,7 +11,7 @@ use super::{TURN, Worker};
 use crate::engine::connection::Stage;
 use crate::session::{Judging, Session};
 use crate::stats::{Cause, Counter};
-use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, Violation, write_client_header, write_control};
+use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, Violation, close_code, write_client_header, write_control};
 use crate::websocket::handshake::Answer;
 
 /// What one connection may read or write in a turn, about.
@@ -184,8 +184,8 @@ impl Worker<'_> {
             self.tally.count(Counter::Pings);
             self.send_control(key, Opcode::Pong, &payload);
         }
-        if signals.closed {
-            return self.on_close(key);
+        if let Some(code) = signals.close {
+            return self.on_close(key, code);
         }
         if self.connections.get(key).is_some_and(|it| it.stage == Stage::Greeting && it.session.has_echoed()) {
             self.on_open(key);
@@ -284,11 +284,11 @@ impl Worker<'_> {
         connection.is_in_window = true;
         self.closing += 1;
         self.tally.count(Counter::ClosesSent);
-        self.send_control(key, Opcode::Close, &1000_u16.to_be_bytes());
+        self.send_control(key, Opcode::Close, &close_code::NORMAL.to_be_bytes());
     }
 
-    /// The server's Close has arrived.
-    fn on_close(&mut self, key: usize) {
+    /// The server's Close has arrived, and this side's is to have this code if it is still to be sent.
+    fn on_close(&mut self, key: usize, code: u16) {
         let connection = &mut self.connections[key];
         connection.is_closed = true;
         if connection.stage == Stage::Closing {
@@ -296,7 +296,7 @@ impl Worker<'_> {
         }
         self.closed_early(key);
         self.connections[key].stage = Stage::Closing;
-        self.send_control(key, Opcode::Close, &1000_u16.to_be_bytes());
+        self.send_control(key, Opcode::Close, &code.to_be_bytes());
     }
 
     /// The connection has ended, for this cause if it was not ready yet.
@@ -310,10 +310,14 @@ impl Worker<'_> {
         self.finish(key);
     }
 
+    /// The server has broken the protocol. It is told why (RFC 6455 section 7.1.7), not waited for.
     fn on_violation(&mut self, key: usize, violation: Violation) {
         self.tally.count(Counter::Violations);
         *self.tally.violations.entry(violation.to_string()).or_default() += 1;
         self.settle_greeting(key);
+        if std::mem::replace(&mut self.connections[key].stage, Stage::Closing) != Stage::Closing {
+            self.send_control(key, Opcode::Close, &violation.close_code().to_be_bytes());
+        }
         self.finish(key);
     }
 

@@ -19,7 +19,7 @@ use crate::output::table::count;
 use crate::own_server::OwnServerError;
 use crate::sampling::processes::Processes;
 use crate::sampling::{KernelMemory, Memory};
-use crate::scenario::{Scenario, Upkeep, threads_needed};
+use crate::scenario::{Scenario, threads_needed};
 use crate::server::{Server, ServerChoice};
 use crate::server_command::ServerCommandError;
 use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
@@ -76,9 +76,6 @@ pub enum RunError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// What is not there with TLS.
-    #[error("--reconnect-every, --lifetime, --ping-every and --slow-readers are not supported with wss://")]
-    TlsUpkeep,
     /// Too many for one table of descriptors.
     #[error(
         "{0} connections through TLS do not fit into the {1} descriptors that this process may have (RLIMIT_NOFILE; raise \
@@ -141,7 +138,6 @@ impl RunError {
                 | Self::Cpu(..)
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
-                | Self::TlsUpkeep
                 | Self::Step(_)
         )
     }
@@ -182,11 +178,8 @@ pub fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
 /// Descriptors that a process needs besides its connections', generously.
 const OTHER_DESCRIPTORS: u64 = 100;
 
-/// TLS takes a simpler way, which can do less.
+/// TLS takes a simpler way, where all connections share one table of descriptors.
 fn check_tls(settings: &Settings, layout: &Layout) -> Result<(), RunError> {
-    if settings.scenario.upkeep != Upkeep::default() {
-        return Err(RunError::TlsUpkeep);
-    }
     let connections = settings.scenario.connections;
     if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
         return Err(RunError::TlsDescriptors(connections, layout.descriptors));

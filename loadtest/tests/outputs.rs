@@ -135,6 +135,19 @@ fn a_file_that_cannot_be_written_is_refused_before_the_run() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write /no/such/directory/r.html"));
 }
 
+/// `/dev/full` can be opened, and takes nothing.
+#[test]
+fn a_full_disk_costs_no_more_than_its_own_file() {
+    let files = Files::new("full");
+    let csv = files.path("r.csv");
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let output = run(&url, &["--json", "/dev/full", "--csv", &csv, "--html", "/dev/full", "--fail-if", "rate<0"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(error.matches("/dev/full: No space left").count(), 2, "{error}");
+    assert!(files.text("r.csv").lines().count() > 1);
+}
+
 #[test]
 fn a_command_brings_its_server_and_takes_it_along() {
     let files = Files::new("command");

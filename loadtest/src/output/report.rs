@@ -94,6 +94,8 @@ pub struct Outcome<'a> {
     pub series: Vec<Sample>,
     /// Whether the run was ended early.
     pub interrupted: bool,
+    /// Whether the server's process ended before the run did.
+    pub has_server_ended: bool,
 }
 
 /// The results.
@@ -335,6 +337,10 @@ impl Report {
         let Outcome { scenario, tally, .. } = &outcome;
         let load = Load::of(scenario);
         let measured = outcome.measured.as_ref().map(|measured| MeasuredReport::of(measured, &load, tally));
+        let mut verdict = measured.as_ref().map(Verdict::on);
+        if let Some(verdict) = verdict.as_mut().filter(|_| outcome.has_server_ended) {
+            verdict.warnings.push("the server's process ended before the run did".to_owned());
+        }
         Self {
             version: VERSION,
             ringload: env!("CARGO_PKG_VERSION").to_owned(),
@@ -342,7 +348,7 @@ impl Report {
             interrupted: outcome.interrupted,
             connections: Connections::of(scenario, tally, outcome.connect_time),
             messages: MessageCounts::of(tally),
-            verdict: measured.as_ref().map(Verdict::on),
+            verdict,
             measured,
             memory: MemoryReport::of(&outcome.memory),
             runs: vec![RunReport {

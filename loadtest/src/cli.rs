@@ -171,6 +171,9 @@ impl ReportArgs {
             Ok(reports) => reports,
             Err(error) => return complain(error, EXIT_CANNOT_RUN),
         };
+        if let Err(message) = self.results.resolve() {
+            return complain(message, EXIT_USAGE);
+        }
         let report = merge::merge(&reports).expect("at least one file is required");
         match self.results.publish(&report) {
             Ok(is_ok) => exit_code(is_ok),
@@ -194,6 +197,9 @@ impl RunArgs {
                 }
                 Err(message) => complain(message, EXIT_USAGE),
             };
+        }
+        if let Err(message) = self.results.resolve() {
+            return complain(message, EXIT_USAGE);
         }
         if let Err(error) = self.results.check() {
             return complain(error, EXIT_CANNOT_RUN);

@@ -91,6 +91,9 @@ pub enum RunError {
     /// Messages that cannot be seen.
     #[error("--size 0 makes no messages without frames: choose at least 1 with tcp")]
     EmptyTcp,
+    /// Frames where there are none.
+    #[error("--ping-every sends frames, and tcp has none")]
+    PingTcp,
     /// A processor that is not there.
     #[error("processor {0} of --cpus or --server-cpus cannot be used here (usable: {1:?})")]
     Cpu(usize, Vec<usize>),
@@ -138,6 +141,7 @@ impl RunError {
                 | Self::Cpu(..)
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
+                | Self::PingTcp
                 | Self::Step(_)
         )
     }
@@ -257,6 +261,9 @@ impl<'a> Run<'a> {
         let traffic = &scenario.traffic;
         if !is_framed && traffic.sizes.min() == 0 {
             return Err(RunError::EmptyTcp);
+        }
+        if !is_framed && scenario.upkeep.ping_every.is_some() {
+            return Err(RunError::PingTcp);
         }
         let wanted = settings.sources.as_ref();
         let sources = Sources::new(targets, scenario.connections, ports, std::process::id(), wanted)?;

@@ -133,6 +133,9 @@ fn a_file_that_cannot_be_written_is_refused_before_the_run() {
     let output = run("ws://127.0.0.1:1/", &["--html", "/no/such/directory/r.html"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write /no/such/directory/r.html"));
+    let output = run("ws://127.0.0.1:1/", &["--html", "r.out", "--json", "r.out"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("r.out is to be written twice"));
 }
 
 /// `/dev/full` can be opened, and takes nothing.

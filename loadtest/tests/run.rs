@@ -48,6 +48,7 @@ fn without_frames_the_same_is_checked() {
         assert!(outcome.number("/measured/echoes") > 0);
     }
     assert_eq!(run_any(&[&url, "--size", "0"]).code, Some(2));
+    assert_eq!(run_any(&[&url, "--ping-every", "1"]).code, Some(2));
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn a_single_connection_may_be_opened_again() {
         let outcome = run_any(&[url, "--insecure", "-c", "1", "--reconnect-every", "0.05", "--duration", "1"]);
         assert_eq!(outcome.code, Some(0), "{}", outcome.output);
         assert!(outcome.json["measured"]["seconds"].as_f64() >= Some(1.0), "{}", outcome.output);
+        assert!(outcome.output.contains("1 of 1 opened"), "{}", outcome.output);
         assert!(outcome.number("/connections/recycled") >= 2, "{}", outcome.output);
     }
 }

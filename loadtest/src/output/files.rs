@@ -46,6 +46,13 @@ impl WriteError {
 }
 
 impl Results {
+    /// Refuses files that would be written over each other.
+    pub fn resolve(&self) -> Result<(), String> {
+        let files: Vec<_> = [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten().collect();
+        let twice = files.iter().enumerate().find(|&(index, file)| files[..index].contains(file) && !is_device(file));
+        twice.map_or(Ok(()), |(_, file)| Err(format!("{} is to be written twice", file.display())))
+    }
+
     /// Refuses, before a long run, files that cannot be written. It leaves none behind.
     pub fn check(&self) -> Result<(), WriteError> {
         for path in [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten() {
@@ -78,6 +85,11 @@ impl Results {
         }
         Ok(report.ok && breaches.is_empty())
     }
+}
+
+/// What is written there does not stay: `/dev/null`, a pipe.
+fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
 }
 
 fn write(

@@ -213,7 +213,8 @@ fn variables_behind(error: &str, value_of: impl Fn(&OsStr) -> Option<OsString>) 
     let line = |arg: &clap::Arg| {
         let (flag, variable) = (arg.get_long()?, arg.get_env()?);
         let value = value_of(variable).filter(|_| error.contains(&format!("--{flag}")))?;
-        Some(format!("{} is set to {value:?} (--{flag} on the command line wins over it)", variable.display()))
+        let (variable, value) = (variable.display(), value.display());
+        Some(format!("{variable} is set to \"{value}\" (--{flag} on the command line wins over it)"))
     };
     command.get_arguments().filter_map(line).collect()
 }

@@ -474,7 +474,9 @@ mod tests {
     fn whoever_is_to_come_back_is_not_gone() {
         let mut counts = Counts::default();
         let mut after = |counters: &[Counter]| {
-            counters.iter().for_each(|&counter| counts[counter] += 1);
+            for &counter in counters {
+                counts[counter] += 1;
+            }
             counts.are_all_gone(1)
         };
         assert!(!after(&[Counter::Attempted]));

@@ -323,7 +323,8 @@ mod tests {
 
     #[test]
     fn each_count_is_looked_at_by_its_name() {
-        let counts: [(&str, fn(&mut Report)); 10] = [
+        type Happen = fn(&mut Report);
+        let counts: [(&str, Happen); 10] = [
             ("lost", |it| it.messages.lost = 1),
             ("reordered", |it| it.messages.reordered = 1),
             ("corrupted", |it| it.messages.corrupted = 1),

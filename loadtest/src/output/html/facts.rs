@@ -20,7 +20,7 @@ pub(super) fn result(report: &Report) -> String {
 pub(super) fn key_figures(report: &Report) -> String {
     let mut figures = vec![(
         "connections",
-        count(report.connections.opened),
+        count(report.opened_first()),
         format!("of {} opened", count(report.connections.requested)),
     )];
     if let Some(measured) = &report.measured {

@@ -3,9 +3,6 @@
 mod runner;
 mod server;
 
-use std::time::{Duration, Instant};
-
-use ringload::sampling::resident_bytes;
 use runner::{Running, ringload, run, run_any};
 use rustix::process::Signal;
 use server::{Behaviour, start};
@@ -105,28 +102,6 @@ fn a_server_that_is_gone_in_the_midst_of_it_is_a_result() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the server's process ended before the run did"), "{text}");
     assert!(text.contains("4 closed early") && text.contains("latency"), "{text}");
-}
-
-/// The server that is started for a run is the one that people run: what it kept for peers that did not read goes back to
-/// the system when they are gone.
-#[test]
-fn the_own_server_returns_memory_as_ringecho_does() {
-    let mut server = Running::start(&["serve", "--listen", "127.0.0.1:0"]);
-    let line = server.wait_for("ringecho listening on ");
-    let url = format!("ws://{}/", line.split_whitespace().nth(3).unwrap());
-    let pid = server.pid();
-    let slow = ["-c", "20", "--slow-readers", "20", "--size", "65536", "--duration", "1", "--server-pid"];
-    let outcome = run_any(&[&[url.as_str()], &slow[..], &[&pid.to_string()]].concat());
-    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-    let [before, kept] = ["before", "at_end"].map(|at| outcome.number(&format!("/memory/{at}/server/rss_bytes")));
-    assert!(kept > before + (10 << 20), "{before} {kept}: {}", outcome.output);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while resident_bytes(pid).unwrap() > before + (kept - before) / 3 {
-        assert!(Instant::now() < deadline, "{} of {kept} bytes are still there", resident_bytes(pid).unwrap());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    server.signal(Signal::KILL);
-    server.end();
 }
 
 #[test]

@@ -4,10 +4,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::Value;
 
 /// What a run came to.
@@ -41,6 +42,11 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
+        // SAFETY: between fork and exec there is one bare system call.
+        unsafe {
+            // Whatever happens to the test, what it has started does not outlive it.
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
         let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("ringload starts");
         let lines = BufReader::new(child.stdout.take().expect("piped"));
         Self { child, lines, said: String::new() }

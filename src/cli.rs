@@ -4,17 +4,17 @@
 #![allow(clippy::doc_markdown)]
 
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Machine};
 use crate::engine::uring::buffers::PoolShape;
 use crate::engine::{Engine, EngineError};
-use crate::sys::log;
+use crate::sys::{self, log};
 use crate::{protocol, server};
 
 /// It could not start or run.
@@ -169,12 +169,20 @@ impl EngineChoice {
     }
 }
 
-/// Runs the program on `args`, the first of which is its name, and says how it went.
+/// Runs the program on `args`, the first of which is its name, and says how it went. That includes what must happen
+/// before any memory is touched, so that this is the same server in whatever program it runs.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // Without these everything works, in more memory.
+    let _ = sys::refuse_huge_pages();
+    sys::return_freed_memory_at_once();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
+            // Help and version are such errors, too, and speak of all flags.
+            if e.use_stderr() {
+                name_variables(&e.to_string());
+            }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(EXIT_BAD_ARGUMENTS));
         }
     };
@@ -186,9 +194,29 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("ringecho: {e}");
+            name_variables(&e.to_string());
             ExitCode::from(if e.is::<ConfigError>() { EXIT_BAD_ARGUMENTS } else { EXIT_FAILURE })
         }
     }
+}
+
+/// Says which of the flags that an error speaks of have a value from the environment: who has typed no flag does not
+/// look for one.
+fn name_variables(error: &str) {
+    for line in variables_behind(error, |variable| std::env::var_os(variable)) {
+        log(format_args!("{line}"));
+    }
+}
+
+fn variables_behind(error: &str, value_of: impl Fn(&OsStr) -> Option<OsString>) -> Vec<String> {
+    let command = ServeArgs::augment_args(clap::Command::new("serve"));
+    let line = |arg: &clap::Arg| {
+        let (flag, variable) = (arg.get_long()?, arg.get_env()?);
+        let value = value_of(variable).filter(|_| error.contains(&format!("--{flag}")))?;
+        let (variable, value) = (variable.display(), value.display());
+        Some(format!("{variable} is set to \"{value}\" (--{flag} on the command line wins over it)"))
+    };
+    command.get_arguments().filter_map(line).collect()
 }
 
 fn serve(args: &ServeArgs) -> Result<(), Box<dyn Error>> {
@@ -242,6 +270,15 @@ mod tests {
             let variable = format!("RINGECHO_{}", flag.replace('-', "_").to_uppercase());
             assert_eq!(arg.get_env(), Some(variable.as_ref()), "--{flag}");
         }
+    }
+
+    #[test]
+    fn an_error_names_the_variable_behind_it() {
+        let set = |variable: &OsStr| ["RINGECHO_WORKERS", "RINGECHO_PATH"].iter().any(|it| variable == *it);
+        let lines = |error| variables_behind(error, |variable| set(variable).then(OsString::new));
+        let of_workers = "RINGECHO_WORKERS is set to \"\" (--workers on the command line wins over it)";
+        assert_eq!(lines("invalid value '' for '--workers <N>': cannot parse integer from empty string"), [of_workers]);
+        assert!(lines("invalid value '' for '--listen <ADDR:PORT>'").is_empty());
     }
 
     #[test]

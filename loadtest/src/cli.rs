@@ -9,11 +9,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::display::Show;
 use crate::output::files::Results;
-use crate::output::{json, merge};
+use crate::output::{json, merge, say};
 use crate::run::{self, Settings};
 use crate::search::{self, Quantity};
 use crate::server::ServerChoice;
@@ -74,6 +74,10 @@ struct RunArgs {
     #[arg(long = "scenario", value_name = "FILE")]
     scenario_file: Option<PathBuf>,
 
+    /// Leave these options of the scenario file out, like `no-verify,rate`
+    #[arg(long, value_name = "OPTIONS", value_delimiter = ',', requires = "scenario_file")]
+    without: Vec<String>,
+
     /// Print the scenario as a file for --scenario, all defaults included, and do not run it
     #[arg(long)]
     print_scenario: bool,
@@ -90,7 +94,7 @@ struct RunArgs {
     #[arg(long, value_name = "LIST", conflicts_with = "url")]
     server_cpus: Option<Cpus>,
 
-    /// More arguments for the server started for the run, separated by spaces
+    /// More arguments for the server started for the run, split into words as a shell does
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true, conflicts_with = "url")]
     server_args: Option<String>,
 
@@ -139,15 +143,25 @@ fn exit_code(is_ok: bool) -> ExitCode {
     if is_ok { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAULTS) }
 }
 
-/// Parses the arguments, and again with those of a scenario file before them if there is one.
+/// Parses the arguments, with those of a scenario file before them if there is one.
 fn parse(mut args: Vec<OsString>) -> Result<Command, String> {
-    let command = Cli::parse_from(&args).command;
-    let Command::Run(run) = &command else { return Ok(command) };
-    let Some(path) = &run.scenario_file else { return Ok(command) };
-    let from_file = scenario_file::arguments(path, |key| run.scenario.has_list(key))?;
-    // Behind the program and the subcommand.
-    args.splice(2..2, from_file);
+    // What is wrong with these alone may be right with those of the file, or else is complained about below.
+    let mut command = Cli::command().ignore_errors(true);
+    if let Ok(given) = command.try_get_matches_from_mut(&args)
+        && let Some((name, given)) = given.subcommand()
+        && let Some(path) = given.try_get_one::<PathBuf>("scenario_file").ok().flatten()
+    {
+        let command = command.find_subcommand(name).expect("it was just found");
+        let from_file = scenario_file::arguments(path, command, given)?;
+        // Behind the program and the subcommand.
+        args.splice(2..2, from_file);
+    }
     Ok(Cli::parse_from(&args).command)
+}
+
+/// The words of more arguments for a server.
+fn words(args: &str) -> Result<Vec<String>, String> {
+    shlex::split(args).ok_or_else(|| format!("--server-args {args:?}: its quotes do not match"))
 }
 
 impl ReportArgs {
@@ -157,6 +171,9 @@ impl ReportArgs {
             Ok(reports) => reports,
             Err(error) => return complain(error, EXIT_CANNOT_RUN),
         };
+        if let Err(message) = self.results.resolve() {
+            return complain(message, EXIT_USAGE);
+        }
         let report = merge::merge(&reports).expect("at least one file is required");
         match self.results.publish(&report) {
             Ok(is_ok) => exit_code(is_ok),
@@ -175,11 +192,14 @@ impl RunArgs {
         if self.print_scenario {
             return match self.scenario.resolve() {
                 Ok(_) => {
-                    print!("{}", self.scenario.to_toml());
+                    say(format_args!("{}", self.scenario.to_toml()));
                     ExitCode::SUCCESS
                 }
                 Err(message) => complain(message, EXIT_USAGE),
             };
+        }
+        if let Err(message) = self.results.resolve() {
+            return complain(message, EXIT_USAGE);
         }
         if let Err(error) = self.results.check() {
             return complain(error, EXIT_CANNOT_RUN);
@@ -213,7 +233,7 @@ impl RunArgs {
         let server = if self.scenario.url.is_empty() {
             ServerChoice::Own {
                 protocol: if self.scenario.tcp { Protocol::Tcp } else { Protocol::WebSocket },
-                args: self.server_args.iter().flat_map(|args| args.split_whitespace()).map(str::to_owned).collect(),
+                args: self.server_args.as_deref().map(words).transpose()?.unwrap_or_default(),
                 cpus: self.server_cpus.map(|cpus| cpus.0),
             }
         } else if let Some(command) = self.server_cmd {
@@ -245,7 +265,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use clap::CommandFactory;
 
     fn resolve(args: &[&str]) -> Result<Settings, String> {
         let cli = Cli::try_parse_from([&["ringload", "run"], args].concat()).map_err(|error| error.to_string())?;
@@ -321,6 +340,45 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_file_says_can_be_taken_back() {
+        let path = std::env::temp_dir().join(format!("ringload-taken-back-{}.toml", std::process::id()));
+        let all = "url = 'ws://a/'\nno-verify = true\nno-greet = true\ninsecure = true\nrate = 5\nlifetime = 9\n";
+        std::fs::write(&path, all).unwrap();
+        let parsed = |more: &[&str]| {
+            let args = [&["ringload", "run", "--scenario", path.to_str().unwrap()], more].concat();
+            match parse(args.into_iter().map(OsString::from).collect()) {
+                Ok(Command::Run(args)) => args.resolve(),
+                Ok(Command::Report(_)) => unreachable!("the first argument is run"),
+                Err(error) => Err(error),
+            }
+        };
+        let file = parsed(&[]).unwrap();
+        assert!(!file.scenario.traffic.verify && file.tls.insecure && file.scenario.traffic.open.is_some());
+        let without = parsed(&["--without", "no-verify,no-greet", "--without", "insecure,rate"]).unwrap();
+        assert!(without.scenario.traffic.verify && without.scenario.connect.greet && !without.tls.insecure);
+        assert!(without.scenario.traffic.open.is_none());
+        // What contradicts the command line has lost, too.
+        let every = parsed(&["--reconnect-every", "1"]).unwrap().scenario.upkeep.reconnect_every;
+        assert_eq!(every, Some(Duration::from_secs(1)));
+        assert!(matches!(parsed(&["--tcp"]).unwrap().server, ServerChoice::Own { protocol: Protocol::Tcp, .. }));
+        // What the command line alone would lack, the file may have.
+        assert!(matches!(parsed(&["--server-pid", "1"]).unwrap().server, ServerChoice::Running { pid: Some(1), .. }));
+        let error = parsed(&["--without", "verify"]).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.contains("--without verify: not an option of a scenario; there are: active"), "{error}");
+    }
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        let args = |text: &str| match resolve(&["--server-args", text]).unwrap().server {
+            ServerChoice::Own { args, .. } => args,
+            ServerChoice::Running { .. } | ServerChoice::Command { .. } => unreachable!("there is no URL"),
+        };
+        assert_eq!(args("--workers 1  --subprotocol 'a b'"), ["--workers", "1", "--subprotocol", "a b"]);
+        assert!(args("").is_empty());
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for args in [
             &["--connections", "0"][..],
@@ -351,6 +409,8 @@ mod tests {
             &["ws://127.0.0.1:1/", "--server-cpus", "0"],
             &["ws://127.0.0.1:1/", "--server-args", "x"],
             &["ws://127.0.0.1:1/", "--tcp"],
+            &["--server-args", "--path '/unfinished"],
+            &["--without", "rate"],
         ] {
             assert!(resolve(args).is_err(), "{args:?}");
         }

@@ -19,7 +19,7 @@ use crate::output::table::count;
 use crate::own_server::OwnServerError;
 use crate::sampling::processes::Processes;
 use crate::sampling::{KernelMemory, Memory};
-use crate::scenario::{Scenario, Upkeep, threads_needed};
+use crate::scenario::{Scenario, threads_needed};
 use crate::server::{Server, ServerChoice};
 use crate::server_command::ServerCommandError;
 use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
@@ -76,9 +76,6 @@ pub enum RunError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// What is not there with TLS.
-    #[error("--reconnect-every, --lifetime, --ping-every and --slow-readers are not supported with wss://")]
-    TlsUpkeep,
     /// Too many for one table of descriptors.
     #[error(
         "{0} connections through TLS do not fit into the {1} descriptors that this process may have (RLIMIT_NOFILE; raise \
@@ -94,6 +91,9 @@ pub enum RunError {
     /// Messages that cannot be seen.
     #[error("--size 0 makes no messages without frames: choose at least 1 with tcp")]
     EmptyTcp,
+    /// Frames where there are none.
+    #[error("--ping-every sends frames, and tcp has none")]
+    PingTcp,
     /// A processor that is not there.
     #[error("processor {0} of --cpus or --server-cpus cannot be used here (usable: {1:?})")]
     Cpu(usize, Vec<usize>),
@@ -141,7 +141,7 @@ impl RunError {
                 | Self::Cpu(..)
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
-                | Self::TlsUpkeep
+                | Self::PingTcp
                 | Self::Step(_)
         )
     }
@@ -182,11 +182,8 @@ pub fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
 /// Descriptors that a process needs besides its connections', generously.
 const OTHER_DESCRIPTORS: u64 = 100;
 
-/// TLS takes a simpler way, which can do less.
+/// TLS takes a simpler way, where all connections share one table of descriptors.
 fn check_tls(settings: &Settings, layout: &Layout) -> Result<(), RunError> {
-    if settings.scenario.upkeep != Upkeep::default() {
-        return Err(RunError::TlsUpkeep);
-    }
     let connections = settings.scenario.connections;
     if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
         return Err(RunError::TlsDescriptors(connections, layout.descriptors));
@@ -240,6 +237,7 @@ struct Run<'a> {
     interrupted: Arc<AtomicBool>,
     observer: Observer,
     before: MemoryAt,
+    has_server_ended: bool,
 }
 
 /// How waiting ended.
@@ -263,6 +261,9 @@ impl<'a> Run<'a> {
         let traffic = &scenario.traffic;
         if !is_framed && traffic.sizes.min() == 0 {
             return Err(RunError::EmptyTcp);
+        }
+        if !is_framed && scenario.upkeep.ping_every.is_some() {
+            return Err(RunError::PingTcp);
         }
         let wanted = settings.sources.as_ref();
         let sources = Sources::new(targets, scenario.connections, ports, std::process::id(), wanted)?;
@@ -298,7 +299,19 @@ impl<'a> Run<'a> {
         let observer = Observer::new(server.pid(), traffic.sizes.mean(), display);
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
         let started = SystemTime::now();
-        Ok(Self { scenario, server, load_cpus, started, shared, threads, interrupted, observer, before })
+        let has_server_ended = false;
+        Ok(Self {
+            scenario,
+            server,
+            load_cpus,
+            started,
+            shared,
+            threads,
+            interrupted,
+            observer,
+            before,
+            has_server_ended,
+        })
     }
 
     /// Leads all threads through the phases.
@@ -307,7 +320,7 @@ impl<'a> Run<'a> {
         let begun = Instant::now();
         let connected = self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] == wanted)?;
         let connect_time = begun.elapsed();
-        let idle = memory_now(self.server.pid())?;
+        let idle = self.memory()?;
         let open_when_idle = self.counts().open();
 
         let mut measured = None;
@@ -320,7 +333,7 @@ impl<'a> Run<'a> {
 
         self.begin(Phase::Drain)?;
         self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| counts.in_flight() == 0)?;
-        let at_end = memory_now(self.server.pid())?;
+        let at_end = self.memory()?;
         self.begin(Phase::Close)?;
         self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;
         self.begin(Phase::Stop)?;
@@ -339,6 +352,7 @@ impl<'a> Run<'a> {
             memory: MemoryMarks { before: self.before, idle, at_end, open_when_idle },
             series: self.observer.finish().into_samples(),
             interrupted: was_interrupted,
+            has_server_ended: self.has_server_ended,
         }))
     }
 
@@ -350,20 +364,26 @@ impl<'a> Run<'a> {
                 return Ok(None);
             }
         }
-        let first = self.mark()?;
+        let first = Mark::now(self.counts(), self.server.pid());
         self.begin(Phase::Measure)?;
         let threads = u64::from(self.shared.threads);
-        let limit = self.scenario.traffic.limit;
+        let (limit, requested) = (self.scenario.traffic.limit, u64::from(self.scenario.connections));
         self.wait(Phase::Measure, Some(self.scenario.duration), |counts| {
-            counts.open() == 0 || (limit.is_some() && counts[Counter::QuotaMet] == threads)
+            counts.are_all_gone(requested) || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
-        let last = self.mark()?;
+        let last = Mark::now(self.counts(), self.server.pid());
         Ok(Some(last.since(&first, &self.load_cpus)))
     }
 
-    fn mark(&self) -> Result<Mark, RunError> {
-        let pid = self.server.pid();
-        Mark::now(self.counts(), pid).map_err(|error| RunError::Sample(pid.unwrap_or_default(), error))
+    /// The memory now. That the server's process has ended meanwhile is a result, and no reason to have none.
+    fn memory(&mut self) -> Result<MemoryAt, RunError> {
+        match memory_now(self.server.pid()) {
+            Err(RunError::Sample(..)) => {
+                self.has_server_ended = true;
+                memory_now(None)
+            }
+            memory => memory,
+        }
     }
 
     fn begin(&self, phase: Phase) -> Result<(), RunError> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::output::report::{LatencyReport, Report};
+use crate::output::say;
 use crate::output::table::count;
 use crate::run::{self, RunError, Settings};
 use crate::sampling::KernelMemory;
@@ -73,7 +74,7 @@ pub fn run(search: &Search, settings_for: impl Fn(u64) -> Result<Settings, Strin
         }
     }
     let unit = search.quantity.unit();
-    println!("{}", knee.describe(unit, limit < search.limit));
+    say(format_args!("{}\n", knee.describe(unit, limit < search.limit)));
     match best {
         Some((settings, report)) => Ok(settings.results.publish(&report)?),
         None => Ok(false),
@@ -94,7 +95,7 @@ fn step(
         format!("p50 {:.2} ms  p99 {:.2} ms  p99.9 {:.2} ms", it.p50 / 1e3, it.p99 / 1e3, it.p99_9 / 1e3)
     });
     let verdict = fault.as_ref().map_or_else(|| "holds".to_owned(), |fault| format!("fails: {fault}"));
-    println!("{:>12}{}  {latency}  {verdict}", count(value), search.quantity.unit());
+    say(format_args!("{:>12}{}  {latency}  {verdict}\n", count(value), search.quantity.unit()));
     Ok((report, fault))
 }
 

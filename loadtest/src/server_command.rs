@@ -114,6 +114,9 @@ impl ServerCommand {
 
     fn last_words(&self) -> String {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_empty() {
+            return "  (nothing)".to_owned();
+        }
         said.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     }
 

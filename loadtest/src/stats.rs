@@ -108,6 +108,14 @@ impl Counts {
         self[Counter::Opened] - self[Counter::Ended]
     }
 
+    /// Whether none of the `requested` connections is open, and none is going to be opened again.
+    #[must_use]
+    pub fn are_all_gone(&self, requested: u64) -> bool {
+        let is_nobody_coming = self[Counter::Settled] == self[Counter::Attempted]
+            && self[Counter::Attempted] == requested + self[Counter::Recycled];
+        self.open() == 0 && is_nobody_coming
+    }
+
     /// Messages whose echo is still to come.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
@@ -460,6 +468,23 @@ mod tests {
         tally.echo(Counter::Echoed, None, 9_001_999);
         assert_eq!((tally.counts[Counter::MeasuredEchoes], tally.latencies.count()), (2, 2));
         assert!(tally.latencies.max().unwrap().as_micros() >= 8999);
+    }
+
+    #[test]
+    fn whoever_is_to_come_back_is_not_gone() {
+        let mut counts = Counts::default();
+        let mut after = |counters: &[Counter]| {
+            for &counter in counters {
+                counts[counter] += 1;
+            }
+            counts.are_all_gone(1)
+        };
+        assert!(!after(&[Counter::Attempted]));
+        assert!(!after(&[Counter::Settled, Counter::Opened]));
+        assert!(!after(&[Counter::Recycled]));
+        assert!(!after(&[Counter::Ended]), "it is closed, and not yet being opened");
+        assert!(!after(&[Counter::Attempted]));
+        assert!(after(&[Counter::Settled, Counter::Failed]));
     }
 
     #[test]

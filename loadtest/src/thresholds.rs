@@ -288,6 +288,7 @@ impl Unit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::report::Violation;
     use crate::output::report::tests::report;
 
     fn fails(threshold: &str, report: &Report) -> Option<String> {
@@ -318,6 +319,32 @@ mod tests {
         }
         assert_eq!(fails("rate<2000", &report).unwrap(), "rate<2000: it is 1,000");
         assert!(fails("p99.9>1ms", &report).unwrap().contains("it is 2.0"));
+    }
+
+    #[test]
+    fn each_count_is_looked_at_by_its_name() {
+        type Happen = fn(&mut Report);
+        let counts: [(&str, Happen); 10] = [
+            ("lost", |it| it.messages.lost = 1),
+            ("reordered", |it| it.messages.reordered = 1),
+            ("corrupted", |it| it.messages.corrupted = 1),
+            ("late", |it| it.messages.late = 1),
+            ("duplicated", |it| it.messages.duplicated = 1),
+            ("unexpected", |it| it.messages.unexpected = 1),
+            ("unsent", |it| it.messages.unsent = 1),
+            ("failed", |it| it.connections.failed = 1),
+            ("closed-early", |it| it.connections.closed_early = 1),
+            ("violations", |it| it.connections.violations.push(Violation { what: "mask".to_owned(), count: 1 })),
+        ];
+        for (name, happen) in counts {
+            let mut report = report();
+            happen(&mut report);
+            for (other, _) in counts {
+                assert_eq!(fails(&format!("{other}>0"), &report).is_some(), other == name, "{other} of {name}");
+            }
+            assert_eq!(fails("errors>0", &report).is_some(), name != "unsent", "{name} is an error");
+            assert!(NAMES.contains(name), "{name} is not named");
+        }
     }
 
     #[test]

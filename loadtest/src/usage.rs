@@ -1,7 +1,6 @@
 //! What both sides have used of the processors between two moments.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::time::Instant;
 
 use crate::output::report::{Measured, Usage};
@@ -32,19 +31,20 @@ pub struct LoadCpus {
 }
 
 impl Mark {
-    /// Now; the error is that of the server's process.
-    pub fn now(counts: Counts, server_pid: Option<u32>) -> io::Result<Self> {
+    /// Now. Without the server if its process has ended.
+    #[must_use]
+    pub fn now(counts: Counts, server_pid: Option<u32>) -> Self {
         let server = |pid| {
-            let processes = Processes::of(pid)?;
-            Ok::<_, io::Error>((processes.cpu_time()?, processes.threads()))
+            let processes = Processes::of(pid).ok()?;
+            Some((processes.cpu_time().ok()?, processes.threads()))
         };
-        Ok(Self {
+        Self {
             at: Instant::now(),
             counts,
-            server: server_pid.map(server).transpose()?,
+            server: server_pid.and_then(server),
             load: (CpuTime::of_self(), Processes::of_self().threads()),
             machine: MachineCpu::now(),
-        })
+        }
     }
 
     /// What happened since `first`.

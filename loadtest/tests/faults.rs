@@ -3,8 +3,10 @@
 mod runner;
 mod server;
 
+use ringload::interval::IntervalHistogram;
+use ringload::series::Encoded;
 use runner::{Outcome, run};
-use server::{Behaviour, STALL, start};
+use server::{ACCEPT, Behaviour, STALL, start};
 
 /// Everything that can be wrong with messages.
 const FAULTS: [&str; 6] = ["lost", "reordered", "corrupted", "late", "duplicated", "unexpected"];
@@ -15,6 +17,20 @@ fn only(outcome: &Outcome, fault: &str) -> u64 {
         assert_eq!(outcome.number(&format!("/messages/{other}")), 0, "{other}: {}", outcome.output);
     }
     outcome.number(&format!("/messages/{fault}"))
+}
+
+#[test]
+fn servers_may_differ_without_a_fault() {
+    for behaviour in [Behaviour::TwoSegments, Behaviour::BareClose, Behaviour::SlowAccept] {
+        let outcome = run(start(behaviour), &["--depth", "2"]);
+        assert_eq!(outcome.code, Some(0), "{behaviour:?}: {}", outcome.output);
+        assert_eq!(outcome.number("/connections/closes_answered"), 4, "{behaviour:?}: {}", outcome.output);
+        assert!(outcome.number("/measured/echoes") > 0, "{behaviour:?}: {}", outcome.output);
+        if behaviour == Behaviour::SlowAccept {
+            let ready_us = outcome.json["connections"]["latency_us"]["min"].as_f64().unwrap();
+            assert!(ready_us >= 0.99 * ACCEPT.as_micros() as f64, "the wait is seen: {ready_us}");
+        }
+    }
 }
 
 #[test]
@@ -58,23 +74,43 @@ fn a_welcome_is_unexpected_and_does_no_harm() {
     assert_eq!(outcome.number("/messages/echoed"), 104);
 }
 
+/// Messages per second in the tests with a stall.
+const RATE: f64 = 400.0;
+
+/// The measured latencies in full.
+fn histogram(outcome: &Outcome) -> IntervalHistogram {
+    let encoded = outcome.json["measured"]["latency_histogram"].clone();
+    serde_json::from_value::<Encoded>(encoded).expect("there were echoes").decode().expect("a histogram")
+}
+
 #[test]
 fn a_stall_shows_in_an_open_loop_with_its_whole_length() {
-    // 400 messages a second for three seconds; after one second nothing is echoed for one.
+    // For three seconds; after one second nothing is echoed for one.
     let open = ["--rate", "400", "--duration", "3", "--drain-timeout", "10"];
     for more in [&[][..], &["--arrivals", "poisson"], &["--depth", "1"]] {
         let outcome = run(start(Behaviour::Stall(400)), &[&open[..], more].concat());
         assert_eq!(outcome.code, Some(0), "{}", outcome.output);
-        let latency = |name: &str| outcome.json["measured"]["latency_us"][name].as_f64().unwrap();
-        let stall_us = STALL.as_secs_f64() * 1e6;
-        assert!(latency("p99_9") > 0.97 * stall_us, "{}", outcome.output);
-        // A third of all messages were due while the server stalled: their latencies go evenly from the stall to nothing.
-        assert!(latency("p90") > 0.5 * stall_us, "{}", outcome.output);
-        let sent = outcome.number("/messages/sent") - 4;
-        assert!((1100..1300).contains(&sent), "the rate is kept: {sent}");
-        // What is due in the last moment may have to wait for what was due before it, once on each connection.
-        assert!(outcome.number("/messages/unsent") <= 4, "{}", outcome.output);
-        assert!(outcome.json["measured"]["lag_us"]["p99"].is_number(), "{}", outcome.json);
+        let latencies = histogram(&outcome);
+        // What a machine with more to do than this has added, by ringload's own account.
+        let noise_s = outcome.json["measured"]["lag_us"]["max"].as_f64().expect("an open loop has a lag") / 1e6;
+        let stall_ns = STALL.as_nanos() as u64;
+        assert!(latencies.value_at_percentile(99.9) > stall_ns / 100 * 97, "{}", outcome.output);
+        // Those that were due while the server stalled waited for what was left of it: their latencies go evenly from
+        // the stall's length to nothing, whatever the machine adds to them.
+        for (part, expected) in [(0.9, 0.1 * RATE), (0.5, 0.5 * RATE)] {
+            let waited = latencies.count_between((part * stall_ns as f64) as u64, u64::MAX) as f64;
+            assert!(waited > 0.6 * expected, "{waited} waited for {part} of the stall: {}", outcome.output);
+        }
+        let median_s = latencies.value_at_percentile(50.0) as f64 / 1e9;
+        assert!(median_s < 0.5 + noise_s, "most were not due then: {}", outcome.output);
+        // The rate is kept. What the stall held up has been sent by the end; only what was due in the last moments may be
+        // waiting.
+        let (sent, unsent) = (outcome.number("/messages/sent") - 4, outcome.number("/messages/unsent"));
+        let due = RATE * outcome.json["measured"]["seconds"].as_f64().unwrap();
+        let accounted = 0.85 * due..1.15 * due + RATE * noise_s;
+        assert!(accounted.contains(&((sent + unsent) as f64)), "{sent} sent, {unsent} unsent: {}", outcome.output);
+        assert!((unsent as f64) < RATE * (0.25 + noise_s), "{unsent} unsent: {}", outcome.output);
+        assert_eq!(latencies.len(), sent, "each echo has its latency");
     }
 }
 
@@ -107,5 +143,7 @@ fn what_was_due_and_could_not_be_sent_is_counted() {
     let outcome = run(start(Behaviour::Deaf), &args);
     assert_eq!(outcome.code, Some(1), "{}", outcome.output);
     assert_eq!(only(&outcome, "lost"), 4, "{}", outcome.output);
-    assert!((350..=420).contains(&outcome.number("/messages/unsent")), "{}", outcome.output);
+    let share =
+        outcome.number("/messages/unsent") as f64 / (RATE * outcome.json["measured"]["seconds"].as_f64().unwrap());
+    assert!((0.85..1.15).contains(&share), "{share} of what was due: {}", outcome.output);
 }

@@ -133,6 +133,22 @@ fn a_file_that_cannot_be_written_is_refused_before_the_run() {
     let output = run("ws://127.0.0.1:1/", &["--html", "/no/such/directory/r.html"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write /no/such/directory/r.html"));
+    let output = run("ws://127.0.0.1:1/", &["--html", "r.out", "--json", "r.out"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("r.out is to be written twice"));
+}
+
+/// `/dev/full` can be opened, and takes nothing.
+#[test]
+fn a_full_disk_costs_no_more_than_its_own_file() {
+    let files = Files::new("full");
+    let csv = files.path("r.csv");
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let output = run(&url, &["--json", "/dev/full", "--csv", &csv, "--html", "/dev/full", "--fail-if", "rate<0"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(error.matches("/dev/full: No space left").count(), 2, "{error}");
+    assert!(files.text("r.csv").lines().count() > 1);
 }
 
 #[test]
@@ -165,7 +181,7 @@ fn a_browser_shows_the_page_without_complaint() {
         .into_iter()
         .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
     else {
-        eprintln!("no Chromium here: the page was not opened");
+        eprintln!("SKIPPED: there is no Chromium here, the page was not opened");
         return;
     };
     let files = Files::new("browser");
@@ -175,7 +191,8 @@ fn a_browser_shows_the_page_without_complaint() {
     let profile = format!("--user-data-dir={}", files.path("profile"));
     let url = format!("file://{html}");
     let output = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
+        .args(["--disable-background-networking", "--disable-component-update"])
         .args(["--enable-logging=stderr", "--dump-dom", &profile, &url])
         .output()
         .expect("the browser starts");

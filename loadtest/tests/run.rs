@@ -3,11 +3,8 @@
 mod runner;
 mod server;
 
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-use runner::{ringload, run, run_any};
-use rustix::process::{Pid, Signal, kill_process};
+use runner::{Running, ringload, run, run_any};
+use rustix::process::Signal;
 use server::{Behaviour, start};
 
 #[test]
@@ -51,6 +48,7 @@ fn without_frames_the_same_is_checked() {
         assert!(outcome.number("/measured/echoes") > 0);
     }
     assert_eq!(run_any(&[&url, "--size", "0"]).code, Some(2));
+    assert_eq!(run_any(&[&url, "--ping-every", "1"]).code, Some(2));
 }
 
 #[test]
@@ -69,15 +67,49 @@ fn without_a_url_it_brings_its_own_server() {
 #[test]
 fn an_interrupt_ends_the_run_early_but_in_order() {
     let url = format!("ws://{}/", start(Behaviour::Echo));
-    let args = ["run", &url, "-c", "4", "--warmup", "0", "--duration", "60"];
-    let child = Command::new(env!("CARGO_BIN_EXE_ringload")).args(args).stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let pid = Pid::from_raw(child.id() as i32).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    let text = String::from_utf8_lossy(&output.stdout);
+    let mut run = Running::start(&["run", &url, "-c", "4", "--warmup", "0", "--duration", "60"]);
+    run.wait_for("measure");
+    run.signal(Signal::INT);
+    let (code, text) = run.end();
+    assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("ended early") && text.contains("latency"), "{text}");
+}
+
+#[test]
+fn a_second_interrupt_ends_it_at_once() {
+    // What is in flight never comes back, and would be waited for.
+    let url = format!("ws://{}/", start(Behaviour::Deaf));
+    let waits = ["--no-greet", "--duration", "60", "--drain-timeout", "60"];
+    let mut run = Running::start(&[&["run", &url, "-c", "4", "--warmup", "0"][..], &waits].concat());
+    run.wait_for("measure");
+    run.signal(Signal::INT);
+    run.wait_for("drain");
+    run.signal(Signal::INT);
+    assert_eq!(run.end().0, Some(130));
+}
+
+#[test]
+fn a_server_that_is_gone_in_the_midst_of_it_is_a_result() {
+    let mut server = Running::start(&["serve", "--listen", "127.0.0.1:0"]);
+    let line = server.wait_for("ringecho listening on ");
+    let url = format!("ws://{}/", line.split_whitespace().nth(3).unwrap());
+    let pid = server.pid().to_string();
+    let mut run = Running::start(&["run", &url, "-c", "4", "--warmup", "0", "--duration", "60", "--server-pid", &pid]);
+    run.wait_for("measure");
+    server.signal(Signal::KILL);
+    server.end();
+    let (code, text) = run.end();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("the server's process ended before the run did"), "{text}");
+    assert!(text.contains("4 closed early") && text.contains("latency"), "{text}");
+}
+
+#[test]
+fn that_nobody_reads_its_lines_is_no_reason_to_end() {
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let mut run = Running::start(&["run", &url, "-c", "4", "--warmup", "0", "--duration", "2"]);
+    run.wait_for("ringload: 4 connections");
+    assert_eq!(run.stop_listening().wait().unwrap().code(), Some(0));
 }
 
 #[test]

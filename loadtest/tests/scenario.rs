@@ -4,7 +4,7 @@ mod runner;
 mod server;
 
 use runner::{ringload, run, run_any};
-use server::{Behaviour, start, start_at_path, start_on};
+use server::{Behaviour, start, start_at_path, start_on, start_tls};
 
 #[test]
 fn sizes_may_be_mixed() {
@@ -44,6 +44,19 @@ fn connections_are_opened_again_without_a_loss() {
         assert!(recycled >= 5, "{recycled}: {}", outcome.output);
         assert!(outcome.number("/connections/opened") >= 4 + recycled - 4, "{}", outcome.output);
         assert_eq!(outcome.number("/messages/sent"), outcome.number("/messages/echoed"));
+    }
+}
+
+/// While its only connection is away, a run is not over.
+#[test]
+fn a_single_connection_may_be_opened_again() {
+    let (plain, tls) = (format!("ws://{}/", start(Behaviour::Echo)), format!("wss://{}/", start_tls().0));
+    for url in [&plain, &tls] {
+        let outcome = run_any(&[url, "--insecure", "-c", "1", "--reconnect-every", "0.05", "--duration", "1"]);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert!(outcome.json["measured"]["seconds"].as_f64() >= Some(1.0), "{}", outcome.output);
+        assert!(outcome.output.contains("1 of 1 opened"), "{}", outcome.output);
+        assert!(outcome.number("/connections/recycled") >= 2, "{}", outcome.output);
     }
 }
 

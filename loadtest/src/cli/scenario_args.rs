@@ -237,16 +237,6 @@ impl ScenarioArgs {
         self.source.as_deref().map(|list| list.parse().map_err(|error| format!("--source: {error}"))).transpose()
     }
 
-    /// Whether the list of this name has anything in it.
-    pub(super) fn has_list(&self, name: &str) -> bool {
-        match name {
-            "url" => !self.url.is_empty(),
-            "header" => !self.header.is_empty(),
-            "subprotocol" => !self.subprotocol.is_empty(),
-            _ => false,
-        }
-    }
-
     /// The options as a scenario file, all defaults included.
     pub(super) fn to_toml(&self) -> String {
         toml::to_string(self).expect("options are plain values")

@@ -1,13 +1,14 @@
 //! Scenario files: a TOML table whose keys are the names of the options.
 //!
-//! A file becomes arguments that stand before the real ones, so both are checked by the same code, and what is said on
-//! the command line wins.
+//! A file becomes arguments that stand before the real ones, so both are checked by the same code. What the command line
+//! says wins: what it gives itself, what contradicts that, and what it takes back with `--without` is left out.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Command};
 use toml::{Table, Value};
 
 use super::scenario_args::ScenarioArgs;
@@ -15,55 +16,76 @@ use super::scenario_args::ScenarioArgs;
 /// The key for what is no option on the command line: the targets.
 const URL: &str = "url";
 
-/// The arguments that stand for the scenario file at `path`. Those keys of which `is_given` says that the command line
-/// has its own list are left out: lists would only grow.
-pub(super) fn arguments(path: &Path, is_given: impl Fn(&str) -> bool) -> Result<Vec<OsString>, String> {
+/// The arguments that stand for the scenario file at `path`, where the command line of `command` has `given`.
+pub(super) fn arguments(path: &Path, command: &Command, given: &ArgMatches) -> Result<Vec<OsString>, String> {
+    let without: Vec<&String> = given.get_many("without").into_iter().flatten().collect();
+    let options = options();
+    if let Some(unknown) = without.iter().find(|&&key| !options.contains_key(key)) {
+        return Err(format!("--without {unknown}: not an option of a scenario; there are: {}", names(&options)));
+    }
+    let is_out = |key: &str| without.iter().any(|it| *it == key) || is_overruled(key, command, given);
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    parse(&text, is_given).map_err(|error| format!("{}: {error}", path.display()))
+    parse(&text, &options, is_out).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn parse(text: &str, is_given: impl Fn(&str) -> bool) -> Result<Vec<OsString>, String> {
+/// Whether the command line gives this option itself, or one that contradicts it.
+fn is_overruled(key: &str, command: &Command, given: &ArgMatches) -> bool {
+    let is_given = |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let Some(option) = command.get_arguments().find(|arg| name(arg) == key) else { return false };
+    let contradict =
+        |one, other: &Arg| command.get_arg_conflicts_with(one).iter().any(|it| it.get_id() == other.get_id());
+    let mut overruling = command
+        .get_arguments()
+        .filter(|arg| arg.get_id() == option.get_id() || contradict(arg, option) || contradict(option, arg));
+    overruling.any(is_given)
+}
+
+fn parse(text: &str, options: &Options, is_out: impl Fn(&str) -> bool) -> Result<Vec<OsString>, String> {
     let table: Table = text.parse().map_err(|error| format!("not a scenario in TOML: {error}"))?;
-    let options = options();
     let mut arguments = Vec::new();
     for (key, value) in &table {
-        if !options.contains(key) {
-            return Err(format!("`{key}` is not an option of a scenario; there are: {}", join(&options)));
-        }
+        let Some(&takes_value) = options.get(key) else {
+            return Err(format!("`{key}` is not an option of a scenario; there are: {}", names(options)));
+        };
         let values = match value {
             Value::Array(values) => values.as_slice(),
-            _ if is_given(key) => &[],
             single => std::slice::from_ref(single),
         };
-        for value in if is_given(key) { &[] } else { values } {
-            arguments.extend(argument(key, value)?);
+        for value in if is_out(key) { &[] } else { values } {
+            arguments.extend(argument(key, value, takes_value)?);
         }
     }
     Ok(arguments)
 }
 
-fn argument(key: &str, value: &Value) -> Result<Option<OsString>, String> {
+fn argument(key: &str, value: &Value, takes_value: bool) -> Result<Option<OsString>, String> {
     let text = match value {
-        Value::Boolean(true) => return Ok(Some(format!("--{key}").into())),
-        Value::Boolean(false) => return Ok(None),
+        Value::Boolean(is_on) if !takes_value => return Ok(is_on.then(|| format!("--{key}").into())),
+        _ if !takes_value => return Err(format!("`{key}` must be true or false")),
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
-        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
-            return Err(format!("`{key}` must be a number, a text, true or false, or a list of those"));
+        Value::Boolean(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+            return Err(format!("`{key}` must be a number, a text, or a list of those"));
         }
     };
     Ok(Some(if key == URL { text.into() } else { format!("--{key}={text}").into() }))
 }
 
-/// The names of all options of a scenario.
-fn options() -> BTreeSet<String> {
-    let command = ScenarioArgs::augment_args(clap::Command::new("scenario"));
-    command.get_arguments().map(|argument| argument.get_long().unwrap_or(URL).to_owned()).collect()
+/// The options of a scenario by name, and whether each takes a value.
+type Options = BTreeMap<String, bool>;
+
+fn options() -> Options {
+    let command = ScenarioArgs::augment_args(Command::new("scenario"));
+    command.get_arguments().map(|arg| (name(arg).to_owned(), arg.get_action().takes_values())).collect()
 }
 
-fn join(options: &BTreeSet<String>) -> String {
-    options.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+fn name(arg: &Arg) -> &str {
+    arg.get_long().unwrap_or(URL)
+}
+
+fn names(options: &Options) -> String {
+    options.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -74,12 +96,12 @@ mod tests {
     fn keys_are_options() {
         let text = "url = 'ws://a/'\nconnections = 5\nduration = 1.5\nactive = '1%'\ntext = true\nno-greet = false\n\
                     header = ['A: 1', 'B: 2']\n";
-        let mut arguments = parse(text, |_| false).unwrap();
+        let mut arguments = parse(text, &options(), |_| false).unwrap();
         arguments.sort();
         let expected =
             ["--active=1%", "--connections=5", "--duration=1.5", "--header=A: 1", "--header=B: 2", "--text", "ws://a/"];
         assert_eq!(arguments, expected.map(OsString::from));
-        assert_eq!(parse("header = ['A: 1']\nurl = 'ws://a/'", |_| true), Ok(Vec::new()));
+        assert_eq!(parse("header = ['A: 1']\nurl = 'ws://a/'", &options(), |_| true), Ok(Vec::new()));
     }
 
     #[test]
@@ -89,9 +111,11 @@ mod tests {
             ("conections = 5", "`conections` is not an option of a scenario; there are: active"),
             ("json = 'x'", "not an option of a scenario"),
             ("size = 2026-11-24", "must be a number"),
+            ("connections = true", "must be a number"),
+            ("no-verify = 1", "must be true or false"),
             ("[connect]\nrate = 5", "not an option"),
         ] {
-            let error = parse(text, |_| false).unwrap_err();
+            let error = parse(text, &options(), |_| false).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
         }
     }

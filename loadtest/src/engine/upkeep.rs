@@ -1,8 +1,9 @@
-//! What happens to connections beside messages: they are opened again, and pinged, one after the other.
+//! What happens to connections beside messages: they are opened again, and pinged, one after the other. Whose turn it
+//! is, is told in the same way on the ring and through TLS.
 
 use std::time::Duration;
 
-use super::connection::{Flag, Stage};
+use super::connection::{Connection, Flag, Stage};
 use super::worker::{TURN, Worker};
 use crate::scenario::Scenario;
 
@@ -27,11 +28,19 @@ impl Rotation {
         Self { interval_ns: (interval.as_nanos() as u64).max(1), next_ns: u64::MAX, cursor: 0 }
     }
 
-    /// Whether it is somebody's turn. What was missed is made up for.
-    fn is_due(&mut self, now_ns: u64) -> bool {
-        let is_due = self.next_ns <= now_ns;
-        self.next_ns += if is_due { self.interval_ns } else { 0 };
-        is_due
+    /// Whose turn it is, of those below `capacity` that are open, if it is time. What was missed is made up for, unless
+    /// there is nobody.
+    fn next(&mut self, now_ns: u64, capacity: usize, is_open: impl Fn(usize) -> bool) -> Option<usize> {
+        if self.next_ns > now_ns {
+            return None;
+        }
+        let Some(key) = (self.cursor..capacity).chain(0..self.cursor.min(capacity)).find(|&key| is_open(key)) else {
+            self.next_ns = now_ns + self.interval_ns;
+            return None;
+        };
+        self.next_ns += self.interval_ns;
+        self.cursor = key + 1;
+        Some(key)
     }
 }
 
@@ -53,6 +62,16 @@ impl Rotations {
         }
     }
 
+    /// The connection, of those below `capacity` that are open, that is to be opened again now.
+    pub(super) fn reconnect(&mut self, now_ns: u64, capacity: usize, is_open: impl Fn(usize) -> bool) -> Option<usize> {
+        self.reconnects.as_mut()?.next(now_ns, capacity, is_open)
+    }
+
+    /// The connection that is to be pinged now, likewise.
+    pub(super) fn ping(&mut self, now_ns: u64, capacity: usize, is_open: impl Fn(usize) -> bool) -> Option<usize> {
+        self.pings.as_mut()?.next(now_ns, capacity, is_open)
+    }
+
     /// When the next turn comes.
     pub(super) fn next_ns(&self) -> Option<u64> {
         [&self.reconnects, &self.pings].into_iter().flatten().map(|rotation| rotation.next_ns).min()
@@ -62,36 +81,17 @@ impl Rotations {
 impl Worker<'_> {
     /// Gives their turn to those whose turn it is.
     pub(super) fn keep_up(&mut self) {
-        if let Some(mut rotation) = self.upkeep.reconnects.take() {
-            self.visit(&mut rotation, Self::recycle);
-            self.upkeep.reconnects = Some(rotation);
-        }
-        if let Some(mut rotation) = self.upkeep.pings.take() {
-            self.visit(&mut rotation, Self::ping);
-            self.upkeep.pings = Some(rotation);
-        }
-    }
-
-    fn visit(&mut self, rotation: &mut Rotation, mut act: impl FnMut(&mut Self, u32)) {
-        for _ in 0..TURN {
-            if !rotation.is_due(self.now_ns) {
-                return;
-            }
-            if let Some(key) = self.next_in_turn(rotation.cursor) {
-                rotation.cursor = key + 1;
-                act(self, key as u32);
-            }
-        }
-    }
-
-    /// The next connection from `start` on, and then from the beginning, that is open and is to stay so.
-    fn next_in_turn(&self, start: usize) -> Option<usize> {
         let capacity = self.connections.capacity();
-        (start..capacity).chain(0..start.min(capacity)).find(|&key| {
-            self.connections.get(key).is_some_and(|connection| {
-                connection.stage == Stage::Open && !connection.has(Flag::Recycling) && !connection.has(Flag::SlowReader)
-            })
-        })
+        for _ in 0..TURN {
+            let is_open = |key| self.connections.get(key).is_some_and(is_to_stay);
+            let Some(key) = self.upkeep.reconnect(self.now_ns, capacity, is_open) else { break };
+            self.recycle(key as u32);
+        }
+        for _ in 0..TURN {
+            let is_open = |key| self.connections.get(key).is_some_and(is_to_stay);
+            let Some(key) = self.upkeep.ping(self.now_ns, capacity, is_open) else { break };
+            self.ping(key as u32);
+        }
     }
 
     fn ping(&mut self, key: u32) {
@@ -99,5 +99,26 @@ impl Worker<'_> {
             self.connections[key as usize].set(Flag::PingDue, true);
             self.send_due(key);
         }
+    }
+}
+
+/// Whether a connection is open, and is to stay so.
+fn is_to_stay(connection: &Connection) -> bool {
+    connection.stage == Stage::Open && !connection.has(Flag::Recycling) && !connection.has(Flag::SlowReader)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_made_up_for_but_not_those_that_nobody_could_take() {
+        let mut rotation = Rotation { interval_ns: 10, next_ns: 10, cursor: 0 };
+        let mut at = |now_ns, open: &[usize]| rotation.next(now_ns, 4, |key| open.contains(&key));
+        assert_eq!(at(9, &[0, 1, 3]), None);
+        assert_eq!([35, 35, 35, 35].map(|now_ns| at(now_ns, &[0, 1, 3])), [Some(0), Some(1), Some(3), None]);
+        assert_eq!(at(40, &[0, 1, 3]), Some(0));
+        assert_eq!(at(500, &[]), None);
+        assert_eq!((at(509, &[2]), at(510, &[2]), at(511, &[2])), (None, Some(2), None));
     }
 }

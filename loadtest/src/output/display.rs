@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use super::progress::Lines;
+use super::say;
 use super::screen::Screen;
 use crate::control::Phase;
 use crate::series::Sample;
@@ -53,7 +54,7 @@ impl Display {
     pub fn note(&mut self, text: &str) {
         match self {
             Self::Screen(screen) => screen.note(text),
-            Self::Lines(_) => println!("{text}"),
+            Self::Lines(_) => say(format_args!("{text}\n")),
             Self::Nothing => {}
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::report::Report;
-use super::{csv, hdr, html, json, table};
+use super::{csv, hdr, html, json, say, table};
 use crate::thresholds::{self, Threshold};
 
 /// Where the results go beside the table, and what must not be in them. Shared by `run` and `report`.
@@ -34,12 +34,25 @@ pub struct Results {
     pub fail_if: Vec<Threshold>,
 }
 
-/// A file that could not be written.
+/// Files that could not be written, each with the reason.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {0}: {1}")]
-pub struct WriteError(PathBuf, io::Error);
+#[error("cannot write {0}")]
+pub struct WriteError(String);
+
+impl WriteError {
+    fn new(path: &Path, error: &io::Error) -> Self {
+        Self(format!("{}: {error}", path.display()))
+    }
+}
 
 impl Results {
+    /// Refuses files that would be written over each other.
+    pub fn resolve(&self) -> Result<(), String> {
+        let files: Vec<_> = [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten().collect();
+        let twice = files.iter().enumerate().find(|&(index, file)| files[..index].contains(file) && !is_device(file));
+        twice.map_or(Ok(()), |(_, file)| Err(format!("{} is to be written twice", file.display())))
+    }
+
     /// Refuses, before a long run, files that cannot be written. It leaves none behind.
     pub fn check(&self) -> Result<(), WriteError> {
         for path in [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten() {
@@ -47,24 +60,36 @@ impl Results {
             let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
             opened
                 .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
-                .map_err(|error| WriteError(path.clone(), error))?;
+                .map_err(|error| WriteError::new(path, &error))?;
         }
         Ok(())
     }
 
-    /// Prints the table, writes the files and judges. True if nothing was wrong and no threshold was broken.
+    /// Prints the table, writes the files and judges. True if nothing was wrong and no threshold was broken. A file that
+    /// cannot be written keeps nothing else from being tried: a run is not to be had again.
     pub fn publish(&self, report: &Report) -> Result<bool, WriteError> {
-        print!("{}", table::render(report));
-        write(self.json.as_deref(), |file| json::write(report, file))?;
-        write(self.csv.as_deref(), |file| csv::write(&report.series, file))?;
-        write(self.html.as_deref(), |file| html::write(report, file))?;
-        write(self.hdr.as_deref(), |file| hdr::write(report, file))?;
+        say(format_args!("{}", table::render(report)));
+        let written = [
+            write(self.json.as_deref(), |file| json::write(report, file)),
+            write(self.csv.as_deref(), |file| csv::write(&report.series, file)),
+            write(self.html.as_deref(), |file| html::write(report, file)),
+            write(self.hdr.as_deref(), |file| hdr::write(report, file)),
+        ];
         let breaches = thresholds::breaches(&self.fail_if, report);
         for breach in &breaches {
-            println!("{:<14} {breach}", "FAILED");
+            say(format_args!("{:<14} {breach}\n", "FAILED"));
+        }
+        let unwritten: Vec<_> = written.into_iter().filter_map(|it| it.err().map(|error| error.0)).collect();
+        if !unwritten.is_empty() {
+            return Err(WriteError(unwritten.join("; ")));
         }
         Ok(report.ok && breaches.is_empty())
     }
+}
+
+/// What is written there does not stay: `/dev/null`, a pipe.
+fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
 }
 
 fn write(
@@ -77,5 +102,5 @@ fn write(
         content(&mut file)?;
         file.flush()
     };
-    all().map_err(|error| WriteError(path.to_owned(), error))
+    all().map_err(|error| WriteError::new(path, &error))
 }

@@ -11,3 +11,10 @@ pub mod progress;
 pub mod report;
 pub mod screen;
 pub mod table;
+
+use std::io::Write;
+
+/// Writes to standard output. That nobody reads it any more (`| head`) is no reason to end: there are files, too.
+pub fn say(text: std::fmt::Arguments) {
+    let _ = std::io::stdout().write_fmt(text);
+}

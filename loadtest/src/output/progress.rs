@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::say;
 use super::table::{bytes, count};
 use crate::control::Phase;
 use crate::series::Sample;
@@ -20,7 +21,7 @@ impl Lines {
     /// Says what the run is going to do.
     #[must_use]
     pub fn new(headline: &str) -> Self {
-        println!("{headline}");
+        say(format_args!("{headline}\n"));
         Self { last: Instant::now() }
     }
 
@@ -28,7 +29,7 @@ impl Lines {
     pub fn show(&mut self, sample: &Sample, counts: &Counts) {
         if self.last.elapsed() >= MIN_DISTANCE {
             self.last = Instant::now();
-            println!("{}", line(sample, counts));
+            say(format_args!("{}\n", line(sample, counts)));
         }
     }
 }

@@ -15,6 +15,9 @@ use crate::verdict::Verdict;
 /// Changes with the form of [`Report`].
 pub const VERSION: u32 = 2;
 
+/// With fewer connections than this, what grows is something else.
+const MIN_CONNECTIONS: u64 = 1000;
+
 /// What was measured between two moments.
 #[derive(Clone, Debug)]
 pub struct Measured {
@@ -94,6 +97,20 @@ pub struct Outcome<'a> {
     pub series: Vec<Sample>,
     /// Whether the run was ended early.
     pub interrupted: bool,
+    /// Whether the server's process ended before the run did.
+    pub has_server_ended: bool,
+}
+
+impl Outcome<'_> {
+    /// What makes the results doubtful, beside the use of processors.
+    fn doubts(&self) -> Vec<String> {
+        let (sent, unsent) = (self.tally.counts[Counter::Sent], self.tally.counts[Counter::Unsent]);
+        let unsent_percent = unsent as f64 / (sent + unsent).max(1) as f64 * 100.0;
+        let unsent = format!("{unsent_percent:.0} % of the messages that were due had not been sent at the end");
+        let ended = "the server's process ended before the run did".to_owned();
+        let doubts = [(self.has_server_ended, ended), (unsent_percent >= 1.0, unsent)];
+        doubts.into_iter().filter_map(|(holds, doubt)| holds.then_some(doubt)).collect()
+    }
 }
 
 /// The results.
@@ -320,7 +337,7 @@ pub struct MemoryReport {
     pub at_end: MemoryAt,
     /// Connections that were open for `idle`.
     pub open_when_idle: u64,
-    /// Bytes by which the server's resident memory grew for each of them.
+    /// Bytes by which the server's resident memory grew for each of them; absent if they were fewer than 1000.
     pub server_bytes_per_connection: Option<f64>,
     /// The same of the load generator.
     pub load_bytes_per_connection: Option<f64>,
@@ -329,20 +346,30 @@ pub struct MemoryReport {
 }
 
 impl Report {
+    /// Connections that were opened in the first place, and not again.
+    #[must_use]
+    pub fn opened_first(&self) -> u64 {
+        if self.connections.recycled > 0 { self.memory.open_when_idle } else { self.connections.opened }
+    }
+
     /// Computes the results.
     #[must_use]
     pub fn new(outcome: Outcome<'_>) -> Self {
         let Outcome { scenario, tally, .. } = &outcome;
         let load = Load::of(scenario);
         let measured = outcome.measured.as_ref().map(|measured| MeasuredReport::of(measured, &load, tally));
+        let mut verdict = measured.as_ref().map(Verdict::on);
+        if let Some(verdict) = &mut verdict {
+            verdict.warnings.extend(outcome.doubts());
+        }
         Self {
             version: VERSION,
             ringload: env!("CARGO_PKG_VERSION").to_owned(),
             ok: tally.counts.are_clean(),
             interrupted: outcome.interrupted,
-            connections: Connections::of(scenario, tally, outcome.connect_time),
+            connections: Connections::of(scenario, tally, outcome.connect_time, outcome.memory.open_when_idle),
             messages: MessageCounts::of(tally),
-            verdict: measured.as_ref().map(Verdict::on),
+            verdict,
             measured,
             memory: MemoryReport::of(&outcome.memory),
             runs: vec![RunReport {
@@ -399,8 +426,10 @@ impl Load {
 }
 
 impl Connections {
-    fn of(scenario: &Scenario, tally: &Tally, connect_time: Duration) -> Self {
+    fn of(scenario: &Scenario, tally: &Tally, connect_time: Duration, open_when_idle: u64) -> Self {
         let counts = &tally.counts;
+        // Those that were opened again took their time later.
+        let opened_first = if counts[Counter::Recycled] > 0 { open_when_idle } else { counts[Counter::Opened] };
         let failure = |(cause, &count): (&crate::stats::Cause, &u64)| Failure {
             cause: cause.to_string(),
             count,
@@ -416,7 +445,7 @@ impl Connections {
             closed_early: counts[Counter::ClosedEarly],
             violations: tally.violations.iter().map(violation).collect(),
             connect_s: connect_time.as_secs_f64(),
-            opened_per_s: counts[Counter::Opened] as f64 / connect_time.as_secs_f64(),
+            opened_per_s: opened_first as f64 / connect_time.as_secs_f64(),
             closes_sent: counts[Counter::ClosesSent],
             closes_answered: counts[Counter::ClosesAnswered],
             recycled: counts[Counter::Recycled],
@@ -431,7 +460,7 @@ impl MessageCounts {
     /// What became of them, with names for people, in the order in which it matters.
     #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, u64)> {
-        vec![
+        let mut rows = vec![
             ("sent", self.sent),
             ("echoed", self.echoed),
             ("lost", self.lost),
@@ -441,7 +470,15 @@ impl MessageCounts {
             ("duplicated", self.duplicated),
             ("unexpected", self.unexpected),
             ("due but not sent", self.unsent),
-        ]
+        ];
+        let besides = [
+            ("sent by slow readers", self.slow_sent),
+            ("pings sent", self.pings_sent),
+            ("pongs", self.pongs),
+            ("pings answered", self.pings_answered),
+        ];
+        rows.extend(besides.into_iter().filter(|&(_, number)| number > 0));
+        rows
     }
 
     /// How many did not come back as they should.
@@ -533,7 +570,8 @@ impl MemoryReport {
     #[must_use]
     pub fn of(marks: &MemoryMarks) -> Self {
         let per_connection = |before: u64, idle: u64| {
-            (marks.open_when_idle > 0).then(|| (idle as f64 - before as f64) / marks.open_when_idle as f64)
+            let grown = idle.checked_sub(before).filter(|_| marks.open_when_idle >= MIN_CONNECTIONS)?;
+            Some(grown as f64 / marks.open_when_idle as f64)
         };
         let (before, idle) = (marks.before, marks.idle);
         let server = before.server.zip(idle.server);

@@ -51,7 +51,7 @@ impl Table {
             "connections",
             format_args!(
                 "{} of {} opened in {:.2} s ({}/s)",
-                count(it.opened),
+                count(report.opened_first()),
                 count(it.requested),
                 it.connect_s,
                 count(it.opened_per_s as u64)
@@ -66,6 +66,12 @@ impl Table {
         let given_up = it.requested.saturating_sub(it.opened);
         if report.interrupted && given_up > it.failed {
             self.more(format_args!("{} not opened: ended early", count(given_up - it.failed)));
+        }
+        if it.recycled > 0 {
+            self.more(format_args!("{} closed in order, to be opened again", count(it.recycled)));
+        }
+        if it.slow_ended > 0 {
+            self.more(format_args!("{} slow readers cut off by the server", count(it.slow_ended)));
         }
         if it.closed_early > 0 {
             self.more(format_args!("{} closed early by the server", count(it.closed_early)));

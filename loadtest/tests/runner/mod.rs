@@ -2,10 +2,13 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::Value;
 
 /// What a run came to.
@@ -26,6 +29,58 @@ impl Outcome {
         let failures = self.json["connections"]["failures"].as_array().expect("a list");
         let failure = |it: &Value| (it["cause"].as_str().unwrap().to_owned(), it["count"].as_u64().unwrap());
         failures.iter().map(failure).collect()
+    }
+}
+
+/// A run under way, whose lines are read as they come.
+pub(crate) struct Running {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    said: String,
+}
+
+impl Running {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
+        // SAFETY: between fork and exec there is one bare system call.
+        unsafe {
+            // Whatever happens to the test, what it has started does not outlive it.
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("ringload starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, lines, said: String::new() }
+    }
+
+    /// Waits for a line with this in it, and returns it.
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            let start = self.said.len();
+            let read = self.lines.read_line(&mut self.said).expect("text");
+            assert!(read > 0, "it ended without {text:?}: {}", self.said);
+            if self.said[start..].contains(text) {
+                return self.said[start..].to_owned();
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Nobody reads what it says from here on.
+    pub(crate) fn stop_listening(self) -> Child {
+        self.child
+    }
+
+    /// Waits for its end: the exit code, and all that it said.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        std::io::Read::read_to_string(&mut self.lines, &mut self.said).expect("text");
+        (self.child.wait().expect("it ends").code(), self.said)
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::http::{HeaderValue, StatusCode};
+use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 use tungstenite::{Message, WebSocket};
@@ -67,10 +68,19 @@ pub(crate) enum Behaviour {
     Full(u64),
     /// Takes a few milliseconds for each message, one after the other.
     Slow,
+    /// Sends each answer, to the upgrade and to messages, in two segments.
+    TwoSegments,
+    /// Answers a Close with one that gives no reason.
+    BareClose,
+    /// Lets each connection wait before it is accepted.
+    SlowAccept,
 }
 
 /// How long [`Behaviour::Stall`] lasts.
 pub(crate) const STALL: Duration = Duration::from_secs(1);
+
+/// How long a connection waits at [`Behaviour::SlowAccept`].
+pub(crate) const ACCEPT: Duration = Duration::from_millis(50);
 
 /// What a server's threads share.
 #[derive(Default)]
@@ -93,6 +103,9 @@ pub(crate) fn start_on(address: &str, behaviour: Behaviour) -> SocketAddr {
     let shared = Arc::new(Shared::default());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            if behaviour == Behaviour::SlowAccept {
+                std::thread::sleep(ACCEPT);
+            }
             let shared = Arc::clone(&shared);
             // An error is the end of one connection, as it is meant to be.
             std::thread::spawn(move || {
@@ -160,6 +173,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
     }
     let mut socket = match behaviour {
         Behaviour::Picky => tungstenite::accept_hdr(stream, pick).map_err(|error| error.to_string())?,
+        Behaviour::TwoSegments => accept_in_two_segments(stream)?,
         _ => tungstenite::accept(stream)?,
     };
     match behaviour {
@@ -171,6 +185,9 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
     let mut kept = None;
     loop {
         let message = socket.read()?;
+        if message.is_close() && behaviour == Behaviour::BareClose {
+            return Ok(socket.get_mut().write_all(&[0x88, 0])?);
+        }
         if message.is_close()
             && let Some(kept) = kept.take()
         {
@@ -244,6 +261,12 @@ fn echo(socket: &mut WebSocket<TcpStream>, message: Message, behaviour: Behaviou
             socket.send(message)?;
         }
         Behaviour::Fragments => in_fragments(socket.get_mut(), &message.into_data())?,
+        Behaviour::TwoSegments => {
+            let frame = Frame::message(message.into_data(), OpCode::Data(Data::Binary), true);
+            let mut bytes = Vec::new();
+            frame.format(&mut bytes)?;
+            in_two_segments(socket.get_mut(), &bytes)?;
+        }
         Behaviour::Masked => {
             let mut frame = Frame::message(message.into_data(), OpCode::Data(Data::Binary), true);
             frame.header_mut().mask = Some([1, 2, 3, 4]);
@@ -280,14 +303,34 @@ fn in_fragments(stream: &mut TcpStream, payload: &[u8]) -> Outcome {
     Ok(())
 }
 
-fn read_request(stream: &mut TcpStream) -> Outcome {
+/// The second one comes when the first one has probably been read.
+fn in_two_segments(stream: &mut TcpStream, bytes: &[u8]) -> Outcome {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    stream.write_all(first)?;
+    std::thread::sleep(Duration::from_micros(200));
+    Ok(stream.write_all(second)?)
+}
+
+fn accept_in_two_segments(
+    mut stream: TcpStream,
+) -> Result<WebSocket<TcpStream>, Box<dyn std::error::Error + Send + Sync>> {
+    let request = read_request(&mut stream)?;
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).ok_or("no key")?;
+    let accept = derive_accept_key(key.as_bytes());
+    let answer =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept:";
+    in_two_segments(&mut stream, format!("{answer} {accept}\r\n\r\n").as_bytes())?;
+    Ok(WebSocket::from_raw_socket(stream, Role::Server, None))
+}
+
+fn read_request(stream: &mut TcpStream) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let mut request = Vec::new();
     let mut byte = [0];
     while !request.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;
         request.push(byte[0]);
     }
-    Ok(())
+    Ok(String::from_utf8(request)?)
 }
 
 /// The server's end of a connection through TLS.
@@ -295,19 +338,33 @@ pub(crate) type TlsStream = rustls::StreamOwned<rustls::ServerConnection, TcpStr
 
 /// Starts a server that echoes through TLS; its certificate is for localhost. Returns where, and the certificate in PEM.
 pub(crate) fn start_tls() -> (SocketAddr, String) {
-    start_tls_with(|stream| {
-        let mut socket = tungstenite::accept(stream).map_err(|it| it.to_string())?;
-        loop {
-            let message = socket.read()?;
-            if message.is_binary() || message.is_text() {
-                socket.send(message)?;
-            }
+    start_tls_up_to(usize::MAX, echo_through_tls)
+}
+
+/// The same for so many connections; all others it closes at once.
+pub(crate) fn start_tls_for(connections: usize) -> SocketAddr {
+    start_tls_up_to(connections, echo_through_tls).0
+}
+
+fn echo_through_tls(stream: TlsStream) -> Outcome {
+    let mut socket = tungstenite::accept(stream).map_err(|it| it.to_string())?;
+    loop {
+        let message = socket.read()?;
+        if message.is_binary() || message.is_text() {
+            socket.send(message)?;
         }
-    })
+    }
 }
 
 /// Starts a server that does something else through TLS, on a thread for each connection.
 pub(crate) fn start_tls_with(serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static) -> (SocketAddr, String) {
+    start_tls_up_to(usize::MAX, serve)
+}
+
+fn start_tls_up_to(
+    connections: usize,
+    serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static,
+) -> (SocketAddr, String) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -319,7 +376,10 @@ pub(crate) fn start_tls_with(serve: impl Fn(TlsStream) -> Outcome + Send + Sync 
     let address = listener.local_addr().expect("bound");
     let serve = Arc::new(serve);
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
+        for (index, stream) in listener.incoming().flatten().enumerate() {
+            if index >= connections {
+                continue;
+            }
             let (config, serve) = (Arc::clone(&config), Arc::clone(&serve));
             std::thread::spawn(move || serve(TlsStream::new(rustls::ServerConnection::new(config)?, stream)));
         }

@@ -9,6 +9,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::stream::{ReadEnd, TlsStream};
 use super::{TURN, Worker};
 use crate::engine::connection::Stage;
+use crate::scenario::Scenario;
 use crate::session::{Judging, Session};
 use crate::stats::{Cause, Counter};
 use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, Violation, close_code, write_client_header, write_control};
@@ -23,7 +24,9 @@ pub(super) struct TlsConnection {
     stream: TlsStream,
     session: Session,
     stage: Stage,
-    is_active: bool,
+    role: Role,
+    /// Is to be closed in order and opened again.
+    is_recycling: bool,
     /// The server has sent its Close.
     is_closed: bool,
     /// The Close went out at the end of the run, and counts among those in the closing window.
@@ -33,7 +36,36 @@ pub(super) struct TlsConnection {
     answer: Vec<u8>,
 }
 
+/// What a connection does while there is load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Active,
+    Idle,
+    /// Sends and does not read.
+    SlowReader,
+}
+
+impl Role {
+    fn of(number: u32, scenario: &Scenario) -> Self {
+        match (scenario.is_slow_reader(number), scenario.is_active(number)) {
+            (true, _) => Self::SlowReader,
+            (false, true) => Self::Active,
+            (false, false) => Self::Idle,
+        }
+    }
+}
+
 impl TlsConnection {
+    /// Whether it is open, and is to stay so.
+    pub(super) fn is_to_stay(&self) -> bool {
+        self.stage == Stage::Open && !self.is_recycling && self.role != Role::SlowReader
+    }
+
+    /// Whether nobody reads here any more.
+    fn is_unread(&self) -> bool {
+        self.stage == Stage::Open && self.role == Role::SlowReader
+    }
+
     fn is_upgraded(&self) -> bool {
         matches!(self.stage, Stage::Greeting | Stage::Open | Stage::Closing)
     }
@@ -48,14 +80,19 @@ impl Worker<'_> {
         for _ in 0..allowance.min(left).min(TURN as u32) {
             let number = self.part.first + self.begun;
             self.begun += 1;
-            self.tally.count(Counter::Attempted);
-            if let Err(error) = self.begin(number) {
-                self.tally.fail(Cause::of_error(error.raw_os_error().unwrap_or(libc::EIO)));
-            }
+            self.begin(number);
         }
     }
 
-    fn begin(&mut self, number: u32) -> io::Result<()> {
+    /// Begins to open connection number `number`.
+    fn begin(&mut self, number: u32) {
+        self.tally.count(Counter::Attempted);
+        if let Err(error) = self.try_to_begin(number) {
+            self.tally.fail(Cause::of_error(error.raw_os_error().unwrap_or(libc::EIO)));
+        }
+    }
+
+    fn try_to_begin(&mut self, number: u32) -> io::Result<()> {
         let endpoint = &self.shared.endpoints[self.shared.endpoint_of(number)];
         let (Some(config), Some(name)) = (&self.shared.tls, &endpoint.name) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -71,7 +108,8 @@ impl Worker<'_> {
             stream,
             session: Session::new(number),
             stage: Stage::Connecting,
-            is_active: self.shared.scenario.is_active(number),
+            role: Role::of(number, &self.shared.scenario),
+            is_recycling: false,
             is_closed: false,
             is_in_window: false,
             began_ns: self.now_ns,
@@ -83,7 +121,7 @@ impl Worker<'_> {
     }
 
     /// Gives up attempts whose time is over.
-    fn expire(&mut self) {
+    pub(super) fn expire(&mut self) {
         while let Some(&(deadline_ns, key, number)) = self.deadlines.front() {
             let connection = self.connections.get(key).filter(|connection| connection.session.number() == number);
             let cause = match connection.map(|connection| connection.stage) {
@@ -142,7 +180,7 @@ impl Worker<'_> {
     /// Takes all that has arrived, in pieces.
     fn read(&mut self, key: usize) {
         loop {
-            let Some(connection) = self.connections.get_mut(key) else { return };
+            let Some(connection) = self.connections.get_mut(key).filter(|it| !it.is_unread()) else { return };
             let was_handshaking = connection.stream.is_handshaking();
             let mut plain = std::mem::take(&mut self.plain);
             plain.clear();
@@ -187,8 +225,10 @@ impl Worker<'_> {
         if let Some(code) = signals.close {
             return self.on_close(key, code);
         }
-        if self.connections.get(key).is_some_and(|it| it.stage == Stage::Greeting && it.session.has_echoed()) {
-            self.on_open(key);
+        match self.connections.get(key) {
+            Some(it) if it.stage == Stage::Greeting && it.session.has_echoed() => self.on_open(key),
+            Some(it) if it.is_recycling => self.close_if_settled(key),
+            _ => {}
         }
     }
 
@@ -228,6 +268,9 @@ impl Worker<'_> {
         if !connection.is_upgraded() || connection.stream.is_sending() {
             return;
         }
+        if connection.is_unread() {
+            return self.send_unread(key);
+        }
         self.frames.clear();
         if connection.stage == Stage::Greeting && connection.session.is_new() {
             let id = connection.session.send_untimed(&mut self.tally);
@@ -245,10 +288,40 @@ impl Worker<'_> {
         }
     }
 
+    /// Sends a turn's worth of messages whose echoes nobody reads.
+    #[cold]
+    fn send_unread(&mut self, key: usize) {
+        if !self.phase.is_sending() {
+            return;
+        }
+        let connection = &mut self.connections[key];
+        self.frames.clear();
+        while self.frames.len() < PIECE {
+            add_message(&mut self.frames, connection.session.send_unread(), &self.shared.messages);
+            self.tally.count(Counter::SlowSent);
+        }
+        connection.stream.write(&self.frames);
+        self.flush(key);
+        // There is an event only when the socket has not taken everything.
+        if self.connections.get(key).is_some_and(|connection| !connection.stream.is_sending()) {
+            self.unread.push(key);
+        }
+    }
+
+    /// Goes on with those.
+    pub(super) fn send_more_unread(&mut self) {
+        let mut unread = std::mem::take(&mut self.unread);
+        unread.sort_unstable();
+        unread.dedup();
+        for key in unread {
+            self.send_due(key);
+        }
+    }
+
     fn is_message_due(&mut self, key: usize) -> bool {
         let connection = &mut self.connections[key];
         let traffic = &self.shared.scenario.traffic;
-        if !self.phase.is_sending() || connection.stage != Stage::Open || !connection.is_active {
+        if !self.phase.is_sending() || connection.role != Role::Active || !connection.is_to_stay() {
             return false;
         }
         let has_room = connection.session.in_flight() < traffic.depth && self.quota > 0;
@@ -266,6 +339,11 @@ impl Worker<'_> {
         has_room
     }
 
+    pub(super) fn ping(&mut self, key: usize) {
+        self.tally.count(Counter::PingsSent);
+        self.send_control(key, Opcode::Ping, b"ringload");
+    }
+
     fn send_control(&mut self, key: usize, opcode: Opcode, payload: &[u8]) {
         let connection = &mut self.connections[key];
         let mut frame = [0; MAX_CLIENT_HEADER + 125];
@@ -277,14 +355,33 @@ impl Worker<'_> {
     /// Closes a connection in order, or gives it up if it is no connection yet.
     pub(super) fn close(&mut self, key: usize) {
         let connection = &mut self.connections[key];
-        if !matches!(connection.stage, Stage::Greeting | Stage::Open) {
+        if connection.is_unread() || !matches!(connection.stage, Stage::Greeting | Stage::Open) {
             return self.finish(key);
         }
-        connection.stage = Stage::Closing;
         connection.is_in_window = true;
         self.closing += 1;
+        self.send_close(key);
+    }
+
+    fn send_close(&mut self, key: usize) {
+        self.connections[key].stage = Stage::Closing;
         self.tally.count(Counter::ClosesSent);
         self.send_control(key, Opcode::Close, &close_code::NORMAL.to_be_bytes());
+    }
+
+    /// Closes a connection that is to be opened again, in order: not before all its messages have come back.
+    pub(super) fn recycle(&mut self, key: usize) {
+        self.tally.count(Counter::Recycled);
+        self.connections[key].is_recycling = true;
+        self.close_if_settled(key);
+    }
+
+    /// Goes on with that when a message has come back.
+    fn close_if_settled(&mut self, key: usize) {
+        let connection = &self.connections[key];
+        if connection.stage == Stage::Open && connection.session.in_flight() == 0 {
+            self.send_close(key);
+        }
     }
 
     /// The server's Close has arrived, and this side's is to have this code if it is still to be sent.
@@ -322,7 +419,8 @@ impl Worker<'_> {
     }
 
     fn closed_early(&mut self, key: usize) {
-        self.tally.count(Counter::ClosedEarly);
+        let may_be = self.connections[key].is_unread();
+        self.tally.count(if may_be { Counter::SlowEnded } else { Counter::ClosedEarly });
         self.settle_greeting(key);
     }
 
@@ -338,7 +436,8 @@ impl Worker<'_> {
         self.finish(key);
     }
 
-    /// Lets go of a connection: closing the socket takes it out of the epoll set.
+    /// Lets go of a connection: closing the socket takes it out of the epoll set. Opens it again if that is what it was
+    /// closed for.
     pub(super) fn finish(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
         if connection.is_upgraded() {
@@ -347,7 +446,15 @@ impl Worker<'_> {
         if connection.is_in_window {
             self.closing -= 1;
         }
+        if connection.is_unread() {
+            connection.session.forget();
+        }
         connection.session.abandon(&mut self.times, &mut self.tally);
+        let (number, is_to_return) = (connection.session.number(), connection.is_recycling && self.phase.is_sending());
+        drop(connection);
+        if is_to_return {
+            self.begin(number);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use rustix::fd::OwnedFd;
 use slab::Slab;
 
 use self::connection::TlsConnection;
+use super::upkeep::Rotations;
 use super::{EngineError, Shared};
 use crate::control::Phase;
 use crate::pacing::ConnectPacing;
@@ -55,6 +56,9 @@ struct Worker<'a> {
     /// How far a sweep over all connections has got.
     sweep: Option<usize>,
     closing: u32,
+    upkeep: Rotations,
+    /// Slow readers whose sockets may take more.
+    unread: Vec<usize>,
     quota: u64,
     /// Something is to be gone on with at once.
     is_held_up: bool,
@@ -94,6 +98,8 @@ impl<'a> Worker<'a> {
             now_ns,
             sweep: None,
             closing: 0,
+            upkeep: Rotations::new(&shared.scenario, share),
+            unread: Vec::new(),
             quota: part.limit.unwrap_or(u64::MAX),
             is_held_up: false,
             plain: Vec::new(),
@@ -153,6 +159,9 @@ impl<'a> Worker<'a> {
             Phase::WarmUp | Phase::Measure => {
                 self.sweep_turn();
                 self.is_held_up |= self.send_what_is_due();
+                self.send_more_unread();
+                self.keep_up();
+                self.expire();
             }
             Phase::Close => self.close_more(),
             Phase::Drain | Phase::Stop => {}
@@ -178,25 +187,33 @@ impl<'a> Worker<'a> {
             Phase::Measure => self.tally.measuring.begin(self.now_ns, is_open_loop),
             _ => self.tally.measuring.end(self.now_ns),
         }
-        if (phase.is_sending() && !was_sending) || phase == Phase::Close {
+        if phase.is_sending() && !was_sending {
+            self.upkeep.begin(self.now_ns);
+            self.sweep = Some(0);
+        } else if phase == Phase::Close {
             self.sweep = Some(0);
         }
     }
 
     fn timeout(&mut self) -> Option<Duration> {
-        if self.is_held_up || (self.sweep.is_some() && self.phase.is_sending()) {
+        let goes_on = self.sweep.is_some() || !self.unread.is_empty();
+        if self.is_held_up || (goes_on && self.phase.is_sending()) {
             return Some(Duration::ZERO);
         }
+        let deadline_ns = self.deadlines.front().map(|&(deadline_ns, ..)| deadline_ns);
         let due = match self.phase {
             Phase::Connect => {
                 let in_flight = self.attempts_in_flight();
                 let allowed =
                     self.begun < self.part.connections && self.pacing.allowance(u64::MAX, self.begun, in_flight) > 0;
                 let next = allowed.then(|| self.pacing.due_ns(self.begun).unwrap_or(0));
-                next.into_iter().chain(self.deadlines.front().map(|&(deadline_ns, ..)| deadline_ns)).min()
+                next.into_iter().chain(deadline_ns).min()
             }
-            _ if self.phase.is_sending() => self.times.schedule().and_then(|schedule| schedule.next_ns()),
-            _ => None,
+            Phase::WarmUp | Phase::Measure => {
+                let schedule = self.times.schedule().and_then(|schedule| schedule.next_ns());
+                [schedule, self.upkeep.next_ns(), deadline_ns].into_iter().flatten().min()
+            }
+            Phase::Drain | Phase::Close | Phase::Stop => None,
         };
         due.map(|due_ns| Duration::from_nanos(due_ns.saturating_sub(self.clock_ns())))
     }
@@ -229,6 +246,21 @@ impl<'a> Worker<'a> {
             self.send_due(due.key as usize);
         }
         true
+    }
+
+    /// Gives their turn to those whose turn it is.
+    fn keep_up(&mut self) {
+        let capacity = self.connections.capacity();
+        for _ in 0..TURN {
+            let is_open = |key| self.connections.get(key).is_some_and(TlsConnection::is_to_stay);
+            let Some(key) = self.upkeep.reconnect(self.now_ns, capacity, is_open) else { break };
+            self.recycle(key);
+        }
+        for _ in 0..TURN {
+            let is_open = |key| self.connections.get(key).is_some_and(TlsConnection::is_to_stay);
+            let Some(key) = self.upkeep.ping(self.now_ns, capacity, is_open) else { break };
+            self.ping(key);
+        }
     }
 
     /// Begins closing handshakes on the next connections, as many as may be in flight.

@@ -216,7 +216,7 @@ pub(super) fn draw_y_axis(svg: &mut String, y: Scale, unit: &str) {
     }
     let middle = f64::midpoint(TOP, HEIGHT - BOTTOM);
     let turned = format!("transform=\"translate(12 {middle}) rotate(-90)\"");
-    add(svg, format_args!("<text class=\"name\" {turned}>{}</text>", escape(unit)));
+    add(svg, format_args!("<text class=\"name turned\" {turned}>{}</text>", escape(unit)));
 }
 
 pub(super) fn draw_x_tick(svg: &mut String, at: f64, text: &str) {

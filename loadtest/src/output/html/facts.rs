@@ -20,7 +20,7 @@ pub(super) fn result(report: &Report) -> String {
 pub(super) fn key_figures(report: &Report) -> String {
     let mut figures = vec![(
         "connections",
-        count(report.connections.opened),
+        count(report.opened_first()),
         format!("of {} opened", count(report.connections.requested)),
     )];
     if let Some(measured) = &report.measured {
@@ -71,7 +71,7 @@ pub(super) fn details(report: &Report) -> String {
             "opened".to_owned(),
             format!(
                 "{} of {} in {:.2} s ({}/s)",
-                count(it.opened),
+                count(report.opened_first()),
                 count(it.requested),
                 it.connect_s,
                 count(it.opened_per_s as u64)
@@ -108,16 +108,7 @@ pub(super) fn details(report: &Report) -> String {
 }
 
 fn messages(report: &Report) -> Vec<(String, String)> {
-    let mut rows = report.messages.rows();
-    let it = &report.messages;
-    let others = [
-        ("pings answered", it.pings_answered),
-        ("pings sent", it.pings_sent),
-        ("pongs", it.pongs),
-        ("sent by slow readers", it.slow_sent),
-    ];
-    rows.extend(others.into_iter().filter(|&(_, number)| number > 0));
-    rows.into_iter().map(|(name, number)| (name.to_owned(), count(number))).collect()
+    report.messages.rows().into_iter().map(|(name, number)| (name.to_owned(), count(number))).collect()
 }
 
 fn processor_time(cpu: &CpuReport) -> String {

@@ -48,5 +48,6 @@ pub(crate) fn report() -> Report {
         memory: MemoryMarks { before: at, idle: at, at_end: at, open_when_idle: 100 },
         series: vec![sample(1.0, 1000.0, 100), sample(2.0, 900.0, 150)],
         interrupted: false,
+        has_server_ended: false,
     })
 }

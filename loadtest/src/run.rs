@@ -354,8 +354,10 @@ impl<'a> Run<'a> {
         self.begin(Phase::Measure)?;
         let threads = u64::from(self.shared.threads);
         let limit = self.scenario.traffic.limit;
+        // Connections that are opened again may all be closed at some moment.
+        let may_come_back = self.scenario.upkeep.reconnect_every.is_some();
         self.wait(Phase::Measure, Some(self.scenario.duration), |counts| {
-            counts.open() == 0 || (limit.is_some() && counts[Counter::QuotaMet] == threads)
+            (counts.open() == 0 && !may_come_back) || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
         let last = self.mark()?;
         Ok(Some(last.since(&first, &self.load_cpus)))

@@ -195,7 +195,7 @@ impl<'a> Worker<'a> {
                 let next = allowed.then(|| self.pacing.due_ns(self.begun).unwrap_or(0));
                 next.into_iter().chain(self.deadlines.front().map(|&(deadline_ns, ..)| deadline_ns)).min()
             }
-            _ if self.phase.is_sending() => self.times.schedule().and_then(|schedule| schedule.next_ns()),
+            _ if self.phase.is_sending() => self.times.schedule().and_then(|schedule| schedule.upcoming().0),
             _ => None,
         };
         due.map(|due_ns| Duration::from_nanos(due_ns.saturating_sub(self.clock_ns())))

@@ -247,8 +247,8 @@ impl<'a> Worker<'a> {
         if self.sweep.is_some() || self.is_held_up {
             return Ok(Wait::default());
         }
-        let want = (self.receives / 2).clamp(1, MAX_WANT);
-        let mut wait = Wait { want, min_wait_us: MIN_WAIT_US, timeout: None };
+        let several = (self.receives / 2).clamp(1, MAX_WANT);
+        let mut wait = Wait { want: several, min_wait_us: MIN_WAIT_US, timeout: None };
         if let (Some(next_ns), after_ns) = self.upcoming() {
             let now_ns = self.clock_ns();
             if next_ns <= now_ns {

@@ -143,10 +143,11 @@ impl Schedule {
         None
     }
 
-    /// When to look again at the latest; `None` if nothing is queued.
+    /// When the next message is due, and the one behind it; `None` if nothing is queued.
     #[must_use]
-    pub fn next_ns(&self) -> Option<u64> {
-        self.wheel.next_ns()
+    pub fn upcoming(&mut self) -> (Option<u64>, Option<u64>) {
+        self.wheel.look_ahead(&mut self.clocks);
+        self.wheel.upcoming()
     }
 
     /// How many messages are due at `now_ns` and not sent.
@@ -186,6 +187,8 @@ struct Wheel {
     /// The first clock of each slot, or [`NONE`]. A clock that is due more than a revolution ahead shares the slot of
     /// those that come before it, and stays there.
     slots: Box<[u32; SLOTS]>,
+    /// How many clocks are in slots.
+    waiting: usize,
     /// Due in the current slot or before.
     near: BinaryHeap<Reverse<(u64, ClockIndex)>>,
 }
@@ -202,7 +205,7 @@ const MAX_SHIFT: u32 = 30;
 impl Wheel {
     fn new(mean_ns: f64, now_ns: u64) -> Self {
         let shift = ((mean_ns / SLOTS_PER_INTERVAL) as u64).max(1).ilog2().clamp(MIN_SHIFT, MAX_SHIFT);
-        Self { shift, current: now_ns >> shift, slots: Box::new([NONE; SLOTS]), near: BinaryHeap::new() }
+        Self { shift, current: now_ns >> shift, slots: Box::new([NONE; SLOTS]), waiting: 0, near: BinaryHeap::new() }
     }
 
     fn insert(&mut self, clocks: &mut [Clock], index: ClockIndex) {
@@ -214,35 +217,52 @@ impl Wheel {
         } else {
             let first = &mut self.slots[slot as usize % SLOTS];
             clock.link = std::mem::replace(first, index);
+            self.waiting += 1;
         }
     }
 
-    /// Makes the slot of `now_ns` the current one.
+    /// Makes the slot of `now_ns` the current one, unless a later one is already.
     #[inline]
     fn advance(&mut self, clocks: &mut [Clock], now_ns: u64) {
         let target = now_ns >> self.shift;
-        if target <= self.current {
-            return;
-        }
-        let passed = self.current + 1..=target.min(self.current + SLOTS as u64);
-        self.current = target;
-        for slot in passed {
-            let mut index = std::mem::replace(&mut self.slots[slot as usize % SLOTS], NONE);
-            while index != NONE {
-                let next = clocks[index as usize].link;
-                self.insert(clocks, index);
-                index = next;
-            }
+        // A revolution has passed every slot.
+        let steps = target.saturating_sub(self.current).min(SLOTS as u64);
+        self.current = self.current.max(target - steps);
+        for _ in 0..steps {
+            self.step(clocks);
         }
     }
 
-    fn next_ns(&self) -> Option<u64> {
-        if let Some(&Reverse((due_ns, _))) = self.near.peek() {
-            return Some(due_ns);
+    /// Makes the next slot the current one.
+    fn step(&mut self, clocks: &mut [Clock]) {
+        self.current += 1;
+        let mut index = std::mem::replace(&mut self.slots[self.current as usize % SLOTS], NONE);
+        while index != NONE {
+            let next = clocks[index as usize].link;
+            self.waiting -= 1;
+            self.insert(clocks, index);
+            index = next;
         }
-        let ahead = self.current + 1..=self.current + SLOTS as u64;
-        let slot = ahead.into_iter().find(|&slot| self.slots[slot as usize % SLOTS] != NONE)?;
-        Some(slot << self.shift)
+    }
+
+    /// Goes ahead of time until it is known what is due next, and what behind it.
+    fn look_ahead(&mut self, clocks: &mut [Clock]) {
+        for _ in 0..SLOTS {
+            if self.near.len() >= 2 || self.waiting == 0 {
+                return;
+            }
+            self.step(clocks);
+        }
+    }
+
+    fn upcoming(&self) -> (Option<u64>, Option<u64>) {
+        // The root of a binary heap, and the better one of its children.
+        let near = self.near.as_slice();
+        let due_ns = |&Reverse((due_ns, _)): &Reverse<(u64, ClockIndex)>| due_ns;
+        let after_ns = near.iter().skip(1).take(2).map(due_ns).min();
+        // Only what is due more than a revolution ahead has not been found: look again then.
+        let later_ns = (self.waiting > 0).then(|| (self.current + 1) << self.shift);
+        (near.first().map(due_ns).or(later_ns), after_ns)
     }
 }
 
@@ -266,7 +286,7 @@ mod tests {
         }
         let mut sequences = vec![0; connections as usize];
         let mut played = Vec::new();
-        while let Some(now_ns) = schedule.next_ns().filter(|&next_ns| next_ns < seconds * SECOND) {
+        while let Some(now_ns) = schedule.upcoming().0.filter(|&next_ns| next_ns < seconds * SECOND) {
             while let Some(due) = schedule.pop(now_ns) {
                 assert_eq!(due.due_ns, now_ns, "neither early nor late");
                 let (clock, sequence) = (clocks[due.key as usize], &mut sequences[due.key as usize]);
@@ -344,6 +364,42 @@ mod tests {
         assert_ne!(queued, other);
         assert_eq!(schedule.pop(SECOND), None, "its connection is gone");
         assert_eq!(schedule.start(7, 7, 0.0, 0), queued);
+    }
+
+    #[test]
+    fn what_is_due_behind_the_next_one_is_known() {
+        let mut schedule = schedule(100.0, Arrivals::Constant, 1000);
+        assert_eq!(schedule.upcoming(), (None, None));
+        let mut due: Vec<u64> = (0..1000)
+            .map(|number| {
+                // In no order.
+                let phase = f64::from(number * 379 % 1000) / 1000.0;
+                let clock = schedule.start(number, number, phase, 0);
+                schedule.queue(clock);
+                schedule.clocks[clock as usize].next_ns
+            })
+            .collect();
+        due.sort_unstable();
+        for pair in due.windows(2) {
+            assert_eq!(schedule.upcoming(), (Some(pair[0]), Some(pair[1])));
+            assert_eq!(schedule.pop(pair[0]).map(|due| due.due_ns), Some(pair[0]));
+        }
+        assert_eq!(schedule.upcoming(), (due.last().copied(), None));
+    }
+
+    #[test]
+    fn looking_ahead_lets_nobody_be_late_or_early() {
+        let mut schedule = schedule(1.0, Arrivals::Constant, 2);
+        let far = schedule.start(0, 0, 0.9, 0);
+        schedule.queue(far);
+        assert_eq!(schedule.upcoming(), (Some(1_800_000_000), None));
+        // Nearer than what has been looked at already.
+        let near = schedule.start(1, 1, 0.1, 0);
+        schedule.queue(near);
+        assert_eq!(schedule.upcoming(), (Some(200_000_000), Some(1_800_000_000)));
+        assert_eq!(schedule.pop(200_000_000 - 1), None);
+        assert_eq!(schedule.pop(200_000_000).map(|due| due.key), Some(1));
+        assert_eq!(schedule.pop(1_800_000_000).map(|due| due.key), Some(0));
     }
 
     #[test]

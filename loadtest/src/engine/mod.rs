@@ -4,12 +4,15 @@
 //! connection's life, `upkeep` what happens to it in between; `sends` holds what is being sent; `operations` are the
 //! submissions and their names. `tls` is the other, simpler way for `wss://` targets.
 
+mod alarms;
 mod closing;
 mod connection;
 mod opening;
 mod operations;
+mod receiving;
 mod sending;
 mod sends;
+mod stamps;
 mod tls;
 mod upkeep;
 mod worker;

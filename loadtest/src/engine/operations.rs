@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Receive,
     /// A connection's send.
     Send,
+    /// An alarm, by its place.
+    Alarm,
 }
 
 /// Names one operation: its kind, and the connection by its key and its generation (keys are used again).
@@ -47,7 +49,7 @@ impl Token {
 
     #[inline]
     pub(super) fn decode(user_data: u64) -> Self {
-        const KINDS: [Kind; 5] = [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send];
+        const KINDS: [Kind; 6] = [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send, Kind::Alarm];
         Self { kind: KINDS[(user_data >> 48) as usize], generation: (user_data >> 32) as u16, key: user_data as u32 }
     }
 }
@@ -57,14 +59,16 @@ pub(super) struct Addresses {
     targets: Vec<SockAddr>,
     /// Empty if the kernel chooses.
     sources: Vec<SockAddr>,
+    /// Whether the kernel is to note when it receives something.
+    are_stamped: bool,
 }
 
 /// The value of the socket options that are switched on.
 static ON: libc::c_int = 1;
 
 impl Addresses {
-    pub(super) fn new(targets: Vec<SockAddr>, sources: Vec<SocketAddr>) -> Self {
-        Self { targets, sources: sources.into_iter().map(SockAddr::from).collect() }
+    pub(super) fn new(targets: Vec<SockAddr>, sources: Vec<SocketAddr>, are_stamped: bool) -> Self {
+        Self { targets, sources: sources.into_iter().map(SockAddr::from).collect(), are_stamped }
     }
 
     /// A chain that ends with a connected socket in direct descriptor `token.key`, and with exactly one completion:
@@ -78,6 +82,7 @@ impl Addresses {
         let slot = DestinationSlot::try_from_slot_target(token.key).expect("tables are far below u32::MAX entries");
         let socket = opcode::Socket::new(target.family().into(), libc::SOCK_STREAM, 0).file_index(Some(slot)).build();
         let no_delay = (!target.is_unix()).then(|| set_on(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY));
+        let stamp = self.are_stamped.then(|| set_on(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS));
         let source = self.sources.get(source).filter(|source| source.family() == target.family());
         let bind = source.map(|source| {
             // The port is chosen at `connect`, when the four-tuple is known: otherwise a port in use towards any
@@ -87,7 +92,12 @@ impl Addresses {
         });
         let connect = opcode::Connect::new(fd, target.as_ptr().cast(), target.len()).build();
         let silent = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
-        let setup = [socket].into_iter().chain(no_delay).chain(bind.into_iter().flatten()).map(|sqe| sqe.flags(silent));
+        let setup = [socket]
+            .into_iter()
+            .chain(no_delay)
+            .chain(stamp)
+            .chain(bind.into_iter().flatten())
+            .map(|sqe| sqe.flags(silent));
         setup.chain([connect]).map(|sqe| sqe.user_data(token.encode())).collect()
     }
 }
@@ -99,6 +109,11 @@ fn set_on(fd: types::Fixed, level: libc::c_int, option: libc::c_int) -> squeue::
 /// Receives again and again into the provided buffers of `group`.
 pub(super) fn receive(token: Token, group: u16) -> squeue::Entry {
     opcode::RecvMulti::new(types::Fixed(token.key), group).build().user_data(token.encode())
+}
+
+/// The same, each with what `header` asks for in front of the bytes.
+pub(super) fn receive_stamped(token: Token, group: u16, header: &libc::msghdr) -> squeue::Entry {
+    opcode::RecvMsgMulti::new(types::Fixed(token.key), header, group).build().user_data(token.encode())
 }
 
 /// How a send goes about it.
@@ -171,7 +186,7 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_round_trip() {
-        for kind in [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send] {
+        for kind in [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send, Kind::Alarm] {
             let token = Token::new(kind, 0xabcd, 0xffff_0001);
             assert_eq!(Token::decode(token.encode()), token);
         }
@@ -181,11 +196,12 @@ mod tests {
     fn a_chain_has_an_end_and_fits() {
         let inet = |text: &str| SockAddr::from(text.parse::<SocketAddr>().unwrap());
         let targets = vec![inet("127.0.0.1:1"), inet("[::1]:1"), SockAddr::unix("/run/echo").unwrap()];
-        let addresses = Addresses::new(targets.clone(), vec!["127.1.0.1:0".parse().unwrap()]);
+        let addresses = Addresses::new(targets.clone(), vec!["127.1.0.1:0".parse().unwrap()], false);
         let lengths = |addresses: &Addresses| {
             [0, 1, 2].map(|target| addresses.connect(Token::of(Kind::Connect), target, 0).len())
         };
         assert_eq!(lengths(&addresses), [5, 3, 2], "only what is of the same family is bound");
-        assert_eq!(lengths(&Addresses::new(targets, Vec::new())), [3, 3, 2]);
+        assert_eq!(lengths(&Addresses::new(targets.clone(), Vec::new(), false)), [3, 3, 2]);
+        assert_eq!(lengths(&Addresses::new(targets, Vec::new(), true)), [4, 4, 3]);
     }
 }

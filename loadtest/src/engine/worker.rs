@@ -1,4 +1,4 @@
-//! One thread's loop, and the way of an echo through it.
+//! One thread's loop.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -6,18 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::cqueue;
-use ringecho::engine::uring::buffers::{BufferPool, Piece, PoolShape};
+use ringecho::engine::uring::buffers::BufferPool;
 use ringecho::engine::uring::ring::{Ring, RingOptions, Wait};
+use rustix::time::ClockId;
 use slab::Slab;
+use socket2::SockAddr;
 
-use super::connection::{Connection, Flag, Stage};
+use super::alarms::Alarms;
+use super::connection::Connection;
 use super::operations::{self, Addresses, Kind, Token};
+use super::receiving::pool_shape;
 use super::sends::Sends;
+use super::stamps::{Stamps, time_of};
 use super::{EngineError, Shared, check_kernel};
 use crate::control::Phase;
 use crate::pacing::ConnectPacing;
 use crate::scenario::{Part, Traffic};
-use crate::session::Judging;
+use crate::schedule::Schedule;
 use crate::stats::{Counter, Tally};
 use crate::times::SendTimes;
 
@@ -30,18 +35,16 @@ const MAX_WANT: usize = 128;
 /// How long a batch may be waited for.
 const MIN_WAIT_US: u32 = 20;
 
+/// An open loop whose echoes are stamped needs not look at each as it comes. It looks at them when it wakes up to send,
+/// if that is so soon, or when there are so many.
+const LAZY_NS: u64 = 1_000_000;
+const LAZY_WANT: usize = 64;
+
+/// An alarm that goes off this soon is not slept for.
+const ALARM_MARGIN_NS: u64 = 2_000;
+
 /// The one group of provided buffers.
 const GROUP: u16 = 0;
-
-/// Memory that all threads' receive buffers may take together, as far as [`MIN_POOL`] allows.
-const POOLS: usize = 4 << 20;
-
-/// Receive buffer memory of a thread: at least, and at most.
-const MIN_POOL: usize = 64 << 10;
-const MAX_POOL: usize = 1 << 20;
-
-/// Buffers in a pool: few and large, so that large messages arrive in large pieces.
-const POOL_BUFFERS: u16 = 4;
 
 /// One thread's ring, connections and counts.
 pub(super) struct Worker<'a> {
@@ -50,6 +53,9 @@ pub(super) struct Worker<'a> {
     pub(super) pool: BufferPool,
     pub(super) sends: Sends,
     pub(super) addresses: Addresses,
+    alarms: Alarms,
+    /// Where receives are stamped.
+    pub(super) stamps: Option<Stamps>,
 
     pub(super) shared: &'a Shared,
     pub(super) part: Part,
@@ -64,7 +70,7 @@ pub(super) struct Worker<'a> {
     /// Codes of Close frames that are to be sent, other than that of an orderly end.
     pub(super) close_codes: HashMap<u32, u16>,
     /// Connections whose receive has ended and is to go on.
-    rearm: Vec<Token>,
+    pub(super) rearm: Vec<Token>,
     batch: Vec<Completion>,
     /// Completions of sends, which are looked at before all others.
     pub(super) send_batch: Vec<Completion>,
@@ -79,11 +85,13 @@ pub(super) struct Worker<'a> {
     /// The time of this loop turn, in nanoseconds since the run's epoch. Reading the clock once per turn makes a
     /// latency at most as much too long as the turn takes: microseconds.
     pub(super) now_ns: u64,
+    /// When what is being looked at arrived.
+    pub(super) arrived_ns: u64,
     /// How far a new phase has reached along the connections, by key.
     pub(super) sweep: Option<usize>,
     /// Messages that may still be sent.
     pub(super) quota: u64,
-    receives: usize,
+    pub(super) receives: usize,
 }
 
 /// What completed, its result and its flags.
@@ -96,8 +104,12 @@ impl<'a> Worker<'a> {
         let ring = Ring::new(&options).map_err(EngineError::Ring)?;
         let sources = shared.sources.of_connections(part.first, part.connections);
         check_kernel(&ring, !sources.is_empty())?;
-        let pool = BufferPool::new(&ring, GROUP, pool_shape(shared.threads as usize)).map_err(EngineError::Ring)?;
         let traffic = &shared.scenario.traffic;
+        let targets: Vec<_> = shared.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
+        // A closed loop sends as soon as an echo is there: it has nothing to gain.
+        let are_stamped = traffic.open.is_some() && !targets.iter().any(SockAddr::is_unix);
+        let pool = BufferPool::new(&ring, GROUP, pool_shape(shared.threads as usize, are_stamped))
+            .map_err(EngineError::Ring)?;
         let now_ns = shared.epoch.elapsed().as_nanos() as u64;
         let share = f64::from(part.connections) / f64::from(shared.scenario.connections);
         let connect = &shared.scenario.connect;
@@ -110,7 +122,9 @@ impl<'a> Worker<'a> {
                 messages_per_send(traffic),
                 shared.longest_request().max(MIN_SEND_BUFFER),
             ),
-            addresses: Addresses::new(shared.endpoints.iter().map(|it| it.address.clone()).collect(), sources),
+            alarms: Alarms::new(time_of(ClockId::Monotonic).saturating_sub(shared.epoch.elapsed())),
+            addresses: Addresses::new(targets, sources, are_stamped),
+            stamps: are_stamped.then(Stamps::new),
             shared,
             part,
             // Reserved, not touched: memory is taken as connections come.
@@ -130,13 +144,14 @@ impl<'a> Worker<'a> {
             is_held_up: false,
             phase: Phase::Connect,
             now_ns,
+            arrived_ns: now_ns,
             sweep: None,
             quota: part.limit.unwrap_or(u64::MAX),
             receives: 0,
         })
     }
 
-    /// The loop: do what the phase asks for, enter the kernel once, act on everything that has completed.
+    /// The loop: do what the phase asks for, enter the kernel, act on everything that has completed.
     pub(super) fn run(&mut self) -> io::Result<()> {
         self.listen();
         loop {
@@ -145,7 +160,7 @@ impl<'a> Worker<'a> {
                 break;
             }
             self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
-            let wait = self.wait();
+            let wait = self.wait()?;
             let all_submitted = self.ring.submit_and_wait(wait)?;
             self.now_ns = self.clock_ns();
             self.reap(all_submitted);
@@ -231,21 +246,60 @@ impl<'a> Worker<'a> {
     }
 
     /// How long to wait, and for how much: under load for several echoes, because they cost less together.
-    fn wait(&mut self) -> Wait {
+    fn wait(&mut self) -> io::Result<Wait> {
         if self.sweep.is_some() || self.is_held_up {
-            return Wait { want: 1, min_wait_us: 0, timeout: Some(Duration::ZERO) };
+            return Ok(Wait::default());
         }
-        let want = (self.receives / 2).clamp(1, MAX_WANT);
-        let due = match self.phase {
-            Phase::Connect => self.opening_due_ns(),
-            Phase::WarmUp | Phase::Measure => {
-                let schedule = self.times.schedule().and_then(|schedule| schedule.next_ns());
-                [schedule, self.upkeep.next_ns(), self.opening_deadline_ns()].into_iter().flatten().min()
+        let several = (self.receives / 2).clamp(1, MAX_WANT);
+        let mut wait = Wait { want: several, min_wait_us: MIN_WAIT_US, timeout: None };
+        if let (Some(next_ns), after_ns) = self.upcoming() {
+            let now_ns = self.clock_ns();
+            if next_ns <= now_ns {
+                return Ok(Wait::default());
             }
-            Phase::Drain | Phase::Close | Phase::Stop => None,
-        };
-        let timeout = due.map(|due_ns| Duration::from_nanos(due_ns.saturating_sub(self.clock_ns())));
-        Wait { want, min_wait_us: MIN_WAIT_US, timeout }
+            if self.set_alarms(next_ns, after_ns) {
+                wait.timeout = Some(Duration::from_nanos(next_ns - now_ns));
+            } else if self.is_lazy() && next_ns - now_ns < LAZY_NS {
+                // An alarm ends such a wait, but only if it goes off during the wait itself, not while the kernel is still
+                // sending.
+                self.ring.submit()?;
+                if self.alarms.first_ns() <= self.clock_ns() + ALARM_MARGIN_NS {
+                    return Ok(Wait::default());
+                }
+                (wait.want, wait.min_wait_us) = (LAZY_WANT, 2 * (LAZY_NS / 1000) as u32);
+            }
+        }
+        Ok(wait)
+    }
+
+    /// Whether nothing depends on how soon an echo is noticed: neither a message that it makes room for, nor the time that
+    /// it took to open a connection.
+    fn is_lazy(&self) -> bool {
+        let has_no_depth = self.shared.scenario.traffic.depth == u32::MAX;
+        self.stamps.is_some() && has_no_depth && self.phase.is_sending() && self.opening_deadline_ns().is_none()
+    }
+
+    /// When something is to be done next without a completion, and when after that as far as it is known.
+    fn upcoming(&mut self) -> (Option<u64>, Option<u64>) {
+        match self.phase {
+            Phase::Connect => (self.opening_due_ns(), None),
+            Phase::WarmUp | Phase::Measure => {
+                let (next_ns, after_ns) = self.times.schedule().map_or((None, None), Schedule::upcoming);
+                let others = [self.upkeep.next_ns(), self.opening_deadline_ns()].into_iter().flatten().min();
+                (next_ns.into_iter().chain(others).min(), after_ns)
+            }
+            Phase::Drain | Phase::Close | Phase::Stop => (None, None),
+        }
+    }
+
+    /// Sees to it that the thread wakes up at `next_ns`. True if that needs a timeout, because all alarms are set.
+    fn set_alarms(&mut self, next_ns: u64, after_ns: Option<u64>) -> bool {
+        while let Some(at_ns) = self.alarms.wanted(next_ns, after_ns) {
+            let Some(alarm) = self.alarms.set(at_ns) else { return true };
+            // SAFETY: the alarm's time is boxed, is written again only when it has gone off, and goes after the ring.
+            unsafe { self.ring.push(&alarm) };
+        }
+        false
     }
 
     /// The time, afresh.
@@ -261,6 +315,9 @@ impl<'a> Worker<'a> {
             let batch = if token.kind == Kind::Send { &mut self.send_batch } else { &mut batch };
             batch.push((token, entry.result(), entry.flags()));
         }
+        if let Some(stamps) = &mut self.stamps {
+            stamps.look_at_the_clock();
+        }
         self.is_held_up = false;
         self.settle_sends(all_submitted);
         self.receives = 0;
@@ -268,6 +325,7 @@ impl<'a> Worker<'a> {
             match token.kind {
                 Kind::Receive => self.on_receive(token, result, flags),
                 Kind::Connect => self.on_connect(token, result),
+                Kind::Alarm => self.alarms.gone_off(token),
                 Kind::Bell if !cqueue::more(flags) => self.listen(),
                 Kind::Bell | Kind::Ignored | Kind::Send => {}
             }
@@ -277,95 +335,9 @@ impl<'a> Worker<'a> {
         self.rearm();
     }
 
-    /// Lets receives go on that ended because the pool was empty; it has been refilled by now.
-    fn rearm(&mut self) {
-        while let Some(token) = self.rearm.pop() {
-            let connection = self.connections.get(token.key as usize);
-            if connection.is_some_and(|it| it.generation == token.generation && it.stage != Stage::Ending) {
-                self.start_receiving(token.key);
-            }
-        }
-    }
-
-    pub(super) fn start_receiving(&mut self, key: u32) {
-        let connection = &mut self.connections[key as usize];
-        debug_assert!(!connection.has(Flag::Receiving), "a second receive");
-        connection.set(Flag::Receiving, true);
-        let receive = operations::receive(connection.token(Kind::Receive, key), self.pool.group());
-        // SAFETY: the submission holds no address; the pool outlives the ring.
-        unsafe { self.ring.push(&receive) };
-    }
-
     /// The connection that a completion is for, if it still exists.
     pub(super) fn connection(&mut self, token: Token) -> Option<&mut Connection> {
         self.connections.get_mut(token.key as usize).filter(|it| it.generation == token.generation)
-    }
-
-    fn on_receive(&mut self, token: Token, result: i32, flags: u32) {
-        self.receives += 1;
-        let piece = self.pool.take(result, flags);
-        let Some(connection) = self.connection(token) else {
-            // Never: a connection is kept until its receive has ended. But memory must not leak if it does.
-            debug_assert!(false, "completion of a connection that is gone");
-            return piece.into_iter().for_each(|piece| self.pool.release(piece.buffer));
-        };
-        let goes_on = cqueue::more(flags);
-        connection.set(Flag::Receiving, goes_on);
-        if let Some(piece) = piece {
-            if result > 0 {
-                self.on_bytes(token.key, piece);
-            }
-            self.pool.release(piece.buffer);
-        }
-        if goes_on && result > 0 {
-            return;
-        }
-        match result {
-            0 => self.on_gone(token, None),
-            error if -error == libc::ECANCELED && self.is_slow_reader(token) => self.release_if_ended(token),
-            error if error < 0 && -error != libc::ENOBUFS => self.on_gone(token, Some(-error)),
-            // The pool was empty, or the kernel had another reason to end the multishot.
-            _ => {
-                self.rearm.push(token);
-                self.release_if_ended(token);
-            }
-        }
-    }
-
-    /// Bytes from the server.
-    pub(super) fn on_bytes(&mut self, key: u32, piece: Piece) {
-        let connection = &mut self.connections[key as usize];
-        if !connection.is_upgraded() {
-            return self.on_answer(key, piece);
-        }
-        if connection.has(Flag::SlowReader) && connection.stage == Stage::Open {
-            return;
-        }
-        let mut judging = Judging {
-            now_ns: self.now_ns,
-            messages: &self.shared.messages,
-            times: &mut self.times,
-            tally: &mut self.tally,
-            is_closing: connection.stage == Stage::Closing,
-            is_closed: connection.has(Flag::ServerClosed),
-        };
-        let signals = match connection.session.receive(self.pool.bytes_mut(piece), &mut judging) {
-            Ok(signals) => signals,
-            Err(violation) => return self.on_violation(key, violation),
-        };
-        if let Some(payload) = signals.ping {
-            self.pongs.insert(key, payload);
-            connection.set(Flag::PongDue, true);
-        }
-        if let Some(code) = signals.close {
-            return self.on_close(key, code);
-        }
-        if connection.stage == Stage::Greeting && connection.session.has_echoed() {
-            self.on_open(key);
-        } else if connection.has(Flag::Recycling) {
-            self.close_if_settled(key);
-        }
-        self.send_due(key);
     }
 }
 
@@ -376,13 +348,6 @@ const MIN_SEND_BUFFER: usize = 512;
 /// those are small.
 fn messages_per_send(traffic: &Traffic) -> u32 {
     if traffic.open.is_some() { traffic.depth.min(16) } else { traffic.depth }
-}
-
-/// Receive buffers for one of `threads` threads. Pieces are read at once and given back, so even little memory is
-/// hardly ever short; when it is, receives go on a turn later.
-fn pool_shape(threads: usize) -> PoolShape {
-    let bytes = (POOLS / threads).clamp(MIN_POOL, MAX_POOL);
-    PoolShape { count: POOL_BUFFERS, size: (bytes / usize::from(POOL_BUFFERS)) as u32, incremental: true }
 }
 
 /// Deadlines of attempts, earliest first: they are all given the same time.

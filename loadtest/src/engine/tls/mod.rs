@@ -210,7 +210,7 @@ impl<'a> Worker<'a> {
                 next.into_iter().chain(deadline_ns).min()
             }
             Phase::WarmUp | Phase::Measure => {
-                let schedule = self.times.schedule().and_then(|schedule| schedule.next_ns());
+                let schedule = self.times.schedule().and_then(|schedule| schedule.upcoming().0);
                 [schedule, self.upkeep.next_ns(), deadline_ns].into_iter().flatten().min()
             }
             Phase::Drain | Phase::Close | Phase::Stop => None,

@@ -38,6 +38,8 @@ pub(crate) struct Crowd {
     /// Clients that have sent their opening, now.
     pub(crate) present: AtomicUsize,
     pub(crate) is_stopped: AtomicBool,
+    /// All have lived.
+    pub(crate) is_over: AtomicBool,
 }
 
 /// What has become of the clients.
@@ -76,8 +78,8 @@ impl Tally {
 
 impl Crowd {
     pub(crate) fn new(target: SocketAddr, attack: Attack, at_once: usize, lives: Option<usize>, seed: u64) -> Self {
-        let (present, is_stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { target, attack, at_once, lives, seed, present, is_stopped }
+        let (present, is_stopped, is_over) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        Self { target, attack, at_once, lives, seed, present, is_stopped, is_over }
     }
 
     /// Attacks until all have lived or somebody says stop; then all are gone.
@@ -100,6 +102,7 @@ impl Crowd {
                 total.add(&thread.join().expect("an attack that goes on"));
             }
         });
+        self.is_over.store(true, Ordering::Relaxed);
         total
     }
 

@@ -141,7 +141,9 @@ fn reset_anywhere(number: usize, random: &mut Random) -> Life {
 /// Gone at any point: of the request, of a frame's header, of a payload, of a Close, with some of the answers read or
 /// none, in order or with a reset.
 fn dropped_anywhere(_: usize, random: &mut Random) -> Life {
-    let data = frame(FIN | BINARY, &vec![9; random.below(20_000)]);
+    let payload = random.below(20_000);
+    let data = frame(FIN | BINARY, &vec![9; payload]);
+    let header = data.len() - payload;
     let end = match random.below(4) {
         0 => frame(FIN | 0x3, b"no such opcode"),
         1 => [frame(0x1, "begun €".as_bytes()), frame(FIN | PING, b"?")].concat(),
@@ -151,14 +153,15 @@ fn dropped_anywhere(_: usize, random: &mut Random) -> Life {
     let cut = match random.below(7) {
         0 => random.below(UPGRADE.len()),
         1 => UPGRADE.len(),
-        2 => UPGRADE.len() + random.below(14),
+        2 => UPGRADE.len() + random.below(header),
         3 => UPGRADE.len() + random.below(data.len()),
         4 => UPGRADE.len() + data.len(),
         5 => UPGRADE.len() + data.len() + random.below(end.len()),
         _ => whole.len(),
     };
     // Never more than what is sent brings back.
-    let readable = if cut < UPGRADE.len() { 0 } else { ANSWER + cut.saturating_sub(UPGRADE.len() + 14).min(data.len() - 14) };
+    let echoed = cut.saturating_sub(UPGRADE.len() + header).min(payload);
+    let readable = if cut < UPGRADE.len() { 0 } else { ANSWER + echoed };
     let after = random.below(2) * random.below(readable + 1);
     let then = Then::Leave { after, reset: random.below(2) == 0 };
     Life { opening: whole[..cut].to_vec(), then, reads: true }

@@ -1,0 +1,106 @@
+//! Who is received from next when not everybody can be.
+//!
+//! A receive takes all that a socket holds, up to the whole pool. A few peers that send without a pause would so take
+//! every turn's buffers and time for themselves, and everybody else would wait behind all of them. So whoever has brought
+//! a lot at once is *greedy* until a receive finds less: greedy connections take turns, a receive each, behind everybody
+//! else. While others are served, their turns are short.
+
+use std::collections::VecDeque;
+
+use crate::engine::deadline::Ending;
+
+use super::super::buffers::{Piece, PoolShape};
+use super::super::connection::Flags;
+use super::super::token::Kind;
+use super::{Connections, Op};
+
+/// What a greedy connection may receive at a time while others are served, and as much at once makes it greedy. More
+/// would let those wait; less would make many pieces of a large message, each with its own receive and send.
+const SHARE: u32 = 64 << 10;
+/// What all of them may receive in such a turn.
+const SHARES: u32 = 128 << 10;
+
+/// The greedy connections that wait for their turn.
+pub(super) struct Greedy {
+    queue: VecDeque<u32>,
+    share: u32,
+    buffer: u32,
+    buffers: u32,
+    /// What the connection whose turn it is may receive; 0: it is nobody's turn.
+    turn: u32,
+    /// The tick in which somebody else was last received from.
+    modest_at: u32,
+}
+
+impl Greedy {
+    pub(super) fn new(shape: PoolShape) -> Self {
+        let (buffer, buffers) = (shape.size, shape.count.into());
+        Self { queue: VecDeque::new(), share: SHARE.min(buffer), buffer, buffers, turn: 0, modest_at: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many may have their turn now, and what each may receive: the pool as a whole, or shares.
+    fn turns(&self, now: u32) -> (u32, u32) {
+        if now - self.modest_at > 1 { (self.buffers, self.buffer) } else { ((SHARES / self.share).max(1), self.share) }
+    }
+}
+
+impl Connections {
+    /// Judges a connection by what a receive has brought.
+    #[inline]
+    pub(super) fn weigh(&mut self, key: u32, piece: Piece) {
+        let connection = &mut self.entries[key as usize];
+        if piece.len >= self.greedy.share {
+            connection.flags.set(Flags::GREEDY);
+        } else if piece.offset + piece.len < self.greedy.buffer {
+            // There was room for more. At the end of a buffer, a little proves nothing.
+            connection.flags.clear(Flags::GREEDY);
+        }
+        if !connection.flags.has(Flags::GREEDY) {
+            self.greedy.modest_at = self.now;
+        }
+    }
+
+    /// A receive has found the pool empty.
+    pub(super) fn wait_for_buffers(&mut self, key: u32) {
+        let flags = &mut self.entries[key as usize].flags;
+        flags.set(Flags::STARVED);
+        if flags.has(Flags::GREEDY) { self.greedy.queue.push_back(key) } else { self.starved.push(key) }
+    }
+
+    /// Receives from a connection again, if it need not wait for its turn.
+    pub(super) fn receive_in_turn(&mut self, key: u32) {
+        let is_greedy = self.entries[key as usize].flags.has(Flags::GREEDY);
+        match (is_greedy, self.greedy.turn) {
+            (false, _) => self.arm_receive(key),
+            (true, 0) => self.wait_for_buffers(key),
+            (true, at_most) => {
+                self.greedy.turn = 0;
+                self.entries[key as usize].flags.set(Flags::RECEIVING);
+                self.submit(key, Kind::Receive, |slot| Op::ReceiveOnce { slot, at_most });
+            }
+        }
+    }
+
+    /// Lets some of the greedy connections have their turn.
+    pub(super) fn serve_greedy(&mut self) {
+        let (mut turns, at_most) = self.greedy.turns(self.now);
+        while turns > 0 {
+            let Some(key) = self.greedy.queue.pop_front() else { return };
+            // As for the starved: the entry is still the same connection's.
+            let Some(connection) = self.entries.get_mut(key as usize) else { continue };
+            connection.flags.clear(Flags::STARVED);
+            debug_assert!(connection.flags.has(Flags::GREEDY) || connection.ending != Ending::No);
+            self.greedy.turn = at_most;
+            self.settle(key);
+            // Whoever is on the way out, or not to be read, has not used it.
+            turns -= u32::from(std::mem::take(&mut self.greedy.turn) == 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -91,6 +91,12 @@ impl Echo {
         if self.message == Message::Binary { self.frame_left } else { 0 }
     }
 
+    /// Whether a data frame has begun and not ended.
+    #[inline]
+    pub(super) fn is_within_frame(&self) -> bool {
+        self.frame_left > 0
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         self.is_silent
     }

@@ -130,6 +130,13 @@ impl Session {
         }
     }
 
+    /// Whether the peer is in the midst of a data frame.
+    #[inline]
+    #[must_use]
+    pub fn is_within_frame(&self) -> bool {
+        matches!(&self.state, State::WebSocket { echo, .. } if echo.is_within_frame())
+    }
+
     /// Everything but frames that go on where the receive before has ended.
     #[inline(never)]
     fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {

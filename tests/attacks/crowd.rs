@@ -179,7 +179,9 @@ impl<'a> Loop<'a> {
                 turn = (turn + 1) % TURNS;
             }
         }
-        self.crowd.present.fetch_sub(self.clients.iter().filter(|(_, client)| client.is_present).count(), Ordering::Relaxed);
+        self.crowd
+            .present
+            .fetch_sub(self.clients.iter().filter(|(_, client)| client.is_present).count(), Ordering::Relaxed);
         self.tally
     }
 

@@ -1,7 +1,6 @@
 //! HTTP requests that are none, and what each must be answered with.
 
 use super::UPGRADE;
-use crate::common::frames::{FIN, TEXT, frame};
 
 /// A request that is none.
 pub(crate) struct Nonsense {
@@ -16,7 +15,11 @@ pub(crate) const NONSENSE: &[Nonsense] = &[
     Nonsense { name: "a TLS ClientHello", request: tls_hello, status: 400 },
     Nonsense { name: "a header of 1 MB", request: || with_header("X", &"x".repeat(1 << 20)), status: 431 },
     Nonsense { name: "a thousand headers", request: thousand_headers, status: 431 },
-    Nonsense { name: "a path of 1 MB", request: || replaced("GET / ", &format!("GET /{} ", "p".repeat(1 << 20))), status: 431 },
+    Nonsense {
+        name: "a path of 1 MB",
+        request: || replaced("GET / ", &format!("GET /{} ", "p".repeat(1 << 20))),
+        status: 431,
+    },
     Nonsense { name: "NUL in a value", request: || with_header("X", "a\0b"), status: 400 },
     Nonsense { name: "NUL in a name", request: || with_header("X\0Y", "a"), status: 400 },
     Nonsense { name: "nothing but NUL", request: || vec![0; 1000], status: 400 },
@@ -28,7 +31,6 @@ pub(crate) const NONSENSE: &[Nonsense] = &[
     Nonsense { name: "a body in chunks", request: || with_header("Transfer-Encoding", "chunked"), status: 400 },
     Nonsense { name: "a second request behind a refused one", request: refused_and_second, status: 405 },
     Nonsense { name: "the preface of HTTP/2", request: || b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), status: 505 },
-    Nonsense { name: "a frame without a handshake", request: || frame(FIN | TEXT, b"hello"), status: 400 },
     Nonsense { name: "a smuggled second request", request: smuggled, status: 101 },
 ];
 

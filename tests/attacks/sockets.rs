@@ -36,7 +36,8 @@ pub(super) fn connect(target: SocketAddr, thread: usize, number: usize) -> io::R
     socket.set_tcp_nodelay(true)?;
     if target.is_ipv4() {
         choose_port_late(&socket)?;
-        let host = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 32, 0, 1)) + thread as u32 * 256 + number as u32 % SOURCES);
+        let host =
+            Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 32, 0, 1)) + thread as u32 * 256 + number as u32 % SOURCES);
         socket.bind(&SocketAddr::from((host, 0)).into())?;
     }
     match socket.connect(&target.into()) {

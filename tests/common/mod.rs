@@ -4,7 +4,7 @@
 //! Nothing here waits for time to pass: what is awaited is an event (a line, a frame, the end of a process), and
 //! `PATIENCE` only turns an event that never comes into a failure.
 
-#![allow(dead_code, reason = "every test file uses its own part of this module")]
+#![allow(dead_code, unused_imports, reason = "every test file uses its own part of this module")]
 
 pub(crate) mod data;
 pub(crate) mod frames;

@@ -175,6 +175,12 @@ impl Connections {
         self.entries[key as usize].is_blocked
     }
 
+    /// Whether the peer is in the midst of a data frame.
+    #[inline]
+    pub fn is_within_frame(&self, key: u32) -> bool {
+        self.entries[key as usize].session.is_within_frame()
+    }
+
     /// Connections whose step has changed although nothing has happened on their sockets.
     pub fn take_called(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.called)

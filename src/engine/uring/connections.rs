@@ -202,11 +202,12 @@ impl Connections {
             connection.flags.clear(Flags::RECEIVING.or(Flags::CANCELLING));
         }
         let is_ending = connection.ending != Ending::No;
-        if let Some(piece) = piece {
-            self.weigh(key, piece);
-        }
         match piece {
-            Some(piece) if result > 0 && !is_ending => self.input(key, piece),
+            Some(piece) if result > 0 && !is_ending => {
+                let was_within_frame = self.entries[key as usize].session.is_within_frame();
+                self.input(key, piece);
+                self.weigh(key, piece, was_within_frame);
+            }
             Some(piece) => self.pool.release(piece.buffer),
             None => {}
         }

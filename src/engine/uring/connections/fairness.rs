@@ -51,16 +51,18 @@ impl Greedy {
 impl Connections {
     /// Judges a connection by what a receive has brought.
     #[inline]
-    pub(super) fn weigh(&mut self, key: u32, piece: Piece) {
+    pub(super) fn weigh(&mut self, key: u32, piece: Piece, was_within_frame: bool) {
         let connection = &mut self.entries[key as usize];
+        let was_greedy = connection.flags.has(Flags::GREEDY);
         if piece.len >= self.greedy.share {
             connection.flags.set(Flags::GREEDY);
         } else if piece.offset + piece.len < self.greedy.buffer {
             // There was room for more. At the end of a buffer, a little proves nothing.
             connection.flags.clear(Flags::GREEDY);
-        }
-        if !connection.flags.has(Flags::GREEDY) {
-            self.greedy.modest_at = self.now;
+            // A small piece of a large message is no small message.
+            if !(was_greedy || was_within_frame || connection.session.is_within_frame()) {
+                self.greedy.modest_at = self.now;
+            }
         }
     }
 

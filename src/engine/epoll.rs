@@ -32,6 +32,8 @@ const EVENTS: usize = 256;
 const BUFFER_MAX: usize = 256 << 10;
 /// What one receive may bring while others send little, and as much at once makes a connection wait for its turn.
 const SHARE: usize = 64 << 10;
+/// What one receive may bring when much is kept for peers that do not read.
+const SMALL_SHARE: usize = 16 << 10;
 /// How many of those that wait have their turn then, between two looks at everybody else.
 const TURNS: usize = 2;
 /// Steps that a connection can take per turn.
@@ -209,6 +211,17 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Where in the buffer a receive has to end.
+    #[inline]
+    fn share(&self) -> usize {
+        let share = match (self.connections.is_backlog_large(), self.has_modest()) {
+            (true, _) => SMALL_SHARE,
+            (false, true) => SHARE,
+            (false, false) => BUFFER_MAX,
+        };
+        self.buffer.len().min(HEADROOM + share)
+    }
+
     fn has_modest(&self) -> bool {
         self.now - self.modest_at <= 1
     }
@@ -253,7 +266,7 @@ impl<'a> Worker<'a> {
     /// One receive and the sending of its echo.
     #[inline]
     fn receive(&mut self, key: u32, has_end: bool) -> Outcome {
-        let share = if self.has_modest() { self.buffer.len().min(HEADROOM + SHARE) } else { self.buffer.len() };
+        let share = self.share();
         let was_within_frame = self.connections.is_within_frame(key);
         let room = &mut self.buffer[HEADROOM..share];
         let len = match recv(self.connections.socket(key), room, RecvFlags::DONTWAIT) {

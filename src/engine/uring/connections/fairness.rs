@@ -19,32 +19,44 @@ use super::{Connections, Op};
 const SHARE: u32 = 64 << 10;
 /// What all of them may receive in such a turn.
 const SHARES: u32 = 128 << 10;
+/// What one of them may receive when much is kept for peers that do not read: if it is another such peer, so much more
+/// has to be kept for it before it is known.
+const SMALL_SHARE: u32 = 16 << 10;
 
 /// The greedy connections that wait for their turn.
 pub(super) struct Greedy {
     queue: VecDeque<u32>,
     share: u32,
     buffer: u32,
-    buffers: u32,
-    /// What the connection whose turn it is may receive; 0: it is nobody's turn.
-    turn: u32,
+    /// What the connection whose turn it is may receive; `None`: it is nobody's turn.
+    turn: Option<Portion>,
     /// The tick in which somebody else was last received from.
     modest_at: u32,
 }
 
+/// What a turn brings.
+#[derive(Clone, Copy)]
+enum Portion {
+    Share(u32),
+    /// All that there is, until the pool is empty.
+    All,
+}
+
 impl Greedy {
     pub(super) fn new(shape: PoolShape) -> Self {
-        let (buffer, buffers) = (shape.size, shape.count.into());
-        Self { queue: VecDeque::new(), share: SHARE.min(buffer), buffer, buffers, turn: 0, modest_at: 0 }
+        let share = SHARE.min(shape.size);
+        Self { queue: VecDeque::new(), share, buffer: shape.size, turn: None, modest_at: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// How many may have their turn now, and what each may receive: the pool as a whole, or shares.
-    fn turns(&self, now: u32) -> (u32, u32) {
-        if now - self.modest_at > 1 { (self.buffers, self.buffer) } else { ((SHARES / self.share).max(1), self.share) }
+    /// How many may have their turn now, and what each may receive.
+    fn turns(&self, now: u32, is_backlog_large: bool) -> (u32, Portion) {
+        let has_modest = now - self.modest_at <= 1;
+        let share = self.share.min(if is_backlog_large { SMALL_SHARE } else { SHARE });
+        if has_modest || is_backlog_large { (SHARES / share, Portion::Share(share)) } else { (1, Portion::All) }
     }
 }
 
@@ -56,8 +68,8 @@ impl Connections {
         let was_greedy = connection.flags.has(Flags::GREEDY);
         if piece.len >= self.greedy.share {
             connection.flags.set(Flags::GREEDY);
-        } else if piece.offset + piece.len < self.greedy.buffer {
-            // There was room for more. At the end of a buffer, a little proves nothing.
+        } else if piece.offset + piece.len < self.greedy.buffer && piece.len != SMALL_SHARE {
+            // There was room for more. At the end of a buffer, or of a small share, a little proves nothing.
             connection.flags.clear(Flags::GREEDY);
             // A small piece of a large message is no small message.
             if !(was_greedy || was_within_frame || connection.session.is_within_frame()) {
@@ -76,11 +88,11 @@ impl Connections {
     /// Receives from a connection again, if it need not wait for its turn.
     pub(super) fn receive_in_turn(&mut self, key: u32) {
         let is_greedy = self.entries[key as usize].flags.has(Flags::GREEDY);
-        match (is_greedy, self.greedy.turn) {
-            (false, _) => self.arm_receive(key),
-            (true, 0) => self.wait_for_buffers(key),
-            (true, at_most) => {
-                self.greedy.turn = 0;
+        match self.greedy.turn.take() {
+            _ if !is_greedy => self.arm_receive(key),
+            None => self.wait_for_buffers(key),
+            Some(Portion::All) => self.arm_receive(key),
+            Some(Portion::Share(at_most)) => {
                 self.entries[key as usize].flags.set(Flags::RECEIVING);
                 self.submit(key, Kind::Receive, |slot| Op::ReceiveOnce { slot, at_most });
             }
@@ -89,17 +101,17 @@ impl Connections {
 
     /// Lets some of the greedy connections have their turn.
     pub(super) fn serve_greedy(&mut self) {
-        let (mut turns, at_most) = self.greedy.turns(self.now);
+        let (mut turns, portion) = self.greedy.turns(self.now, self.chunks.owned() >= self.backlog_total / 2);
         while turns > 0 {
             let Some(key) = self.greedy.queue.pop_front() else { return };
             // As for the starved: the entry is still the same connection's.
             let Some(connection) = self.entries.get_mut(key as usize) else { continue };
             connection.flags.clear(Flags::STARVED);
             debug_assert!(connection.flags.has(Flags::GREEDY) || connection.ending != Ending::No);
-            self.greedy.turn = at_most;
+            self.greedy.turn = Some(portion);
             self.settle(key);
             // Whoever is on the way out, or not to be read, has not used it.
-            turns -= u32::from(std::mem::take(&mut self.greedy.turn) == 0);
+            turns -= u32::from(self.greedy.turn.take().is_none());
         }
     }
 }

@@ -22,8 +22,9 @@ const CAPACITY: usize = 400;
 const OTHERS: usize = 8;
 /// Their messages during an attack, at least.
 const ROUNDS: u64 = 300;
-/// Memory comes in pages, and the allocator keeps some: room for what is no leak.
-const REMAINS_MAX: u64 = 8 * MIB as u64;
+/// The allocator keeps a region for each size that a worker has seen: room for what is no leak, and does not grow with
+/// what an attack has taken.
+const REMAINS_MAX: u64 = 16 * MIB as u64;
 
 /// A server that has served before, so that what it holds is what it always holds.
 fn start(arguments: &[&str]) -> Server {

@@ -3,7 +3,7 @@
 //!
 //! An attack is a [`Crowd`] of [`Life`]s: what each client sends first, and what it does then.
 
-#![allow(dead_code, reason = "the tests and the command each use their own part of this module")]
+#![allow(dead_code, unused_imports, reason = "the tests and the command each use their own part of this module")]
 
 pub(crate) mod crowd;
 pub(crate) mod farewell;

@@ -307,7 +307,7 @@ fn turn(kernel: &mut Kernel, connections: &mut Connections) {
     reap(kernel, connections);
     connections.finish_sends();
     if kernel.has_deadlines {
-        connections.sweep(SLOTS as usize);
+        let _ = connections.sweep(SLOTS as usize);
         if kernel.random.one_in(30) {
             connections.close_some(0, SLOTS as usize);
         }

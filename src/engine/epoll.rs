@@ -35,7 +35,7 @@ const SHARE: usize = 64 << 10;
 /// What one receive may bring when much is kept for peers that do not read.
 const SMALL_SHARE: usize = 16 << 10;
 /// How many of those that wait have their turn then, between two looks at everybody else.
-const TURNS: usize = 2;
+const TURNS: usize = 1;
 /// Steps that a connection can take per turn.
 const STEPS: usize = 8;
 /// Connections told to close, or checked for deadlines, per turn: bounds the time between two looks at the sockets.

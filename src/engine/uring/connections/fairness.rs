@@ -17,8 +17,8 @@ use super::{Connections, Op};
 /// What a greedy connection may receive at a time while others are served, and as much at once makes it greedy. More
 /// would let those wait; less would make many pieces of a large message, each with its own receive and send.
 const SHARE: u32 = 64 << 10;
-/// What all of them may receive in such a turn.
-const SHARES: u32 = 128 << 10;
+/// What all of them together may receive in such a turn: the rest have to wait for theirs.
+const SHARES: u32 = 64 << 10;
 /// What one of them may receive when much is kept for peers that do not read: if it is another such peer, so much more
 /// has to be kept for it before it is known.
 const SMALL_SHARE: u32 = 16 << 10;
@@ -26,6 +26,8 @@ const SMALL_SHARE: u32 = 16 << 10;
 /// The greedy connections that wait for their turn.
 pub(super) struct Greedy {
     queue: VecDeque<u32>,
+    /// Those who have had their turn and have found nothing left: they are next.
+    unserved: Vec<u32>,
     share: u32,
     buffer: u32,
     /// What the connection whose turn it is may receive; `None`: it is nobody's turn.
@@ -45,18 +47,18 @@ enum Portion {
 impl Greedy {
     pub(super) fn new(shape: PoolShape) -> Self {
         let share = SHARE.min(shape.size);
-        Self { queue: VecDeque::new(), share, buffer: shape.size, turn: None, modest_at: 0 }
+        Self { queue: VecDeque::new(), unserved: Vec::new(), share, buffer: shape.size, turn: None, modest_at: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.unserved.is_empty()
     }
 
     /// How many may have their turn now, and what each may receive.
     fn turns(&self, now: u32, is_backlog_large: bool) -> (u32, Portion) {
         let has_modest = now - self.modest_at <= 1;
         let share = self.share.min(if is_backlog_large { SMALL_SHARE } else { SHARE });
-        if has_modest || is_backlog_large { (SHARES / share, Portion::Share(share)) } else { (1, Portion::All) }
+        if has_modest || is_backlog_large { (SHARES / share, Portion::Share(share)) } else { (u32::MAX, Portion::All) }
     }
 }
 
@@ -66,6 +68,7 @@ impl Connections {
     pub(super) fn weigh(&mut self, key: u32, piece: Piece, was_within_frame: bool) {
         let connection = &mut self.entries[key as usize];
         let was_greedy = connection.flags.has(Flags::GREEDY);
+        connection.flags.set(Flags::SERVED);
         if piece.len >= self.greedy.share {
             connection.flags.set(Flags::GREEDY);
         } else if piece.offset + piece.len < self.greedy.buffer && piece.len != SMALL_SHARE {
@@ -82,7 +85,11 @@ impl Connections {
     pub(super) fn wait_for_buffers(&mut self, key: u32) {
         let flags = &mut self.entries[key as usize].flags;
         flags.set(Flags::STARVED);
-        if flags.has(Flags::GREEDY) { self.greedy.queue.push_back(key) } else { self.starved.push(key) }
+        match (flags.has(Flags::GREEDY), flags.has(Flags::SERVED)) {
+            (false, _) => self.starved.push(key),
+            (true, false) => self.greedy.unserved.push(key),
+            (true, true) => self.greedy.queue.push_back(key),
+        }
     }
 
     /// Receives from a connection again, if it need not wait for its turn.
@@ -91,9 +98,14 @@ impl Connections {
         match self.greedy.turn.take() {
             _ if !is_greedy => self.arm_receive(key),
             None => self.wait_for_buffers(key),
-            Some(Portion::All) => self.arm_receive(key),
+            Some(Portion::All) => {
+                self.entries[key as usize].flags.clear(Flags::SERVED);
+                self.arm_receive(key);
+            }
             Some(Portion::Share(at_most)) => {
-                self.entries[key as usize].flags.set(Flags::RECEIVING);
+                let flags = &mut self.entries[key as usize].flags;
+                flags.clear(Flags::SERVED);
+                flags.set(Flags::RECEIVING);
                 self.submit(key, Kind::Receive, |slot| Op::ReceiveOnce { slot, at_most });
             }
         }
@@ -102,7 +114,14 @@ impl Connections {
     /// Lets some of the greedy connections have their turn.
     pub(super) fn serve_greedy(&mut self) {
         let (mut turns, portion) = self.greedy.turns(self.now, self.chunks.owned() >= self.backlog_total / 2);
-        while turns > 0 {
+        for key in self.greedy.unserved.drain(..).rev() {
+            self.greedy.queue.push_front(key);
+        }
+        // Once around: who cannot be received from now comes back to the queue.
+        for _ in 0..self.greedy.queue.len() {
+            if turns == 0 {
+                return;
+            }
             let Some(key) = self.greedy.queue.pop_front() else { return };
             // As for the starved: the entry is still the same connection's.
             let Some(connection) = self.entries.get_mut(key as usize) else { continue };

@@ -48,12 +48,11 @@ fn withstands(server: Server, name: &str, clients: usize, lives: Option<usize>) 
     let crowd = Crowd::new(server.address(), attack(name).expect("a name in the list"), clients, lives, 1);
     let tally = thread::scope(|scope| {
         let attackers = scope.spawn(|| crowd.run());
-        let served = thread::Builder::new().spawn_scoped(scope, || serve_others(&server, &crowd, lives.is_some()));
-        let served = served.expect("a thread").join();
+        let outcome = scope.spawn(|| serve_others(&server, &crowd, lives.is_some())).join();
         // Whatever has become of the others, the attack has to end.
         crowd.stop();
         let tally = attackers.join().expect("an attack that goes on to its end");
-        served.expect("the others are served");
+        outcome.expect("the others are served");
         tally
     });
     assert_eq!(tally.failed, 0, "nobody could have been refused: {tally:?}");
@@ -74,7 +73,9 @@ fn serve_others(server: &Server, crowd: &Crowd, is_finite: bool) {
     }
     if is_finite {
         common::eventually("all of them have lived", || {
-            others.iter_mut().for_each(|peer| peer.expect_echo(TEXT, "still served"));
+            for peer in &mut others {
+                peer.expect_echo(TEXT, "still served");
+            }
             crowd.is_over.load(Ordering::Relaxed)
         });
     }

@@ -188,15 +188,13 @@ impl<'a> Loop<'a> {
     fn send_more_clients(&mut self) {
         while self.clients.len() < self.at_once && self.connecting < CONNECTING_MAX && self.lives_left > 0 {
             self.number += 1;
-            match sockets::connect(self.crowd.target, self.index, self.number) {
-                Ok(socket) => self.admit(socket),
-                Err(_) => {
-                    // A server that is gone is no reason to spin.
-                    self.tally.failed += 1;
-                    self.lives_left -= 1;
-                    return;
-                }
-            }
+            let Ok(socket) = sockets::connect(self.crowd.target, self.index, self.number) else {
+                // A server that is gone is no reason to spin.
+                self.tally.failed += 1;
+                self.lives_left -= 1;
+                return;
+            };
+            self.admit(socket);
         }
     }
 
@@ -323,7 +321,7 @@ impl<'a> Loop<'a> {
             Gone::CutOff => self.tally.cut_off += 1,
         }
         if let (Gone::Left, Then::Leave { reset: true, .. }) = (gone, client.life.then) {
-            sockets::reset(client.socket);
+            sockets::reset_on_close(&client.socket);
         }
     }
 }

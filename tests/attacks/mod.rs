@@ -73,7 +73,7 @@ pub(crate) fn attack(name: &str) -> Option<Attack> {
 
 /// Half of an upgrade request.
 fn half_handshake(_: usize, random: &mut Random) -> Life {
-    let half = UPGRADE[..1 + random.below(UPGRADE.len() - 3)].to_vec();
+    let half = UPGRADE[..=random.below(UPGRADE.len() - 3)].to_vec();
     Life { opening: half, then: Then::Stay, reads: true }
 }
 

@@ -54,8 +54,7 @@ fn with_header(name: &str, value: &str) -> Vec<u8> {
 }
 
 fn thousand_headers() -> Vec<u8> {
-    let headers: String = (0..1000).map(|number| format!("X-{number}: {number}\r\n")).collect();
-    replaced("Host: localhost\r\n", &format!("Host: localhost\r\n{headers}"))
+    replaced("Host: localhost\r\n", &format!("Host: localhost\r\n{}", "X: 1\r\n".repeat(1000)))
 }
 
 /// Whatever a proxy takes it for: behind an upgrade there are frames, and this is none (Close 1002).

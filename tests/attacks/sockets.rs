@@ -58,8 +58,8 @@ fn choose_port_late(socket: &Socket) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Drops a connection with a reset (RST), as a client that crashed does.
-pub(super) fn reset(socket: Socket) {
+/// Has the connection end with a reset (RST) when it is dropped, as that of a client that crashed does.
+pub(super) fn reset_on_close(socket: &Socket) {
     // It fails only when the connection is gone already.
-    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

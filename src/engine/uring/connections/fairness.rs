@@ -23,11 +23,15 @@ const SHARES: u32 = 64 << 10;
 /// has to be kept for it before it is known.
 const SMALL_SHARE: u32 = 16 << 10;
 
+/// With nobody else there, a connection goes on with its turn so often before another has one: its data is in cache.
+const ROUND: u32 = 16;
+
 /// The greedy connections that wait for their turn.
 pub(super) struct Greedy {
     queue: VecDeque<u32>,
-    /// Those who have had their turn and have found nothing left: they are next.
+    /// Those who have had their turn and have found nothing left.
     unserved: Vec<u32>,
+    rounds: u32,
     share: u32,
     buffer: u32,
     /// What the connection whose turn it is may receive; `None`: it is nobody's turn.
@@ -46,12 +50,29 @@ enum Portion {
 
 impl Greedy {
     pub(super) fn new(shape: PoolShape) -> Self {
-        let share = SHARE.min(shape.size);
-        Self { queue: VecDeque::new(), unserved: Vec::new(), share, buffer: shape.size, turn: None, modest_at: 0 }
+        Self {
+            queue: VecDeque::new(),
+            unserved: Vec::new(),
+            rounds: 0,
+            share: SHARE.min(shape.size),
+            buffer: shape.size,
+            turn: None,
+            modest_at: 0,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.unserved.is_empty()
+    }
+
+    /// Puts those who have found nothing left in front of the others, or behind whoever goes on with its turn.
+    fn line_up(&mut self, portion: Portion) {
+        self.rounds = self.rounds.wrapping_add(1);
+        if matches!(portion, Portion::All) && !self.rounds.is_multiple_of(ROUND) {
+            self.queue.extend(self.unserved.drain(..));
+        } else {
+            self.unserved.drain(..).rev().for_each(|key| self.queue.push_front(key));
+        }
     }
 
     /// How many may have their turn now, and what each may receive.
@@ -114,9 +135,7 @@ impl Connections {
     /// Lets some of the greedy connections have their turn.
     pub(super) fn serve_greedy(&mut self) {
         let (mut turns, portion) = self.greedy.turns(self.now, self.chunks.owned() >= self.backlog_total / 2);
-        for key in self.greedy.unserved.drain(..).rev() {
-            self.greedy.queue.push_front(key);
-        }
+        self.greedy.line_up(portion);
         // Once around: who cannot be received from now comes back to the queue.
         for _ in 0..self.greedy.queue.len() {
             if turns == 0 {

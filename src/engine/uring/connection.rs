@@ -44,9 +44,6 @@ impl Flags {
     /// It has sent so much at once that it is received from only when it is its turn, and only a share of it at a time.
     pub(super) const GREEDY: Self = Self(1 << 14);
 
-    /// It has received something since its receive was armed.
-    pub(super) const SERVED: Self = Self(1 << 15);
-
     const NONE: Self = Self(0);
 
     #[inline]

@@ -125,12 +125,8 @@ fn with_nobody_else_there_the_pool_is_used_as_a_whole() {
     sockets.modest_has_sent = true;
     sockets.turn(0);
     sockets.turn(0);
-    let turns = 3000;
-    sockets.received.fill(0);
+    let turns = 100;
     let received: usize = (0..turns).map(|_| sockets.turn(2)).sum();
     // While one buffer is being sent, the other is being filled.
     assert!(received >= turns * SHAPE.size as usize * 9 / 10, "{received} bytes in {turns} turns");
-    let flooders = &sockets.received[..FLOODERS as usize];
-    let (least, most) = (flooders.iter().min().unwrap(), flooders.iter().max().unwrap());
-    assert!(*least > 0 && most - least <= 2 * ROUND as usize * sockets.connections.pool_mut().memory(), "{flooders:?}");
 }

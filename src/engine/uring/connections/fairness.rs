@@ -34,8 +34,7 @@ pub(super) struct Greedy {
 
 impl Greedy {
     pub(super) fn new(shape: PoolShape) -> Self {
-        let share = SHARE.min(shape.size);
-        Self { queue: VecDeque::new(), share, buffer: shape.size, turn: None, modest_at: 0 }
+        Self { queue: VecDeque::new(), share: SHARE.min(shape.size), buffer: shape.size, turn: None, modest_at: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -18,6 +18,10 @@ use crate::worker::Tally;
 /// `listen(2)` cuts this down to `net.core.somaxconn`. A full queue drops SYNs, which the clients send again a second
 /// later: a long one is what makes mass connects fast.
 const ACCEPT_QUEUE: i32 = 65_535;
+/// How long a port that is in use is tried. When a process with rings is killed, the kernel closes what is in them after
+/// the process is gone, the listeners among it: with many connections that takes seconds.
+const BIND_PATIENCE: Duration = Duration::from_secs(10);
+const BIND_PAUSE: Duration = Duration::from_millis(20);
 /// Exit code when a second signal cuts the drain short (128 + SIGINT, as shells count).
 const EXIT_CUT_SHORT: i32 = 130;
 
@@ -48,7 +52,7 @@ fn listen_remedy(error: &io::Error) -> &'static str {
 /// Serves until SIGINT or SIGTERM and until the connections are drained.
 pub fn run(config: &Config) -> Result<(), ServerError> {
     let started_at = Instant::now();
-    let listeners: Vec<_> = config.listen.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?;
+    let listeners: Vec<_> = config.listen.iter().map(|&address| bind_patiently(address)).collect::<Result<_, _>>()?;
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.map_err(system("ask for a listener's address"))?;
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(system("watch for signals"))?;
@@ -59,6 +63,28 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     workers.join();
     sum_up(&controls.tally(), started_at.elapsed());
     Ok(())
+}
+
+/// Binds one listener, and waits for a server that was killed to give its port back.
+fn bind_patiently(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let started_at = Instant::now();
+    let mut is_said = false;
+    loop {
+        match bind(address) {
+            Err(ServerError::Listen { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && started_at.elapsed() < BIND_PATIENCE =>
+            {
+                if !std::mem::replace(&mut is_said, true) {
+                    let patience = BIND_PATIENCE.as_secs();
+                    log(format_args!(
+                        "{address} is in use, by a killed server's last moments perhaps: trying for {patience} s"
+                    ));
+                }
+                thread::sleep(BIND_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Binds one listener. Accepted sockets inherit `TCP_NODELAY`, which saves a call for each of them.

@@ -1,11 +1,13 @@
 //! A server's life under way and its end: workers, signals, the drain, the summary.
 
+mod attacks;
 mod common;
 
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use attacks::farewell;
 use common::frames::{BINARY, FIN, TEXT, apply_mask, close_frame, frame, masked_header};
 use common::peer::{Frame, Peer};
 use common::server::{Exit, Server};
@@ -225,6 +227,39 @@ fn a_second_signal_ends_the_drain() {
         let exit = server.wait();
         assert!(exit.code.is_some(), "killed instead of ended\n{exit}");
         silent.expect_disconnect();
+    }
+}
+
+/// With traffic on all connections at the time of the signal. What is sent later may come too late, but never gets
+/// another answer than its echo, and a Close behind it.
+#[test]
+fn the_drain_under_load() {
+    const CLIENTS: usize = 1000;
+    let server = Server::start(&["--drain-timeout", "300"]);
+    let outcome = farewell::run(server.address(), CLIENTS, || server.signal(Signal::TERM));
+    assert!(outcome.is_as_promised(), "{outcome:?}");
+    assert!(outcome.sent_before >= 2 * CLIENTS as u64, "no traffic: {outcome:?}");
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+    assert_eq!(summary(&exit)[..2], [CLIENTS as u64, outcome.echoed], "{exit}");
+}
+
+/// Killed with connections open, it comes back on the same port at once, and what its clients see is an end.
+#[test]
+fn a_restart_after_a_kill() {
+    let server = Server::start(&[]);
+    let address = server.address();
+    let mut peers: Vec<Peer> = (0..100).map(|_| server.open()).collect();
+    for peer in &mut peers {
+        peer.send(frame(FIN | BINARY, b"under way"));
+    }
+    server.signal(Signal::KILL);
+    assert_eq!(server.wait().code, None);
+    let again = Server::launch(common::server::command(&["serve", "--listen", &address.to_string()]));
+    again.open().expect_echo(TEXT, "back");
+    for mut peer in peers {
+        let echo = peer.read_to_end().unwrap_or_default();
+        assert!(echo.is_empty() || echo == b"\x82\x09under way", "{echo:02x?}");
     }
 }
 

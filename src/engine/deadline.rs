@@ -115,6 +115,11 @@ impl Sweep {
         self.next = if end >= keys_used { 0 } else { end };
         slice
     }
+
+    /// The last slice was not looked at from this key on.
+    pub fn go_back_to(&mut self, key: usize) {
+        self.next = key;
+    }
 }
 
 #[cfg(test)]

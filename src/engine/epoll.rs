@@ -7,6 +7,7 @@
 //!   is received. Only what the socket buffer does not take is copied, to memory of the connection's own.
 //! - **A bounded turn.** A connection with more to do than its share goes on in the next turn, behind the others.
 
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -29,7 +30,13 @@ use crate::worker::{Control, Limits, Plan};
 const EVENTS: usize = 256;
 /// The receive buffer, if the worker may have that much memory. It should stay in the second-level cache.
 const BUFFER_MAX: usize = 256 << 10;
-/// Steps that a connection can take per turn: four receives of a full buffer, with their sends.
+/// What one receive may bring while others send little, and as much at once makes a connection wait for its turn.
+const SHARE: usize = 64 << 10;
+/// What one receive may bring when much is kept for peers that do not read.
+const SMALL_SHARE: usize = 16 << 10;
+/// How many of those that wait have their turn then, between two looks at everybody else.
+const TURNS: usize = 1;
+/// Steps that a connection can take per turn.
 const STEPS: usize = 8;
 /// Connections told to close, or checked for deadlines, per turn: bounds the time between two looks at the sockets.
 const SLICE: usize = 2048;
@@ -68,8 +75,13 @@ struct Worker<'a> {
     events: Vec<Event>,
     connections: Connections,
     buffer: Vec<u8>,
-    /// Connections that have had their share of the last turn and want more.
-    unfinished: Vec<u32>,
+    /// Connections that have had their share and may want more: they take turns, and have no events meanwhile.
+    unfinished: VecDeque<u32>,
+    /// The same ones, to be found.
+    is_unfinished: HashSet<u32>,
+    /// The tick in which somebody was last received from who sends little.
+    modest_at: u32,
+    now: u32,
     /// `None`: nobody will come any more.
     arrivals: Option<Arrivals>,
     control: &'a Control,
@@ -86,6 +98,8 @@ enum Outcome {
     GoOn,
     /// Until the next event there is nothing to do.
     Wait,
+    /// It has had its share.
+    TakeTurns,
 }
 
 impl<'a> Worker<'a> {
@@ -102,7 +116,10 @@ impl<'a> Worker<'a> {
             events: Vec::with_capacity(EVENTS),
             connections: Connections::new(plan, timeouts, receive),
             buffer: vec![0; HEADROOM + receive],
-            unfinished: Vec::new(),
+            unfinished: VecDeque::new(),
+            is_unfinished: HashSet::new(),
+            modest_at: 0,
+            now: 0,
             arrivals: Some(arrivals),
             control,
             clock,
@@ -114,10 +131,10 @@ impl<'a> Worker<'a> {
 
     /// One turn: wait, serve whoever has an event, look at the time. Returns whether there is a next turn.
     fn turn(&mut self) -> io::Result<bool> {
-        let unfinished = std::mem::take(&mut self.unfinished);
         let mut events = std::mem::take(&mut self.events);
-        self.wait(&mut events, !unfinished.is_empty())?;
+        self.wait(&mut events, !self.unfinished.is_empty())?;
         let now = self.clock.now();
+        self.now = now;
         self.connections.set_now(now);
         for event in events.drain(..) {
             let Event { flags, data } = event;
@@ -131,9 +148,7 @@ impl<'a> Worker<'a> {
             }
         }
         self.events = events;
-        for key in unfinished {
-            self.serve(key, true);
-        }
+        self.serve_unfinished();
         self.sweep(now);
         let is_empty = self.connections.is_empty() && self.arrivals.is_none();
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE));
@@ -180,7 +195,35 @@ impl<'a> Worker<'a> {
         if flags.contains(EventFlags::OUT) {
             self.connections.writable(key);
         }
-        self.serve(key, flags.intersects(END));
+        // Whose turn is to come is served then, until nothing is left.
+        if self.is_unfinished.is_empty() || !self.is_unfinished.contains(&key) {
+            self.serve(key, flags.intersects(END));
+        }
+    }
+
+    /// Lets connections that have had their share go on: some of them while others send little, otherwise all.
+    fn serve_unfinished(&mut self) {
+        let turns = if self.has_modest() { TURNS } else { usize::MAX };
+        for _ in 0..self.unfinished.len().min(turns) {
+            let Some(key) = self.unfinished.pop_front() else { return };
+            self.is_unfinished.remove(&key);
+            self.serve(key, true);
+        }
+    }
+
+    /// Where in the buffer a receive has to end.
+    #[inline]
+    fn share(&self) -> usize {
+        let share = match (self.connections.is_backlog_large(), self.has_modest()) {
+            (true, _) => SMALL_SHARE,
+            (false, true) => SHARE,
+            (false, false) => BUFFER_MAX,
+        };
+        self.buffer.len().min(HEADROOM + share)
+    }
+
+    fn has_modest(&self) -> bool {
+        self.now - self.modest_at <= 1
     }
 
     /// Does what a connection wants until it has to wait, or has had its share of this turn.
@@ -209,17 +252,23 @@ impl<'a> Worker<'a> {
                 }
                 Step::Close => return self.connections.remove(key),
             };
-            if outcome == Outcome::Wait {
-                return;
+            match outcome {
+                Outcome::GoOn => {}
+                Outcome::Wait => return,
+                Outcome::TakeTurns => break,
             }
         }
-        self.unfinished.push(key);
+        if self.is_unfinished.insert(key) {
+            self.unfinished.push_back(key);
+        }
     }
 
     /// One receive and the sending of its echo.
     #[inline]
     fn receive(&mut self, key: u32, has_end: bool) -> Outcome {
-        let room = &mut self.buffer[HEADROOM..];
+        let share = self.share();
+        let was_within_frame = self.connections.is_within_frame(key);
+        let room = &mut self.buffer[HEADROOM..share];
         let len = match recv(self.connections.socket(key), room, RecvFlags::DONTWAIT) {
             Ok((0, _)) => {
                 self.connections.peer_finished(key);
@@ -235,9 +284,15 @@ impl<'a> Worker<'a> {
         };
         let outgoing = self.connections.received(key, &mut self.buffer, len);
         self.send(key, &outgoing);
+        if len >= SHARE.min(share - HEADROOM) {
+            return Outcome::TakeTurns;
+        }
+        // A small piece of a large message is no small message.
+        if !(was_within_frame || self.connections.is_within_frame(key) || self.is_unfinished.contains(&key)) {
+            self.modest_at = self.now;
+        }
         // A receive that fills the buffer may have left something behind; one that does not has emptied the socket.
-        let is_drained = HEADROOM + len < self.buffer.len() && !has_end;
-        if is_drained && self.connections.step(key) == Step::Receive { Outcome::Wait } else { Outcome::GoOn }
+        if !has_end && self.connections.step(key) == Step::Receive { Outcome::Wait } else { Outcome::GoOn }
     }
 
     /// Sends a receive's echo from where it is.

@@ -139,6 +139,12 @@ impl Echo {
         close.take()
     }
 
+    /// Whether a data frame has begun and not ended.
+    #[inline]
+    pub(super) fn is_within_frame(&self) -> bool {
+        matches!(self.cut.as_deref(), Some(Cut::Payload { .. }))
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         self.is_silent
     }

@@ -125,6 +125,13 @@ impl Session {
         }
     }
 
+    /// Whether the peer is in the midst of a data frame.
+    #[inline]
+    #[must_use]
+    pub fn is_within_frame(&self) -> bool {
+        matches!(&self.state, State::WebSocket(echo) if echo.is_within_frame())
+    }
+
     /// Everything but a receive that begins with a frame.
     #[inline(never)]
     fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {

@@ -33,15 +33,20 @@ impl Server {
 
     /// Starts any command line that ends up listening.
     pub(crate) fn launch(command: Command) -> Self {
-        let process = Process::spawn(command);
-        let line = process.stdout.first_line();
-        let Some(rest) = line.as_deref().and_then(|line| line.strip_prefix("ringecho listening on ")) else {
-            panic!("the server did not start; its first line: {line:?}\n{}", process.output());
+        Self::try_launch(command).unwrap_or_else(|exit| panic!("the server did not start\n{exit}"))
+    }
+
+    /// Starts any command line, or says how that ended.
+    pub(crate) fn try_launch(command: Command) -> Result<Self, Exit> {
+        let mut process = Process::spawn(command);
+        let Some(line) = process.stdout.first_line() else { return Err(process.wait()) };
+        let Some(rest) = line.strip_prefix("ringecho listening on ") else {
+            panic!("not a start-up line: {line:?}\n{}", process.output());
         };
         let addresses: Vec<SocketAddr> =
             rest.split([' ', ',', ';']).filter(|word| !word.is_empty()).map_while(|word| word.parse().ok()).collect();
         assert!(!addresses.is_empty(), "no address in the start-up line {line:?}\n{}", process.output());
-        Self { process, addresses }
+        Ok(Self { process, addresses })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

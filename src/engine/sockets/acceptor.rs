@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, accept_with, sendmsg};
 
 use crate::engine::balance::Balance;
+use crate::engine::notice::Notices;
 use crate::worker::Control;
 
 /// Sockets accepted before they are handed over, and sockets in one message; the kernel takes up to 253 (`SCM_MAX_FD`).
@@ -35,7 +36,8 @@ pub(super) fn run(
 ) -> io::Result<()> {
     started(listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)));
     let outgoing = doors.iter().map(|_| VecDeque::new()).collect();
-    let mut acceptor = Acceptor { listeners, doors, balance, outgoing, is_short: false };
+    let notices = Notices::default();
+    let mut acceptor = Acceptor { listeners, doors, balance, outgoing, is_short: false, notices };
     while !control.is_stopping() {
         acceptor.turn(control.bell())?;
     }
@@ -50,11 +52,13 @@ struct Acceptor {
     outgoing: Vec<VecDeque<OwnedFd>>,
     /// Descriptors or memory are short: wait a moment.
     is_short: bool,
+    notices: Notices,
 }
 
 impl Acceptor {
     fn turn(&mut self, bell: BorrowedFd) -> io::Result<()> {
         let has_room = self.balance.room() > 0;
+        self.notices.room(self.balance.room());
         let must_retry = self.is_short || !has_room;
         let mut sources = vec![PollFd::from_borrowed_fd(bell, PollFlags::IN)];
         if !must_retry {
@@ -82,7 +86,10 @@ impl Acceptor {
             // Assigned first: what is accepted has a place.
             let Some(worker) = self.balance.assign() else { return };
             match accept_with(&self.listeners[number], SocketFlags::CLOEXEC) {
-                Ok(socket) => self.outgoing[worker].push_back(socket),
+                Ok(socket) => {
+                    self.outgoing[worker].push_back(socket);
+                    self.notices.accepted();
+                }
                 Err(e) => {
                     self.balance.take_back(worker);
                     match e {
@@ -92,6 +99,7 @@ impl Acceptor {
                         // EMFILE, ENFILE: too many are on their way, or the system is out of files; ENOBUFS, ENOMEM.
                         _ => {
                             self.is_short = true;
+                            self.notices.failed(e);
                             return;
                         }
                     }

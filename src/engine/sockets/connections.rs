@@ -175,6 +175,19 @@ impl Connections {
         self.entries[key as usize].is_blocked
     }
 
+    /// Whether so much waits for peers that do not read that receives should be small: what one of them brings may be the
+    /// next to wait.
+    #[inline]
+    pub fn is_backlog_large(&self) -> bool {
+        self.waiting >= self.backlog_total / 2
+    }
+
+    /// Whether the peer is in the midst of a data frame.
+    #[inline]
+    pub fn is_within_frame(&self, key: u32) -> bool {
+        self.entries[key as usize].session.is_within_frame()
+    }
+
     /// Connections whose step has changed although nothing has happened on their sockets.
     pub fn take_called(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.called)

@@ -110,6 +110,7 @@ impl Task {
         if for_input && next.is_none() {
             self.readable.get_or_insert_with(|| operations::readable(connections.socket(key)));
             if is_over(&mut self.readable, cx) {
+                self.wants_much &= !connections.is_backlog_large();
                 next = Some(State::AwaitingBuffer(None));
             }
         }

@@ -13,6 +13,7 @@ use io_uring::types::DestinationSlot;
 use io_uring::{cqueue, opcode, squeue, types};
 
 use crate::engine::balance::Balance;
+use crate::engine::notice::Notices;
 use crate::sys;
 use crate::worker::Control;
 
@@ -79,6 +80,7 @@ struct Acceptor<'a> {
     bell_count: Box<u64>,
     /// The accept has failed for want of descriptors or memory: wait a moment.
     is_short: bool,
+    notices: Notices,
 }
 
 impl<'a> Acceptor<'a> {
@@ -98,6 +100,7 @@ impl<'a> Acceptor<'a> {
             control,
             bell_count: Box::new(0),
             is_short: false,
+            notices: Notices::default(),
         };
         acceptor.listen_to_bell();
         Ok(acceptor)
@@ -124,6 +127,7 @@ impl<'a> Acceptor<'a> {
             }
         }
         self.place_waiting();
+        self.notices.room(self.balance.room());
         if !self.can_take_more() {
             self.disarm_accepts();
         }
@@ -138,11 +142,15 @@ impl<'a> Acceptor<'a> {
             Ok(slot) => {
                 self.in_transit += 1;
                 self.waiting.push_back(slot);
+                self.notices.accepted();
             }
             // The peer was gone before it was accepted, or we have cancelled: nothing to do.
             Err(_) if [libc::ECONNABORTED, libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&-result) => {}
             // ENFILE, EMFILE: all slots are in transit, or the system is out of files; ENOBUFS, ENOMEM: out of memory.
-            Err(_) => self.is_short = true,
+            Err(_) => {
+                self.is_short = true;
+                self.notices.failed(io::Error::from_raw_os_error(-result));
+            }
         }
     }
 

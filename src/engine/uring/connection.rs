@@ -14,7 +14,8 @@ impl Flags {
     pub(super) const RECEIVING: Self = Self(1);
     /// A cancellation of it is on its way.
     pub(super) const CANCELLING: Self = Self(1 << 1);
-    /// The receive ended because the pool was empty; it is armed again when buffers are back.
+    /// It waits for a receive: the last one ended because the pool was empty, or it is greedy. It is armed again when
+    /// buffers are back and it is its turn.
     pub(super) const STARVED: Self = Self(1 << 2);
     /// The head of the queue has been handed to the kernel in this turn.
     pub(super) const SENDING: Self = Self(1 << 3);
@@ -39,6 +40,9 @@ impl Flags {
     pub(super) const TIMED: Self = Self(1 << 11);
     /// It is on the list of those who may hold receive buffers although their peer does not read.
     pub(super) const LISTED: Self = Self(1 << 12);
+
+    /// It has sent so much at once that it is received from only when it is its turn, and only a share of it at a time.
+    pub(super) const GREEDY: Self = Self(1 << 14);
 
     const NONE: Self = Self(0);
 

@@ -9,10 +9,12 @@
 #[cfg(test)]
 mod checks;
 mod deadlines;
+mod fairness;
 mod settle;
 
 use std::ptr::NonNull;
 
+use fairness::Greedy;
 use slab::Slab;
 
 use crate::engine::deadline::{Ending, Sweep, Timeouts};
@@ -31,6 +33,13 @@ pub enum Op {
     Receive {
         /// The descriptor.
         slot: u32,
+    },
+    /// Receive once.
+    ReceiveOnce {
+        /// The descriptor.
+        slot: u32,
+        /// How many bytes.
+        at_most: u32,
     },
     /// Send without waiting, all or as much as fits; complete silently if it was all.
     Send {
@@ -85,6 +94,7 @@ pub struct Connections {
     /// Connections whose send the last enter has submitted.
     submitted_sends: Vec<u32>,
     starved: Vec<u32>,
+    greedy: Greedy,
     blocked: Vec<u32>,
     /// How many entries have a deadline.
     timed: usize,
@@ -103,6 +113,7 @@ impl Connections {
         // one before it is read no further.
         let backlog_high = backlog.per_connection.saturating_sub(2 * pool.memory());
         Self {
+            greedy: Greedy::new(pool.shape()),
             backlog_high,
             backlog_total: backlog.total,
             entries: Slab::with_capacity(capacity),
@@ -148,7 +159,9 @@ impl Connections {
     /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
     pub fn is_urgent(&self) -> bool {
         // A starved connection gets its buffers from sends that complete silently: nobody else would wake the loop.
-        self.urgent || !(self.starved.is_empty() || self.queued_sends.is_empty())
+        let has_starved = !(self.starved.is_empty() && self.greedy.is_empty());
+        let is_greedy_next = !self.greedy.is_empty() && self.pool.has_provided();
+        self.urgent || is_greedy_next || (has_starved && !self.queued_sends.is_empty())
     }
 
     /// Sets the worker's clock.
@@ -190,7 +203,11 @@ impl Connections {
         }
         let is_ending = connection.ending != Ending::No;
         match piece {
-            Some(piece) if result > 0 && !is_ending => self.input(key, piece),
+            Some(piece) if result > 0 && !is_ending => {
+                let was_within_frame = self.entries[key as usize].session.is_within_frame();
+                self.input(key, piece);
+                self.weigh(key, piece, was_within_frame);
+            }
             Some(piece) => self.pool.release(piece.buffer),
             None => {}
         }
@@ -208,8 +225,7 @@ impl Connections {
             // Cancelled by ourselves, or interrupted: armed again if it is still wanted.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
             libc::ENOBUFS => {
-                self.entries[key as usize].flags.set(Flags::STARVED);
-                self.starved.push(key);
+                self.wait_for_buffers(key);
             }
             // ECONNRESET, ETIMEDOUT, EPIPE and whatever else: the connection is gone.
             _ => self.broken(key),
@@ -324,6 +340,9 @@ impl Connections {
                     self.settle(key);
                 }
             }
+        }
+        if !self.greedy.is_empty() && self.pool.has_provided() {
+            self.serve_greedy();
         }
     }
 

@@ -54,6 +54,8 @@ struct Peer {
     echoed: Vec<u8>,
     reads: bool,
     receive: Option<Token>,
+    /// The receive is not a multishot one, and takes so many bytes.
+    receive_once: Option<usize>,
     poll: Option<Token>,
     was_shut: bool,
     fin_delivered: bool,
@@ -118,6 +120,7 @@ impl Kernel {
             echoed: Vec::new(),
             reads: !self.random.one_in(5),
             receive: None,
+            receive_once: None,
             poll: None,
             was_shut: false,
             fin_delivered: false,
@@ -131,10 +134,8 @@ impl Kernel {
         let mut senders = Vec::new();
         for (token, op) in ops {
             match op {
-                Op::Receive { slot } => {
-                    let previous = self.peer(slot).receive.replace(token);
-                    assert!(previous.is_none(), "two receives on one socket");
-                }
+                Op::Receive { slot } => self.arm_receive(slot, token, None),
+                Op::ReceiveOnce { slot, at_most } => self.arm_receive(slot, token, Some(at_most as usize)),
                 Op::Send { slot, address, len, .. } => {
                     assert!(!senders.contains(&slot), "two sends of one connection in one enter");
                     senders.push(slot);
@@ -161,6 +162,12 @@ impl Kernel {
                 }
             }
         }
+    }
+
+    fn arm_receive(&mut self, slot: u32, token: Token, once: Option<usize>) {
+        let peer = self.peer(slot);
+        assert!(peer.receive.replace(token).is_none(), "two receives on one socket");
+        peer.receive_once = once;
     }
 
     fn send(&mut self, token: Token, slot: u32, bytes: &[u8]) {
@@ -232,10 +239,13 @@ impl Kernel {
             peer.receive = None;
             self.completions.push_back((token, -libc::ECONNRESET, 0));
         } else if !peer.inbox.is_empty() {
+            let amount = peer.receive_once.map_or(amount, |at_most| at_most.min(amount));
             let data: Vec<u8> = peer.inbox.iter().take(amount).copied().collect();
             if let Some((len, flags)) = self.consumer.receive(connections.pool_mut(), &data) {
                 peer.inbox.drain(..len);
-                self.completions.push_back((token, len as i32, flags | CQE_MORE));
+                let more = if peer.receive_once.is_some() { 0 } else { CQE_MORE };
+                peer.receive = peer.receive.filter(|_| more != 0);
+                self.completions.push_back((token, len as i32, flags | more));
             } else {
                 peer.receive = None;
                 self.completions.push_back((token, -libc::ENOBUFS, 0));
@@ -297,7 +307,7 @@ fn turn(kernel: &mut Kernel, connections: &mut Connections) {
     reap(kernel, connections);
     connections.finish_sends();
     if kernel.has_deadlines {
-        connections.sweep(SLOTS as usize);
+        let _ = connections.sweep(SLOTS as usize);
         if kernel.random.one_in(30) {
             connections.close_some(0, SLOTS as usize);
         }

@@ -18,6 +18,10 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIG
 pub(super) fn entry(token: Token, op: Op) -> Entry {
     let entry = match op {
         Op::Receive { slot } => opcode::RecvMulti::new(types::Fixed(slot), BUFFER_GROUP).build(),
+        Op::ReceiveOnce { slot, at_most } => opcode::Recv::new(types::Fixed(slot), std::ptr::null_mut(), at_most)
+            .buf_group(BUFFER_GROUP)
+            .build()
+            .flags(Flags::BUFFER_SELECT),
         Op::Send { slot, address, len, has_more } => opcode::Send::new(types::Fixed(slot), address.as_ptr(), len)
             .flags(SEND_FLAGS | if has_more { libc::MSG_MORE } else { 0 })
             .build()

@@ -173,8 +173,8 @@ impl<'a> Worker<'a> {
     fn sweep(&mut self) {
         let now = self.clock.now();
         if now != self.swept_at && self.connections.needs_sweep() {
-            self.swept_at = now;
-            self.connections.sweep(SLICE.max(self.connections.len() / 4));
+            let is_done = self.connections.sweep(SLICE.max(self.connections.len() / 4));
+            self.swept_at = if is_done { now } else { self.swept_at };
         }
     }
 

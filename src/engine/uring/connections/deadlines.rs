@@ -6,27 +6,41 @@ use crate::protocol::CloseCode;
 use super::super::connection::Flags;
 use super::Connections;
 
+/// Deadlines that may be met in a turn: thousands who have come together end together, and each end is work that
+/// everybody else waits for.
+const MET_MAX: usize = 128;
+
 impl Connections {
-    /// Looks at the deadlines of a slice of the connections.
-    pub fn sweep(&mut self, at_most: usize) {
+    /// Looks at the deadlines of a slice of the connections. Returns whether it has come to the slice's end; if not, it
+    /// is to be called again in the next turn.
+    pub fn sweep(&mut self, at_most: usize) -> bool {
+        let mut met = 0;
         for key in self.sweep.slice(self.keys_used, at_most) {
+            if met == MET_MAX {
+                self.sweep.go_back_to(key);
+                self.urgent = true;
+                return false;
+            }
             if self.entries.contains(key) {
-                self.check_deadline(key as u32);
+                met += usize::from(self.check_deadline(key as u32));
             }
         }
+        true
     }
 
-    fn check_deadline(&mut self, key: u32) {
+    /// Whether it was met.
+    fn check_deadline(&mut self, key: u32) -> bool {
         let connection = &self.entries[key as usize];
         let elapsed = self.now - connection.since;
         match self.timeouts.due(connection.ending, connection.session.phase(), elapsed) {
-            Due::Nothing => {}
-            Due::Ping => self.ping(key),
+            Due::Nothing => return false,
+            Due::Ping => return self.ping(key),
             // No Close can be sent inside a frame, and this peer will not finish it.
             Due::Close if !connection.session.at_frame_boundary() => self.abort(key),
             Due::Close => self.close(key, CloseCode::Away, "idle"),
             Due::Abort => self.abort(key),
         }
+        true
     }
 
     fn abort(&mut self, key: u32) {
@@ -34,17 +48,18 @@ impl Connections {
         self.settle(key);
     }
 
-    fn ping(&mut self, key: u32) {
+    /// Whether one was due, and not sent before.
+    fn ping(&mut self, key: u32) -> bool {
         let connection = &mut self.entries[key as usize];
         // Who has output waiting is not idle but slow, and would get the Ping late anyway.
         if connection.flags.has(Flags::PINGED.or(Flags::CLOSING)) || !connection.queue.is_empty() {
-            return;
+            return false;
         }
-        if let Some(frame) = connection.session.ping() {
-            connection.flags.set(Flags::PINGED);
-            self.chunks.push_owned(&mut connection.queue, frame);
-            self.settle(key);
-        }
+        let Some(frame) = connection.session.ping() else { return false };
+        connection.flags.set(Flags::PINGED);
+        self.chunks.push_owned(&mut connection.queue, frame);
+        self.settle(key);
+        true
     }
 
     pub(super) fn set_timed(&mut self, key: u32, timed: bool) {

@@ -57,7 +57,7 @@ impl Connections {
         let connection = &self.entries[key as usize];
         // A peer that has sent its Close is read no further, but left alone: the close of the descriptor follows.
         if wanted && !connection.flags.has(Flags::STARVED.or(Flags::CLOSING)) && connection.ending != Ending::Close {
-            self.arm_receive(key);
+            self.receive_in_turn(key);
         } else if !wanted && !connection.flags.has(Flags::CANCELLING) {
             self.cancel_receive(key);
         }
@@ -121,7 +121,7 @@ impl Connections {
         self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
     }
 
-    fn submit(&mut self, key: u32, kind: Kind, op: impl FnOnce(u32) -> Op) {
+    pub(super) fn submit(&mut self, key: u32, kind: Kind, op: impl FnOnce(u32) -> Op) {
         let connection = &self.entries[key as usize];
         self.ops.push((Token { key, generation: connection.generation, kind }, op(connection.slot)));
     }

@@ -1,0 +1,168 @@
+//! What hostile and broken clients do, written once: `tests/hostile.rs` does it in small, `scripts/hostile` at full
+//! size with the command in `command.rs`.
+//!
+//! An attack is a [`Crowd`] of [`Life`]s: what each client sends first, and what it does then.
+
+#![allow(dead_code, unused_imports, reason = "the tests and the command each use their own part of this module")]
+
+pub(crate) mod crowd;
+pub(crate) mod farewell;
+mod nonsense;
+mod sockets;
+
+use std::sync::Arc;
+
+use crate::common::Random;
+use crate::common::frames::{BINARY, CONTINUATION, FIN, PING, close_frame, frame, masked_header};
+
+pub(crate) use crowd::{Crowd, Tally};
+pub(crate) use nonsense::NONSENSE;
+
+/// A complete upgrade request, with the example key of RFC 6455, section 1.3.
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+/// Bytes of the answer to it.
+const ANSWER: usize = 129;
+/// What a client at full speed offers the kernel at once.
+const FLOOD: usize = 64 << 10;
+
+/// One client's life.
+pub(crate) struct Life {
+    /// What it sends as soon as it is connected.
+    pub(crate) opening: Vec<u8>,
+    pub(crate) then: Then,
+    /// Whether it reads what it is sent.
+    pub(crate) reads: bool,
+}
+
+/// What follows the opening.
+#[derive(Clone)]
+pub(crate) enum Then {
+    /// Nothing: it stays for as long as the server lets it.
+    Stay,
+    /// This, over and over, as fast as the server takes it.
+    Flood(Arc<[u8]>),
+    /// One byte of this a second, over and over.
+    Drip(Arc<[u8]>),
+    /// It leaves when it has read so many bytes, in order or with a reset (RST).
+    Leave { after: usize, reset: bool },
+}
+
+/// The attacks, by their names on the command line.
+pub(crate) const ATTACKS: &[(&str, Attack)] = &[
+    ("half-handshakes", half_handshake),
+    ("one-byte-a-second", one_byte_a_second),
+    ("never-reading", never_reading),
+    ("resets", reset_anywhere),
+    ("dropped", dropped_anywhere),
+    ("open", open),
+    ("pings", pings),
+    ("pings-unread", pings_unread),
+    ("fragments", fragments),
+    ("promises", promise),
+    ("nonsense", nonsense),
+];
+
+/// What the client with this number does.
+pub(crate) type Attack = fn(usize, &mut Random) -> Life;
+
+/// The attack of this name.
+pub(crate) fn attack(name: &str) -> Option<Attack> {
+    ATTACKS.iter().find(|(known, _)| *known == name).map(|(_, attack)| *attack)
+}
+
+/// Half of an upgrade request.
+fn half_handshake(_: usize, random: &mut Random) -> Life {
+    let half = UPGRADE[..=random.below(UPGRADE.len() - 3)].to_vec();
+    Life { opening: half, then: Then::Stay, reads: true }
+}
+
+/// One byte a second: every other client of its request, the others of a frame.
+fn one_byte_a_second(number: usize, _: &mut Random) -> Life {
+    if number.is_multiple_of(2) {
+        return Life { opening: Vec::new(), then: Then::Drip(UPGRADE[..UPGRADE.len() - 2].into()), reads: true };
+    }
+    let opening = [UPGRADE, &masked_header(FIN | BINARY, 1 << 20, [1, 2, 3, 4])].concat();
+    Life { opening, then: Then::Drip([0x55; 64].into()), reads: true }
+}
+
+fn flood(first_byte: u8, payload: &[u8]) -> Then {
+    let one = frame(first_byte, payload);
+    Then::Flood(one.repeat(FLOOD.div_ceil(one.len())).into())
+}
+
+/// Large messages at full speed, and no echo is read.
+fn never_reading(_: usize, _: &mut Random) -> Life {
+    Life { opening: UPGRADE.to_vec(), then: flood(FIN | BINARY, &[7; 4096]), reads: false }
+}
+
+/// Pings at full speed.
+fn pings(_: usize, _: &mut Random) -> Life {
+    Life { opening: UPGRADE.to_vec(), then: flood(FIN | PING, b"flooding"), reads: true }
+}
+
+/// Pings at full speed, and no Pong is read.
+fn pings_unread(_: usize, _: &mut Random) -> Life {
+    Life { opening: UPGRADE.to_vec(), then: flood(FIN | PING, b"flooding"), reads: false }
+}
+
+/// A message of fragments of one byte each that never ends (until the server's limit on a message ends it).
+fn fragments(_: usize, _: &mut Random) -> Life {
+    let opening = [UPGRADE, &frame(BINARY, b"1")].concat();
+    Life { opening, then: flood(CONTINUATION, b"2"), reads: true }
+}
+
+/// A frame that announces 2^63 - 1 bytes, and a few of them.
+fn promise(_: usize, _: &mut Random) -> Life {
+    let opening = [UPGRADE, &masked_header(FIN | BINARY, (1 << 63) - 1, [0; 4]), b"and so on"].concat();
+    Life { opening, then: Then::Stay, reads: true }
+}
+
+/// An HTTP request that is none.
+fn nonsense(number: usize, _: &mut Random) -> Life {
+    let request = NONSENSE[number % NONSENSE.len()].request;
+    Life { opening: request(), then: Then::Stay, reads: true }
+}
+
+/// A client like any other, that has echoed a message and stays.
+fn open(_: usize, _: &mut Random) -> Life {
+    Life { opening: [UPGRADE, &frame(FIN | BINARY, b"hello")].concat(), then: Then::Stay, reads: true }
+}
+
+/// A reset in the midst of everything.
+fn reset_anywhere(number: usize, random: &mut Random) -> Life {
+    let mut life = dropped_anywhere(number, random);
+    if let Then::Leave { reset, .. } = &mut life.then {
+        *reset = true;
+    }
+    life
+}
+
+/// Gone at any point: of the request, of a frame's header, of a payload, of a Close, with some of the answers read or
+/// none, in order or with a reset.
+fn dropped_anywhere(_: usize, random: &mut Random) -> Life {
+    let payload = random.below(20_000);
+    let data = frame(FIN | BINARY, &vec![9; payload]);
+    let header = data.len() - payload;
+    let end = match random.below(4) {
+        0 => frame(FIN | 0x3, b"no such opcode"),
+        1 => [frame(0x1, "begun €".as_bytes()), frame(FIN | PING, b"?")].concat(),
+        _ => close_frame(1000, b"bye"),
+    };
+    let whole = [UPGRADE, &data, &end].concat();
+    let cut = match random.below(7) {
+        0 => random.below(UPGRADE.len()),
+        1 => UPGRADE.len(),
+        2 => UPGRADE.len() + random.below(header),
+        3 => UPGRADE.len() + random.below(data.len()),
+        4 => UPGRADE.len() + data.len(),
+        5 => UPGRADE.len() + data.len() + random.below(end.len()),
+        _ => whole.len(),
+    };
+    // Never more than what is sent brings back.
+    let echoed = cut.saturating_sub(UPGRADE.len() + header).min(payload);
+    let readable = if cut < UPGRADE.len() { 0 } else { ANSWER + echoed };
+    let after = random.below(2) * random.below(readable + 1);
+    let then = Then::Leave { after, reset: random.below(2) == 0 };
+    Life { opening: whole[..cut].to_vec(), then, reads: true }
+}

@@ -1,0 +1,221 @@
+//! Hostile and broken clients in small; `scripts/hostile` does the same at full size and measures it.
+//!
+//! While each attack goes on, other clients have every echo checked. Afterwards slots, entries and memory must be back:
+//! the table can be filled to its last slot, the memory is what it was, and the drain finds nobody to wait for.
+
+mod attacks;
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::{env, thread};
+
+use attacks::{Crowd, NONSENSE, Tally, attack};
+use common::frames::{BINARY, TEXT};
+use common::peer::Peer;
+use common::server::Server;
+use common::{MIB, pattern};
+
+const CAPACITY: usize = 400;
+/// The clients that are to be served whatever happens.
+const OTHERS: usize = 8;
+/// Their messages during an attack, at least.
+const ROUNDS: u64 = 300;
+/// The allocator keeps a region for each size that a worker has seen: room for what is no leak, and does not grow with
+/// what an attack has taken.
+const REMAINS_MAX: u64 = 16 * MIB as u64;
+
+/// A server that has served before, so that what it holds is what it always holds.
+fn start(arguments: &[&str]) -> Server {
+    let capacity = CAPACITY.to_string();
+    let server = Server::start(&[&["--max-connections", &capacity], arguments].concat());
+    fill(&server);
+    server
+}
+
+/// Uses every slot of the table at once. The kernel tells a client that it is connected long before it is served.
+fn fill(server: &Server) {
+    let mut peers: Vec<Peer> = (0..CAPACITY).map(|_| server.open()).collect();
+    for peer in &mut peers {
+        peer.expect_echo(TEXT, "in a slot of its own");
+    }
+}
+
+/// Attacks while others are served, and checks what is left behind.
+fn withstands(server: Server, name: &str, clients: usize, lives: Option<usize>) -> Tally {
+    let before = server.resident_bytes();
+    let crowd = Crowd::new(server.address(), attack(name).expect("a name in the list"), clients, lives, 1);
+    let tally = thread::scope(|scope| {
+        let attackers = scope.spawn(|| crowd.run());
+        let outcome = scope.spawn(|| serve_others(&server, &crowd, lives.is_some())).join();
+        // Whatever has become of the others, the attack has to end.
+        crowd.stop();
+        let tally = attackers.join().expect("an attack that goes on to its end");
+        outcome.expect("the others are served");
+        tally
+    });
+    assert_eq!(tally.failed, 0, "nobody could have been refused: {tally:?}");
+    leaves_nothing_behind(server, before);
+    tally
+}
+
+fn serve_others(server: &Server, crowd: &Crowd, is_finite: bool) {
+    let mut others: Vec<Peer> = (0..OTHERS).map(|_| server.open()).collect();
+    if !is_finite {
+        common::eventually("all attackers are there", || crowd.present.load(Ordering::Relaxed) >= crowd.at_once);
+    }
+    for round in 0..ROUNDS {
+        for peer in &mut others {
+            peer.expect_echo(BINARY, pattern(round, 1 + 40 * round as usize));
+        }
+        server.open().expect_echo(TEXT, "a newcomer");
+    }
+    if is_finite {
+        common::eventually("all of them have lived", || {
+            for peer in &mut others {
+                peer.expect_echo(TEXT, "still served");
+            }
+            crowd.is_over.load(Ordering::Relaxed)
+        });
+    }
+}
+
+fn leaves_nothing_behind(server: Server, before: u64) {
+    fill(&server);
+    common::eventually("the memory is back", || server.resident_bytes() <= before + REMAINS_MAX);
+    let exit = server.stop();
+    assert!(!exit.stdout.contains("cut off"), "entries without a connection\n{exit}");
+}
+
+#[test]
+fn half_handshakes() {
+    let tally = withstands(start(&["--handshake-timeout", "0.3"]), "half-handshakes", 200, Some(800));
+    assert_eq!(tally.ended + tally.cut_off, 800, "each of them is thrown out: {tally:?}");
+}
+
+#[test]
+fn one_byte_a_second() {
+    withstands(start(&[]), "one-byte-a-second", 300, None);
+}
+
+#[test]
+fn clients_that_send_and_never_read() {
+    let server = start(&["--backlog-per-connection", "1MiB", "--backlog-total", "16MiB"]);
+    let tally = withstands(server, "never-reading", 100, None);
+    assert_eq!(tally.ended + tally.cut_off, 0, "they are not read, and not cut off: {tally:?}");
+}
+
+#[test]
+fn resets_in_the_midst_of_everything() {
+    withstands(start(&[]), "resets", 100, Some(5000));
+}
+
+#[test]
+fn dropped_in_random_states() {
+    withstands(start(&[]), "dropped", 100, Some(5000));
+}
+
+#[test]
+fn floods_of_pings() {
+    let tally = withstands(start(&[]), "pings", 20, None);
+    assert!(tally.bytes_read > 0, "pongs are read: {tally:?}");
+}
+
+#[test]
+fn floods_of_pings_whose_pongs_are_not_read() {
+    withstands(start(&["--backlog-total", "16MiB"]), "pings-unread", 100, None);
+}
+
+#[test]
+fn fragments_without_end() {
+    let tally = withstands(start(&["--max-message-size", "0"]), "fragments", 20, None);
+    assert_eq!(tally.ended + tally.cut_off, 0, "no message is too large: {tally:?}");
+}
+
+/// ... until the message is too large: fragments are counted together.
+#[test]
+fn fragments_to_the_end() {
+    let tally = withstands(start(&["--max-message-size", "64KiB"]), "fragments", 20, Some(60));
+    assert_eq!(tally.ended + tally.cut_off, 60, "{tally:?}");
+}
+
+#[test]
+fn promises_of_two_to_the_63rd_bytes() {
+    let tally = withstands(start(&["--max-message-size", "0"]), "promises", 300, None);
+    assert_eq!(tally.ended + tally.cut_off, 0, "{tally:?}");
+    let tally = withstands(start(&[]), "promises", 100, Some(1000));
+    assert_eq!(tally.ended + tally.cut_off, 1000, "the default limit refuses all of them: {tally:?}");
+}
+
+#[test]
+fn a_crowd_with_requests_that_are_none() {
+    let tally = withstands(start(&[]), "nonsense", 50, Some(1000));
+    assert!(tally.answers.keys().all(|status| [101, 400, 405, 431, 505].contains(status)), "{tally:?}");
+}
+
+#[test]
+fn each_request_that_is_none_gets_its_answer() {
+    let server = Server::start(&[]);
+    for nonsense in NONSENSE {
+        let mut peer = server.connect();
+        // The server refuses as soon as it has seen enough; how much of the rest it takes is up to it.
+        let _ = peer.try_send((nonsense.request)());
+        let answer = peer.read_answer();
+        assert_eq!(answer.status, nonsense.status, "{}: {answer:?}", nonsense.name);
+        if answer.status == 101 {
+            peer.expect_close(1002);
+        }
+        peer.expect_end();
+    }
+    server.open().expect_echo(TEXT, "unmoved");
+}
+
+/// Names the server whose clients the process that is to be killed holds.
+const TARGET: &str = "RINGECHO_TEST_TARGET";
+
+/// Clients whose process is gone from one moment to the next, while others come and are served.
+#[test]
+fn clients_killed_at_once() {
+    let server = start(&[]);
+    let before = server.resident_bytes();
+    for _ in 0..3 {
+        let mut process = Command::new(env::current_exe().expect("this test"))
+            .args(["--ignored", "--exact", "--nocapture", "holds_connections_until_it_is_killed"])
+            .env(TARGET, server.address().to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this test again");
+        let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line.ends_with("present")), "the clients did not come");
+        let mut others: Vec<Peer> = (0..OTHERS).map(|_| server.open()).collect();
+        process.kill().expect("a process of our own");
+        for round in 0..ROUNDS {
+            for peer in &mut others {
+                peer.expect_echo(BINARY, pattern(round, 1000));
+            }
+            server.open().expect_echo(TEXT, "a newcomer");
+        }
+        process.wait().expect("a process of our own");
+        drop(others);
+        // All slots are free again: no descriptor of the dead is left.
+        fill(&server);
+    }
+    leaves_nothing_behind(server, before);
+}
+
+#[test]
+#[ignore = "no test of its own: the process that another one kills"]
+fn holds_connections_until_it_is_killed() {
+    let Ok(target) = env::var(TARGET) else { return };
+    let target = target.parse().expect("an address");
+    let crowd = Crowd::new(target, attack("open").expect("in the list"), CAPACITY - 50, None, 1);
+    thread::scope(|scope| {
+        scope.spawn(|| crowd.run());
+        common::eventually("all are there", || crowd.present.load(Ordering::Relaxed) == crowd.at_once);
+        println!("\npresent");
+        loop {
+            thread::park();
+        }
+    });
+}

@@ -10,6 +10,8 @@
 mod checks;
 mod deadlines;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 use std::ptr::NonNull;
 
@@ -147,8 +149,10 @@ impl Connections {
 
     /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
     pub fn is_urgent(&self) -> bool {
+        // The last enter has not taken all submissions, so that its sends are not finished: somebody may wait for that.
+        let has_unfinished = !self.submitted_sends.is_empty();
         // A starved connection gets its buffers from sends that complete silently: nobody else would wake the loop.
-        self.urgent || !(self.starved.is_empty() || self.queued_sends.is_empty())
+        self.urgent || has_unfinished || !(self.starved.is_empty() || self.queued_sends.is_empty())
     }
 
     /// Sets the worker's clock.

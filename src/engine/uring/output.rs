@@ -201,9 +201,24 @@ impl Chunks {
         self.chunks.len()
     }
 
-    /// The lengths of a queue's chunks.
-    pub(super) fn iter(&self, queue: Queue) -> impl Iterator<Item = usize> {
+    /// The buffers of a queue's chunks that are still where they were received.
+    pub(super) fn buffers(&self, queue: Queue) -> impl Iterator<Item = u16> {
+        self.sources(queue).filter_map(|source| match source {
+            Source::Pooled(piece) => Some(piece.buffer),
+            Source::Owned { .. } => None,
+        })
+    }
+
+    /// The memory that each of a queue's chunks takes, be it sent already or not.
+    pub(super) fn memory(&self, queue: Queue) -> impl Iterator<Item = usize> {
+        self.sources(queue).map(|source| match source {
+            Source::Pooled(piece) => piece.len as usize,
+            Source::Owned { bytes, .. } => bytes.capacity(),
+        })
+    }
+
+    fn sources(&self, queue: Queue) -> impl Iterator<Item = &Source> {
         let chunk = |key: u32| (key != NONE).then(|| &self.chunks[key as usize]);
-        std::iter::successors(chunk(queue.head), move |previous| chunk(previous.next)).map(|chunk| chunk.source.len())
+        std::iter::successors(chunk(queue.head), move |previous| chunk(previous.next)).map(|chunk| &chunk.source)
     }
 }

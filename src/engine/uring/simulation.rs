@@ -21,6 +21,8 @@ use random::Random;
 
 const SLOTS: u32 = 5;
 const STEPS: usize = 400;
+/// Ticks that a server that acts gives its peers for each thing.
+const DEADLINE: u32 = 20;
 /// Turns within which everything that can come to an end does.
 const PATIENCE: usize = 20_000;
 
@@ -34,6 +36,8 @@ struct Simulation {
     is_waiting: bool,
     /// The last enter has taken all submissions.
     all_submitted: bool,
+    /// The peers do nothing any more.
+    is_abandoned: bool,
     tick: u32,
 }
 
@@ -44,18 +48,19 @@ impl Simulation {
         let size = 8 + random.below(200) as u32;
         let shape = PoolShape { count: 1 << random.below(4), size, incremental: !random.one_in(3) };
         let server_acts = random.one_in(3);
-        let patience = server_acts.then_some(20);
-        let timeouts = Timeouts { handshake: patience, idle: patience, close: patience };
+        let deadline = server_acts.then_some(DEADLINE);
+        let timeouts = Timeouts { handshake: deadline, idle: deadline, close: deadline };
         let settings = Settings { protocol, ..Settings::default() };
         let pool = BufferPool::detached(shape);
-        let per_connection = pool.memory() * random.below(6);
-        let backlog = Backlog { per_connection, total: per_connection * (1 + random.below(5)) };
+        let (per_connection, total) = (pool.memory() * random.below(6), pool.memory() * random.below(12));
+        let backlog = Backlog { per_connection, total };
         Self {
             connections: Connections::new(SLOTS as usize, pool, backlog, settings, timeouts),
             kernel: Kernel::new(random, SLOTS, protocol, server_acts),
             server_acts,
             is_waiting: false,
             all_submitted: true,
+            is_abandoned: false,
             tick: 0,
         }
     }
@@ -69,7 +74,11 @@ impl Simulation {
             self.all_submitted = kernel.enter(ops, connections);
             self.is_waiting = !is_urgent && self.all_submitted;
         }
-        kernel.happen(connections);
+        if self.is_abandoned {
+            kernel.go_on(connections);
+        } else {
+            kernel.happen(connections);
+        }
         self.tick += 1;
         let is_called = connections.needs_sweep() && kernel.random.one_in(3);
         if self.is_waiting && !is_called && !kernel.has_completions() {
@@ -120,6 +129,17 @@ impl Simulation {
         panic!("the worker does not come to rest");
     }
 
+    /// The peers do nothing any more, not even leave: every connection ends at its deadline.
+    fn be_abandoned(&mut self) {
+        self.is_abandoned = true;
+        // Until idle, until the Close frame is given up, and for completions that take their time.
+        for _ in 0..20 * DEADLINE {
+            self.turn();
+        }
+        assert!(self.connections.is_empty(), "a deadline has passed and the connection is still there");
+        self.is_abandoned = false;
+    }
+
     /// All peers leave.
     fn end(&mut self) {
         for _ in 0..PATIENCE {
@@ -138,15 +158,23 @@ impl Simulation {
 }
 
 fn dispatch(connections: &mut Connections, Completion { token, result, flags }: Completion) {
+    let successor = connections.successor_of(token);
     match token.kind {
+        Kind::Accepted => return connections.accepted(result as u32),
         Kind::Receive => connections.received(token, result, flags),
         Kind::Send => connections.send_fell_short(token, result),
         Kind::Writable => connections.writable(token, result),
         Kind::Shutdown => connections.shut_down(token),
         Kind::Close => connections.closed(token),
         Kind::Cancel => connections.cancel_missed(token),
-        Kind::Accepted => connections.accepted(result as u32),
         Kind::Wake => unreachable!("nobody rings"),
+    }
+    if successor.is_some() {
+        assert_eq!(
+            connections.successor_of(token),
+            successor,
+            "a completion of a former connection changes its successor"
+        );
     }
 }
 
@@ -159,7 +187,9 @@ fn run(seed: u64) -> usize {
         }
         simulation.turn();
     }
-    if !simulation.server_acts {
+    if simulation.server_acts {
+        simulation.be_abandoned();
+    } else {
         simulation.settle_down();
     }
     simulation.end();

@@ -12,6 +12,12 @@ impl Connections {
         &mut self.pool
     }
 
+    /// What a completion of a former connection must not change: the state of whoever has its entry now.
+    pub(in super::super) fn successor_of(&self, token: Token) -> Option<(u32, Flags)> {
+        let connection = self.entries.get(token.key as usize)?;
+        (connection.generation != token.generation).then_some((connection.generation, connection.flags))
+    }
+
     /// What must hold after every turn.
     pub(in super::super) fn check_invariants(&self) {
         let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();

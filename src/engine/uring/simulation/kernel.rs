@@ -39,6 +39,8 @@ pub(super) struct Kernel {
     others: Vec<Completion>,
     pub(super) peers: BTreeMap<u32, Peer>,
     free_slots: Vec<u32>,
+    /// The last generation of each slab key.
+    generations: BTreeMap<u32, u32>,
     /// Sockets with a send that the worker cannot know to be complete.
     senders: Vec<u32>,
     protocol: Protocol,
@@ -57,6 +59,7 @@ impl Kernel {
             others: Vec::new(),
             peers: BTreeMap::new(),
             free_slots: (0..slots).collect(),
+            generations: BTreeMap::new(),
             senders: Vec::new(),
             protocol,
             server_acts,
@@ -138,6 +141,8 @@ impl Kernel {
                 |it: &Completion| it.token.key == token.key && !matches!(it.token.kind, Kind::Cancel | Kind::Accepted);
             assert!(!self.others.iter().any(is_left), "an entry is reused while an operation is in flight");
             peer.owner = Some(identity);
+            let before = self.generations.insert(token.key, token.generation);
+            assert_ne!(before, Some(token.generation), "two connections with the same tokens");
         }
         assert_eq!(peer.owner, Some(identity), "an operation on somebody else's socket");
         peer
@@ -196,6 +201,14 @@ impl Kernel {
             for _ in 0..self.random.below(4) {
                 self.happen_to(slot, connections);
             }
+        }
+    }
+
+    /// Operations complete that can, and nothing else happens.
+    pub(super) fn go_on(&mut self, connections: &mut Connections) {
+        let slots: Vec<u32> = self.peers.keys().copied().collect();
+        for slot in slots {
+            self.run(slot, usize::MAX, connections);
         }
     }
 

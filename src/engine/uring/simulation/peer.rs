@@ -138,7 +138,11 @@ fn frame(random: &mut Random, first: u8, bound: usize) -> Vec<u8> {
         0..126 => vec![first, 0x80 | len as u8],
         _ => [&[first, 0xfe], &(len as u16).to_be_bytes()[..]].concat(),
     };
-    frame.extend((0..len + 4).map(|_| random.next() as u8));
+    let end = frame.len() + 4 + len;
+    while frame.len() < end {
+        frame.extend(random.next().to_ne_bytes());
+    }
+    frame.truncate(end);
     frame
 }
 

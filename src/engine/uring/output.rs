@@ -7,7 +7,8 @@ use super::buffers::{BufferPool, Piece};
 
 const NONE: u32 = u32::MAX;
 /// Evicted bytes go to blocks of one size: an allocator keeps a region for each size that it has seen.
-const EVICTED_BLOCK: usize = 64 << 10;
+/// (In tests small ones, so that the simulation's queues have several.)
+pub(super) const EVICTED_BLOCK: usize = if cfg!(test) { 100 } else { 64 << 10 };
 
 /// Bytes to send and whose memory they are in.
 struct Chunk {

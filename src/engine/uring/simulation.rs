@@ -27,6 +27,7 @@ const DEADLINE: u32 = 20;
 const PATIENCE: usize = 20_000;
 
 /// A worker and its kernel.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Simulation {
     kernel: Kernel,
     connections: Connections,

@@ -46,13 +46,17 @@ pub(super) struct Kernel {
     protocol: Protocol,
     /// The server closes, pings and loses patience by itself.
     server_acts: bool,
+    /// The peers send much and hardly read.
+    floods: bool,
     pub(super) finished: usize,
 }
 
 impl Kernel {
-    pub(super) fn new(random: Random, slots: u32, protocol: Protocol, server_acts: bool) -> Self {
+    pub(super) fn new(mut random: Random, slots: u32, protocol: Protocol, server_acts: bool) -> Self {
+        let floods = random.one_in(10);
         Self {
             random,
+            floods,
             consumer: Consumer::default(),
             queue: VecDeque::new(),
             sends: Vec::new(),
@@ -70,7 +74,7 @@ impl Kernel {
     /// The acceptor moves a new socket into the ring, if there is a slot.
     pub(super) fn connect(&mut self) {
         let Some(slot) = self.free_slots.pop() else { return };
-        self.peers.insert(slot, Peer::new(&mut self.random, self.protocol, self.server_acts));
+        self.peers.insert(slot, Peer::new(&mut self.random, self.protocol, self.server_acts, self.floods));
         self.complete(Token::of_worker(Kind::Accepted), slot as i32, 0);
     }
 
@@ -83,8 +87,8 @@ impl Kernel {
     /// What `io_uring_enter` does with the submissions. Returns whether it has taken all: short of memory it does not.
     pub(super) fn enter(&mut self, ops: Vec<(Token, Op)>, connections: &Connections) -> bool {
         self.queue.extend(ops);
-        let taken = if self.random.one_in(25) { self.random.below(self.queue.len() + 1) } else { self.queue.len() };
-        for _ in 0..taken {
+        let count = if self.random.one_in(25) { self.random.below(self.queue.len() + 1) } else { self.queue.len() };
+        for _ in 0..count {
             let (token, op) = self.queue.pop_front().expect("counted before");
             self.start(token, op, connections);
         }
@@ -220,7 +224,7 @@ impl Kernel {
             0..=3 => peer.send(amount),
             4 if peer.sent == peer.script.len() => peer.has_finished = true,
             5 if self.random.one_in(10) => peer.has_reset = true,
-            6 => peer.reads = !peer.reads,
+            6 if !self.floods || self.random.one_in(20) => peer.reads = !peer.reads,
             7 | 8 if peer.reads => peer.in_socket = peer.in_socket.saturating_sub(amount),
             9 if peer.was_shut => peer.has_finished = true,
             10 if self.random.one_in(10) => self.end_multishot(slot),

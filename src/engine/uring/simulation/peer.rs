@@ -37,8 +37,9 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(random: &mut Random, protocol: Protocol, server_acts: bool) -> Self {
-        let script = script(random, protocol);
+    /// `floods`: it sends much and does not read.
+    pub(super) fn new(random: &mut Random, protocol: Protocol, server_acts: bool, floods: bool) -> Self {
+        let script = script(random, protocol, floods);
         Self {
             expected: expected(&script, protocol),
             script,
@@ -48,7 +49,7 @@ impl Peer {
             has_reset: false,
             in_socket: 0,
             socket_size: 1 + random.below(300),
-            reads: !random.one_in(5),
+            reads: !floods && !random.one_in(5),
             receive: None,
             poll: None,
             shutdown: None,
@@ -103,7 +104,7 @@ impl Peer {
 }
 
 /// What the peer sends: for WebSocket an upgrade and frames whose echo does not depend on how they are cut.
-fn script(random: &mut Random, protocol: Protocol) -> Vec<u8> {
+fn script(random: &mut Random, protocol: Protocol, is_long: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     if protocol == Protocol::WebSocket {
         bytes.extend_from_slice(
@@ -111,7 +112,7 @@ fn script(random: &mut Random, protocol: Protocol) -> Vec<u8> {
               Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
         );
     }
-    let frames = if random.one_in(8) { 60 } else { random.below(6) };
+    let frames = if is_long || random.one_in(8) { 60 } else { random.below(6) };
     for _ in 0..frames {
         match random.below(8) {
             0 | 1 => bytes.extend(frame(random, 0x89, 126)),

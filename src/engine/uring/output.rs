@@ -71,7 +71,8 @@ impl Chunks {
         self.push(queue, Source::Pooled(piece));
     }
 
-    pub(super) fn push_owned(&mut self, queue: &mut Queue, bytes: Vec<u8>) {
+    pub(super) fn push_owned(&mut self, queue: &mut Queue, mut bytes: Vec<u8>) {
+        bytes.shrink_to_fit(); // it may wait for long, and only its bytes are counted
         self.push(queue, Source::Owned { bytes, sent: 0 });
     }
 

@@ -185,7 +185,7 @@ fn may_be_sent(code: u16) -> bool {
         1004..=1006 | 1015 => false,       // reserved, or must not be set by an endpoint
         1000..=1003 | 1007..=1011 => true, // defined in the RFC
         1012..=1014 => true,               // registered later: restart, try again later, bad gateway
-        3000..=3999 | 4000..=4999 => true, // libraries and frameworks; private use (7.4.2)
+        3000..=4999 => true,               // libraries and frameworks, then private use (7.4.2)
         _ => false,                        // not used, or not yet
     }
 }

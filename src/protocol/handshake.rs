@@ -120,9 +120,7 @@ fn answer_to(request: &Request, settings: &Settings) -> Result<Vec<u8>, Refusal>
     if request.method != Some("GET") {
         return Err(Refusal::method_not_allowed());
     }
-    if let Some(path) = &settings.path {
-        check_path(request.path.unwrap_or_default(), path)?;
-    }
+    check_target(request.path.unwrap_or_default(), settings.path.as_deref())?;
     let headers = &*request.headers;
     if values(headers, "Host").count() != 1 {
         return Err(Refusal::bad_request("The request must have one Host header."));
@@ -143,9 +141,10 @@ fn answer_to(request: &Request, settings: &Settings) -> Result<Vec<u8>, Refusal>
 }
 
 /// The target may be in origin form or in absolute form (RFC 9112, section 3.2.2); a query does not matter.
-fn check_path(target: &str, path: &str) -> Result<(), Refusal> {
-    let uri: Uri = target.parse().map_err(|_| Refusal::bad_request("The request target is not a URI."))?;
-    if uri.path() == path { Ok(()) } else { Err(Refusal::not_found()) }
+fn check_target(target: &str, path: Option<&str>) -> Result<(), Refusal> {
+    let uri = target.parse::<Uri>().ok().filter(|uri| uri.path().starts_with('/'));
+    let uri = uri.ok_or(Refusal::bad_request("The request target is neither a path nor a URI with one."))?;
+    if path.is_none_or(|path| uri.path() == path) { Ok(()) } else { Err(Refusal::not_found()) }
 }
 
 /// What follows the request is taken for frames, so it must not announce anything else.

@@ -1,17 +1,23 @@
 //! An independent check of what a server may send (RFC 6455, section 5), byte by byte and with no thought of speed.
 
+#![allow(unreachable_pub)] // the fuzz targets have it in a library
+
 /// What a client can see in a server's stream.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Opcode and payload of each whole message, and of each Pong and Close, in order.
-    pub(crate) messages: Vec<(u8, Vec<u8>)>,
+    pub messages: Vec<(u8, Vec<u8>)>,
+    /// The message that has not ended: its opcode and what has come of it.
+    pub open: Option<(u8, Vec<u8>)>,
+    /// The stream ends within a frame's payload.
+    pub is_within_frame: bool,
 }
 
 /// Reads frames until the stream ends, maybe within one.
 ///
 /// # Panics
 /// If a server must not send this.
-pub(crate) fn check(mut bytes: &[u8]) -> Seen {
+pub fn check(mut bytes: &[u8]) -> Seen {
     let mut seen = Seen::default();
     let mut open: Option<(u8, Vec<u8>)> = None;
     let mut text_end = 0;
@@ -21,7 +27,8 @@ pub(crate) fn check(mut bytes: &[u8]) -> Seen {
         assert_eq!(first & 0x70, 0, "reserved bits");
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (is_final, opcode) = (first & 0x80 != 0, first & 0x0f);
-        let Some((len, payload)) = split_length(*second, rest) else { break };
+        assert!(!seen.is_within_frame, "only the last frame can be cut");
+        let (len, payload) = split_length(*second, rest).expect("headers are sent whole");
         let is_whole = payload.len() as u64 >= len;
         let (payload, rest) = payload.split_at((payload.len() as u64).min(len) as usize);
         match opcode {
@@ -46,8 +53,11 @@ pub(crate) fn check(mut bytes: &[u8]) -> Seen {
         if is_whole && is_final && opcode < 8 {
             seen.messages.extend(open.take());
         }
+        seen.is_within_frame = !is_whole;
         bytes = rest;
     }
+    assert!(bytes.is_empty(), "headers are sent whole");
+    seen.open = open;
     seen
 }
 

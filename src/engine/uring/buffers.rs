@@ -190,11 +190,6 @@ impl BufferPool {
         }
     }
 
-    /// Buffers with pieces that are still held, for leak checks.
-    pub fn held(&self) -> usize {
-        self.states.iter().filter(|state| state.pieces > 0).count()
-    }
-
     /// Provides all returned buffers to the kernel, the most recently used one first: it is still in cache.
     #[inline]
     pub fn publish(&mut self) {
@@ -263,7 +258,7 @@ pub(super) mod kernel {
     use super::{BufRingEntry, BufferPool, BufferState, PoolShape, map};
 
     /// `IORING_CQE_F_BUFFER`, and where the buffer's number stands.
-    const CQE_BUFFER: u32 = 1;
+    pub(in super::super) const CQE_BUFFER: u32 = 1;
     const CQE_BUFFER_SHIFT: u32 = 16;
     /// `IORING_CQE_F_BUF_MORE`.
     const CQE_BUFFER_MORE: u32 = 1 << 4;
@@ -284,6 +279,8 @@ pub(super) mod kernel {
             let slot = usize::from(self.head & (pool.shape.count - 1));
             // SAFETY: inside the mapping, and single-threaded.
             let entry: &mut BufRingEntry = unsafe { pool.entries.add(slot).as_mut() };
+            let state = pool.states[usize::from(entry.bid())];
+            assert!(!state.closed && (pool.shape.incremental || state.pieces == 0), "a buffer in use was provided");
             let len = data.len().min(entry.len() as usize);
             // SAFETY: the pool set the address, `len` bytes behind it are inside the buffer.
             unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), entry.addr() as *mut u8, len) };
@@ -301,6 +298,17 @@ pub(super) mod kernel {
     }
 
     impl BufferPool {
+        /// What must hold after every turn, when `held` are the buffers of all pieces that somebody holds: each piece is
+        /// held once, and each buffer is the kernel's or has pieces.
+        pub(in super::super) fn check_pieces(&self, held: impl Iterator<Item = u16>) {
+            let mut pieces = vec![0; self.states.len()];
+            held.for_each(|buffer| pieces[usize::from(buffer)] += 1);
+            let counted: Vec<u32> = self.states.iter().map(|state| state.pieces).collect();
+            assert_eq!(pieces, counted, "pieces of buffers leaked, or given back twice");
+            let kept = self.states.iter().filter(|state| state.closed).count();
+            assert_eq!(self.provided + kept, self.states.len(), "a buffer is neither the kernel's nor in use");
+        }
+
         /// A pool that belongs to no ring.
         pub(in super::super) fn detached(shape: PoolShape) -> Self {
             let count = usize::from(shape.count);

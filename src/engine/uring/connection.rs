@@ -6,7 +6,7 @@ use crate::protocol::Session;
 use super::output::Queue;
 
 /// Facts about a connection, one bit each.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flags(u16);
 
 impl Flags {

@@ -11,6 +11,8 @@ mod checks;
 mod deadlines;
 mod fairness;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 use std::ptr::NonNull;
 
@@ -158,10 +160,12 @@ impl Connections {
 
     /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
     pub fn is_urgent(&self) -> bool {
+        // The last enter has not taken all submissions, so that its sends are not finished: somebody may wait for that.
+        let has_unfinished = !self.submitted_sends.is_empty();
         // A starved connection gets its buffers from sends that complete silently: nobody else would wake the loop.
         let has_starved = !(self.starved.is_empty() && self.greedy.is_empty());
         let is_greedy_next = !self.greedy.is_empty() && self.pool.has_provided();
-        self.urgent || is_greedy_next || (has_starved && !self.queued_sends.is_empty())
+        self.urgent || has_unfinished || is_greedy_next || (has_starved && !self.queued_sends.is_empty())
     }
 
     /// Sets the worker's clock.

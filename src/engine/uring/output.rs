@@ -7,7 +7,8 @@ use super::buffers::{BufferPool, Piece};
 
 const NONE: u32 = u32::MAX;
 /// Evicted bytes go to blocks of one size: an allocator keeps a region for each size that it has seen.
-const EVICTED_BLOCK: usize = 64 << 10;
+/// (In tests small ones, so that the simulation's queues have several.)
+pub(super) const EVICTED_BLOCK: usize = if cfg!(test) { 100 } else { 64 << 10 };
 
 /// Bytes to send and whose memory they are in.
 struct Chunk {
@@ -70,7 +71,8 @@ impl Chunks {
         self.push(queue, Source::Pooled(piece));
     }
 
-    pub(super) fn push_owned(&mut self, queue: &mut Queue, bytes: Vec<u8>) {
+    pub(super) fn push_owned(&mut self, queue: &mut Queue, mut bytes: Vec<u8>) {
+        bytes.shrink_to_fit(); // it may wait for long, and only its bytes are counted
         self.push(queue, Source::Owned { bytes, sent: 0 });
     }
 
@@ -201,9 +203,24 @@ impl Chunks {
         self.chunks.len()
     }
 
-    /// The lengths of a queue's chunks.
-    pub(super) fn iter(&self, queue: Queue) -> impl Iterator<Item = usize> {
+    /// The buffers of a queue's chunks that are still where they were received.
+    pub(super) fn buffers(&self, queue: Queue) -> impl Iterator<Item = u16> {
+        self.sources(queue).filter_map(|source| match source {
+            Source::Pooled(piece) => Some(piece.buffer),
+            Source::Owned { .. } => None,
+        })
+    }
+
+    /// The memory that each of a queue's chunks takes, be it sent already or not.
+    pub(super) fn memory(&self, queue: Queue) -> impl Iterator<Item = usize> {
+        self.sources(queue).map(|source| match source {
+            Source::Pooled(piece) => piece.len as usize,
+            Source::Owned { bytes, .. } => bytes.capacity(),
+        })
+    }
+
+    fn sources(&self, queue: Queue) -> impl Iterator<Item = &Source> {
         let chunk = |key: u32| (key != NONE).then(|| &self.chunks[key as usize]);
-        std::iter::successors(chunk(queue.head), move |previous| chunk(previous.next)).map(|chunk| chunk.source.len())
+        std::iter::successors(chunk(queue.head), move |previous| chunk(previous.next)).map(|chunk| &chunk.source)
     }
 }

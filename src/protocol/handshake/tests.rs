@@ -152,8 +152,18 @@ fn only_the_path_that_is_served_is_found() {
     for target in ["/chat", "/chat?room=1", "http://example.org/chat", "ws://example.org/chat?x"] {
         assert!(answer_with(&settings, &with("/chat", target)).starts_with("HTTP/1.1 101 "), "{target}");
     }
-    for target in ["/", "/chat/", "/chatter", "*", "http://example.org"] {
+    for target in ["/", "/chat/", "/chatter", "http://example.org"] {
         assert!(answer_with(&settings, &with("/chat", target)).starts_with("HTTP/1.1 404 "), "{target}");
+    }
+}
+
+#[test]
+fn a_target_that_is_no_path_and_no_uri_with_one_is_400() {
+    for target in ["A/", "chat", "*", "example.org:80", "http://", "/a<b"] {
+        assert_refused(&with("/chat", target), "400");
+    }
+    for target in ["/?a|b^c", "//", "http://example.org?x"] {
+        assert!(answer(&with("/chat", target)).starts_with("HTTP/1.1 101 "), "{target}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 
 use super::super::buffers::BufferPool;
 use super::super::connection::Flags;
+use super::super::output::EVICTED_BLOCK;
 use super::super::token::Token;
 use super::Connections;
 
@@ -12,20 +13,32 @@ impl Connections {
         &mut self.pool
     }
 
+    /// What a completion of a former connection must not change: the state of whoever has its entry now, and the number
+    /// of operations to submit.
+    pub(in super::super) fn successor_of(&self, token: Token) -> Option<(u32, Flags, usize)> {
+        let connection = self.entries.get(token.key as usize)?;
+        let state = (connection.generation, connection.flags, self.ops.len());
+        (connection.generation != token.generation).then_some(state)
+    }
+
     /// What must hold after every turn.
     pub(in super::super) fn check_invariants(&self) {
         let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();
         assert_eq!(timed, self.timed, "deadlines miscounted");
-        let queued = self.entries.iter().map(|(_, c)| self.chunks.iter(c.queue).count()).sum::<usize>();
-        assert_eq!(queued, self.chunks.len(), "a chunk that no queue holds");
+        let queues = || self.entries.iter().map(|(_, connection)| connection.queue);
+        let chunks: usize = queues().map(|queue| self.chunks.memory(queue).count()).sum();
+        assert_eq!(chunks, self.chunks.len(), "a chunk that no queue holds");
+        self.pool.check_pieces(queues().flat_map(|queue| self.chunks.buffers(queue)));
         for (_, connection) in &self.entries {
             let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
             assert!(can_progress, "a connection that no completion will move");
-            let pending: usize = self.chunks.iter(connection.queue).sum();
-            // Our own answers and cut frames come on top.
-            let cap = self.backlog_high + 2 * self.pool.memory() + 512;
-            assert!(pending <= cap, "a backlog of {pending} bytes over a cap of {cap}");
+            let memory: usize = self.chunks.memory(connection.queue).sum();
+            // What may come before the reading has stopped, our own answers and cut frames, a block that is sent in part.
+            let cap = self.backlog_high + 2 * self.pool.memory() + 512 + EVICTED_BLOCK;
+            assert!(memory <= cap, "a backlog of {memory} bytes over a cap of {cap}");
         }
+        let cap = self.backlog_total + self.entries.capacity() * (2 * self.pool.memory() + 512);
+        assert!(self.chunks.owned() <= cap, "backlogs of {} bytes over a cap of {cap}", self.chunks.owned());
     }
 
     /// What must hold when a send is submitted.
@@ -44,7 +57,7 @@ impl Connections {
     /// What must hold when no connection is left.
     pub(in super::super) fn check_idle(&self) {
         assert_eq!((self.entries.len(), self.chunks.len(), self.timed), (0, 0, 0));
-        assert_eq!(self.pool.held(), 0, "a buffer leaked");
+        self.pool.check_pieces(std::iter::empty());
         assert_eq!(self.tally.accepted, self.tally.released);
     }
 }

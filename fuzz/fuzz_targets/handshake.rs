@@ -1,0 +1,129 @@
+//! The upgrade request in one piece and cut: the same answer, and the request ends at the same byte. Whatever is accepted
+//! is a valid upgrade for tungstenite's server, too, but for lists in Connection and Upgrade (docs/FUZZING.md).
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use ringecho::protocol::{Phase, Settings, Then};
+use ringecho_fuzz::driven::Driven;
+use ringecho_fuzz::input::Cuts;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::handshake::server::{Request, create_response};
+use tungstenite::http::HeaderValue;
+
+const KEY: &str = "Sec-WebSocket-Key";
+
+#[derive(Debug)]
+struct Input {
+    settings: Settings,
+    cuts: Cuts,
+    stream: Vec<u8>,
+}
+
+impl<'a> Arbitrary<'a> for Input {
+    fn arbitrary(u: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        let settings = Settings {
+            max_handshake_size: *u.choose(&[8192, 200, 20])?,
+            subprotocols: if u.arbitrary()? { vec!["chat".into(), "echo".into()] } else { Vec::new() },
+            path: u.arbitrary::<bool>()?.then(|| "/chat".into()),
+            ..Settings::default()
+        };
+        Ok(Self { settings, cuts: u.arbitrary()?, stream: u.bytes(u.len())?.to_vec() })
+    }
+}
+
+fuzz_target!(|input: Input| {
+    let whole = read(&input, &Cuts::none());
+    let cut = read(&input, &input.cuts);
+    assert_eq!(answer(&whole.sent), answer(&cut.sent), "the answer depends on how the request is cut");
+    check_answer(&input, &whole);
+    if whole.session.phase() == Phase::Handshake {
+        assert!(input.stream.len() <= input.settings.max_handshake_size, "more than the limit is waited for");
+    }
+});
+
+fn read(input: &Input, cuts: &Cuts) -> Driven {
+    read_bytes(&input.settings, &input.stream, cuts)
+}
+
+/// What a session makes of a request, and of what comes in the same read.
+fn read_bytes(settings: &Settings, stream: &[u8], cuts: &Cuts) -> Driven {
+    let mut driven = Driven::new(settings.clone());
+    for read in cuts.of(stream) {
+        if driven.session.phase() == Phase::Handshake {
+            driven.receive(read);
+        }
+    }
+    driven
+}
+
+/// The HTTP answer; when it is a 101, frames may follow.
+fn answer(sent: &[u8]) -> &[u8] {
+    match sent.windows(4).position(|window| window == b"\r\n\r\n") {
+        Some(end) if sent.starts_with(b"HTTP/1.1 101 ") => &sent[..end + 4],
+        _ => sent,
+    }
+}
+
+fn check_answer(input: &Input, driven: &Driven) {
+    if driven.sent.is_empty() {
+        assert!(driven.then == Then::Continue && driven.session.phase() == Phase::Handshake);
+        return;
+    }
+    let answer = String::from_utf8(answer(&driven.sent).to_vec()).expect("an answer is text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+    let (status, headers) = head.split_once("\r\n").expect("a status line");
+    let length = headers.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    if status == "HTTP/1.1 101 Switching Protocols" {
+        assert!(length.is_none() && body.is_empty());
+        check_accepted(input, headers);
+    } else {
+        let statuses = ["400 ", "404 ", "405 ", "426 ", "431 ", "505 "].map(|code| format!("HTTP/1.1 {code}"));
+        assert!(statuses.iter().any(|known| status.starts_with(known)), "{status}");
+        assert!(driven.then == Then::Linger && headers.contains("Connection: close"), "{headers}");
+        assert_eq!(length, Some(&*body.len().to_string()));
+    }
+}
+
+/// tungstenite parses the request, too, finds the same end and makes the same answer of it.
+fn check_accepted(input: &Input, headers: &str) {
+    let (end, mut request) = Request::try_parse(&input.stream).expect("a valid request").expect("a whole request");
+    assert!(end <= input.settings.max_handshake_size, "beyond the limit");
+    for (request, phase) in [(&input.stream[..end], Phase::Open), (&input.stream[..end - 1], Phase::Handshake)] {
+        assert_eq!(read_bytes(&input.settings, request, &Cuts::none()).session.phase(), phase, "another end");
+    }
+    for (name, token) in [("Connection", "upgrade"), ("Upgrade", "websocket")] {
+        assert!(tokens(&request, name).any(|it| it.eq_ignore_ascii_case(token.as_bytes())), "no {token} in {name}");
+        // tungstenite looks at the first line alone, and takes no list for Upgrade (RFC 9110, sections 5.3 and 7.8).
+        request.headers_mut().insert(name, HeaderValue::from_static(token));
+    }
+    let accept = derive_accept_key(request.headers()[KEY].as_bytes());
+    let key = canonical(request.headers()[KEY].as_bytes());
+    request.headers_mut().insert(KEY, HeaderValue::from_bytes(&key).expect("as before"));
+    create_response(&request).expect("an upgrade");
+    assert!(headers.lines().any(|line| line == format!("Sec-WebSocket-Accept: {accept}")), "{headers}");
+    if let Some(path) = &input.settings.path {
+        assert_eq!(request.uri().path(), path);
+    }
+    let selected = headers.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
+    let offered: Vec<&[u8]> = tokens(&request, "Sec-WebSocket-Protocol").collect();
+    let best = input.settings.subprotocols.iter().find(|own| offered.contains(&own.as_bytes()));
+    assert_eq!(selected, best.map(String::as_str));
+}
+
+/// The key with the four bits of its last digit clear that no byte has. tungstenite wants them so; RFC 4648, section 3.5,
+/// leaves it to the decoder.
+fn canonical(key: &[u8]) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut key = key.to_vec();
+    let value = DIGITS.iter().position(|digit| key.get(21) == Some(digit)).expect("22 digits");
+    key[21] = DIGITS[value & !0xf];
+    key
+}
+
+/// The elements of the list that all lines of a header make up.
+fn tokens<'r>(request: &'r Request, name: &str) -> impl Iterator<Item = &'r [u8]> {
+    let lines = request.headers().get_all(name).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
+}

@@ -1,0 +1,19 @@
+//! What the fuzz targets share.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `input.rs` | what a fuzzer's bytes mean: settings, cuts between reads, a stream |
+//! | `model.rs` | what must come of a stream, by the letter of RFC 6455: written for this, shares nothing with the server |
+//! | `driven.rs` | a session that is given a stream in pieces, and what must hold after each |
+//! | `memory.rs` | how much memory is allocated |
+//! | `seeds.rs` | the seed corpus |
+//!
+//! The strict reader of what a server sends is the one of the property tests.
+
+pub mod driven;
+pub mod input;
+pub mod memory;
+pub mod model;
+#[path = "../../tests/outgoing/mod.rs"]
+pub mod outgoing;
+pub mod seeds;

@@ -1,0 +1,149 @@
+//! The seed corpus: one small input for each thing that a stream can be about. `cargo run --example seeds` in `fuzz/`
+//! writes it to `corpus/`; the layouts are those of `input.rs` and of the targets.
+
+use crate::driven::REQUEST;
+
+/// A seed: its target, its file's name and its bytes.
+pub type Seed = (&'static str, String, Vec<u8>);
+
+/// Number of cuts, then their sizes: see [`crate::input::Cuts`].
+const CUTS: [&[u8]; 4] = [&[0], &[1, 0], &[3, 0, 6, 2], &[2, 40, 1]];
+
+/// All seeds.
+#[must_use]
+pub fn all() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    seeds.extend(frames());
+    seeds.extend(close());
+    seeds.extend(handshake());
+    seeds.extend(client());
+    seeds
+}
+
+/// A frame whose payload is not masked yet (`input.rs`), with `key`.
+fn frame(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+    let length = match payload.len() {
+        len @ 0..126 => vec![0x80 | len as u8],
+        len => [&[0xfe], &(len as u16).to_be_bytes()[..]].concat(),
+    };
+    [&[first], &length[..], &key, payload].concat()
+}
+
+fn frames() -> Vec<Seed> {
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+    let frame = |first: u8, payload: &[u8]| frame(first, payload, KEY);
+    let close = frame(0x88, b"\x03\xe8bye");
+    let streams: [(&str, Vec<u8>); 16] = [
+        ("text", [frame(0x81, "grüße €\u{10ffff}".as_bytes()), close.clone()].concat()),
+        ("binary", [frame(0x82, &[7; 300]), frame(0x82, b""), close.clone()].concat()),
+        ("fragments", [frame(0x01, b"a\xe2"), frame(0x89, b"p"), frame(0x00, b"\x82"), frame(0x80, b"\xac")].concat()),
+        ("binary-fragments", [frame(0x02, b"ab"), frame(0x8a, b"pong"), frame(0x80, b"c")].concat()),
+        ("pings", [frame(0x89, b""), frame(0x89, &[1; 125]), frame(0x81, b"x")].concat()),
+        ("within-a-frame", frame(0x82, &[5; 200])[..100].to_vec()),
+        ("within-text", frame(0x81, &[b'x'; 200])[..100].to_vec()),
+        ("close-empty", frame(0x88, b"")),
+        ("close-code", frame(0x88, b"\x03\xec")),
+        ("invalid-text", [frame(0x01, b"ok"), frame(0x80, b"\xed\xa0\x80")].concat()),
+        ("cut-text", frame(0x81, b"cut \xf0\x9f")),
+        ("too-big", [frame(0x02, &[1; 80]), frame(0x80, &[2; 80])].concat()),
+        ("reserved", [frame(0x81, b"ok"), frame(0xc1, b"no")].concat()),
+        ("interrupted", [frame(0x01, b"a"), frame(0x82, b"b")].concat()),
+        ("long-form", b"\x82\xfe\x00\x02\0\0\0\0ab".to_vec()),
+        ("huge", b"\x82\xff\x80\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
+    ];
+    let mut seeds = Vec::new();
+    for (number, (name, stream)) in streams.into_iter().enumerate() {
+        let (limit, eager) = (if name == "too-big" { 2 } else { 0 }, number as u8 % 2);
+        let plain = [&[limit, 0xff, 0xff, eager], CUTS[number % CUTS.len()], &stream].concat();
+        seeds.push(("differential", name.to_owned(), plain));
+        let acts =
+            [&[limit, number as u8 % 3, number as u8 % 5, eager], CUTS[(number + 1) % CUTS.len()], &stream].concat();
+        seeds.push(("echo", name.to_owned(), acts));
+    }
+    seeds
+}
+
+fn close() -> Vec<Seed> {
+    let payloads: [(&str, &[u8]); 10] = [
+        ("empty", b""),
+        ("one-byte", b"\x03"),
+        ("normal", b"\x03\xe8"),
+        ("reason", b"\x03\xe9going away"),
+        ("reason-utf8", "\u{3}\u{7f}€ \u{10ffff} \u{7ff} \u{d7ff}".as_bytes()),
+        ("no-status", b"\x03\xed"),
+        ("bad-gateway", b"\x03\xf6"),
+        ("library", b"\x0b\xb8lib"),
+        ("surrogate", b"\x03\xe8\xed\xa0\x80"),
+        ("cut-reason", b"\x03\xe8\xf4\x8f\xbf"),
+    ];
+    let seed = |(number, (name, payload)): (usize, (&str, &[u8]))| {
+        let input = [&[1, 2, 3, 4], CUTS[number % CUTS.len()], &[number as u8], payload].concat();
+        ("close", name.to_owned(), input)
+    };
+    payloads.into_iter().enumerate().map(seed).collect()
+}
+
+fn handshake() -> Vec<Seed> {
+    let request = String::from_utf8(REQUEST.to_vec()).expect("text");
+    let with = |line: &str| request.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"));
+    let requests: [(&str, String); 14] = [
+        ("plain", request.clone()),
+        ("frames-behind", request.clone() + "\u{1}\u{0}"),
+        ("subprotocol", with("Sec-WebSocket-Protocol: x, echo\r\nSec-WebSocket-Protocol: chat")),
+        ("path", request.replace("GET / ", "GET /chat?x=1 ")),
+        ("absolute", request.replace("GET / ", "GET http://h/chat ")),
+        ("lists", request.replace("Connection: Upgrade", "connection: keep-alive,\r\nConnection: UPGRADE , x")),
+        ("body", with("Content-Length: 5")),
+        ("chunked", with("Transfer-Encoding: chunked")),
+        ("extensions", with("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")),
+        ("version", request.replace("Version: 13", "Version: 8")),
+        ("http-1.0", request.replace("HTTP/1.1", "HTTP/1.0")),
+        ("post", request.replace("GET", "POST")),
+        ("lone-lf", request.replace("Host: h\r\n", "Host: h\n")),
+        ("tls", "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}".to_owned()),
+    ];
+    let seed = |(number, (name, request)): (usize, (&str, String))| {
+        let settings = [0, number as u8 % 2, u8::from(matches!(name, "path" | "absolute"))];
+        ("handshake", name.to_owned(), [&settings, CUTS[number % CUTS.len()], request.as_bytes()].concat())
+    };
+    requests.into_iter().enumerate().map(seed).collect()
+}
+
+fn client() -> Vec<Seed> {
+    let streams: [(&str, &[u8]); 8] = [
+        ("messages", b"\x82\x03one\x81\x00\x89\x04ping\x8a\x00\x88\x04\x03\xe8ok"),
+        ("fragments", b"\x01\x02ab\x89\x01p\x00\x00\x80\x01c"),
+        ("length-16", b"\x82\x7e\x00\x80within"),
+        ("length-64", b"\x82\x7f\0\0\0\0\0\x01\0\0within"),
+        ("masked", b"\x82\x81\0\0\0\0x"),
+        ("close-code", b"\x88\x02\x03\xed"),
+        ("status", b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n"),
+        (
+            "upgraded",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x00",
+        ),
+    ];
+    let seed = |(number, (name, stream)): (usize, (&str, &[u8]))| {
+        ("client", name.to_owned(), [CUTS[number % CUTS.len()], stream].concat())
+    };
+    streams.into_iter().enumerate().map(seed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn the_committed_corpus_is_what_the_seeds_are() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+        for (target, name, bytes) in super::all() {
+            let file = corpus.join(target).join(name);
+            assert!(
+                std::fs::read(&file).is_ok_and(|there| there == bytes),
+                "{}: run the example `seeds`",
+                file.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,32 @@
+use crate::engine::deadline::Timeouts;
+use crate::protocol::{Protocol, Settings};
+use crate::worker::Backlog;
+
+use super::super::buffers::{BufferPool, PoolShape, kernel::Consumer};
+use super::super::token::Kind;
+use super::Connections;
+
+/// A connection that has received `data`, with the echo of it among the operations to submit.
+fn with_input(data: &[u8]) -> Connections {
+    let pool = BufferPool::detached(PoolShape { count: 2, size: 64, incremental: true });
+    let backlog = Backlog { per_connection: 1000, total: 1000 };
+    let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+    let mut connections = Connections::new(1, pool, backlog, settings, Timeouts::default());
+    connections.accepted(0);
+    let (receive, _) = connections.take_ops().next().expect("a receive");
+    let (len, flags) = Consumer::default().receive(connections.pool_mut(), data).expect("a buffer");
+    connections.received(receive, len as i32, flags | 2);
+    connections
+}
+
+#[test]
+fn after_an_enter_that_has_not_taken_every_submission_the_next_does_not_wait() {
+    let mut connections = with_input(b"echo");
+    assert!(connections.take_ops().any(|(token, _)| token.kind == Kind::Send));
+    // Not all submissions were taken: nobody says `finish_sends`, and the send, if it was taken, has completed silently.
+    connections.end_turn();
+    assert!(connections.is_urgent(), "no completion will come that tells of the send");
+    let _ = connections.take_ops();
+    connections.finish_sends();
+    assert!(!connections.is_urgent());
+}

@@ -73,7 +73,7 @@ pub struct OpenLoop {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Arrivals {
-    /// At equal intervals, the connections one after the other.
+    /// At equal intervals, each connection in its turn.
     Constant,
     /// Independently of each other, as those of many users do.
     Poisson,
@@ -131,10 +131,17 @@ impl Scenario {
         number >= self.regular()
     }
 
-    /// Where connection number `number` is among the active ones: 0 is the first, nearly 1 the last.
+    /// Where connection number `number` stands in the row in which constant arrivals let the active ones send: 0 is the
+    /// first, nearly 1 the last.
+    ///
+    /// A thread's connections have consecutive numbers. At a low rate they stand one behind the other, so that one
+    /// thread at a time is awake; at a high rate the threads have to share it at every moment.
     #[must_use]
     pub fn phase_of(&self, number: u32) -> f64 {
-        self.active_below(number) as f64 / f64::from(self.active.max(1))
+        let (place, active) = (self.active_below(number), u64::from(self.active.max(1)));
+        let is_high = self.traffic.open.as_ref().is_some_and(|open| open.rate >= SHARED_RATE);
+        let stride = if is_high { stride(active) } else { 1 };
+        (place * stride % active) as f64 / active as f64
     }
 
     /// How many active connections have a smaller number.
@@ -168,6 +175,19 @@ pub fn threads_needed(connections: u32, cpus: u32, descriptor_limit: u64) -> u32
 
 /// The kernel's own limit on a ring's table (`IORING_MAX_FIXED_FILES`).
 const MAX_DIRECT_DESCRIPTORS: u32 = 1 << 20;
+
+/// From so many messages a second on, no thread is to send all of them for a time by itself.
+const SHARED_RATE: f64 = 50_000.0;
+
+/// A step with which one gets to each of `count` places in a circle once, and early to all parts of it.
+fn stride(count: u64) -> u64 {
+    let golden = (count as f64 * 0.618) as u64;
+    (golden.max(1)..).find(|&step| greatest_common_divisor(step, count) == 1).unwrap_or(1)
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -209,6 +229,27 @@ pub(crate) mod tests {
             let scenario = scenario(100, active, None);
             assert_eq!((0..100).filter(|&number| scenario.is_active(number)).count(), active as usize);
         }
+    }
+
+    #[test]
+    fn at_a_high_rate_every_thread_sends_at_every_moment() {
+        let (active, threads) = (1000, 10);
+        let phases = |rate| {
+            let mut scenario = scenario(active, active, None);
+            scenario.traffic.open = Some(OpenLoop { rate, arrivals: Arrivals::Constant });
+            (0..active).map(|number| (scenario.phase_of(number) * f64::from(active)).round() as u32).collect::<Vec<_>>()
+        };
+        assert_eq!(phases(1000.0), (0..active).collect::<Vec<_>>());
+        let mut high = phases(1e6);
+        for of_one_thread in high.chunks((active / threads) as usize) {
+            for tenth in 0..10 {
+                let moment = tenth * active / 10..(tenth + 1) * active / 10;
+                let count = of_one_thread.iter().filter(|phase| moment.contains(phase)).count();
+                assert!((5..=15).contains(&count), "{count} of 100 in one tenth of the time");
+            }
+        }
+        high.sort_unstable();
+        assert_eq!(high, (0..active).collect::<Vec<_>>(), "equal intervals");
     }
 
     #[test]

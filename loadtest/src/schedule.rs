@@ -5,7 +5,7 @@
 //! two clocks per connection walk over the same intervals, one when messages are sent, one when they are settled.
 //! However long a server stalls, its backlog takes no memory, and each echo still counts from when its message was due.
 //!
-//! No I/O and no clock of its own: time is an argument, in nanoseconds since any fixed moment.
+//! No I/O and no clock of its own: time is an argument, in nanoseconds since a moment that is the same for all threads.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -70,11 +70,14 @@ impl Schedule {
     /// Starts the clocks of connection `key`, numbered `number` in the whole run: its first message is due within one
     /// mean interval. `phase` (0 to 1) spreads constant arrivals, so that connections do not send all at once.
     pub fn start(&mut self, key: u32, number: u32, phase: f64, now_ns: u64) -> ClockIndex {
-        let offset_ns = match self.arrivals {
-            Arrivals::Constant => (phase * self.mean_ns) as u64,
-            Arrivals::Poisson => self.interval_ns(number, u32::MAX),
+        let first_ns = match self.arrivals {
+            Arrivals::Constant => {
+                // A connection that is opened again keeps its place: to begin anew would be to send more than is due.
+                let periods = (now_ns as f64 / self.mean_ns - phase).ceil();
+                ((periods + phase) * self.mean_ns).round() as u64
+            }
+            Arrivals::Poisson => now_ns + self.interval_ns(number, u32::MAX),
         };
-        let first_ns = now_ns + offset_ns;
         let clock = Clock { next_ns: first_ns, oldest_ns: first_ns, key, link: UNQUEUED };
         let index = self.free.pop().unwrap_or(self.clocks.len() as ClockIndex);
         match self.clocks.get_mut(index as usize) {

@@ -182,7 +182,7 @@ const SHARED_RATE: f64 = 50_000.0;
 /// A step with which one gets to each of `count` places in a circle once, and early to all parts of it.
 fn stride(count: u64) -> u64 {
     let golden = (count as f64 * 0.618) as u64;
-    (golden.max(1)..).find(|&step| greatest_common_divisor(step, count) == 1).unwrap_or(1)
+    (golden.max(1)..=count).find(|&step| greatest_common_divisor(step, count) == 1).unwrap_or(1)
 }
 
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {

@@ -36,6 +36,8 @@ const SHARE: usize = 64 << 10;
 const SMALL_SHARE: usize = 16 << 10;
 /// How many of those that wait have their turn then, between two looks at everybody else.
 const TURNS: usize = 1;
+/// Receives from a connection that is told to leave: of 64 KiB or more each.
+const LAST_RECEIVES: usize = 64;
 /// Steps that a connection can take per turn.
 const STEPS: usize = 8;
 /// Connections told to close, or checked for deadlines, per turn: bounds the time between two looks at the sockets.
@@ -240,7 +242,7 @@ impl<'a> Worker<'a> {
                 Step::Wait => return,
                 Step::Send => self.send_backlog(key),
                 Step::Leave => {
-                    self.receive(key, false);
+                    self.receive_the_rest(key);
                     self.connections.say_goodbye(key);
                     Outcome::GoOn
                 }
@@ -260,6 +262,15 @@ impl<'a> Worker<'a> {
         }
         if self.is_unfinished.insert(key) {
             self.unfinished.push_back(key);
+        }
+    }
+
+    /// What has arrived before a connection is told to leave, within bounds: the peer may be sending without a pause.
+    fn receive_the_rest(&mut self, key: u32) {
+        for _ in 0..LAST_RECEIVES {
+            if self.receive(key, false) != Outcome::TakeTurns || self.connections.step(key) != Step::Leave {
+                return;
+            }
         }
     }
 

@@ -52,7 +52,9 @@ fn listen_remedy(error: &io::Error) -> &'static str {
 /// Serves until SIGINT or SIGTERM and until the connections are drained.
 pub fn run(config: &Config) -> Result<(), ServerError> {
     let started_at = Instant::now();
-    let listeners: Vec<_> = config.listen.iter().map(|&address| bind_patiently(address)).collect::<Result<_, _>>()?;
+    let until = started_at + BIND_PATIENCE;
+    let bind = |&address| bind_patiently(address, until);
+    let listeners: Vec<_> = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.map_err(system("ask for a listener's address"))?;
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(system("watch for signals"))?;
@@ -66,13 +68,12 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
 }
 
 /// Binds one listener, and waits for a server that was killed to give its port back.
-fn bind_patiently(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    let started_at = Instant::now();
+fn bind_patiently(address: SocketAddr, until: Instant) -> Result<TcpListener, ServerError> {
     let mut is_said = false;
     loop {
         match bind(address) {
             Err(ServerError::Listen { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && started_at.elapsed() < BIND_PATIENCE =>
+                if source.kind() == io::ErrorKind::AddrInUse && Instant::now() < until =>
             {
                 if !std::mem::replace(&mut is_said, true) {
                     let patience = BIND_PATIENCE.as_secs();

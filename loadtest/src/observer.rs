@@ -113,7 +113,7 @@ impl Sampler {
         let now = Instant::now();
         let interval_s = (now - self.last).as_secs_f64();
         let per_second = |counter| (counts[counter] - self.counts[counter]) as f64 / interval_s;
-        let echoes_per_s = per_second(Counter::Echoed);
+        let echoes_per_s = (counts.load() - self.counts.load()) as f64 / interval_s;
         let connections_per_s = per_second(Counter::Opened);
         let histogram = self.latencies.take(control.all_live_latencies());
         let latency_us = SampleLatency::of(&histogram);

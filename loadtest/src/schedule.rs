@@ -1,7 +1,7 @@
 //! When messages are due in an open loop, and which connection is next.
 //!
-//! A connection's messages follow each other at intervals that are a function of the connection's number and the
-//! message's place in its sequence. So nothing is kept for a message that is due but not sent, or sent but not back:
+//! A connection's messages follow each other at intervals that are a function of the connection's number and of when the
+//! message before was due. So nothing is kept for a message that is due but not sent, or sent but not back:
 //! two clocks per connection walk over the same intervals, one when messages are sent, one when they are settled.
 //! However long a server stalls, its backlog takes no memory, and each echo still counts from when its message was due.
 //!
@@ -40,6 +40,13 @@ struct Clock {
     link: u32,
 }
 
+impl Clock {
+    /// How many messages are due at `now_ns` and not sent, if they come every `mean_ns`.
+    fn overdue(&self, now_ns: u64, mean_ns: f64) -> u64 {
+        if self.next_ns <= now_ns { 1 + ((now_ns - self.next_ns) as f64 / mean_ns) as u64 } else { 0 }
+    }
+}
+
 const NOBODY: u32 = u32::MAX;
 const NONE: u32 = u32::MAX;
 const UNQUEUED: u32 = u32::MAX - 1;
@@ -76,7 +83,7 @@ impl Schedule {
                 let periods = (now_ns as f64 / self.mean_ns - phase).ceil();
                 ((periods + phase) * self.mean_ns).round() as u64
             }
-            Arrivals::Poisson => now_ns + self.interval_ns(number, u32::MAX),
+            Arrivals::Poisson => now_ns + self.interval_ns(number, now_ns),
         };
         let clock = Clock { next_ns: first_ns, oldest_ns: first_ns, key, link: UNQUEUED };
         let index = self.free.pop().unwrap_or(self.clocks.len() as ClockIndex);
@@ -87,14 +94,17 @@ impl Schedule {
         index
     }
 
-    /// The connection is gone; its clocks may be given to another.
-    pub fn stop(&mut self, index: ClockIndex) {
+    /// The connection is gone; its clocks may be given to another. Returns how many of its messages were due at `now_ns` and
+    /// not sent.
+    pub fn stop(&mut self, index: ClockIndex, now_ns: u64) -> u64 {
+        let missed = self.clocks[index as usize].overdue(now_ns, self.mean_ns);
         let clock = &mut self.clocks[index as usize];
         clock.key = NOBODY;
         // A queued clock is freed when the wheel gives it back.
         if clock.link == UNQUEUED {
             self.free.push(index);
         }
+        missed
     }
 
     /// Whether the connection's next message is due.
@@ -104,17 +114,17 @@ impl Schedule {
         self.clocks[index as usize].next_ns <= now_ns
     }
 
-    /// Message `sequence` of connection `number` is sent.
+    /// The next message of connection `number` is sent.
     #[inline]
-    pub fn sent(&mut self, index: ClockIndex, number: u32, sequence: u32) {
-        let interval_ns = self.interval_ns(number, sequence);
+    pub fn sent(&mut self, index: ClockIndex, number: u32) {
+        let interval_ns = self.interval_ns(number, self.clocks[index as usize].next_ns);
         self.clocks[index as usize].next_ns += interval_ns;
     }
 
-    /// Message `sequence` of connection `number`, the oldest one, is settled: when it was due.
+    /// The oldest message of connection `number` is settled: when it was due.
     #[inline]
-    pub fn settled(&mut self, index: ClockIndex, number: u32, sequence: u32) -> u64 {
-        let interval_ns = self.interval_ns(number, sequence);
+    pub fn settled(&mut self, index: ClockIndex, number: u32) -> u64 {
+        let interval_ns = self.interval_ns(number, self.clocks[index as usize].oldest_ns);
         let clock = &mut self.clocks[index as usize];
         let due_ns = clock.oldest_ns;
         clock.oldest_ns += interval_ns;
@@ -156,24 +166,25 @@ impl Schedule {
     /// How many messages are due at `now_ns` and not sent.
     #[must_use]
     pub fn overdue(&self, now_ns: u64) -> u64 {
-        let live = self.clocks.iter().filter(|clock| clock.key != NOBODY && clock.next_ns <= now_ns);
-        live.map(|clock| 1 + ((now_ns - clock.next_ns) as f64 / self.mean_ns) as u64).sum()
+        let live = self.clocks.iter().filter(|clock| clock.key != NOBODY);
+        live.map(|clock| clock.overdue(now_ns, self.mean_ns)).sum()
     }
 
-    /// The time between the messages `sequence` and `sequence + 1` of connection `number`.
+    /// The time between the message of connection `number` that is due at `due_ns` and the one behind it. Not a function of the
+    /// message's number: that begins anew when a connection is opened again, and with it all intervals would.
     #[inline]
-    fn interval_ns(&self, number: u32, sequence: u32) -> u64 {
+    fn interval_ns(&self, number: u32, due_ns: u64) -> u64 {
         match self.arrivals {
             Arrivals::Constant => self.mean_ns as u64,
-            Arrivals::Poisson => (exponential(number, sequence) * self.mean_ns) as u64,
+            Arrivals::Poisson => ((exponential(number, due_ns) * self.mean_ns) as u64).max(1),
         }
     }
 }
 
-/// A number from the exponential distribution with mean 1, always the same for the same message.
-fn exponential(number: u32, sequence: u32) -> f64 {
+/// A number from the exponential distribution with mean 1, always the same for the same message: the one that is due at `due_ns`.
+fn exponential(number: u32, due_ns: u64) -> f64 {
     // Not the numbers that choose a message's bytes.
-    let state = !(u64::from(number) << 32 | u64::from(sequence));
+    let state = !due_ns.wrapping_add(u64::from(number) << 40);
     // 53 bits, shifted by half a step so that neither 0 nor 1 occurs.
     let uniform = ((SplitMix(state).next() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -uniform.ln()
@@ -293,8 +304,8 @@ mod tests {
             while let Some(due) = schedule.pop(now_ns) {
                 assert_eq!(due.due_ns, now_ns, "neither early nor late");
                 let (clock, sequence) = (clocks[due.key as usize], &mut sequences[due.key as usize]);
-                schedule.sent(clock, due.key, *sequence);
-                assert_eq!(schedule.settled(clock, due.key, *sequence), now_ns);
+                schedule.sent(clock, due.key);
+                assert_eq!(schedule.settled(clock, due.key), now_ns);
                 *sequence += 1;
                 schedule.queue(clock);
                 played.push((due.key, now_ns));
@@ -336,14 +347,36 @@ mod tests {
             let mut schedule = schedule(10.0, arrivals, 1);
             let clock = schedule.start(0, 3, 0.0, 0);
             let due: Vec<u64> = (0..100)
-                .map(|sequence| {
+                .map(|_| {
                     let due_ns = schedule.clocks[0].next_ns;
-                    schedule.sent(clock, 3, sequence);
+                    schedule.sent(clock, 3);
                     due_ns
                 })
                 .collect();
-            let settled: Vec<u64> = (0..100).map(|sequence| schedule.settled(clock, 3, sequence)).collect();
+            let settled: Vec<u64> = (0..100).map(|_| schedule.settled(clock, 3)).collect();
             assert_eq!(due, settled);
+        }
+    }
+
+    #[test]
+    fn connections_that_are_opened_again_and_again_keep_the_rate() {
+        for (arrivals, tolerance) in [(Arrivals::Constant, 1), (Arrivals::Poisson, 30)] {
+            let mut schedule = schedule(100.0, arrivals, 10);
+            let mut sent = 0_u64;
+            // Lives of 70 ms, where each connection sends every 100 ms.
+            for life in 0..100 {
+                let (begin_ns, end_ns) = (life * SECOND * 7 / 100, (life + 1) * SECOND * 7 / 100);
+                let clocks: Vec<_> =
+                    (0..10).map(|number| schedule.start(number, number, f64::from(number) / 10.0, begin_ns)).collect();
+                for (number, &clock) in (0..).zip(&clocks) {
+                    while schedule.clocks[clock as usize].next_ns < end_ns {
+                        schedule.sent(clock, number);
+                        sent += 1;
+                    }
+                    assert_eq!(schedule.stop(clock, end_ns - 1), 0);
+                }
+            }
+            assert!(sent.abs_diff(700) <= 3 * tolerance, "{sent} instead of 700, {arrivals:?}");
         }
     }
 
@@ -353,7 +386,7 @@ mod tests {
         let first = schedule.start(0, 0, 0.0, 0);
         schedule.start(1, 1, 0.0, 0);
         assert_eq!(schedule.overdue(SECOND - 1), 1000);
-        schedule.stop(first);
+        assert_eq!(schedule.stop(first, SECOND - 1), 500);
         assert_eq!(schedule.overdue(SECOND - 1), 500);
     }
 
@@ -362,7 +395,7 @@ mod tests {
         let mut schedule = schedule(1000.0, Arrivals::Constant, 1);
         let queued = schedule.start(5, 5, 0.0, 0);
         schedule.queue(queued);
-        schedule.stop(queued);
+        schedule.stop(queued, 0);
         let other = schedule.start(6, 6, 0.0, 0);
         assert_ne!(queued, other);
         assert_eq!(schedule.pop(SECOND), None, "its connection is gone");

@@ -381,12 +381,12 @@ impl Session {
         }
     }
 
-    /// The connection is gone: what has not come back is lost.
-    pub fn abandon(&mut self, times: &mut SendTimes, tally: &mut Tally) {
+    /// The connection is gone: what has not come back is lost, and what was due until `until_ns` and not sent never will be.
+    pub fn abandon(&mut self, times: &mut SendTimes, tally: &mut Tally, until_ns: u64) {
         let overtaken = self.trouble.take().map_or(0, |trouble| trouble.overtaken.len());
         tally.counts[Counter::Lost] += u64::from(self.in_flight()) + overtaken as u64;
         self.echoed = self.sent;
-        times.release(std::mem::replace(&mut self.times, NO_TIMES));
+        tally.counts[Counter::Unsent] += times.release(std::mem::replace(&mut self.times, NO_TIMES), until_ns);
     }
 
     /// The connection is gone, and nobody wanted to read its echoes.

@@ -39,6 +39,8 @@ pub enum Counter {
     Sent,
     /// Messages that came back as they were, in their turn.
     Echoed,
+    /// Those among them by which connections greeted: they come with a connection, and are no load.
+    Greetings,
     /// Messages that came back as they were, but behind one that was sent later.
     Reordered,
     /// Messages that came back changed.
@@ -114,6 +116,12 @@ impl Counts {
         let is_nobody_coming = self[Counter::Settled] == self[Counter::Attempted]
             && self[Counter::Attempted] == requested + self[Counter::Recycled];
         self.open() == 0 && is_nobody_coming
+    }
+
+    /// Messages that have come back as they were, without those that greet.
+    #[must_use]
+    pub fn load(&self) -> u64 {
+        self[Counter::Echoed].saturating_sub(self[Counter::Greetings])
     }
 
     /// Messages whose echo is still to come.
@@ -387,8 +395,9 @@ impl Tally {
     #[inline]
     pub fn echo(&mut self, end: Counter, since_ns: Option<u64>, now_ns: u64) {
         self.count(end);
-        if let Some(since_ns) = since_ns {
-            self.live.record(now_ns.saturating_sub(since_ns));
+        match since_ns {
+            Some(since_ns) => self.live.record(now_ns.saturating_sub(since_ns)),
+            None => self.count(Counter::Greetings),
         }
         if self.measuring.counts(since_ns) {
             self.count(Counter::MeasuredEchoes);

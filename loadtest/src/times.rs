@@ -66,7 +66,7 @@ impl SendTimes {
                 }
                 table[*own as usize + sequence as usize % *depth] = now_ns;
             }
-            Kind::Due(schedule) => schedule.sent(*own as ClockIndex, number, sequence),
+            Kind::Due(schedule) => schedule.sent(*own as ClockIndex, number),
         }
     }
 
@@ -80,17 +80,20 @@ impl SendTimes {
         Some(match &mut self.0 {
             Kind::Inline => own,
             Kind::Table { depth, table, .. } => table[own as usize + sequence as usize % *depth],
-            Kind::Due(schedule) => schedule.settled(own as ClockIndex, number, sequence),
+            Kind::Due(schedule) => schedule.settled(own as ClockIndex, number),
         })
     }
 
-    /// The session is gone.
-    pub fn release(&mut self, own: u64) {
+    /// The session is gone. Returns how many of its messages were due at `now_ns` and not sent.
+    pub fn release(&mut self, own: u64, now_ns: u64) -> u64 {
         match &mut self.0 {
-            _ if own == NO_TIMES => {}
-            Kind::Inline => {}
-            Kind::Table { free, .. } => free.push(own),
-            Kind::Due(schedule) => schedule.stop(own as ClockIndex),
+            _ if own == NO_TIMES => 0,
+            Kind::Inline => 0,
+            Kind::Table { free, .. } => {
+                free.push(own);
+                0
+            }
+            Kind::Due(schedule) => schedule.stop(own as ClockIndex, now_ns),
         }
     }
 }
@@ -108,7 +111,7 @@ mod tests {
         }
         times.sent(&mut second, 2, 0, 99);
         assert_eq!((0..3).map(|sequence| times.settled(first, 1, sequence).unwrap()).sum::<u64>(), 30);
-        times.release(first);
+        times.release(first, 0);
         let mut third = NO_TIMES;
         times.sent(&mut third, 3, 7, 5);
         assert_eq!((third, times.settled(second, 2, 0)), (first, Some(99)));

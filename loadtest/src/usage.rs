@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::output::report::{Measured, Usage};
 use crate::sampling::CpuTime;
 use crate::sampling::processes::{MachineCpu, Processes, Threads};
-use crate::stats::{Counter, Counts};
+use crate::stats::Counts;
 
 /// A thread with less than this share of a side's work is a helper: it keeps no processor busy.
 const HELPER_SHARE: f64 = 0.02;
@@ -71,12 +71,7 @@ impl Mark {
             server.others = self.others(first, server, &load);
         }
         load.others = self.others(first, &load, server.as_ref().unwrap_or(&Usage::default()));
-        Measured {
-            time: self.at - first.at,
-            echoes: self.counts[Counter::Echoed] - first.counts[Counter::Echoed],
-            server,
-            load,
-        }
+        Measured { time: self.at - first.at, echoes: self.counts.load() - first.counts.load(), server, load }
     }
 
     /// What processes of neither side used of the processors of `side`. Where the sides share some of them, all that the

@@ -144,7 +144,8 @@ impl Worker<'_> {
         if connection.has(Flag::InCloseWindow) {
             self.closing.in_flight -= 1;
         }
-        connection.abandon(&mut self.times, &mut self.tally);
+        let until_ns = if self.phase.is_sending() && self.quota > 0 { self.now_ns } else { 0 };
+        connection.abandon(&mut self.times, &mut self.tally, until_ns);
         connection.stage = Stage::Ending;
         let under_way = [
             (connection.has(Flag::ConnectPending), Kind::Connect),

@@ -110,10 +110,10 @@ impl Connection {
     }
 
     /// Counts what has not come back as lost, unless nobody was going to read it.
-    pub(super) fn abandon(&mut self, times: &mut SendTimes, tally: &mut Tally) {
+    pub(super) fn abandon(&mut self, times: &mut SendTimes, tally: &mut Tally, until_ns: u64) {
         if self.has(Flag::SlowReader) && self.stage == Stage::Open {
             self.session.forget();
         }
-        self.session.abandon(times, tally);
+        self.session.abandon(times, tally, until_ns);
     }
 }

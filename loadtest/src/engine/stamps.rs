@@ -26,6 +26,8 @@ pub(super) struct Stamps {
     header: Box<libc::msghdr>,
     /// The wall clock's time of this loop turn, which stamps are times of.
     wall_ns: u64,
+    /// How long the last turn was.
+    turn_ns: u64,
 }
 
 impl Stamps {
@@ -33,16 +35,21 @@ impl Stamps {
         // SAFETY: all-zero bytes are a valid `msghdr`: integers, and raw pointers, which may be null.
         let mut header: Box<libc::msghdr> = unsafe { Box::new(std::mem::zeroed()) };
         header.msg_controllen = CONTROL as _;
-        Self { header, wall_ns: 0 }
+        Self { header, wall_ns: 0, turn_ns: 0 }
     }
 
     pub(super) fn header(&self) -> &libc::msghdr {
         &self.header
     }
 
-    /// A new loop turn.
+    /// A new loop turn. To be called before any other clock is read: a pause between the two must not make echoes older.
     pub(super) fn look_at_the_clock(&mut self) {
         self.wall_ns = time_of(ClockId::Realtime).as_nanos() as u64;
+    }
+
+    /// The turn before it has taken so long.
+    pub(super) fn bound_ages(&mut self, turn_ns: u64) {
+        self.turn_ns = turn_ns;
     }
 
     /// The part of a receive's `piece` that the server has sent, and how long ago the kernel received it.
@@ -50,8 +57,11 @@ impl Stamps {
     pub(super) fn read(&self, piece: Piece, bytes: &[u8]) -> (Piece, u64) {
         let Ok(out) = RecvMsgOut::parse(bytes, &self.header) else { return (Piece { len: 0, ..piece }, 0) };
         let payload = Piece { offset: piece.offset + FRONT as u32, len: out.payload_data().len() as u32, ..piece };
-        // A wall clock that has been set meanwhile: what is in the future has just arrived.
-        let age_ns = stamp_ns(out.control_data()).map_or(0, |stamp_ns| self.wall_ns.saturating_sub(stamp_ns));
+        // A wall clock that has been set meanwhile: what is in the future has just arrived. And no age beyond the turn's:
+        // what was readable before the turn would have been read then. A stamp is that of the last segment in the stream's
+        // order; where one before it was lost and came later, the stamp is too old.
+        let age_ns =
+            stamp_ns(out.control_data()).map_or(0, |stamp_ns| self.wall_ns.saturating_sub(stamp_ns)).min(self.turn_ns);
         (payload, age_ns)
     }
 }
@@ -89,12 +99,15 @@ mod tests {
     fn the_payload_is_found_and_its_age() {
         let mut stamps = Stamps::new();
         stamps.wall_ns = 5_000_000_300;
+        stamps.bound_ages(1000);
         let at = Duration::new(5, 100);
         let piece = |bytes: &[u8]| Piece { buffer: 3, offset: 1000, len: bytes.len() as u32 };
         let bytes = received(libc::SCM_TIMESTAMPNS, at, b"echo");
         let payload = Piece { buffer: 3, offset: 1000 + FRONT as u32, len: 4 };
         assert_eq!(stamps.read(piece(&bytes), &bytes), (payload, 200));
         assert_eq!(bytes[FRONT..], *b"echo");
+        stamps.bound_ages(150);
+        assert_eq!(stamps.read(piece(&bytes), &bytes), (payload, 150), "it was not there before the turn");
         let from_the_future = received(libc::SCM_TIMESTAMPNS, at * 2, b"echo");
         assert_eq!(stamps.read(piece(&bytes), &from_the_future), (payload, 0));
         let without_stamp = received(libc::SCM_RIGHTS, at, b"echo");

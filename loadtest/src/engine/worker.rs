@@ -162,11 +162,11 @@ impl<'a> Worker<'a> {
             self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
             let wait = self.wait()?;
             let all_submitted = self.ring.submit_and_wait(wait)?;
-            self.now_ns = self.clock_ns();
+            self.look_at_the_clocks();
             self.reap(all_submitted);
         }
         for (_, connection) in &mut self.connections {
-            connection.abandon(&mut self.times, &mut self.tally);
+            connection.abandon(&mut self.times, &mut self.tally, 0);
         }
         self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
         Ok(())
@@ -302,6 +302,17 @@ impl<'a> Worker<'a> {
         false
     }
 
+    fn look_at_the_clocks(&mut self) {
+        let before_ns = self.now_ns;
+        if let Some(stamps) = &mut self.stamps {
+            stamps.look_at_the_clock();
+        }
+        self.now_ns = self.clock_ns();
+        if let Some(stamps) = &mut self.stamps {
+            stamps.bound_ages(self.now_ns - before_ns);
+        }
+    }
+
     /// The time, afresh.
     pub(super) fn clock_ns(&self) -> u64 {
         self.shared.epoch.elapsed().as_nanos() as u64
@@ -314,9 +325,6 @@ impl<'a> Worker<'a> {
             let token = Token::decode(entry.user_data());
             let batch = if token.kind == Kind::Send { &mut self.send_batch } else { &mut batch };
             batch.push((token, entry.result(), entry.flags()));
-        }
-        if let Some(stamps) = &mut self.stamps {
-            stamps.look_at_the_clock();
         }
         self.is_held_up = false;
         self.settle_sends(all_submitted);

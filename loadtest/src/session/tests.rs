@@ -51,7 +51,7 @@ impl Bench {
     }
 
     fn abandon(&mut self) {
-        self.session.abandon(&mut self.times, &mut self.tally);
+        self.session.abandon(&mut self.times, &mut self.tally, 0);
     }
 
     /// Echoed, corrupted, lost, unexpected.

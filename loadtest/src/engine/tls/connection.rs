@@ -449,7 +449,8 @@ impl Worker<'_> {
         if connection.is_unread() {
             connection.session.forget();
         }
-        connection.session.abandon(&mut self.times, &mut self.tally);
+        let until_ns = if self.phase.is_sending() && self.quota > 0 { self.now_ns } else { 0 };
+        connection.session.abandon(&mut self.times, &mut self.tally, until_ns);
         let (number, is_to_return) = (connection.session.number(), connection.is_recycling && self.phase.is_sending());
         drop(connection);
         if is_to_return {

@@ -335,7 +335,11 @@ impl<'a> Run<'a> {
         }
 
         self.begin(Phase::Drain)?;
-        self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| counts.in_flight() == 0)?;
+        // A connection that is just being opened again is still to greet, and its greeting to come back.
+        let reopens = self.scenario.upkeep.reconnect_every.is_some();
+        self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| {
+            counts.in_flight() == 0 && !(reopens && counts[Counter::Settled] < counts[Counter::Attempted])
+        })?;
         let at_end = self.memory()?;
         self.begin(Phase::Close)?;
         self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::deadline::Clock;
+use super::fairness::{Modest, SHARE};
 use super::sockets::arrivals::Arrivals;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing, Step};
 use super::stopping::Stopping;
@@ -30,13 +31,10 @@ use crate::worker::{Control, Limits, Plan};
 const EVENTS: usize = 256;
 /// The receive buffer, if the worker may have that much memory. It should stay in the second-level cache.
 const BUFFER_MAX: usize = 256 << 10;
-/// What one receive may bring while others send little, and as much at once makes a connection wait for its turn.
-const SHARE: usize = 64 << 10;
-/// What one receive may bring when much is kept for peers that do not read.
-const SMALL_SHARE: usize = 16 << 10;
-/// How many of those that wait have their turn then, between two looks at everybody else.
+/// How many of those that have had their share have another turn while others send little, between two looks at everybody
+/// else.
 const TURNS: usize = 1;
-/// Receives from a connection that is told to leave: of 64 KiB or more each.
+/// Receives from a connection that is told to leave, of a share each.
 const LAST_RECEIVES: usize = 64;
 /// Steps that a connection can take per turn.
 const STEPS: usize = 8;
@@ -81,8 +79,7 @@ struct Worker<'a> {
     unfinished: VecDeque<u32>,
     /// The same ones, to be found.
     is_unfinished: HashSet<u32>,
-    /// The tick in which somebody was last received from who sends little.
-    modest_at: u32,
+    modest: Modest,
     now: u32,
     /// `None`: nobody will come any more.
     arrivals: Option<Arrivals>,
@@ -120,7 +117,7 @@ impl<'a> Worker<'a> {
             buffer: vec![0; HEADROOM + receive],
             unfinished: VecDeque::new(),
             is_unfinished: HashSet::new(),
-            modest_at: 0,
+            modest: Modest::default(),
             now: 0,
             arrivals: Some(arrivals),
             control,
@@ -205,7 +202,7 @@ impl<'a> Worker<'a> {
 
     /// Lets connections that have had their share go on: some of them while others send little, otherwise all.
     fn serve_unfinished(&mut self) {
-        let turns = if self.has_modest() { TURNS } else { usize::MAX };
+        let turns = if self.modest.is_there(self.now) { TURNS } else { usize::MAX };
         for _ in 0..self.unfinished.len().min(turns) {
             let Some(key) = self.unfinished.pop_front() else { return };
             self.is_unfinished.remove(&key);
@@ -216,16 +213,8 @@ impl<'a> Worker<'a> {
     /// Where in the buffer a receive has to end.
     #[inline]
     fn share(&self) -> usize {
-        let share = match (self.connections.is_backlog_large(), self.has_modest()) {
-            (true, _) => SMALL_SHARE,
-            (false, true) => SHARE,
-            (false, false) => BUFFER_MAX,
-        };
-        self.buffer.len().min(HEADROOM + share)
-    }
-
-    fn has_modest(&self) -> bool {
-        self.now - self.modest_at <= 1
+        let share = self.modest.share(self.now, self.connections.is_backlog_large());
+        self.buffer.len().min(HEADROOM + share.map_or(BUFFER_MAX, |share| share as usize))
     }
 
     /// Does what a connection wants until it has to wait, or has had its share of this turn.
@@ -295,12 +284,12 @@ impl<'a> Worker<'a> {
         };
         let outgoing = self.connections.received(key, &mut self.buffer, len);
         self.send(key, &outgoing);
-        if len >= SHARE.min(share - HEADROOM) {
+        if len >= (share - HEADROOM).min(SHARE as usize) {
             return Outcome::TakeTurns;
         }
         // A small piece of a large message is no small message.
         if !(was_within_frame || self.connections.is_within_frame(key) || self.is_unfinished.contains(&key)) {
-            self.modest_at = self.now;
+            self.modest.see(self.now);
         }
         // A receive that fills the buffer may have left something behind; one that does not has emptied the socket.
         if !has_end && self.connections.step(key) == Step::Receive { Outcome::Wait } else { Outcome::GoOn }

@@ -14,6 +14,7 @@ use crate::config::Config;
 pub mod balance;
 pub mod deadline;
 pub mod epoll;
+mod fairness;
 mod notice;
 pub mod sockets;
 pub mod stopping;

@@ -7,19 +7,15 @@
 
 use std::collections::VecDeque;
 
+use crate::engine::fairness::{Modest, SHARE, SMALL_SHARE};
+
 use super::super::buffers::{Piece, PoolShape};
 use super::super::connection::Flags;
 use super::super::token::Kind;
 use super::{Connections, Op};
 
-/// What a greedy connection may receive at a time while others are served, and as much at once makes it greedy. More
-/// would let those wait; less would make many pieces of a large message, each with its own receive and send.
-const SHARE: u32 = 64 << 10;
-/// What all of them together may receive in such a turn: the rest have to wait for theirs.
-const SHARES: u32 = 64 << 10;
-/// What one of them may receive when much is kept for peers that do not read: if it is another such peer, so much more
-/// has to be kept for it before it is known.
-const SMALL_SHARE: u32 = 16 << 10;
+/// What all greedy connections together may receive in a turn while others are served: the rest have to wait for theirs.
+const SHARES: u32 = SHARE;
 
 /// The greedy connections that wait for their turn.
 pub(super) struct Greedy {
@@ -28,13 +24,18 @@ pub(super) struct Greedy {
     buffer: u32,
     /// What the connection whose turn it is may receive; `None`: it is nobody's turn.
     turn: Option<u32>,
-    /// The tick in which somebody else was last received from.
-    modest_at: u32,
+    modest: Modest,
 }
 
 impl Greedy {
     pub(super) fn new(shape: PoolShape) -> Self {
-        Self { queue: VecDeque::new(), share: SHARE.min(shape.size), buffer: shape.size, turn: None, modest_at: 0 }
+        Self {
+            queue: VecDeque::new(),
+            share: SHARE.min(shape.size),
+            buffer: shape.size,
+            turn: None,
+            modest: Modest::default(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -55,7 +56,7 @@ impl Connections {
             connection.flags.clear(Flags::GREEDY);
             // A small piece of a large message is no small message.
             if !(was_greedy || was_within_frame || connection.session.is_within_frame()) {
-                self.greedy.modest_at = self.now;
+                self.greedy.modest.see(self.now);
             }
         }
     }
@@ -63,12 +64,8 @@ impl Connections {
     /// What a greedy connection may receive in its turn; `None`: nobody minds if it takes all there is.
     fn share(&self) -> Option<u32> {
         let is_backlog_large = self.chunks.owned() >= self.backlog_total / 2;
-        let has_modest = self.now - self.greedy.modest_at <= 1;
-        match (is_backlog_large, has_modest) {
-            (true, _) => Some(self.greedy.share.min(SMALL_SHARE)),
-            (false, true) => Some(self.greedy.share),
-            (false, false) => None,
-        }
+        let share = self.greedy.modest.share(self.now, is_backlog_large);
+        share.map(|share| share.min(self.greedy.share))
     }
 
     /// A receive has found the pool empty, or has to wait for its turn.

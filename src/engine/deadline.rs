@@ -11,6 +11,8 @@ use crate::worker::Limits;
 pub enum Ending {
     /// It is not ending.
     No,
+    /// The server stops: once all that has arrived is received, it is closed from our side.
+    Leaving,
     /// Send what is queued, then close.
     Close,
     /// Send what is queued, shut down sending, discard input until the peer closes, then close. Closing with unread
@@ -18,6 +20,14 @@ pub enum Ending {
     Linger,
     /// Close as soon as the kernel has let go of everything.
     Abort,
+}
+
+impl Ending {
+    /// Whether the connection goes on as before, for now.
+    #[inline]
+    pub fn is_open(self) -> bool {
+        matches!(self, Ending::No | Ending::Leaving)
+    }
 }
 
 /// What a connection's deadline asks for now.
@@ -48,11 +58,11 @@ impl Timeouts {
     /// What is due for a connection that has been in this state for `elapsed` ticks.
     pub fn due(&self, ending: Ending, phase: Phase, elapsed: u32) -> Due {
         let is_over = |limit: Option<u32>| limit.is_some_and(|limit| elapsed >= limit);
-        match (ending, phase) {
-            (Ending::No, Phase::Handshake) if is_over(self.handshake) => Due::Abort,
-            (Ending::No, Phase::Open) if is_over(self.idle) => Due::Close,
-            (Ending::No, Phase::Open) if is_over(self.idle.map(|limit| limit.div_ceil(2))) => Due::Ping,
-            (Ending::No, Phase::Handshake | Phase::Open) => Due::Nothing,
+        match phase {
+            Phase::Handshake if ending.is_open() && is_over(self.handshake) => Due::Abort,
+            Phase::Open if ending.is_open() && is_over(self.idle) => Due::Close,
+            Phase::Open if ending.is_open() && is_over(self.idle.map(|limit| limit.div_ceil(2))) => Due::Ping,
+            Phase::Handshake | Phase::Open if ending.is_open() => Due::Nothing,
             _ if is_over(self.close) => Due::Abort,
             _ => Due::Nothing,
         }

@@ -28,8 +28,6 @@ pub(super) struct Connection {
     pub(super) is_pinged: bool,
     /// The sweep has a deadline to look after.
     pub(super) is_timed: bool,
-    /// To be closed as soon as what has arrived already is echoed.
-    pub(super) is_leaving: bool,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 48, "an idle connection pays for every byte");
@@ -50,7 +48,6 @@ impl Connection {
             is_shut: false,
             is_pinged: false,
             is_timed: false,
-            is_leaving: false,
         }
     }
 }

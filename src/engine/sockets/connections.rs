@@ -160,7 +160,7 @@ impl Connections {
         match connection.ending {
             Ending::Abort => Step::Close,
             _ if has_backlog && !connection.is_blocked => Step::Send,
-            Ending::No if connection.is_leaving => Step::Leave,
+            Ending::Leaving => Step::Leave,
             Ending::Close if !has_backlog => Step::Close,
             _ if connection.is_peer_done && !has_backlog => Step::Close,
             Ending::Linger if !connection.is_shut && !has_backlog => Step::ShutDown,
@@ -211,7 +211,7 @@ impl Connections {
     #[inline]
     pub fn received(&mut self, key: u32, buffer: &mut [u8], len: usize) -> Outgoing {
         let connection = &mut self.entries[key as usize];
-        if connection.ending != Ending::No {
+        if !connection.ending.is_open() {
             return Outgoing::InPlace(0..0);
         }
         let was_handshake = connection.session.phase() == Phase::Handshake;
@@ -362,9 +362,10 @@ impl Connections {
         let end = self.keys_used.min(from + at_most);
         for key in from..end {
             let Some(connection) = self.entries.get_mut(key) else { continue };
-            connection.is_leaving = !connection.is_throttled;
             if connection.is_throttled {
                 self.say_goodbye(key as u32);
+            } else if connection.ending == Ending::No {
+                connection.ending = Ending::Leaving;
             }
             self.called.push(key as u32);
         }
@@ -373,7 +374,6 @@ impl Connections {
 
     /// What had arrived before is echoed: closes from our side.
     pub fn say_goodbye(&mut self, key: u32) {
-        self.entries[key as usize].is_leaving = false;
         self.close(key, CloseCode::Away, "server is stopping");
     }
 
@@ -403,6 +403,9 @@ impl Connections {
     /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
     fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
         let connection = &mut self.entries[key as usize];
+        if connection.ending == Ending::Leaving {
+            connection.ending = Ending::No;
+        }
         if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
             return;
         }
@@ -434,7 +437,7 @@ impl Connections {
     /// Begins the way out, unless the connection is further on it already.
     fn end(&mut self, key: u32, how: Ending) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending == Ending::No || how == Ending::Abort {
+        if connection.ending.is_open() || how == Ending::Abort {
             connection.ending = how;
             connection.since = self.now;
             self.set_timed(key, true);

@@ -73,6 +73,8 @@ pub struct BufferPool {
     tail: u16,
     /// Buffers the kernel can still receive into.
     provided: usize,
+    /// Bytes in them that are not filled.
+    free: u32,
 }
 
 impl BufferPool {
@@ -101,6 +103,7 @@ impl BufferPool {
             returned: (0..shape.count).rev().collect(),
             tail: 0,
             provided: 0,
+            free: 0,
         };
         let address = pool.entries.as_ptr() as u64;
         let flags = if shape.incremental { INCREMENTAL } else { 0 };
@@ -120,10 +123,14 @@ impl BufferPool {
         self.group
     }
 
-    /// Whether the kernel has a buffer left to receive into. If not, receives end with `ENOBUFS`.
+    /// How many receives of about `len` bytes the provided buffers have room for. What finds none ends with `ENOBUFS`.
     #[inline]
-    pub fn has_provided(&self) -> bool {
-        self.provided > 0
+    pub fn room_for(&self, len: u32) -> usize {
+        if self.shape.incremental && self.provided > 0 {
+            (self.free / len.max(1)).max(1) as usize
+        } else {
+            self.provided
+        }
     }
 
     /// Whether some buffer has been used up and is kept from the kernel.
@@ -145,10 +152,12 @@ impl BufferPool {
         let offset = state.filled;
         debug_assert!(!state.closed && offset + len <= self.shape.size, "the kernel wrote past buffer {buffer}");
         state.filled += len;
+        self.free -= len;
         state.pieces += 1;
         if !cqueue::buffer_more(flags) {
             state.closed = true;
             self.provided -= 1;
+            self.free -= self.shape.size - state.filled;
         }
         Some(Piece { buffer, offset, len })
     }
@@ -208,6 +217,7 @@ impl BufferPool {
             entry.set_bid(buffer);
             self.tail = self.tail.wrapping_add(1);
             self.provided += 1;
+            self.free += self.shape.size;
         }
         // SAFETY: the tail is the `resv` field of the first entry, valid as long as the mapping; the kernel reads it
         // with acquire semantics, so the entries above are visible first.
@@ -321,6 +331,7 @@ pub(super) mod kernel {
                 returned: (0..shape.count).rev().collect(),
                 tail: 0,
                 provided: 0,
+                free: 0,
             };
             pool.publish();
             pool

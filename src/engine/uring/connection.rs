@@ -10,13 +10,12 @@ use super::output::Queue;
 pub(super) struct Flags(u16);
 
 impl Flags {
-    /// A multishot receive is armed.
+    /// A receive is among the operations to submit, or submitted.
     pub(super) const RECEIVING: Self = Self(1);
-    /// A cancellation of it is on its way.
+    /// The poll is being cancelled, because the descriptor is to be closed.
     pub(super) const CANCELLING: Self = Self(1 << 1);
-    /// It waits for a receive: the last one ended because the pool was empty, or it is greedy. It is armed again when
-    /// buffers are back and it is its turn.
-    pub(super) const STARVED: Self = Self(1 << 2);
+    /// It waits for its turn to be received from.
+    pub(super) const QUEUED: Self = Self(1 << 2);
     /// The head of the queue has been handed to the kernel in this turn.
     pub(super) const SENDING: Self = Self(1 << 3);
     /// The peer does not read: the last send found its socket buffer full.
@@ -24,8 +23,8 @@ impl Flags {
     /// It was blocked and has output left: it is not read until that is gone, so that a peer that reads slowly gets no
     /// more of our memory than one that does not read at all.
     pub(super) const THROTTLED: Self = Self(1 << 13);
-    /// A poll for writability is armed.
-    pub(super) const POLLING: Self = Self(1 << 5);
+    /// The poll is armed.
+    pub(super) const POLLED: Self = Self(1 << 5);
     /// The peer has sent its FIN, or the connection is broken.
     pub(super) const PEER_DONE: Self = Self(1 << 6);
     /// `shutdown(SHUT_WR)` has been asked for.
@@ -43,6 +42,8 @@ impl Flags {
 
     /// It has sent so much at once that it is received from only when it is its turn, and only a share of it at a time.
     pub(super) const GREEDY: Self = Self(1 << 14);
+    /// There may be something to be received.
+    pub(super) const READABLE: Self = Self(1 << 15);
 
     const NONE: Self = Self(0);
 
@@ -79,7 +80,12 @@ pub(super) struct Connection {
     pub(super) since: u32,
     pub(super) flags: Flags,
     pub(super) ending: Ending,
+    /// Receives that it may still have when it is leaving: its peer may be sending without a pause.
+    pub(super) last_receives: u8,
 }
+
+/// Receives from a connection that is told to leave.
+const LAST_RECEIVES: u8 = 64;
 
 const _: () = assert!(size_of::<Connection>() <= 48, "an idle connection pays for every byte");
 // The slab stores `enum { Vacant(usize), Occupied(Connection) }`: it must fit beside a niche, without a tag of its own.
@@ -87,12 +93,29 @@ const _: () = assert!(size_of::<Option<Connection>>() == size_of::<Connection>()
 
 impl Connection {
     pub(super) fn new(session: Session, slot: u32, generation: u32, now: u32) -> Self {
-        Self { session, slot, generation, queue: Queue::EMPTY, since: now, flags: Flags::NONE, ending: Ending::No }
+        Self {
+            session,
+            slot,
+            generation,
+            queue: Queue::EMPTY,
+            since: now,
+            flags: Flags::NONE,
+            ending: Ending::No,
+            last_receives: LAST_RECEIVES,
+        }
+    }
+
+    /// Whether it is to be received from when there is something. A peer that has sent its Close is read no further, but
+    /// left alone: the close of the descriptor follows.
+    #[inline]
+    pub(super) fn wants_input(&self) -> bool {
+        let obstacles = Flags::PEER_DONE.or(Flags::THROTTLED).or(Flags::CANCELLING).or(Flags::CLOSING);
+        !self.flags.has(obstacles) && !matches!(self.ending, Ending::Close | Ending::Abort)
     }
 
     /// Whether the kernel holds an operation of this connection.
     pub(super) fn is_in_flight(&self) -> bool {
-        let operations = Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLING).or(Flags::SHUTTING).or(Flags::CLOSING);
+        let operations = Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLED).or(Flags::SHUTTING).or(Flags::CLOSING);
         self.flags.has(operations)
     }
 }

@@ -9,14 +9,16 @@
 #[cfg(test)]
 mod checks;
 mod deadlines;
-mod fairness;
+mod leaving;
+mod receiving;
 mod settle;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::ptr::NonNull;
 
-use fairness::Greedy;
+use receiving::Readable;
 use slab::Slab;
 
 use crate::engine::deadline::{Ending, Sweep, Timeouts};
@@ -31,17 +33,17 @@ use super::token::{GENERATION_MASK, Token};
 /// An operation to submit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Arm a multishot receive.
-    Receive {
+    /// Arm a multishot, edge-triggered poll for both directions.
+    Poll {
         /// The descriptor.
         slot: u32,
     },
-    /// Receive once.
-    ReceiveOnce {
+    /// Receive without waiting into a buffer of the pool.
+    Receive {
         /// The descriptor.
         slot: u32,
-        /// How many bytes.
-        at_most: u32,
+        /// How many bytes; `None`: as many as there are and the buffer has room for.
+        at_most: Option<NonZeroU32>,
     },
     /// Send without waiting, all or as much as fits; complete silently if it was all.
     Send {
@@ -53,11 +55,6 @@ pub enum Op {
         len: u32,
         /// The next turn sends what belongs behind it.
         has_more: bool,
-    },
-    /// Wait until the socket takes bytes again.
-    PollWritable {
-        /// The descriptor.
-        slot: u32,
     },
     /// Cancel the operation that carries `target`.
     Cancel {
@@ -95,8 +92,9 @@ pub struct Connections {
     queued_sends: Vec<u32>,
     /// Connections whose send the last enter has submitted.
     submitted_sends: Vec<u32>,
-    starved: Vec<u32>,
-    greedy: Greedy,
+    /// Connections whose send fell short, but that can send again as soon as it is finished.
+    retries: Vec<u32>,
+    readable: Readable,
     blocked: Vec<u32>,
     /// How many entries have a deadline.
     timed: usize,
@@ -115,7 +113,7 @@ impl Connections {
         // one before it is read no further.
         let backlog_high = backlog.per_connection.saturating_sub(2 * pool.memory());
         Self {
-            greedy: Greedy::new(pool.shape()),
+            readable: Readable::new(pool.shape()),
             backlog_high,
             backlog_total: backlog.total,
             entries: Slab::with_capacity(capacity),
@@ -128,7 +126,7 @@ impl Connections {
             ops: Vec::new(),
             queued_sends: Vec::new(),
             submitted_sends: Vec::new(),
-            starved: Vec::new(),
+            retries: Vec::new(),
             blocked: Vec::new(),
             timed: 0,
             keys_used: 0,
@@ -162,10 +160,12 @@ impl Connections {
     pub fn is_urgent(&self) -> bool {
         // The last enter has not taken all submissions, so that its sends are not finished: somebody may wait for that.
         let has_unfinished = !self.submitted_sends.is_empty();
-        // A starved connection gets its buffers from sends that complete silently: nobody else would wake the loop.
-        let has_starved = !(self.starved.is_empty() && self.greedy.is_empty());
-        let is_greedy_next = !self.greedy.is_empty() && self.pool.has_provided();
-        self.urgent || has_unfinished || is_greedy_next || (has_starved && !self.queued_sends.is_empty())
+        self.urgent || has_unfinished || !self.readable.is_empty()
+    }
+
+    /// How many of the operations to submit will have completed when the enter that submits them returns.
+    pub fn queued_receives(&self) -> usize {
+        self.readable.submitted()
     }
 
     /// Sets the worker's clock.
@@ -176,6 +176,7 @@ impl Connections {
     /// The operations to submit, in order. Forgets them when the iterator is dropped.
     pub fn take_ops(&mut self) -> std::vec::Drain<'_, (Token, Op)> {
         self.urgent = false;
+        self.readable.forget_submitted();
         self.submitted_sends.append(&mut self.queued_sends);
         self.ops.drain(..)
     }
@@ -193,19 +194,47 @@ impl Connections {
         if is_handshake {
             self.set_timed(key, true);
         }
-        self.arm_receive(key);
+        self.settle(key);
     }
 
-    /// A completion of a multishot receive.
+    /// Something has happened on a socket: a completion of its poll.
+    #[inline]
+    pub fn ready(&mut self, token: Token, result: i32, flags: u32) {
+        let connection = self.entry(token);
+        if !io_uring::cqueue::more(flags) {
+            connection.flags.clear(Flags::POLLED);
+        }
+        if result & i32::from(libc::POLLOUT) != 0 && connection.flags.has(Flags::BLOCKED) {
+            if connection.flags.has(Flags::SENDING) {
+                self.retries.push(token.key);
+            } else {
+                connection.flags.clear(Flags::BLOCKED);
+            }
+        }
+        let connection = &mut self.entries[token.key as usize];
+        // Errors and the end, too, are what a receive tells.
+        if result & !i32::from(libc::POLLOUT) != 0 {
+            connection.flags.set(Flags::READABLE);
+        }
+        // Cancelled by ourselves; without an error it has ended because completions overflowed, and `settle` arms it again.
+        if result < 0 && result != -libc::ECANCELED {
+            self.broken(token.key);
+        }
+        self.settle(token.key);
+    }
+
+    /// The completion of a receive.
     #[inline]
     pub fn received(&mut self, token: Token, result: i32, flags: u32) {
         let key = token.key;
         let piece = self.pool.take(result, flags);
         let connection = self.entry(token);
-        if !io_uring::cqueue::more(flags) {
-            connection.flags.clear(Flags::RECEIVING.or(Flags::CANCELLING));
+        connection.flags.clear(Flags::RECEIVING);
+        if result > 0 && !io_uring::cqueue::sock_nonempty(flags) {
+            // Whatever arrives from now on, an event will tell.
+            connection.flags.clear(Flags::READABLE);
         }
-        let is_ending = connection.ending != Ending::No;
+        let is_ending = !connection.ending.is_open();
         match piece {
             Some(piece) if result > 0 && !is_ending => {
                 let was_within_frame = self.entries[key as usize].session.is_within_frame();
@@ -216,21 +245,22 @@ impl Connections {
             None => {}
         }
         if result <= 0 {
-            self.receive_ended(key, result);
+            self.received_nothing(key, result);
+        }
+        if result != -libc::ENOBUFS {
+            self.go_on_leaving(key);
         }
         self.settle(key);
     }
 
-    /// Why a receive ended. Without an error it has ended because completions overflowed; `settle` arms it again.
     #[cold]
-    fn receive_ended(&mut self, key: u32, result: i32) {
+    fn received_nothing(&mut self, key: u32, result: i32) {
+        let flags = &mut self.entries[key as usize].flags;
         match -result {
-            0 => self.entries[key as usize].flags.set(Flags::PEER_DONE),
-            // Cancelled by ourselves, or interrupted: armed again if it is still wanted.
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
-            libc::ENOBUFS => {
-                self.wait_for_buffers(key);
-            }
+            0 => flags.set(Flags::PEER_DONE),
+            libc::EAGAIN => flags.clear(Flags::READABLE),
+            // It stays readable, and so waits for another receive.
+            libc::EINTR | libc::ENOBUFS => {}
             // ECONNRESET, ETIMEDOUT, EPIPE and whatever else: the connection is gone.
             _ => self.broken(key),
         }
@@ -248,8 +278,11 @@ impl Connections {
                 self.tally.bytes_sent += result as u64;
                 self.progress(token.key);
             }
-            _ if result == -libc::EAGAIN || result == -libc::ENOBUFS || result == -libc::ENOMEM => {
+            _ if result == -libc::EAGAIN => connection.flags.set(Flags::BLOCKED),
+            _ if result == -libc::ENOBUFS || result == -libc::ENOMEM => {
+                // No event will tell when to try again.
                 connection.flags.set(Flags::BLOCKED);
+                self.retries.push(token.key);
             }
             // EPIPE, ECONNRESET: the peer is gone.
             _ => self.broken(token.key),
@@ -276,18 +309,11 @@ impl Connections {
             self.settle(key);
         }
         self.submitted_sends = submitted;
-    }
-
-    /// A completion of a poll for writability.
-    pub fn writable(&mut self, token: Token, result: i32) {
-        let connection = self.entry(token);
-        connection.flags.clear(Flags::POLLING);
-        if result >= 0 {
-            connection.flags.clear(Flags::BLOCKED);
-        } else if result != -libc::ECANCELED {
-            self.broken(token.key);
+        while let Some(key) = self.retries.pop() {
+            // The entry is still the same connection's: its queue is not empty.
+            self.entries[key as usize].flags.clear(Flags::BLOCKED);
+            self.settle(key);
         }
-        self.settle(token.key);
     }
 
     /// A cancellation has not found its target (one that does is silent): it has completed, and its completion tells
@@ -312,42 +338,15 @@ impl Connections {
         self.set_timed(key, false);
         let connection = self.entries.remove(key as usize);
         assert!(connection.queue.is_empty(), "closed with output left");
-        debug_assert!(!connection.flags.has(Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLING)));
+        debug_assert!(!connection.flags.has(Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLED)));
         self.tally.released += 1;
     }
 
-    /// From now on closing may take as long as the peers like: the worker's drain deadline bounds it.
-    pub fn close_at_leisure(&mut self) {
-        self.timeouts.close = None;
-    }
-
-    /// Starts closing a slice of connections, from the slab key `from` on. Returns where to go on.
-    pub fn close_some(&mut self, from: usize, at_most: usize) -> Option<usize> {
-        let end = self.keys_used.min(from + at_most);
-        for key in from..end {
-            if self.entries.contains(key) {
-                self.close(key as u32, CloseCode::Away, "server is stopping");
-            }
-        }
-        (end < self.keys_used).then_some(end)
-    }
-
-    /// The end of a turn: returns buffers to the kernel and serves those who waited for that.
+    /// The end of a turn: returns buffers to the kernel and receives from those who have sent something.
     pub fn end_turn(&mut self) {
         self.relieve_pool();
         self.pool.publish();
-        if !self.starved.is_empty() && self.pool.has_provided() {
-            for key in std::mem::take(&mut self.starved) {
-                // The entry cannot have been replaced: `release` waits for the flag to be cleared.
-                if let Some(connection) = self.entries.get_mut(key as usize) {
-                    connection.flags.clear(Flags::STARVED);
-                    self.settle(key);
-                }
-            }
-        }
-        if !self.greedy.is_empty() && self.pool.has_provided() {
-            self.serve_greedy();
-        }
+        self.receive_from_readable();
     }
 
     // ----- what events lead to -----
@@ -392,7 +391,7 @@ impl Connections {
     /// Begins the way out, unless the connection is further on it already.
     fn end(&mut self, key: u32, how: Ending) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending == Ending::No || how == Ending::Abort {
+        if connection.ending.is_open() || how == Ending::Abort {
             connection.ending = how;
             connection.since = self.now;
             self.set_timed(key, true);
@@ -408,8 +407,11 @@ impl Connections {
     /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
     fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
         let connection = &mut self.entries[key as usize];
+        if connection.ending == Ending::Leaving {
+            connection.ending = Ending::No;
+        }
         let is_closing = connection.ending != Ending::No || connection.session.phase() == Phase::Closing;
-        if is_closing || connection.flags.has(Flags::CLOSING) {
+        if is_closing || connection.flags.has(Flags::CLOSING.or(Flags::CANCELLING)) {
             return;
         }
         let is_open = connection.session.phase() == Phase::Open;

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The operations of workers and acceptor.
 const OPERATIONS: [u8; 8] = [
     opcode::Accept::CODE,
-    opcode::RecvMulti::CODE,
+    opcode::Recv::CODE,
     opcode::Send::CODE,
     opcode::PollAdd::CODE,
     opcode::AsyncCancel::CODE,

@@ -76,9 +76,9 @@ impl Simulation {
             self.is_waiting = !is_urgent && self.all_submitted;
         }
         if self.is_abandoned {
-            kernel.go_on(connections);
+            kernel.go_on();
         } else {
-            kernel.happen(connections);
+            kernel.happen();
         }
         self.tick += 1;
         let is_called = connections.needs_sweep() && kernel.random.one_in(3);
@@ -105,7 +105,7 @@ impl Simulation {
         if self.server_acts {
             connections.sweep(SLOTS as usize);
             if kernel.random.one_in(30) {
-                connections.close_some(0, SLOTS as usize);
+                connections.ask_some_to_leave(0, SLOTS as usize);
             }
         }
         connections.end_turn();
@@ -147,7 +147,7 @@ impl Simulation {
             for peer in self.kernel.peers.values_mut() {
                 peer.reads = true;
                 peer.send(usize::MAX);
-                peer.has_finished = true;
+                peer.finish();
             }
             self.turn();
             if self.connections.is_empty() && self.kernel.is_quiet() {
@@ -162,9 +162,9 @@ fn dispatch(connections: &mut Connections, Completion { token, result, flags }: 
     let successor = connections.successor_of(token);
     match token.kind {
         Kind::Accepted => return connections.accepted(result as u32),
+        Kind::Ready => connections.ready(token, result, flags),
         Kind::Receive => connections.received(token, result, flags),
         Kind::Send => connections.send_fell_short(token, result),
-        Kind::Writable => connections.writable(token, result),
         Kind::Shutdown => connections.shut_down(token),
         Kind::Close => connections.closed(token),
         Kind::Cancel => connections.cancel_missed(token),

@@ -1,5 +1,7 @@
 //! Operations as submission queue entries.
 
+use std::num::NonZeroU32;
+
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 
@@ -13,20 +15,26 @@ pub(super) const BUFFER_GROUP: u16 = 0;
 /// `MSG_DONTWAIT`: the kernel is done with the bytes when the enter that submits them has returned.
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
+/// The peer's end is something to be received, too; errors are told unasked.
+const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLOUT) as u32;
+
 /// The submission for `op`, carrying `token`.
 #[inline]
 pub(super) fn entry(token: Token, op: Op) -> Entry {
     let entry = match op {
-        Op::Receive { slot } => opcode::RecvMulti::new(types::Fixed(slot), BUFFER_GROUP).build(),
-        Op::ReceiveOnce { slot, at_most } => opcode::Recv::new(types::Fixed(slot), std::ptr::null_mut(), at_most)
-            .buf_group(BUFFER_GROUP)
-            .build()
-            .flags(Flags::BUFFER_SELECT),
+        Op::Poll { slot } => opcode::PollAdd::new(types::Fixed(slot), POLL_EVENTS).multi(true).build(),
+        Op::Receive { slot, at_most } => {
+            let at_most = at_most.map_or(0, NonZeroU32::get);
+            opcode::Recv::new(types::Fixed(slot), std::ptr::null_mut(), at_most)
+                .flags(libc::MSG_DONTWAIT)
+                .buf_group(BUFFER_GROUP)
+                .build()
+                .flags(Flags::BUFFER_SELECT)
+        }
         Op::Send { slot, address, len, has_more } => opcode::Send::new(types::Fixed(slot), address.as_ptr(), len)
             .flags(SEND_FLAGS | if has_more { libc::MSG_MORE } else { 0 })
             .build()
             .flags(Flags::SKIP_SUCCESS),
-        Op::PollWritable { slot } => opcode::PollAdd::new(types::Fixed(slot), libc::POLLOUT as u32).build(),
         Op::Cancel { target } => opcode::AsyncCancel::new(target.encode()).build().flags(Flags::SKIP_SUCCESS),
         Op::Shutdown { slot } => opcode::Shutdown::new(types::Fixed(slot), libc::SHUT_WR).build(),
         Op::Close { slot } => opcode::Close::new(types::Fixed(slot)).build(),

@@ -4,13 +4,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Multishot receive of a connection.
+    /// Multishot poll of a connection's socket.
+    Ready,
+    /// Receive.
     Receive,
     /// Send from a connection's queue. Posts a completion only when it could not send everything.
     Send,
-    /// One-shot poll: the peer of a blocked connection reads again.
-    Writable,
-    /// Cancellation of a receive or a poll.
+    /// Cancellation of the poll.
     Cancel,
     /// `shutdown(SHUT_WR)`.
     Shutdown,
@@ -24,9 +24,9 @@ pub enum Kind {
 
 impl Kind {
     const ALL: [Kind; 8] = [
+        Kind::Ready,
         Kind::Receive,
         Kind::Send,
-        Kind::Writable,
         Kind::Cancel,
         Kind::Shutdown,
         Kind::Close,

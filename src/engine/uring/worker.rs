@@ -113,7 +113,7 @@ impl<'a> Worker<'a> {
         }
         self.sweep();
         let is_empty = self.connections.is_empty();
-        let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.close_some(from, SLICE));
+        let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE));
         self.connections.end_turn();
         self.control.publish(self.connections.tally());
         Ok(goes_on)
@@ -129,6 +129,11 @@ impl<'a> Worker<'a> {
     }
 
     fn wait(&self) -> Wait {
+        let receives = self.connections.queued_receives();
+        if receives > 0 {
+            // They complete in the enter itself: this waits for nothing, but lets as many polls complete in the same pass.
+            return Wait { want: receives, min_wait_us: MIN_WAIT_US, timeout: None };
+        }
         if self.connections.is_urgent() {
             return Wait::default();
         }
@@ -147,9 +152,9 @@ impl<'a> Worker<'a> {
             let token = Token::decode(completion.user_data());
             let result = completion.result();
             match token.kind {
+                Kind::Ready => self.connections.ready(token, result, completion.flags()),
                 Kind::Receive => self.connections.received(token, result, completion.flags()),
                 Kind::Send => self.connections.send_fell_short(token, result),
-                Kind::Writable => self.connections.writable(token, result),
                 Kind::Cancel => self.connections.cancel_missed(token),
                 Kind::Shutdown => self.connections.shut_down(token),
                 Kind::Close => self.connections.closed(token),

@@ -29,9 +29,15 @@ impl Connections {
         let chunks: usize = queues().map(|queue| self.chunks.memory(queue).count()).sum();
         assert_eq!(chunks, self.chunks.len(), "a chunk that no queue holds");
         self.pool.check_pieces(queues().flat_map(|queue| self.chunks.buffers(queue)));
-        for (_, connection) in &self.entries {
-            let can_progress = connection.is_in_flight() || connection.flags.has(Flags::STARVED);
-            assert!(can_progress, "a connection that no completion will move");
+        for (key, connection) in &self.entries {
+            let flags = connection.flags;
+            assert!(connection.is_in_flight(), "a connection that no completion will move");
+            if flags.has(Flags::READABLE) && connection.wants_input() {
+                let is_next = flags.has(Flags::RECEIVING) || (flags.has(Flags::QUEUED) && self.readable.holds(key as u32));
+                assert!(is_next, "a connection that nobody will receive from");
+            }
+            let is_sending = flags.has(Flags::SENDING.or(Flags::BLOCKED).or(Flags::CLOSING));
+            assert!(connection.queue.is_empty() || is_sending, "output that nobody will send");
             let memory: usize = self.chunks.memory(connection.queue).sum();
             // What may come before the reading has stopped, our own answers and cut frames, a block that is sent in part.
             let cap = self.backlog_high + 2 * self.pool.memory() + 512 + EVICTED_BLOCK;

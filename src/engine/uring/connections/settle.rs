@@ -17,26 +17,24 @@ impl Connections {
             return self.settle_abort(key);
         }
         let flags = connection.flags;
-        if !connection.queue.is_empty() && !flags.has(Flags::SENDING) {
-            if !flags.has(Flags::BLOCKED) {
-                self.send(key);
-            } else if !flags.has(Flags::POLLING) {
-                self.entries[key as usize].flags.set(Flags::POLLING);
-                self.submit(key, Kind::Writable, |slot| Op::PollWritable { slot });
-            }
+        if !connection.queue.is_empty() && !flags.has(Flags::SENDING.or(Flags::BLOCKED)) {
+            self.send(key);
         }
         let connection = &self.entries[key as usize];
         if connection.flags.has(Flags::SENDING) {
             // A send that succeeds is silent. If something waits for that, the enter must not wait for anything else.
             let is_awaited = flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
-            self.urgent |= is_awaited || connection.queue.has_several() || connection.ending != Ending::No;
+            self.urgent |= is_awaited || connection.queue.has_several() || !connection.ending.is_open();
         }
-        let wants_input = !flags.has(Flags::PEER_DONE.or(Flags::THROTTLED));
-        if wants_input != flags.has(Flags::RECEIVING) {
-            self.settle_receive(key, wants_input);
+        if flags.has(Flags::READABLE) && !flags.has(Flags::RECEIVING.or(Flags::QUEUED)) && connection.wants_input() {
+            self.wait_for_turn(key);
+        }
+        if !flags.has(Flags::POLLED.or(Flags::CANCELLING).or(Flags::CLOSING)) {
+            self.entries[key as usize].flags.set(Flags::POLLED);
+            self.submit(key, Kind::Ready, |slot| Op::Poll { slot });
         }
         let connection = &self.entries[key as usize];
-        if (connection.ending != Ending::No || flags.has(Flags::PEER_DONE)) && connection.queue.is_empty() {
+        if (!connection.ending.is_open() || flags.has(Flags::PEER_DONE)) && connection.queue.is_empty() {
             self.settle_ending(key);
         }
     }
@@ -51,16 +49,6 @@ impl Connections {
         let has_more = connection.queue.has_several();
         self.ops.push((token, Op::Send { slot: connection.slot, address, len, has_more }));
         self.queued_sends.push(key);
-    }
-
-    fn settle_receive(&mut self, key: u32, wanted: bool) {
-        let connection = &self.entries[key as usize];
-        // A peer that has sent its Close is read no further, but left alone: the close of the descriptor follows.
-        if wanted && !connection.flags.has(Flags::STARVED.or(Flags::CLOSING)) && connection.ending != Ending::Close {
-            self.receive_in_turn(key);
-        } else if !wanted && !connection.flags.has(Flags::CANCELLING) {
-            self.cancel_receive(key);
-        }
     }
 
     /// The queue is empty and the connection is to end, or the peer has ended it.
@@ -93,32 +81,16 @@ impl Connections {
     /// Takes back what the kernel still holds, then closes. Closing does not cancel by itself.
     fn close_descriptor(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
-        let target = Token { key, generation: connection.generation, kind: Kind::Writable };
-        if connection.flags.has(Flags::RECEIVING) {
-            if !connection.flags.has(Flags::CANCELLING) {
-                self.cancel_receive(key);
-            }
-        } else if connection.flags.has(Flags::POLLING) {
+        if connection.flags.has(Flags::POLLED) {
             if !connection.flags.has(Flags::CANCELLING) {
                 connection.flags.set(Flags::CANCELLING);
+                let target = Token { key, generation: connection.generation, kind: Kind::Ready };
                 self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
             }
-        } else if !connection.is_in_flight() && !connection.flags.has(Flags::STARVED) {
+        } else if !connection.is_in_flight() {
             connection.flags.set(Flags::CLOSING);
             self.submit(key, Kind::Close, |slot| Op::Close { slot });
         }
-    }
-
-    pub(super) fn arm_receive(&mut self, key: u32) {
-        self.entries[key as usize].flags.set(Flags::RECEIVING);
-        self.submit(key, Kind::Receive, |slot| Op::Receive { slot });
-    }
-
-    fn cancel_receive(&mut self, key: u32) {
-        let connection = &mut self.entries[key as usize];
-        connection.flags.set(Flags::CANCELLING);
-        let target = Token { key, generation: connection.generation, kind: Kind::Receive };
-        self.submit(key, Kind::Cancel, |_| Op::Cancel { target });
     }
 
     pub(super) fn submit(&mut self, key: u32, kind: Kind, op: impl FnOnce(u32) -> Op) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::engine::uring::buffers::BufferPool;
 use crate::engine::uring::buffers::kernel::{CQE_BUFFER, Consumer};
 use crate::engine::uring::connections::{Connections, Op};
 use crate::engine::uring::token::{Kind, Token};
@@ -11,6 +12,7 @@ use super::peer::Peer;
 use super::random::Random;
 
 const CQE_MORE: u32 = 1 << 1;
+const CQE_SOCK_NONEMPTY: u32 = 1 << 2;
 
 /// A completion queue entry.
 #[derive(Clone, Copy)]
@@ -23,9 +25,10 @@ pub(super) struct Completion {
 impl Completion {
     /// Whether the worker must see `self` before `other`, which has happened later.
     fn precedes(&self, other: &Completion) -> bool {
-        // An operation's own completions have an order, and so have those that use up the shared buffers: the kernel
-        // gives no offset within a buffer.
-        self.token == other.token || (self.flags & other.flags & CQE_BUFFER != 0)
+        // What happens on one socket has an order, and so has what uses up the shared buffers: the kernel gives no offset
+        // within a buffer.
+        let (mine, others) = (self.token, other.token);
+        (mine.key, mine.generation) == (others.key, others.generation) || (self.flags & other.flags & CQE_BUFFER != 0)
     }
 }
 
@@ -34,9 +37,8 @@ pub(super) struct Kernel {
     consumer: Consumer,
     /// Submissions that no enter has taken yet.
     queue: VecDeque<(Token, Op)>,
-    /// What has happened and the worker has not seen. Sends complete within the enter that submits them.
-    sends: Vec<Completion>,
-    others: Vec<Completion>,
+    /// What has happened and the worker has not seen.
+    completions: Vec<Completion>,
     pub(super) peers: BTreeMap<u32, Peer>,
     free_slots: Vec<u32>,
     /// The last generation of each slab key.
@@ -59,8 +61,7 @@ impl Kernel {
             floods,
             consumer: Consumer::default(),
             queue: VecDeque::new(),
-            sends: Vec::new(),
-            others: Vec::new(),
+            completions: Vec::new(),
             peers: BTreeMap::new(),
             free_slots: (0..slots).collect(),
             generations: BTreeMap::new(),
@@ -85,7 +86,7 @@ impl Kernel {
     // ----- submissions -----
 
     /// What `io_uring_enter` does with the submissions. Returns whether it has taken all: short of memory it does not.
-    pub(super) fn enter(&mut self, ops: Vec<(Token, Op)>, connections: &Connections) -> bool {
+    pub(super) fn enter(&mut self, ops: Vec<(Token, Op)>, connections: &mut Connections) -> bool {
         self.queue.extend(ops);
         let count = if self.random.one_in(25) { self.random.below(self.queue.len() + 1) } else { self.queue.len() };
         for _ in 0..count {
@@ -100,10 +101,13 @@ impl Kernel {
         self.senders.clear();
     }
 
-    fn start(&mut self, token: Token, op: Op, connections: &Connections) {
+    fn start(&mut self, token: Token, op: Op, connections: &mut Connections) {
         match op {
-            Op::Receive { slot } => self.arm_receive(token, slot, None),
-            Op::ReceiveOnce { slot, at_most } => self.arm_receive(token, slot, Some(at_most as usize)),
+            Op::Poll { slot } => self.arm_poll(token, slot),
+            Op::Receive { slot, at_most } => {
+                let at_most = at_most.map_or(usize::MAX, |at_most| at_most.get() as usize);
+                self.receive(token, slot, at_most, connections.pool_mut());
+            }
             Op::Send { slot, address, len, has_more } => {
                 assert!(!self.senders.contains(&slot), "two sends of one connection in flight");
                 self.senders.push(slot);
@@ -111,10 +115,6 @@ impl Kernel {
                 // SAFETY: checked in the line before: they are the front of the connection's queue.
                 let bytes = unsafe { std::slice::from_raw_parts(address.as_ptr(), len as usize) };
                 self.send(token, slot, bytes, has_more);
-            }
-            Op::PollWritable { slot } => {
-                let peer = self.peer_of(token, slot);
-                assert!(peer.poll.replace(token).is_none(), "two polls on one socket");
             }
             Op::Cancel { target } => self.cancel(token, target),
             Op::Shutdown { slot } => {
@@ -141,7 +141,7 @@ impl Kernel {
             // The entry's first operation. Of who had it before nothing may be left but a cancellation that has missed.
             let is_left =
                 |it: &Completion| it.token.key == token.key && !matches!(it.token.kind, Kind::Cancel | Kind::Accepted);
-            assert!(!self.others.iter().any(is_left), "an entry is reused while an operation is in flight");
+            assert!(!self.completions.iter().any(is_left), "an entry is reused while an operation is in flight");
             peer.owner = Some(identity);
             let before = self.generations.insert(token.key, token.generation);
             assert_ne!(before, Some(token.generation), "two connections with the same tokens");
@@ -150,10 +150,42 @@ impl Kernel {
         peer
     }
 
-    fn arm_receive(&mut self, token: Token, slot: u32, once: Option<usize>) {
+    /// An edge-triggered poll begins with what there is.
+    fn arm_poll(&mut self, token: Token, slot: u32) {
         let peer = self.peer_of(token, slot);
-        assert!(peer.receive.replace(token).is_none(), "two receives on one socket");
-        peer.receive_once = once;
+        assert!(peer.poll.replace(token).is_none(), "two polls on one socket");
+        let readiness = peer.readiness();
+        peer.has_arrival = readiness & i32::from(libc::POLLIN) != 0;
+        peer.has_room = readiness & i32::from(libc::POLLOUT) != 0;
+    }
+
+    /// Takes what there is, or, now and then, a part of it, and tells whether there is more.
+    fn receive(&mut self, token: Token, slot: u32, at_most: usize, pool: &mut BufferPool) {
+        let at_most = if self.random.one_in(4) { at_most.min(1 + self.random.below(100)) } else { at_most };
+        let is_interrupted = self.random.one_in(50);
+        self.peer_of(token, slot);
+        let peer = self.peers.get_mut(&slot).expect("checked before");
+        let (result, flags) = if is_interrupted {
+            (-libc::EINTR, 0)
+        } else if peer.has_reset {
+            (-libc::ECONNRESET, 0)
+        } else if !peer.inbox.is_empty() {
+            let data: Vec<u8> = peer.inbox.iter().take(at_most).copied().collect();
+            match self.consumer.receive(pool, &data) {
+                Some((len, flags)) => {
+                    peer.inbox.drain(..len);
+                    let has_more = !peer.inbox.is_empty() || peer.has_finished;
+                    (len as i32, if has_more { flags | CQE_SOCK_NONEMPTY } else { flags })
+                }
+                None => (-libc::ENOBUFS, 0),
+            }
+        } else if peer.has_finished {
+            peer.fin_delivered = true;
+            (0, 0)
+        } else {
+            (-libc::EAGAIN, 0)
+        };
+        self.complete(token, result, flags);
     }
 
     fn send(&mut self, token: Token, slot: u32, bytes: &[u8], has_more: bool) {
@@ -174,9 +206,10 @@ impl Kernel {
         if !peer.has_reset {
             peer.take(&bytes[..len]);
             peer.is_corked = has_more && len == bytes.len();
+            peer.lacks_room |= len < bytes.len() && (!is_short_of_memory || error == -libc::EAGAIN);
         }
         if result != 0 {
-            self.sends.push(Completion { token, result, flags: 0 });
+            self.completions.push(Completion { token, result, flags: 0 });
         }
     }
 
@@ -184,10 +217,8 @@ impl Kernel {
         assert_eq!((token.key, token.generation), (target.key, target.generation), "cancels somebody else's operation");
         // An operation that is just being run is not found, and goes on.
         let is_missed = self.random.one_in(5);
-        let mut operations = self.peers.values_mut().flat_map(|peer| [&mut peer.receive, &mut peer.poll]);
-        let found = operations.find(|operation| **operation == Some(target)).filter(|_| !is_missed);
-        let found = found.and_then(Option::take);
-        drop(operations);
+        let mut polls = self.peers.values_mut().map(|peer| &mut peer.poll);
+        let found = polls.find(|poll| **poll == Some(target)).filter(|_| !is_missed).and_then(Option::take);
         if found.is_some() {
             self.complete(target, -libc::ECANCELED, 0);
         } else {
@@ -197,100 +228,87 @@ impl Kernel {
     }
 
     fn complete(&mut self, token: Token, result: i32, flags: u32) {
-        self.others.push(Completion { token, result, flags });
+        self.completions.push(Completion { token, result, flags });
     }
 
     // ----- events -----
 
     /// Something happens to some of the sockets.
-    pub(super) fn happen(&mut self, connections: &mut Connections) {
+    pub(super) fn happen(&mut self) {
         let slots: Vec<u32> = self.peers.keys().copied().collect();
         for slot in slots {
             for _ in 0..self.random.below(4) {
-                self.happen_to(slot, connections);
+                self.happen_to(slot);
             }
         }
     }
 
     /// Operations complete that can, and nothing else happens.
-    pub(super) fn go_on(&mut self, connections: &mut Connections) {
+    pub(super) fn go_on(&mut self) {
         let slots: Vec<u32> = self.peers.keys().copied().collect();
         for slot in slots {
-            self.run(slot, usize::MAX, connections);
+            self.run(slot);
         }
     }
 
-    fn happen_to(&mut self, slot: u32, connections: &mut Connections) {
+    fn happen_to(&mut self, slot: u32) {
         let what = self.random.below(12);
         let amount = 1 + self.random.below(200);
         let peer = self.peers.get_mut(&slot).expect("a peer");
         match what {
             0..=3 => peer.send(amount),
-            4 if peer.sent == peer.script.len() => peer.has_finished = true,
-            5 if self.random.one_in(10) => peer.has_reset = true,
+            4 if peer.sent == peer.script.len() => peer.finish(),
+            5 if self.random.one_in(10) => peer.reset(),
             6 if !self.floods || self.random.one_in(20) => peer.reads = !peer.reads,
-            7 | 8 if peer.reads => peer.in_socket = peer.in_socket.saturating_sub(amount),
-            9 if peer.was_shut => peer.has_finished = true,
+            7 | 8 => peer.read(amount),
+            9 if peer.was_shut => peer.finish(),
             10 if self.random.one_in(10) => self.end_multishot(slot),
-            _ => self.run(slot, amount, connections),
+            _ => self.run(slot),
         }
     }
 
-    /// The kernel ends a multishot receive for reasons of its own, like an overflow of completions.
+    /// The kernel ends a multishot poll for reasons of its own, like an overflow of completions.
     fn end_multishot(&mut self, slot: u32) {
-        if let Some(token) = self.peers.get_mut(&slot).and_then(|peer| peer.receive.take()) {
-            self.complete(token, -libc::EINTR, 0);
+        let Some(peer) = self.peers.get_mut(&slot) else { return };
+        let readiness = peer.readiness();
+        if let Some(token) = peer.poll.take() {
+            self.complete(token, readiness, 0);
         }
     }
 
     /// Operations of this socket that can complete do.
-    fn run(&mut self, slot: u32, amount: usize, connections: &mut Connections) {
+    fn run(&mut self, slot: u32) {
+        let (is_alone, is_stale) = (self.random.one_in(3), self.random.one_in(3));
         let peer = self.peers.get_mut(&slot).expect("a peer");
-        let writable = peer.poll.take_if(|_| peer.has_reset || peer.in_socket < peer.socket_size);
         let shut = peer.shutdown.take();
-        self.others.extend(writable.map(|token| Completion { token, result: libc::POLLOUT.into(), flags: 0 }));
-        self.others.extend(shut.map(|token| Completion { token, result: 0, flags: 0 }));
-        self.receive(slot, amount, connections);
-    }
-
-    fn receive(&mut self, slot: u32, amount: usize, connections: &mut Connections) {
-        let is_last = self.random.one_in(12);
-        let peer = self.peers.get_mut(&slot).expect("a peer");
-        let Some(token) = peer.receive else { return };
-        let (result, flags) = if peer.has_reset {
-            (-libc::ECONNRESET, 0)
-        } else if !peer.inbox.is_empty() {
-            let amount = peer.receive_once.map_or(amount, |at_most| at_most.min(amount));
-            let data: Vec<u8> = peer.inbox.iter().take(amount).copied().collect();
-            match self.consumer.receive(connections.pool_mut(), &data) {
-                Some((len, flags)) => {
-                    peer.inbox.drain(..len);
-                    (len as i32, if is_last || peer.receive_once.is_some() { flags } else { flags | CQE_MORE })
-                }
-                None => (-libc::ENOBUFS, 0),
-            }
-        } else if peer.has_finished {
-            peer.fin_delivered = true;
-            (0, 0)
-        } else {
-            return;
-        };
-        if flags & CQE_MORE == 0 {
-            peer.receive = None;
+        if let Some(token) = peer.poll
+            && (peer.has_arrival || peer.has_room)
+        {
+            // What woke the poll, be it still so or not; or what is found when it looks again.
+            let woken = |flag: bool, event: i16| i32::from(event) * i32::from(flag);
+            let arrival = woken(peer.has_arrival, libc::POLLIN);
+            let room = woken(peer.has_room, libc::POLLOUT);
+            let events = match is_alone && arrival != 0 && room != 0 {
+                true => arrival,
+                false => arrival | room | if is_stale { 0 } else { peer.readiness() },
+            };
+            peer.has_arrival = false;
+            peer.has_room &= events & i32::from(libc::POLLOUT) == 0;
+            self.completions.push(Completion { token, result: events, flags: CQE_MORE });
         }
-        self.complete(token, result, flags);
+        self.completions.extend(shut.map(|token| Completion { token, result: 0, flags: 0 }));
     }
 
     // ----- completions -----
 
     /// Whether a worker that waits for a completion gets one.
     pub(super) fn has_completions(&self) -> bool {
-        !self.sends.is_empty() || !self.others.is_empty()
+        !self.completions.is_empty()
     }
 
     /// What must hold while the worker waits: nothing is kept back for a send that does not come.
     pub(super) fn check_waiting(&self) {
-        let is_stuck = |peer: &Peer| peer.is_corked && peer.poll.is_none() && !peer.has_reset;
+        let is_stuck = |peer: &Peer| peer.is_corked && !peer.lacks_room && !peer.has_reset;
         assert!(!self.peers.values().any(is_stuck), "the rest of an announced output is not sent");
     }
 
@@ -299,24 +317,27 @@ impl Kernel {
         !self.has_completions() && self.queue.is_empty() && self.peers.values().all(Peer::is_quiet)
     }
 
-    /// What the worker sees at its next look, in one of the orders that are legal: all the sends, and `at_least` that
-    /// many of the others if there are any.
+    /// What the worker sees at its next look, in one of the orders that are legal: all the sends, for they complete within
+    /// the enter that submits them, and `at_least` that many in all if there are any.
     pub(super) fn batch(&mut self, at_least: usize) -> Vec<Completion> {
-        let at_least = at_least.saturating_sub(self.sends.len()).min(self.others.len());
-        let all = self.others.len() + 1;
-        let size = if self.random.one_in(2) { self.others.len() } else { self.random.below(all).max(at_least) };
-        let mut batch: Vec<Completion> = (0..size).map(|_| self.any_other()).collect();
-        for send in std::mem::take(&mut self.sends) {
-            batch.insert(self.random.below(batch.len() + 1), send);
+        let all = self.completions.len();
+        let size = if self.random.one_in(2) { all } else { self.random.below(all + 1).max(at_least.min(all)) };
+        let mut batch = Vec::new();
+        while batch.len() < size {
+            let any = self.random.below(self.completions.len());
+            batch.push(self.take(any));
+        }
+        while let Some(send) = self.completions.iter().position(|it| it.token.kind == Kind::Send) {
+            batch.push(self.take(send));
         }
         batch
     }
 
-    fn any_other(&mut self) -> Completion {
-        let mut at = self.random.below(self.others.len());
-        while let Some(before) = (0..at).find(|&before| self.others[before].precedes(&self.others[at])) {
+    /// The completion at this place, or one that has to be seen before it.
+    fn take(&mut self, mut at: usize) -> Completion {
+        while let Some(before) = (0..at).find(|&before| self.completions[before].precedes(&self.completions[at])) {
             at = before;
         }
-        self.others.remove(at)
+        self.completions.remove(at)
     }
 }

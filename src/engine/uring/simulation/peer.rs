@@ -21,10 +21,13 @@ pub(super) struct Peer {
     pub(super) in_socket: usize,
     pub(super) socket_size: usize,
     pub(super) reads: bool,
-    pub(super) receive: Option<Token>,
-    /// The receive is no multishot, and takes so many bytes.
-    pub(super) receive_once: Option<usize>,
     pub(super) poll: Option<Token>,
+    /// Something has arrived that the poll has not told.
+    pub(super) has_arrival: bool,
+    /// The socket takes bytes again, and the poll has not told.
+    pub(super) has_room: bool,
+    /// A send has found the socket's buffer full; when there is room again, that is an event.
+    pub(super) lacks_room: bool,
     pub(super) shutdown: Option<Token>,
     pub(super) was_shut: bool,
     pub(super) fin_delivered: bool,
@@ -52,9 +55,10 @@ impl Peer {
             in_socket: 0,
             socket_size: 1 + random.below(300),
             reads: !floods && !random.one_in(5),
-            receive: None,
-            receive_once: None,
             poll: None,
+            has_arrival: false,
+            has_room: false,
+            lacks_room: false,
             shutdown: None,
             was_shut: false,
             fin_delivered: false,
@@ -68,8 +72,40 @@ impl Peer {
     /// The peer sends the next `amount` bytes of its script.
     pub(super) fn send(&mut self, amount: usize) {
         let end = self.script.len().min(self.sent.saturating_add(amount));
+        self.has_arrival |= end > self.sent;
         self.inbox.extend(&self.script[self.sent..end]);
         self.sent = end;
+    }
+
+    /// The peer sends its FIN, if it has not yet.
+    pub(super) fn finish(&mut self) {
+        self.has_arrival |= !self.has_finished;
+        self.has_finished = true;
+    }
+
+    /// The peer resets the connection.
+    pub(super) fn reset(&mut self) {
+        self.has_arrival = true;
+        self.has_room = true;
+        self.has_reset = true;
+    }
+
+    /// The peer reads some of what has been sent to it.
+    pub(super) fn read(&mut self, amount: usize) {
+        if self.reads {
+            self.in_socket = self.in_socket.saturating_sub(amount);
+            if self.lacks_room && self.in_socket < self.socket_size {
+                self.lacks_room = false;
+                self.has_room = true;
+            }
+        }
+    }
+
+    /// What a poll finds.
+    pub(super) fn readiness(&self) -> i32 {
+        let input = !self.inbox.is_empty() || self.has_finished || self.has_reset;
+        let room = self.in_socket < self.socket_size || self.has_reset;
+        i32::from(libc::POLLIN) * i32::from(input) | i32::from(libc::POLLOUT) * i32::from(room)
     }
 
     /// The server's socket takes these bytes. Every byte is echoed once and in order.
@@ -84,9 +120,8 @@ impl Peer {
 
     /// Nothing can happen to this socket by itself: all has been received that the server wants, and all been read.
     pub(super) fn is_quiet(&self) -> bool {
-        let can_receive = self.receive.is_some() && (!self.inbox.is_empty() || self.has_reset || self.has_finished);
-        let can_send = self.poll.is_some() && (self.in_socket < self.socket_size || self.has_reset);
-        !can_receive && !can_send && self.shutdown.is_none() && self.in_socket == 0
+        let has_event = self.poll.is_some() && (self.has_arrival || self.has_room);
+        !has_event && self.shutdown.is_none() && self.in_socket == 0 && !self.lacks_room
     }
 
     /// All that is due has been echoed.
@@ -96,7 +131,7 @@ impl Peer {
 
     /// The server closes the socket.
     pub(super) fn check_end(&self) {
-        assert!(self.receive.is_none() && self.poll.is_none(), "closed with operations in flight");
+        assert!(self.poll.is_none(), "closed with a poll in flight");
         assert!(self.shutdown.is_none(), "closed with a shutdown in flight");
         if self.server_acts {
             assert!(self.expected.starts_with(&without_own(&self.echoed)), "the echo is not what was sent");

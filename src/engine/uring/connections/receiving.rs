@@ -1,0 +1,169 @@
+//! Who is received from, and how much.
+//!
+//! Whoever has something to be received waits in a queue, and each turn receives from as many as its bytes are thought
+//! to suffice for: so the buffers are not used up, stay in cache, and whoever comes later does not wait for long.
+//!
+//! A few peers that send without a pause would take all of each turn for themselves. So whoever has brought a lot at once
+//! is *greedy* until a receive finds less: greedy connections wait in a queue of their own, behind everybody else, and
+//! while others are served, their turns are short.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+
+use crate::engine::fairness::{Modest, SHARE, SMALL_SHARE};
+
+use super::super::buffers::{Piece, PoolShape};
+use super::super::connection::Flags;
+use super::super::token::Kind;
+use super::{Connections, Op};
+
+/// Receives per turn. More would let the first of them fall out of the caches before their echoes are sent.
+const RECEIVES_MAX: usize = 128;
+/// Bytes that the receives of a turn are to bring: they stay in the second-level cache until they are sent, and so does
+/// what the next turn receives meanwhile.
+const TURN: u32 = 256 << 10;
+/// What all greedy connections together may receive in a turn while others are served: the rest have to wait for theirs.
+const SHARES: u32 = SHARE;
+
+/// Connections that have something to be received.
+///
+/// A key may be another connection's by now: then it is served early, or has nothing and is skipped.
+pub(super) struct Readable {
+    modest: VecDeque<u32>,
+    greedy: VecDeque<u32>,
+    /// What a receive has brought of late, from modest and from greedy connections.
+    usual: [Usual; 2],
+    modest_seen: Modest,
+    /// No more than this is received at once.
+    share: u32,
+    buffer: u32,
+    /// Receives among the operations to submit.
+    submitted: usize,
+}
+
+/// A moving average of receives' lengths.
+#[derive(Clone, Copy, Default)]
+struct Usual(u32);
+
+impl Usual {
+    #[inline]
+    fn see(&mut self, len: u32) {
+        self.0 = self.0 - self.0 / 8 + len / 8;
+    }
+
+    /// How many such receives make up `bytes`.
+    fn count_in(self, bytes: u32) -> usize {
+        (bytes / self.0.max(1)).clamp(1, RECEIVES_MAX as u32) as usize
+    }
+}
+
+impl Readable {
+    pub(super) fn new(shape: PoolShape) -> Self {
+        Self {
+            modest: VecDeque::new(),
+            greedy: VecDeque::new(),
+            usual: [Usual::default(); 2],
+            modest_seen: Modest::default(),
+            share: SHARE.min(shape.size),
+            buffer: shape.size,
+            submitted: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.modest.is_empty() && self.greedy.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds(&self, key: u32) -> bool {
+        self.modest.contains(&key) || self.greedy.contains(&key)
+    }
+
+    pub(super) fn submitted(&self) -> usize {
+        self.submitted
+    }
+
+    pub(super) fn forget_submitted(&mut self) {
+        self.submitted = 0;
+    }
+}
+
+impl Connections {
+    /// Has a connection that is to be received from wait for its turn.
+    #[inline]
+    pub(super) fn wait_for_turn(&mut self, key: u32) {
+        let flags = &mut self.entries[key as usize].flags;
+        flags.set(Flags::QUEUED);
+        let Readable { modest, greedy, .. } = &mut self.readable;
+        if flags.has(Flags::GREEDY) { greedy.push_back(key) } else { modest.push_back(key) }
+    }
+
+    /// Judges a connection by what a receive has brought.
+    #[inline]
+    pub(super) fn weigh(&mut self, key: u32, piece: Piece, was_within_frame: bool) {
+        let connection = &mut self.entries[key as usize];
+        let was_greedy = connection.flags.has(Flags::GREEDY);
+        self.readable.usual[usize::from(was_greedy)].see(piece.len);
+        if piece.len >= self.readable.share {
+            connection.flags.set(Flags::GREEDY);
+        } else if piece.offset + piece.len < self.readable.buffer && piece.len != SMALL_SHARE {
+            // There was room for more. At the end of a buffer, or of a small share, a little proves nothing.
+            connection.flags.clear(Flags::GREEDY);
+            // A small piece of a large message is no small message.
+            if !(was_greedy || was_within_frame || connection.session.is_within_frame()) {
+                self.readable.modest_seen.see(self.now);
+            }
+        }
+    }
+
+    /// What may be received at once; `None`: nobody minds if it is all there is.
+    fn share(&self) -> Option<u32> {
+        let is_backlog_large = self.chunks.owned() >= self.backlog_total / 2;
+        let share = self.readable.modest_seen.share(self.now, is_backlog_large);
+        share.map(|share| share.min(self.readable.share))
+    }
+
+    /// Receives from some of those that wait for it.
+    pub(super) fn receive_from_readable(&mut self) {
+        if self.readable.is_empty() {
+            return;
+        }
+        let share = self.share();
+        let at_most = share.and_then(NonZeroU32::new);
+        let [modest, greedy] = self.readable.usual;
+        let mut room = self.pool.room_for(modest.0);
+        let modest_turns = modest.count_in(TURN).min(room);
+        let served = self.receive_from(modest_turns, at_most, |readable| readable.modest.pop_front());
+        room = if served == 0 { self.pool.room_for(greedy.0) } else { room - served };
+        let greedy_turns = share.map_or(greedy.count_in(TURN), |share| (SHARES / share) as usize);
+        self.receive_from(greedy_turns.min(room), at_most, |readable| readable.greedy.pop_front());
+    }
+
+    /// Receives from as many as `turns` that `next` names. Returns how many there were.
+    fn receive_from(
+        &mut self,
+        turns: usize,
+        at_most: Option<NonZeroU32>,
+        next: impl Fn(&mut Readable) -> Option<u32>,
+    ) -> usize {
+        let mut served = 0;
+        while served < turns {
+            let Some(key) = next(&mut self.readable) else { break };
+            let Some(connection) = self.entries.get_mut(key as usize) else { continue };
+            if !connection.flags.has(Flags::QUEUED) {
+                continue;
+            }
+            connection.flags.clear(Flags::QUEUED);
+            if connection.wants_input() {
+                connection.flags.set(Flags::RECEIVING);
+                self.submit(key, Kind::Receive, |slot| Op::Receive { slot, at_most });
+                served += 1;
+            }
+        }
+        self.readable.submitted += served;
+        served
+    }
+}
+
+#[cfg(test)]
+mod tests;

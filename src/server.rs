@@ -5,8 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use nix::sys::signal::{SigSet, Signal};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
@@ -57,7 +56,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     let listeners: Vec<_> = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
     let addresses = addresses.map_err(system("ask for a listener's address"))?;
-    let signals = Signals::new([SIGINT, SIGTERM]).map_err(system("watch for signals"))?;
+    let signals = block_signals().map_err(system("block signals"))?;
     let workers = config.engine.start(config, listeners)?;
     let controls = workers.controls();
     watch_signals(signals, controls.clone(), config)?;
@@ -104,17 +103,28 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
     open().map_err(|source| ServerError::Listen { address, source })
 }
 
+/// The signals that end the server, blocked in this thread and in those that it will start: a thread of its own waits for
+/// them (`sigwait(3)`).
+///
+/// No handler: it would run on any thread, and what it writes to would be another descriptor in a worker's own table, a
+/// connection perhaps.
+fn block_signals() -> io::Result<SigSet> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block()?;
+    Ok(signals)
+}
+
 /// On the first signal: stop accepting, then drain. On the second: leave at once.
-fn watch_signals(mut signals: Signals, controls: Controls, config: &Config) -> Result<(), ServerError> {
+fn watch_signals(signals: SigSet, controls: Controls, config: &Config) -> Result<(), ServerError> {
     let drain_timeout = config.limits.drain_timeout;
     let watch = move || {
-        let mut received = signals.forever();
-        received.next();
+        let wait = || signals.wait().expect("a set of valid signals");
+        wait();
         let tally = controls.tally();
         let open = tally.accepted - tally.released;
         controls.stop().expect("an eventfd takes a write");
         log(format_args!("stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64()));
-        received.next();
+        wait();
         log(format_args!("second signal, leaving at once"));
         std::process::exit(EXIT_CUT_SHORT);
     };

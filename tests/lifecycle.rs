@@ -132,6 +132,54 @@ fn what_was_sent_before_the_signal_is_echoed() {
     assert_eq!(summary(&exit)[..2], [PEERS, PEERS * MESSAGES], "{exit}");
 }
 
+/// The signal finds a server whose sockets hold more than a worker receives in a turn: it was not running for a moment.
+#[test]
+fn what_waits_in_sockets_at_the_signal_is_echoed() {
+    const PEERS: u64 = 60;
+    const MESSAGES: u64 = 4;
+    // A window of 64 KiB is what a new socket offers: this fits in, although nobody receives it.
+    let payload = |peer, number| pattern(peer * MESSAGES + number, 12 * KIB);
+    let server = Server::start(&["--drain-timeout", "300", "--workers", "1"]);
+    let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
+    server.signal(Signal::STOP);
+    for (index, peer) in (0..).zip(&mut peers) {
+        for number in 0..MESSAGES {
+            peer.send(frame(FIN | BINARY, &payload(index, number)));
+        }
+    }
+    for peer in &peers {
+        await_acknowledgement(peer);
+    }
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    for (index, peer) in (0..).zip(&mut peers) {
+        for number in 0..MESSAGES {
+            assert!(peer.read_message() == Frame::new(FIN | BINARY, payload(index, number)), "{index}, {number}");
+        }
+        expect_farewell(peer);
+    }
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+    assert_eq!(summary(&exit)[..2], [PEERS, PEERS * MESSAGES], "{exit}");
+}
+
+/// A handler would run on any thread, also on a worker with a descriptor table of its own.
+#[test]
+fn no_thread_runs_a_signal_handler() {
+    let server = Server::start(&[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("a running server");
+    let mask = |name: &str| {
+        let field = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+        u64::from_str_radix(field.trim(), 16).expect("a mask")
+    };
+    for signal in [Signal::TERM, Signal::INT] {
+        let bit = 1 << (signal.as_raw() - 1);
+        assert_eq!(mask("SigCgt:") & bit, 0, "{signal:?} has a handler");
+        assert_ne!(mask("SigBlk:") & bit, 0, "{signal:?} is not blocked");
+    }
+    server.stop();
+}
+
 /// A Close frame cannot interrupt a frame: the rest of it is awaited, and echoed.
 #[test]
 fn a_frame_that_is_under_way_is_finished() {

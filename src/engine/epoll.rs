@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::deadline::Clock;
-use super::fairness::{Modest, SHARE};
+use super::fairness::{LAST_RECEIVES, Modest, SHARE};
 use super::sockets::arrivals::Arrivals;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing, Step};
 use super::stopping::Stopping;
@@ -34,8 +34,6 @@ const BUFFER_MAX: usize = 256 << 10;
 /// How many of those that have had their share have another turn while others send little, between two looks at everybody
 /// else.
 const TURNS: usize = 1;
-/// Receives from a connection that is told to leave, of a share each.
-const LAST_RECEIVES: usize = 64;
 /// Steps that a connection can take per turn.
 const STEPS: usize = 8;
 /// Connections told to close, or checked for deadlines, per turn: bounds the time between two looks at the sockets.

@@ -9,6 +9,9 @@ pub(super) const SHARE: u32 = 64 << 10;
 /// before it is known.
 pub(super) const SMALL_SHARE: u32 = 16 << 10;
 
+/// Receives that a connection may still have when it is told to leave: its peer may be sending without a pause.
+pub(super) const LAST_RECEIVES: u8 = 64;
+
 /// Whether there are peers that send little, and so would mind to wait: the tick in which one was last received from.
 #[derive(Default)]
 pub(super) struct Modest {

@@ -11,6 +11,7 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
+use crate::engine::fairness::LAST_RECEIVES;
 use crate::engine::sockets::connections::{Outgoing, Step};
 
 /// Serves a connection to its end.
@@ -26,8 +27,10 @@ pub(super) struct Task {
     is_listening: bool,
     /// The last receive would not have fitted in a small buffer.
     wants_much: bool,
-    /// To say goodbye after the next receive.
+    /// To say goodbye once a receive has found little.
     is_leaving: bool,
+    /// Receives that it may still have until then.
+    last_receives: u8,
 }
 
 enum State {
@@ -60,6 +63,7 @@ impl Task {
             is_listening: false,
             wants_much: false,
             is_leaving: false,
+            last_receives: LAST_RECEIVES,
         }
     }
 
@@ -164,7 +168,10 @@ impl Task {
             _ => connections.broken(self.key),
         }
         if std::mem::take(&mut self.is_leaving) {
-            connections.say_goodbye(self.key);
+            self.last_receives -= 1;
+            if !self.wants_much || self.last_receives == 0 {
+                connections.say_goodbye(self.key);
+            }
         }
         outgoing
     }

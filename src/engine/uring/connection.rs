@@ -1,6 +1,7 @@
 //! One connection's entry in the worker's slab.
 
 use crate::engine::deadline::Ending;
+use crate::engine::fairness::LAST_RECEIVES;
 use crate::protocol::Session;
 
 use super::output::Queue;
@@ -83,9 +84,6 @@ pub(super) struct Connection {
     /// Receives that it may still have when it is leaving: its peer may be sending without a pause.
     pub(super) last_receives: u8,
 }
-
-/// Receives from a connection that is told to leave.
-const LAST_RECEIVES: u8 = 64;
 
 const _: () = assert!(size_of::<Connection>() <= 48, "an idle connection pays for every byte");
 // The slab stores `enum { Vacant(usize), Occupied(Connection) }`: it must fit beside a niche, without a tag of its own.

@@ -30,6 +30,9 @@ use super::connection::{Connection, Flags};
 use super::output::Chunks;
 use super::token::{GENERATION_MASK, Token};
 
+/// Behind what can be received there is an end to be found.
+const END: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
+
 /// An operation to submit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -200,27 +203,39 @@ impl Connections {
     /// Something has happened on a socket: a completion of its poll.
     #[inline]
     pub fn ready(&mut self, token: Token, result: i32, flags: u32) {
+        let key = token.key;
         let connection = self.entry(token);
         if !io_uring::cqueue::more(flags) {
+            // Cancelled; or, for want of room for completions, ended by the kernel: `settle` arms it again.
             connection.flags.clear(Flags::POLLED);
         }
-        if result & i32::from(libc::POLLOUT) != 0 && connection.flags.has(Flags::BLOCKED) {
-            if connection.flags.has(Flags::SENDING) {
-                self.retries.push(token.key);
-            } else {
-                connection.flags.clear(Flags::BLOCKED);
+        if result < 0 {
+            if result != -libc::ECANCELED {
+                self.broken(key);
+            }
+        } else {
+            // Errors and the end, too, are what a receive tells.
+            if result & !i32::from(libc::POLLOUT) != 0 {
+                connection.flags.set(Flags::READABLE);
+            }
+            if result & i32::from(libc::POLLOUT) != 0 && connection.flags.has(Flags::BLOCKED) {
+                self.unblock(key);
+            }
+            if result & END != 0 {
+                self.wait_for_end(key);
             }
         }
-        let connection = &mut self.entries[token.key as usize];
-        // Errors and the end, too, are what a receive tells.
-        if result & !i32::from(libc::POLLOUT) != 0 {
-            connection.flags.set(Flags::READABLE);
+        self.settle(key);
+    }
+
+    /// The socket takes bytes again.
+    fn unblock(&mut self, key: u32) {
+        let flags = &mut self.entries[key as usize].flags;
+        if flags.has(Flags::SENDING) {
+            self.retries.push(key);
+        } else {
+            flags.clear(Flags::BLOCKED);
         }
-        // Cancelled by ourselves; without an error it has ended because completions overflowed, and `settle` arms it again.
-        if result < 0 && result != -libc::ECANCELED {
-            self.broken(token.key);
-        }
-        self.settle(token.key);
     }
 
     /// The completion of a receive.

@@ -15,8 +15,8 @@ pub(super) const BUFFER_GROUP: u16 = 0;
 /// `MSG_DONTWAIT`: the kernel is done with the bytes when the enter that submits them has returned.
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
-/// The peer's end is something to be received, too; errors are told unasked.
-const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLOUT) as u32;
+/// Errors are told unasked.
+const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
 
 /// The submission for `op`, carrying `token`.
 #[inline]

@@ -23,16 +23,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 8] = [
-        Kind::Ready,
-        Kind::Receive,
-        Kind::Send,
-        Kind::Cancel,
-        Kind::Shutdown,
-        Kind::Close,
-        Kind::Accepted,
-        Kind::Wake,
-    ];
+    const ALL: [Kind; 8] =
+        [Kind::Ready, Kind::Receive, Kind::Send, Kind::Cancel, Kind::Shutdown, Kind::Close, Kind::Accepted, Kind::Wake];
 }
 
 /// Generations are counted in the 24 bits that key and kind leave.

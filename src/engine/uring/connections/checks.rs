@@ -33,7 +33,8 @@ impl Connections {
             let flags = connection.flags;
             assert!(connection.is_in_flight(), "a connection that no completion will move");
             if flags.has(Flags::READABLE) && connection.wants_input() {
-                let is_next = flags.has(Flags::RECEIVING) || (flags.has(Flags::QUEUED) && self.readable.holds(key as u32));
+                let is_next =
+                    flags.has(Flags::RECEIVING) || (flags.has(Flags::QUEUED) && self.readable.holds(key as u32));
                 assert!(is_next, "a connection that nobody will receive from");
             }
             let is_sending = flags.has(Flags::SENDING.or(Flags::BLOCKED).or(Flags::CLOSING));

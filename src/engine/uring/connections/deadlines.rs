@@ -52,7 +52,8 @@ impl Connections {
     fn ping(&mut self, key: u32) -> bool {
         let connection = &mut self.entries[key as usize];
         // Who has output waiting is not idle but slow, and would get the Ping late anyway.
-        if connection.flags.has(Flags::PINGED.or(Flags::CANCELLING).or(Flags::CLOSING)) || !connection.queue.is_empty() {
+        if connection.flags.has(Flags::PINGED.or(Flags::CANCELLING).or(Flags::CLOSING)) || !connection.queue.is_empty()
+        {
             return false;
         }
         let Some(frame) = connection.session.ping() else { return false };

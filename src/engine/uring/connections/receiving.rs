@@ -3,6 +3,8 @@
 //! Whoever has something to be received waits in a queue, and each turn receives from as many as its bytes are thought
 //! to suffice for: so the buffers are not used up, stay in cache, and whoever comes later does not wait for long.
 //!
+//! Thousands of peers may end in one moment. Who has ended waits behind those who have sent something.
+//!
 //! A few peers that send without a pause would take all of each turn for themselves. So whoever has brought a lot at once
 //! is *greedy* until a receive finds less: greedy connections wait in a queue of their own, behind everybody else, and
 //! while others are served, their turns are short.
@@ -22,6 +24,8 @@ const RECEIVES_MAX: usize = 128;
 /// Bytes that the receives of a turn are to bring: they stay in the second-level cache until they are sent, and so does
 /// what the next turn receives meanwhile.
 const TURN: u32 = 256 << 10;
+/// Ended connections that a turn sees to while others are served.
+const ENDS: usize = 16;
 /// What all greedy connections together may receive in a turn while others are served: the rest have to wait for theirs.
 const SHARES: u32 = SHARE;
 
@@ -30,6 +34,7 @@ const SHARES: u32 = SHARE;
 /// A key may be another connection's by now: then it is served early, or has nothing and is skipped.
 pub(super) struct Readable {
     modest: VecDeque<u32>,
+    ended: VecDeque<u32>,
     greedy: VecDeque<u32>,
     /// What a receive has brought of late, from modest and from greedy connections.
     usual: [Usual; 2],
@@ -61,6 +66,7 @@ impl Readable {
     pub(super) fn new(shape: PoolShape) -> Self {
         Self {
             modest: VecDeque::new(),
+            ended: VecDeque::new(),
             greedy: VecDeque::new(),
             usual: [Usual::default(); 2],
             modest_seen: Modest::default(),
@@ -71,12 +77,12 @@ impl Readable {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.modest.is_empty() && self.greedy.is_empty()
+        self.modest.is_empty() && self.ended.is_empty() && self.greedy.is_empty()
     }
 
     #[cfg(test)]
     pub(super) fn holds(&self, key: u32) -> bool {
-        self.modest.contains(&key) || self.greedy.contains(&key)
+        [&self.modest, &self.ended, &self.greedy].iter().any(|queue| queue.contains(&key))
     }
 
     pub(super) fn submitted(&self) -> usize {
@@ -96,6 +102,16 @@ impl Connections {
         flags.set(Flags::QUEUED);
         let Readable { modest, greedy, .. } = &mut self.readable;
         if flags.has(Flags::GREEDY) { greedy.push_back(key) } else { modest.push_back(key) }
+    }
+
+    /// The same for one whose peer has sent its last.
+    #[cold]
+    pub(super) fn wait_for_end(&mut self, key: u32) {
+        let connection = &mut self.entries[key as usize];
+        if connection.wants_input() && !connection.flags.has(Flags::RECEIVING.or(Flags::QUEUED)) {
+            connection.flags.set(Flags::QUEUED);
+            self.readable.ended.push_back(key);
+        }
     }
 
     /// Judges a connection by what a receive has brought.
@@ -135,6 +151,8 @@ impl Connections {
         let modest_turns = modest.count_in(TURN).min(room);
         let served = self.receive_from(modest_turns, at_most, |readable| readable.modest.pop_front());
         room = if served == 0 { self.pool.room_for(greedy.0) } else { room - served };
+        let ends = if share.is_some() { ENDS } else { RECEIVES_MAX };
+        room -= self.receive_from(ends.min(room), at_most, |readable| readable.ended.pop_front());
         let greedy_turns = share.map_or(greedy.count_in(TURN), |share| (SHARES / share) as usize);
         self.receive_from(greedy_turns.min(room), at_most, |readable| readable.greedy.pop_front());
     }

@@ -141,7 +141,7 @@ impl From<Protocol> for protocol::Protocol {
 pub enum EngineChoice {
     /// The native one if the kernel lets us, else epoll.
     Auto,
-    /// Native: `io_uring` with direct descriptors, multishot receives and provided buffers.
+    /// Native: `io_uring` with direct descriptors, multishot polls and provided buffers.
     Uring,
     /// The tokio-uring runtime.
     TokioUring,

@@ -5,9 +5,10 @@
 //!   would cost the same (docs/ENGINES.md has the figures), and an `epoll_ctl` whenever a peer does not read.
 //! - **One buffer per worker.** What a receive brought is transformed in place and sent from there before anything else
 //!   is received. Only what the socket buffer does not take is copied, to memory of the connection's own.
-//! - **A bounded turn.** A connection with more to do than its share goes on in the next turn, behind the others.
+//! - **A bounded turn.** A connection with more to do than its share goes on in the next turn, behind the others, and so
+//!   does one that has ended: thousands may end in one moment.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -31,8 +32,7 @@ use crate::worker::{Control, Limits, Plan};
 const EVENTS: usize = 256;
 /// The receive buffer, if the worker may have that much memory. It should stay in the second-level cache.
 const BUFFER_MAX: usize = 256 << 10;
-/// How many of those that have had their share have another turn while others send little, between two looks at everybody
-/// else.
+/// How many of those that wait for their turn have it while others send little, between two looks at everybody else.
 const TURNS: usize = 1;
 /// Steps that a connection can take per turn.
 const STEPS: usize = 8;
@@ -73,10 +73,9 @@ struct Worker<'a> {
     events: Vec<Event>,
     connections: Connections,
     buffer: Vec<u8>,
-    /// Connections that have had their share and may want more: they take turns, and have no events meanwhile.
+    /// Connections that have had their share and may want more, or have ended: they take turns, and have no events
+    /// meanwhile. A key may be another connection's by now, which then is served early, or not at all.
     unfinished: VecDeque<u32>,
-    /// The same ones, to be found.
-    is_unfinished: HashSet<u32>,
     modest: Modest,
     now: u32,
     /// `None`: nobody will come any more.
@@ -114,7 +113,6 @@ impl<'a> Worker<'a> {
             connections: Connections::new(plan, timeouts, receive),
             buffer: vec![0; HEADROOM + receive],
             unfinished: VecDeque::new(),
-            is_unfinished: HashSet::new(),
             modest: Modest::default(),
             now: 0,
             arrivals: Some(arrivals),
@@ -193,18 +191,30 @@ impl<'a> Worker<'a> {
             self.connections.writable(key);
         }
         // Whose turn is to come is served then, until nothing is left.
-        if self.is_unfinished.is_empty() || !self.is_unfinished.contains(&key) {
-            self.serve(key, flags.intersects(END));
+        if self.connections.is_queued(key) {
+            return;
+        }
+        if flags.intersects(END) {
+            self.wait_for_turn(key);
+        } else {
+            self.serve(key, false);
         }
     }
 
-    /// Lets connections that have had their share go on: some of them while others send little, otherwise all.
+    fn wait_for_turn(&mut self, key: u32) {
+        if !self.connections.set_queued(key, true) {
+            self.unfinished.push_back(key);
+        }
+    }
+
+    /// Lets connections that wait for their turn go on: some of them while others send little, otherwise all.
     fn serve_unfinished(&mut self) {
         let turns = if self.modest.is_there(self.now) { TURNS } else { usize::MAX };
         for _ in 0..self.unfinished.len().min(turns) {
             let Some(key) = self.unfinished.pop_front() else { return };
-            self.is_unfinished.remove(&key);
-            self.serve(key, true);
+            if self.connections.contains(key) && self.connections.set_queued(key, false) {
+                self.serve(key, true);
+            }
         }
     }
 
@@ -247,9 +257,7 @@ impl<'a> Worker<'a> {
                 Outcome::TakeTurns => break,
             }
         }
-        if self.is_unfinished.insert(key) {
-            self.unfinished.push_back(key);
-        }
+        self.wait_for_turn(key);
     }
 
     /// What has arrived before a connection is told to leave, within bounds: the peer may be sending without a pause.
@@ -286,7 +294,7 @@ impl<'a> Worker<'a> {
             return Outcome::TakeTurns;
         }
         // A small piece of a large message is no small message.
-        if !(was_within_frame || self.connections.is_within_frame(key) || self.is_unfinished.contains(&key)) {
+        if !(was_within_frame || self.connections.is_within_frame(key)) {
             self.modest.see(self.now);
         }
         // A receive that fills the buffer may have left something behind; one that does not has emptied the socket.

@@ -28,6 +28,8 @@ pub(super) struct Connection {
     pub(super) is_pinged: bool,
     /// The sweep has a deadline to look after.
     pub(super) is_timed: bool,
+    /// It waits for its turn, behind others.
+    pub(super) is_queued: bool,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 48, "an idle connection pays for every byte");
@@ -48,6 +50,7 @@ impl Connection {
             is_shut: false,
             is_pinged: false,
             is_timed: false,
+            is_queued: false,
         }
     }
 }

@@ -188,6 +188,17 @@ impl Connections {
         self.entries[key as usize].session.is_within_frame()
     }
 
+    /// Whether a connection waits for its turn.
+    #[inline]
+    pub fn is_queued(&self, key: u32) -> bool {
+        self.entries[key as usize].is_queued
+    }
+
+    /// Notes whether a connection waits for its turn. Returns whether it did.
+    pub fn set_queued(&mut self, key: u32, is_queued: bool) -> bool {
+        std::mem::replace(&mut self.entries[key as usize].is_queued, is_queued)
+    }
+
     /// Connections whose step has changed although nothing has happened on their sockets.
     pub fn take_called(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.called)

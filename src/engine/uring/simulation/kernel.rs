@@ -155,6 +155,7 @@ impl Kernel {
         let peer = self.peer_of(token, slot);
         assert!(peer.poll.replace(token).is_none(), "two polls on one socket");
         let readiness = peer.readiness();
+        peer.is_known_empty = false;
         peer.has_arrival = readiness & i32::from(libc::POLLIN) != 0;
         peer.has_room = readiness & i32::from(libc::POLLOUT) != 0;
     }
@@ -175,6 +176,7 @@ impl Kernel {
                 Some((len, flags)) => {
                     peer.inbox.drain(..len);
                     let has_more = !peer.inbox.is_empty() || peer.has_finished;
+                    peer.is_known_empty = !has_more;
                     (len as i32, if has_more { flags | CQE_SOCK_NONEMPTY } else { flags })
                 }
                 None => (-libc::ENOBUFS, 0),
@@ -183,6 +185,9 @@ impl Kernel {
             peer.fin_delivered = true;
             (0, 0)
         } else {
+            // Who is asked to leave is received from without an event.
+            assert!(!peer.is_known_empty || peer.server_acts, "a receive from a socket that is known to be empty");
+            peer.is_known_empty = true;
             (-libc::EAGAIN, 0)
         };
         self.complete(token, result, flags);
@@ -271,6 +276,7 @@ impl Kernel {
     fn end_multishot(&mut self, slot: u32) {
         let Some(peer) = self.peers.get_mut(&slot) else { return };
         let readiness = peer.readiness();
+        peer.is_known_empty = false;
         if let Some(token) = peer.poll.take() {
             self.complete(token, readiness, 0);
         }
@@ -293,6 +299,7 @@ impl Kernel {
                 false => arrival | room | if is_stale { 0 } else { peer.readiness() },
             };
             peer.has_arrival = false;
+            peer.is_known_empty = false;
             peer.has_room &= events & i32::from(libc::POLLOUT) == 0;
             self.completions.push(Completion { token, result: events, flags: CQE_MORE });
         }

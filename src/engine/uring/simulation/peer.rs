@@ -26,6 +26,8 @@ pub(super) struct Peer {
     pub(super) has_arrival: bool,
     /// The socket takes bytes again, and the poll has not told.
     pub(super) has_room: bool,
+    /// A receive has told that nothing is left, and no event has come since.
+    pub(super) is_known_empty: bool,
     /// A send has found the socket's buffer full; when there is room again, that is an event.
     pub(super) lacks_room: bool,
     pub(super) shutdown: Option<Token>,
@@ -38,7 +40,7 @@ pub(super) struct Peer {
     expected: Vec<u8>,
     echoed: Vec<u8>,
     /// The server closes, pings and loses patience by itself: what it sends is not only echo, and not all of it.
-    server_acts: bool,
+    pub(super) server_acts: bool,
 }
 
 impl Peer {
@@ -58,6 +60,7 @@ impl Peer {
             poll: None,
             has_arrival: false,
             has_room: false,
+            is_known_empty: false,
             lacks_room: false,
             shutdown: None,
             was_shut: false,

@@ -1,6 +1,5 @@
 //! How long a connection may take for what it is doing: the rules, without a clock.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::protocol::Phase;
@@ -111,24 +110,31 @@ impl Clock {
     }
 }
 
+/// Deadlines that may be met in a turn: thousands who have come together end together, and each end is work that
+/// everybody else waits for.
+const MET_MAX: usize = 128;
+
 /// Where a sweep over a worker's connections goes on.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Sweep {
     next: usize,
 }
 
 impl Sweep {
-    /// The next `at_most` of `keys_used` keys; behind the last it begins anew.
-    pub fn slice(&mut self, keys_used: usize, at_most: usize) -> Range<usize> {
+    /// Looks at the next `at_most` of `keys_used` keys; behind the last it begins anew. `check` says whether a deadline
+    /// was met. Returns whether that is all for this tick; if not, too many were met, and the next turn is to go on.
+    pub fn go_on(&mut self, keys_used: usize, at_most: usize, mut check: impl FnMut(usize) -> bool) -> bool {
         let end = keys_used.min(self.next + at_most);
-        let slice = self.next..end;
+        let mut met = 0;
+        for key in self.next..end {
+            if met == MET_MAX {
+                self.next = key;
+                return false;
+            }
+            met += usize::from(check(key));
+        }
         self.next = if end >= keys_used { 0 } else { end };
-        slice
-    }
-
-    /// The last slice was not looked at from this key on.
-    pub fn go_back_to(&mut self, key: usize) {
-        self.next = key;
+        true
     }
 }
 
@@ -156,6 +162,32 @@ mod tests {
         for (ending, phase, elapsed, due) in cases {
             assert_eq!(TIMEOUTS.due(ending, phase, elapsed), due, "{ending:?} {phase:?} {elapsed}");
         }
+    }
+
+    #[test]
+    fn a_sweep_looks_at_everybody_in_slices_and_meets_only_so_many_at_once() {
+        let mut sweep = Sweep::default();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            assert!(sweep.go_on(5, 2, |key| {
+                seen.push(key);
+                false
+            }));
+        }
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+
+        let mut met = Vec::new();
+        let mut is_done = false;
+        for turn in 0..3 {
+            assert!(!is_done, "in turn {turn}");
+            is_done = sweep.go_on(300, 1000, |key| {
+                met.push(key);
+                true
+            });
+            assert_eq!(met.len(), 300.min((turn + 1) * MET_MAX));
+        }
+        assert!(is_done);
+        assert!(met.into_iter().eq(0..300));
     }
 
     #[test]

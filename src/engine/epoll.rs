@@ -85,6 +85,8 @@ struct Worker<'a> {
     limits: Limits,
     stopping: Stopping,
     swept_at: u32,
+    /// The last sweep has come to its end.
+    is_swept: bool,
 }
 
 /// What a call on a socket came to.
@@ -121,13 +123,14 @@ impl<'a> Worker<'a> {
             limits: plan.limits,
             stopping: Stopping::No,
             swept_at: 0,
+            is_swept: true,
         })
     }
 
     /// One turn: wait, serve whoever has an event, look at the time. Returns whether there is a next turn.
     fn turn(&mut self) -> io::Result<bool> {
         let mut events = std::mem::take(&mut self.events);
-        self.wait(&mut events, !self.unfinished.is_empty())?;
+        self.wait(&mut events, !self.unfinished.is_empty() || !self.is_swept)?;
         let now = self.clock.now();
         self.now = now;
         self.connections.set_now(now);
@@ -154,9 +157,9 @@ impl<'a> Worker<'a> {
         Ok(goes_on)
     }
 
-    fn wait(&self, events: &mut Vec<Event>, has_unfinished: bool) -> io::Result<()> {
+    fn wait(&self, events: &mut Vec<Event>, is_urgent: bool) -> io::Result<()> {
         let patience = self.stopping.patience(self.clock.tick(), self.connections.needs_sweep());
-        let timeout = if has_unfinished { Some(Duration::ZERO) } else { patience };
+        let timeout = if is_urgent { Some(Duration::ZERO) } else { patience };
         let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -332,9 +335,10 @@ impl<'a> Worker<'a> {
     }
 
     fn sweep(&mut self, now: u32) {
-        if now != self.swept_at && self.connections.needs_sweep() {
+        let is_due = now != self.swept_at && self.connections.needs_sweep();
+        self.is_swept = !is_due || self.connections.sweep(SLICE.max(self.connections.len() / 4));
+        if self.is_swept {
             self.swept_at = now;
-            self.connections.sweep(SLICE.max(self.connections.len() / 4));
         }
     }
 }

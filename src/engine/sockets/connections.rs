@@ -388,27 +388,34 @@ impl Connections {
         self.close(key, CloseCode::Away, "server is stopping");
     }
 
-    /// Looks at the deadlines of a slice of the connections.
-    pub fn sweep(&mut self, at_most: usize) {
-        for key in self.sweep.slice(self.keys_used, at_most) {
-            if self.entries.contains(key) {
-                self.check_deadline(key as u32);
-            }
-        }
+    /// Looks at the deadlines of a slice of the connections. Returns whether it has come to the slice's end; if not, it
+    /// is to be called again in the next turn.
+    pub fn sweep(&mut self, at_most: usize) -> bool {
+        let (mut sweep, keys_used) = (self.sweep, self.keys_used);
+        let check = |key| self.entries.contains(key) && self.check_deadline(key as u32);
+        let is_done = sweep.go_on(keys_used, at_most, check);
+        self.sweep = sweep;
+        is_done
     }
 
-    fn check_deadline(&mut self, key: u32) {
+    /// Whether it was met.
+    fn check_deadline(&mut self, key: u32) -> bool {
         let connection = &self.entries[key as usize];
         let elapsed = self.now - connection.since;
         match self.timeouts.due(connection.ending, connection.session.phase(), elapsed) {
-            Due::Nothing => return,
-            Due::Ping => self.ping(key),
+            Due::Nothing => return false,
+            Due::Ping => {
+                if !self.ping(key) {
+                    return false;
+                }
+            }
             // No Close can be sent inside a frame, and this peer will not finish it.
             Due::Close if !connection.session.at_frame_boundary() => self.end(key, Ending::Abort),
             Due::Close => self.close(key, CloseCode::Away, "idle"),
             Due::Abort => self.end(key, Ending::Abort),
         }
         self.called.push(key);
+        true
     }
 
     /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
@@ -433,16 +440,17 @@ impl Connections {
         } // Otherwise a frame is being echoed: the session sends the Close behind it.
     }
 
-    fn ping(&mut self, key: u32) {
+    /// Whether one was due, and not sent before.
+    fn ping(&mut self, key: u32) -> bool {
         let connection = &mut self.entries[key as usize];
         // Who has output waiting is not idle but slow, and would get the Ping late anyway.
         if connection.is_pinged || connection.backlog.is_some() {
-            return;
+            return false;
         }
-        if let Some(frame) = connection.session.ping() {
-            connection.is_pinged = true;
-            self.queue(key, &frame);
-        }
+        let Some(frame) = connection.session.ping() else { return false };
+        connection.is_pinged = true;
+        self.queue(key, &frame);
+        true
     }
 
     /// Begins the way out, unless the connection is further on it already.

@@ -177,6 +177,8 @@ pub(super) struct Keeper {
     tick: Option<Operation<Box<Timespec>>>,
     stopping: Stopping,
     swept_at: u32,
+    /// The last sweep has come to its end.
+    is_swept: bool,
 }
 
 impl Keeper {
@@ -189,6 +191,7 @@ impl Keeper {
             tick: None,
             stopping: Stopping::No,
             swept_at: 0,
+            is_swept: true,
         }
     }
 
@@ -202,6 +205,7 @@ impl Keeper {
         let needs_tick = self.worker.connections().needs_sweep();
         match self.stopping.patience(self.worker.clock.tick(), needs_tick) {
             Some(Duration::ZERO) => yield_now().await,
+            _ if !self.is_swept => yield_now().await,
             patience => {
                 if self.tick.is_none() {
                     self.tick = patience.map(operations::timeout);
@@ -257,10 +261,11 @@ impl Keeper {
     fn look_at_time(&mut self) -> bool {
         let now = self.worker.clock.now();
         let mut connections = self.worker.connections_now();
-        if now != self.swept_at && connections.needs_sweep() {
+        let at_most = SLICE.max(connections.len() / 4);
+        let is_due = now != self.swept_at && connections.needs_sweep();
+        self.is_swept = !is_due || connections.sweep(at_most);
+        if self.is_swept {
             self.swept_at = now;
-            let at_most = SLICE.max(connections.len() / 4);
-            connections.sweep(at_most);
         }
         let is_empty = connections.is_empty() && self.arrivals.is_none();
         self.stopping.goes_on(is_empty, |from| connections.ask_some_to_leave(from, SLICE))

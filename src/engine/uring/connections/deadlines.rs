@@ -6,26 +6,16 @@ use crate::protocol::CloseCode;
 use super::super::connection::Flags;
 use super::Connections;
 
-/// Deadlines that may be met in a turn: thousands who have come together end together, and each end is work that
-/// everybody else waits for.
-const MET_MAX: usize = 128;
-
 impl Connections {
     /// Looks at the deadlines of a slice of the connections. Returns whether it has come to the slice's end; if not, it
     /// is to be called again in the next turn.
     pub fn sweep(&mut self, at_most: usize) -> bool {
-        let mut met = 0;
-        for key in self.sweep.slice(self.keys_used, at_most) {
-            if met == MET_MAX {
-                self.sweep.go_back_to(key);
-                self.urgent = true;
-                return false;
-            }
-            if self.entries.contains(key) {
-                met += usize::from(self.check_deadline(key as u32));
-            }
-        }
-        true
+        let (mut sweep, keys_used) = (self.sweep, self.keys_used);
+        let check = |key| self.entries.contains(key) && self.check_deadline(key as u32);
+        let is_done = sweep.go_on(keys_used, at_most, check);
+        self.sweep = sweep;
+        self.urgent |= !is_done;
+        is_done
     }
 
     /// Whether it was met.

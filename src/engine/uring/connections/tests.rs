@@ -13,8 +13,8 @@ fn with_input(data: &[u8]) -> Connections {
     let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
     let mut connections = Connections::new(1, pool, backlog, settings, Timeouts::default());
     connections.accepted(0);
-    let (poll, _) = connections.take_ops().next().expect("a poll");
-    connections.ready(poll, libc::POLLIN.into(), 2);
+    let (readiness, _) = connections.take_ops().next().expect("a poll");
+    connections.ready(readiness, libc::POLLIN.into(), 2);
     connections.end_turn();
     let (receive, _) = connections.take_ops().next().expect("a receive");
     let (len, flags) = Consumer::default().receive(connections.pool_mut(), data).expect("a buffer");

@@ -294,10 +294,8 @@ impl Kernel {
             let woken = |flag: bool, event: i16| i32::from(event) * i32::from(flag);
             let arrival = woken(peer.has_arrival, libc::POLLIN);
             let room = woken(peer.has_room, libc::POLLOUT);
-            let events = match is_alone && arrival != 0 && room != 0 {
-                true => arrival,
-                false => arrival | room | if is_stale { 0 } else { peer.readiness() },
-            };
+            let found = if is_stale { 0 } else { peer.readiness() };
+            let events = if is_alone && arrival != 0 { arrival } else { arrival | room | found };
             peer.has_arrival = false;
             peer.is_known_empty = false;
             peer.has_room &= events & i32::from(libc::POLLOUT) == 0;

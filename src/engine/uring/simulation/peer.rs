@@ -108,7 +108,7 @@ impl Peer {
     pub(super) fn readiness(&self) -> i32 {
         let input = !self.inbox.is_empty() || self.has_finished || self.has_reset;
         let room = self.in_socket < self.socket_size || self.has_reset;
-        i32::from(libc::POLLIN) * i32::from(input) | i32::from(libc::POLLOUT) * i32::from(room)
+        (i32::from(libc::POLLIN) * i32::from(input)) | (i32::from(libc::POLLOUT) * i32::from(room))
     }
 
     /// The server's socket takes these bytes. Every byte is echoed once and in order.

@@ -135,6 +135,11 @@ impl Server {
         self.process.signal(signal);
     }
 
+    /// Whether the process has ended, or has closed its output.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.process.stdout.await_end(Duration::ZERO)
+    }
+
     /// Waits until the process ends of its own accord.
     pub(crate) fn wait(mut self) -> Exit {
         self.process.wait()

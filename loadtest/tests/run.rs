@@ -57,6 +57,7 @@ fn without_a_url_it_brings_its_own_server() {
         let outcome = run_any(&[&["-c", "50", "--active", "10"], protocol].concat());
         assert_eq!(outcome.code, Some(0), "{}", outcome.output);
         assert_eq!(outcome.number("/connections/opened"), 50);
+        assert!(!outcome.output.contains("all connections are taken"), "it has more room: {}", outcome.output);
         assert!(outcome.json["measured"]["server_cpu"].is_object(), "{}", outcome.output);
         assert!(outcome.json["memory"]["idle"]["server"]["rss_bytes"].is_u64());
     }

@@ -3,7 +3,7 @@
 mod attacks;
 mod common;
 
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -309,6 +309,19 @@ fn a_restart_after_a_kill() {
         let echo = peer.read_to_end().unwrap_or_default();
         assert!(echo.is_empty() || echo == b"\x82\x09under way", "{echo:02x?}");
     }
+}
+
+/// What a killed server's port is like while the kernel has not closed its rings yet. On an address of this test's own, no
+/// connection of another takes the port in between.
+#[test]
+fn a_port_that_is_given_back_late() {
+    let holder = TcpListener::bind("127.0.0.2:0").expect("a free port");
+    let address = holder.local_addr().expect("bound").to_string();
+    let command = common::server::command(&["serve", "--listen", &address]);
+    let server = Server::launch_waiting(command, &format!("{address} is in use"), || drop(holder));
+    assert_eq!(server.address().to_string(), address);
+    server.open().expect_echo(TEXT, "served");
+    assert_eq!(server.stop().stderr.matches("is in use").count(), 1, "one line is enough");
 }
 
 #[test]

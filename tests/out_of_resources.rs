@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::MIB;
-use common::frames::TEXT;
+use common::frames::{BINARY, FIN, TEXT, frame};
 use common::peer::{Peer, UPGRADE};
 use common::server::{Exit, Server, command, engine, limit_descriptors, run_to_end};
 use rustix::process::{Pid, Resource, Rlimit, prlimit, setrlimit};
@@ -135,36 +136,72 @@ fn a_full_table_is_reported() {
     assert_eq!(exit.stderr.matches("all connections are taken").count(), 1, "{exit}");
 }
 
-/// Peers that do not read may take what `--backlog-total` says, and a limit on memory that leaves room for it is never
-/// reached.
-#[test]
-fn memory_that_is_limited_and_the_backlog_that_fits() {
-    const TOTAL: u64 = 32 * MIB as u64;
-    const PEERS: u64 = 60;
-    // Address space is more than memory: the allocator reserves in advance.
-    let mut command = serve(&["--workers", "2", "--max-connections", "200", "--backlog-total", "32MiB"]);
-    limit(&mut command, Resource::As, 4096 * MIB as u64);
-    let server = Server::launch(command);
-    let before = server.resident_bytes();
-    let mut deaf: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
-    let flood = common::frames::frame(common::frames::FIN | common::frames::BINARY, &vec![7; MIB]);
-    for peer in &mut deaf {
+/// The address space of a server whose peers do not read: what it needs for the backlog below, with room for what the
+/// allocator adds.
+const ADDRESS_SPACE: u64 = 256 * MIB as u64;
+const DEAF: u64 = 60;
+
+/// Peers that send without a pause and read nothing, until `is_enough`, which is told whether any of them could still send.
+fn flood(server: &Server, is_enough: impl Fn(bool) -> bool) -> Vec<Peer> {
+    let message = frame(FIN | BINARY, &vec![7; MIB]);
+    let deaf: Vec<Peer> = (0..DEAF).map(|_| server.open()).collect();
+    for peer in &deaf {
         peer.socket().set_nonblocking(true).expect("a TCP socket");
     }
-    // Until nobody takes anything any more: the server has stopped reading all of them.
-    common::eventually("nothing more is taken", || {
-        let mut has_sent = false;
-        for peer in &mut deaf {
-            has_sent |= std::io::Write::write(&mut peer.socket(), &flood).is_ok();
-        }
-        !has_sent
+    common::eventually("so much has been sent", || {
+        // All of them: each has its own room to fill.
+        let taken = deaf.iter().filter(|peer| peer.socket().write(&message).is_ok()).count();
+        is_enough(taken > 0)
     });
-    server.open().expect_echo(TEXT, "a newcomer");
-    let grown = server.resident_bytes().saturating_sub(before);
-    // What the first message of each has brought before it was known not to read may come on top.
-    let at_most = TOTAL + PEERS * MIB as u64;
-    assert!(grown < at_most, "{grown} bytes for a backlog of {TOTAL} at most");
-    drop(deaf);
-    server.open().expect_echo(TEXT, "when they are gone");
+    deaf
+}
+
+/// With as much memory as `--backlog-total` needs: peers that do not read fill it, others come until the table is full and
+/// beyond, and nobody who is connected is harmed. When they are gone the server serves anew, and it can happen again.
+#[test]
+fn memory_is_short_and_comes_back() {
+    const TOTAL: u64 = 32 * MIB as u64;
+    let capacity = (20 + DEAF + 20).to_string();
+    let mut command = serve(&["--workers", "2", "--max-connections", &capacity, "--backlog-total", "32MiB"]);
+    limit(&mut command, Resource::As, ADDRESS_SPACE);
+    let server = Server::launch(command);
+    let before = server.resident_bytes();
+    let mut inside: Vec<Peer> = (0..20).map(|_| server.open()).collect();
+    for _ in 0..2 {
+        let grown = || server.resident_bytes().saturating_sub(before);
+        let deaf = flood(&server, |goes_on| !goes_on && grown() > TOTAL / 2);
+        let mut coming: Vec<Peer> = (0..20).map(|_| server.open()).collect();
+        server.await_stderr("all connections are taken");
+        let mut waiting: Vec<Peer> = (0..20).map(|_| server.connect()).collect();
+        for peer in &mut waiting {
+            peer.send(UPGRADE);
+        }
+        for peer in inside.iter_mut().chain(&mut coming) {
+            peer.expect_echo(TEXT, "unharmed");
+        }
+        assert!(waiting.iter().all(Peer::is_silent), "served without room");
+        // What the first message of each has brought before it was known not to read may come on top.
+        let at_most = TOTAL + DEAF * MIB as u64;
+        assert!(grown() < at_most, "{} bytes for a backlog of {TOTAL} at most", grown());
+
+        drop(deaf);
+        for peer in &mut waiting {
+            peer.expect_upgrade();
+            peer.expect_echo(TEXT, "when they are gone");
+        }
+    }
+    drop(inside);
     server.stop();
+}
+
+/// With less memory than `--backlog-total` may take: no half-working state, but an end with a word.
+#[test]
+fn memory_that_does_not_suffice() {
+    let mut command = serve(&["--workers", "2", "--backlog-total", "1GiB"]);
+    limit(&mut command, Resource::As, ADDRESS_SPACE);
+    let server = Server::launch(command);
+    flood(&server, |_| server.has_ended());
+    let exit = server.wait();
+    assert_eq!(exit.code, None, "it ends with SIGABRT\n{exit}");
+    assert!(exit.stderr.contains("memory allocation of"), "{exit}");
 }

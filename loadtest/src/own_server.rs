@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use ringecho::engine::Engine;
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
@@ -47,18 +48,18 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts a server for up to `max_connections` connections on a free loopback port; returns when it listens.
+    /// Starts a server with room for `connections` on a free loopback port; returns when it listens.
     ///
     /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
     pub fn start(
         protocol: Protocol,
-        max_connections: u32,
+        connections: u32,
         more_args: &[String],
         cpus: Option<&[usize]>,
     ) -> Result<Self, OwnServerError> {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("ringecho").args([SERVE, "--listen", "127.0.0.1:0", "--max-connections"]);
-        command.arg(max_connections.to_string());
+        command.arg(capacity(connections, ringecho::sys::descriptor_limit()).to_string());
         if protocol == Protocol::Tcp {
             command.args(["--protocol", "tcp"]);
         }
@@ -130,6 +131,17 @@ impl Drop for OwnServer {
     }
 }
 
+/// How many connections the server is to have room for: some more than it needs, so that it does not say that it is full,
+/// and so that a connection can be opened again before the server has looked at the end of the one before. But only so
+/// many more as fit into the tables of the workers that it needs anyway.
+fn capacity(connections: u32, descriptor_limit: u64) -> u64 {
+    let wanted = u64::from(connections);
+    let holds = |engine: Engine| engine.table(descriptor_limit).0;
+    let per_worker = holds(Engine::Uring).min(holds(Engine::Epoll)).max(1);
+    let room = wanted.next_multiple_of(per_worker) - wanted;
+    wanted + (wanted / 32 + 16).min(room)
+}
+
 /// Runs this process as the server: `args` are the program's name, `serve` and the server's options.
 pub fn serve(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ringecho::cli::main_with(args)
@@ -169,6 +181,16 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_some_room_but_no_worker_more_for_it() {
+        assert_eq!(capacity(1, 20_000), 17);
+        assert_eq!(capacity(10_000, 20_000), 10_000 + 312 + 16);
+        assert_eq!(capacity(19_980, 20_000), 19_984);
+        assert_eq!(capacity(2 * 19_984, 20_000), 2 * 19_984);
+        assert_eq!(capacity(1_000_000, u64::MAX), 1_000_000 + 31_250 + 16);
+        assert_eq!(capacity(100, 0), 100);
+    }
 
     #[test]
     fn the_address_is_read_from_the_start_up_line() {

@@ -1,17 +1,15 @@
 //! The files and exit codes of `ringload run` and `ringload report`.
 
+mod runner;
 mod server;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use runner::{ringload, run_to_end};
 use serde_json::Value;
 use server::{Behaviour, start};
-
-fn ringload(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ringload")).args(args).output().expect("ringload starts")
-}
 
 /// A directory of its own for each test; it is gone when this is dropped.
 struct Files(PathBuf);
@@ -196,12 +194,12 @@ fn a_browser_shows_the_page_without_complaint() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let profile = format!("--user-data-dir={}", files.path("profile"));
     let url = format!("file://{html}");
-    let output = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
-        .args(["--disable-background-networking", "--disable-component-update"])
-        .args(["--enable-logging=stderr", "--dump-dom", &profile, &url])
-        .output()
-        .expect("the browser starts");
+    let output = run_to_end(
+        Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
+            .args(["--disable-background-networking", "--disable-component-update"])
+            .args(["--enable-logging=stderr", "--dump-dom", &profile, &url]),
+    );
     let (dom, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(dom.contains("Open connections"), "{dom}\n{log}");
     let complaints: Vec<_> = log.lines().filter(|line| line.contains("CONSOLE")).collect();

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use runner::{Outcome, run_any};
+use runner::{Outcome, PATIENCE, run_any};
 use tungstenite::Message;
 
 /// What a server sends behind its upgrade, how that is called, and the code of the Close that answers it.
@@ -44,6 +44,15 @@ fn send_and_listen(stream: impl Read + Write, bytes: &[u8], codes: &Sender<Optio
     Ok(codes.send(code)?)
 }
 
+/// The codes that the four connections' Closes had.
+fn four_of(codes: &Receiver<Option<u16>>) -> Vec<Option<u16>> {
+    let next = |number| {
+        let code = codes.recv_timeout(PATIENCE);
+        code.unwrap_or_else(|error| panic!("only {number} of 4 connections have ended: {error} after {PATIENCE:?}"))
+    };
+    (0..4).map(next).collect()
+}
+
 /// Runs four connections against a server that does that.
 fn run_against(bytes: &'static [u8]) -> (Outcome, Receiver<Option<u16>>) {
     let (sender, codes) = mpsc::channel();
@@ -71,7 +80,7 @@ fn each_breach_is_counted_and_answered_with_its_code() {
     for (bytes, what, code) in BREACHES {
         let (outcome, codes) = run_against(bytes);
         assert_broken(&outcome, what);
-        assert_eq!(codes.iter().take(4).collect::<Vec<_>>(), [Some(code); 4], "{bytes:x?}");
+        assert_eq!(four_of(&codes), [Some(code); 4], "{bytes:x?}");
     }
 }
 
@@ -82,7 +91,7 @@ fn through_tls_it_is_the_same() {
         let (address, _) = server::start_tls_with(move |stream| send_and_listen(stream, bytes, &sender));
         let outcome = run_any(&[&format!("wss://{address}/"), "--insecure"]);
         assert_broken(&outcome, what);
-        assert_eq!(codes.iter().take(4).collect::<Vec<_>>(), [Some(code); 4], "{bytes:x?}");
+        assert_eq!(four_of(&codes), [Some(code); 4], "{bytes:x?}");
     }
 }
 
@@ -91,6 +100,6 @@ fn a_close_is_answered_with_its_own_code() {
     for (bytes, code) in [(&b"\x88\x02\x03\xe9"[..], 1001), (b"\x88\x06\x0f\xa0busy", 4000), (b"\x88\x00", 1000)] {
         let (outcome, codes) = run_against(bytes);
         assert_eq!(outcome.number("/connections/closed_early"), 4, "{}", outcome.output);
-        assert_eq!(codes.iter().take(4).collect::<Vec<_>>(), [Some(code); 4]);
+        assert_eq!(four_of(&codes), [Some(code); 4]);
     }
 }

@@ -42,7 +42,9 @@ impl Handshake {
             None => examine(settings, data, 0),
             Some(handshake) => {
                 let wanted = settings.max_handshake_size.saturating_sub(known) + 1;
-                handshake.request.extend_from_slice(&data[..data.len().min(wanted)]);
+                let piece = &data[..data.len().min(wanted)];
+                handshake.request.reserve_exact(piece.len()); // it may wait for long, and there may be very many
+                handshake.request.extend_from_slice(piece);
                 examine(settings, &handshake.request, known)
             }
         };

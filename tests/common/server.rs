@@ -38,7 +38,18 @@ impl Server {
 
     /// Starts any command line, or says how that ended.
     pub(crate) fn try_launch(command: Command) -> Result<Self, Exit> {
-        let mut process = Process::spawn(command);
+        Self::once_listening(Process::spawn(command))
+    }
+
+    /// Starts any command line that says on standard error what it waits for; `then` lets it have it.
+    pub(crate) fn launch_waiting(command: Command, text: &str, then: impl FnOnce()) -> Self {
+        let process = Process::spawn(command);
+        process.await_stderr(text);
+        then();
+        Self::once_listening(process).unwrap_or_else(|exit| panic!("the server did not start\n{exit}"))
+    }
+
+    fn once_listening(mut process: Process) -> Result<Self, Exit> {
         let Some(line) = process.stdout.first_line() else { return Err(process.wait()) };
         let Some(rest) = line.strip_prefix("ringecho listening on ") else {
             panic!("not a start-up line: {line:?}\n{}", process.output());
@@ -64,8 +75,7 @@ impl Server {
 
     /// Waits until standard error says something.
     pub(crate) fn await_stderr(&self, text: &str) {
-        let said = self.process.stderr.await_until(PATIENCE, |written| written.text.contains(text));
-        assert!(said, "{text:?} is not on standard error\n{}", self.output());
+        self.process.await_stderr(text);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -123,6 +133,11 @@ impl Server {
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Whether the process has ended, or has closed its output.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.process.stdout.await_end(Duration::ZERO)
     }
 
     /// Waits until the process ends of its own accord.
@@ -227,6 +242,11 @@ impl Process {
         // Nobody signals after `wait`, so the pid is still the child's.
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).unwrap_or_else(|error| panic!("{signal:?} to {pid:?}: {error}\n{}", self.output()));
+    }
+
+    fn await_stderr(&self, text: &str) {
+        let said = self.stderr.await_until(PATIENCE, |written| written.text.contains(text));
+        assert!(said, "{text:?} is not on standard error\n{}", self.output());
     }
 
     fn wait(&mut self) -> Exit {

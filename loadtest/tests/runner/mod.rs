@@ -7,9 +7,71 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+};
 use serde_json::Value;
+
+/// How long anything may take that a test waits for: far more than any machine needs. It only turns a wait for ever into
+/// a failure.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Kills a process that is still there when [`PATIENCE`] is over, so that whoever waits for it or for its output goes on.
+struct Limit {
+    disarm: Sender<()>,
+    has_hung: JoinHandle<bool>,
+}
+
+impl Limit {
+    /// For a child that nobody has waited for yet.
+    fn on(child: &Child) -> Self {
+        let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("a child");
+        let (disarm, disarmed) = mpsc::channel();
+        let has_hung = thread::spawn(move || {
+            let has_hung = disarmed.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            if has_hung {
+                // An error only says that it has just ended.
+                let _ = pidfd_send_signal(process, Signal::KILL);
+            }
+            has_hung
+        });
+        Self { disarm, has_hung }
+    }
+
+    /// The process is gone. Fails if that is because it was killed here.
+    fn lift(self, what: &Command, said: &str) {
+        drop(self.disarm);
+        let has_hung = self.has_hung.join().expect("it only waits");
+        assert!(!has_hung, "{what:?} had not ended after {PATIENCE:?}, and was killed; it said: {said}");
+    }
+}
+
+/// Runs a command to its end, which must come in time.
+pub(crate) fn run_to_end(command: &mut Command) -> Output {
+    end_with_this_thread(command);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let limit = Limit::on(&child);
+    let output = child.wait_with_output().expect("its output");
+    limit.lift(command, &text(&output));
+    output
+}
+
+/// Whatever happens to the test, what it has started does not outlive it.
+fn end_with_this_thread(command: &mut Command) {
+    // SAFETY: between fork and exec there is one bare system call.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
 
 /// What a run came to.
 pub(crate) struct Outcome {
@@ -34,7 +96,9 @@ impl Outcome {
 
 /// A run under way, whose lines are read as they come.
 pub(crate) struct Running {
+    command: Command,
     child: Child,
+    limit: Limit,
     lines: BufReader<ChildStdout>,
     said: String,
 }
@@ -42,14 +106,11 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
-        // SAFETY: between fork and exec there is one bare system call.
-        unsafe {
-            // Whatever happens to the test, what it has started does not outlive it.
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-        }
+        end_with_this_thread(&mut command);
         let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("ringload starts");
+        let limit = Limit::on(&child);
         let lines = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, lines, said: String::new() }
+        Self { command, child, limit, lines, said: String::new() }
     }
 
     /// Waits for a line with this in it, and returns it.
@@ -57,7 +118,7 @@ impl Running {
         loop {
             let start = self.said.len();
             let read = self.lines.read_line(&mut self.said).expect("text");
-            assert!(read > 0, "it ended without {text:?}: {}", self.said);
+            assert!(read > 0, "it ended, or was killed after {PATIENCE:?}, without {text:?}: {}", self.said);
             if self.said[start..].contains(text) {
                 return self.said[start..].to_owned();
             }
@@ -72,20 +133,25 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    /// Nobody reads what it says from here on.
-    pub(crate) fn stop_listening(self) -> Child {
-        self.child
+    /// Waits for its end, while nobody reads what it says from here on: the exit code.
+    pub(crate) fn end_unheard(mut self) -> Option<i32> {
+        drop(self.lines);
+        let status = self.child.wait().expect("it ends");
+        self.limit.lift(&self.command, &self.said);
+        status.code()
     }
 
     /// Waits for its end: the exit code, and all that it said.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
         std::io::Read::read_to_string(&mut self.lines, &mut self.said).expect("text");
-        (self.child.wait().expect("it ends").code(), self.said)
+        let status = self.child.wait().expect("it ends");
+        self.limit.lift(&self.command, &self.said);
+        (status.code(), self.said)
     }
 }
 
 pub(crate) fn ringload(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ringload")).args(args).output().expect("ringload starts")
+    run_to_end(Command::new(env!("CARGO_BIN_EXE_ringload")).args(args))
 }
 
 pub(crate) fn run(address: SocketAddr, args: &[&str]) -> Outcome {
@@ -100,8 +166,7 @@ pub(crate) fn run_any(args: &[&str]) -> Outcome {
     let fixed = ["run", "-c", "4", "--duration", "0.3", "--warmup", "0", "--json", path.to_str().unwrap()];
     let quick = ["--drain-timeout", "0.5", "--close-timeout", "2"];
     let output = ringload(&[&fixed[..], &quick, args].concat());
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let json = std::fs::read(&path).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("valid JSON"));
     let _ = std::fs::remove_file(&path);
-    Outcome { code: output.status.code(), json, output: text }
+    Outcome { code: output.status.code(), json, output: text(&output) }
 }

@@ -1,6 +1,9 @@
-use super::super::{
-    Phase, Settings, Then,
-    testing::{Driven, REQUEST},
+use super::{
+    super::{
+        Phase, Then,
+        testing::{Driven, REQUEST},
+    },
+    *,
 };
 
 /// The whole answer to `request`, which must be the same when it comes byte by byte, as far as that goes.
@@ -144,6 +147,21 @@ fn a_request_beyond_the_limit_is_431() {
     assert_refused(&with("Host:", &format!("A: {filler}x\r\nHost:")), "431");
     assert_refused(&[b"GET /", &vec![b'a'; 1 << 20][..]].concat(), "431");
     assert_refused(&with("Host:", &format!("{}Host:", "A: b\r\n".repeat(64))), "431");
+}
+
+/// There may be as many of them as there are connections.
+#[test]
+fn a_request_that_is_half_read_takes_no_more_memory_than_it_has_bytes() {
+    let settings = Settings::default();
+    let mut request = REQUEST.as_bytes()[..REQUEST.len() - 2].to_vec();
+    request.resize(settings.max_handshake_size, b'x');
+    for at in [1, 100, 5000, request.len() - 1] {
+        let mut half_read = None;
+        for piece in [&request[..at], &request[at..]] {
+            assert_eq!(Handshake::receive(&mut half_read, &settings, piece), Progress::Partial);
+        }
+        assert_eq!(half_read.unwrap().request.capacity(), request.len(), "cut at {at}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use io_uring::{Probe, opcode};
+use ringecho::engine::uring::ring::Ring;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockAddr;
@@ -94,7 +95,8 @@ impl Shared {
 pub enum EngineError {
     /// No ring.
     #[error(
-        "cannot set up io_uring: {0} (is it disabled by kernel.io_uring_disabled, or by a container's seccomp profile?)"
+        "cannot set up io_uring: {0} (is it disabled by kernel.io_uring_disabled, or by a container's seccomp profile, or is \
+         the kernel older than 6.1?)"
     )]
     Ring(io::Error),
     /// A kernel without what is needed here.
@@ -121,15 +123,16 @@ pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
     Ok(worker.into_tally())
 }
 
-/// Whether this kernel has all operations that a run with these sources needs.
-fn check_kernel(ring: &ringecho::engine::uring::ring::Ring, needs_bind: bool) -> Result<(), EngineError> {
+/// Whether this kernel has all operations that a run needs: to set options of sockets through the ring, and to bind them.
+fn check_kernel(ring: &Ring, sets_options: bool, binds: bool) -> Result<(), EngineError> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(EngineError::Ring)?;
-    if !probe.is_supported(opcode::Socket::CODE) {
-        return Err(EngineError::OldKernel("IORING_OP_SOCKET", "6.7"));
-    }
-    if needs_bind && !probe.is_supported(opcode::Bind::CODE) {
+    if binds && !probe.is_supported(opcode::Bind::CODE) {
         return Err(EngineError::OldKernel("IORING_OP_BIND", "6.11"));
+    }
+    // A command of IORING_OP_URING_CMD, for which the kernel cannot be asked: this operation came with the same version.
+    if sets_options && !probe.is_supported(opcode::FutexWait::CODE) {
+        return Err(EngineError::OldKernel("SOCKET_URING_OP_SETSOCKOPT", "6.7"));
     }
     Ok(())
 }

@@ -307,6 +307,22 @@ pub(super) mod kernel {
         }
     }
 
+    impl Consumer {
+        /// A receive finds nothing after it has chosen a buffer. Returns the completion's flags.
+        pub(in super::super) fn fail(&mut self, pool: &BufferPool) -> u32 {
+            if self.head == pool.tail {
+                return 0;
+            }
+            let slot = usize::from(self.head & (pool.shape.count - 1));
+            // SAFETY: inside the mapping, and single-threaded.
+            let buffer = unsafe { pool.entries.add(slot).as_ref() }.bid();
+            if !pool.shape.incremental {
+                self.head = self.head.wrapping_add(1);
+            }
+            CQE_BUFFER | u32::from(buffer) << CQE_BUFFER_SHIFT
+        }
+    }
+
     impl BufferPool {
         /// What must hold after every turn, when `held` are the buffers of all pieces that somebody holds: each piece is
         /// held once, and each buffer is the kernel's or has pieces.

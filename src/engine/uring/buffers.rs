@@ -147,6 +147,11 @@ impl BufferPool {
     #[inline]
     pub fn take(&mut self, result: i32, flags: u32) -> Option<Piece> {
         let buffer = cqueue::buffer_select(flags)?;
+        if result < 0 && self.shape.incremental {
+            // Linux 6.12 to 6.17 name the buffer that a receive had chosen before it found nothing, and have not used it.
+            // Older ones, which know no incremental buffers, have.
+            return None;
+        }
         let len = u32::try_from(result).unwrap_or(0);
         let state = &mut self.states[usize::from(buffer)];
         let offset = state.filled;

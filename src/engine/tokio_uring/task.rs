@@ -168,7 +168,7 @@ impl Task {
             _ => connections.broken(self.key),
         }
         if std::mem::take(&mut self.is_leaving) {
-            self.last_receives -= 1;
+            self.last_receives = self.last_receives.saturating_sub(1);
             if !self.wants_much || self.last_receives == 0 {
                 connections.say_goodbye(self.key);
             }

@@ -75,6 +75,9 @@ pub struct BufferPool {
     provided: usize,
     /// Bytes in them that are not filled.
     free: u32,
+    /// A receive that fails has used up the buffer that it had chosen: so it is before Linux 6.12, which knows no
+    /// incremental buffers. From then to 6.17 its completion names the buffer all the same.
+    failures_use_buffers: bool,
 }
 
 impl BufferPool {
@@ -82,11 +85,22 @@ impl BufferPool {
     ///
     /// The pool must be dropped after the ring: the kernel writes into it as long as the ring lives.
     pub fn new(ring: &Ring, group: u16, shape: PoolShape) -> io::Result<Self> {
-        match Self::registered(ring, group, shape) {
-            Err(e) if shape.incremental && e.raw_os_error() == Some(libc::EINVAL) => {
-                Self::registered(ring, group, shape.in_whole_buffers())
+        let incremental = match Self::registered(ring, group, PoolShape { incremental: true, ..shape }) {
+            Err(e) if e.raw_os_error() != Some(libc::EINVAL) => return Err(e),
+            outcome => outcome.ok(),
+        };
+        match incremental {
+            Some(pool) if shape.incremental => Ok(pool),
+            Some(_) => {
+                ring.submitter().unregister_buf_ring(group)?;
+                Self::registered(ring, group, shape)
             }
-            outcome => outcome,
+            None => {
+                let shape = if shape.incremental { shape.in_whole_buffers() } else { shape };
+                let mut pool = Self::registered(ring, group, shape)?;
+                pool.failures_use_buffers = true;
+                Ok(pool)
+            }
         }
     }
 
@@ -104,6 +118,7 @@ impl BufferPool {
             tail: 0,
             provided: 0,
             free: 0,
+            failures_use_buffers: false,
         };
         let address = pool.entries.as_ptr() as u64;
         let flags = if shape.incremental { INCREMENTAL } else { 0 };
@@ -147,6 +162,9 @@ impl BufferPool {
     #[inline]
     pub fn take(&mut self, result: i32, flags: u32) -> Option<Piece> {
         let buffer = cqueue::buffer_select(flags)?;
+        if result < 0 && !self.failures_use_buffers {
+            return None;
+        }
         let len = u32::try_from(result).unwrap_or(0);
         let state = &mut self.states[usize::from(buffer)];
         let offset = state.filled;
@@ -307,6 +325,22 @@ pub(super) mod kernel {
         }
     }
 
+    impl Consumer {
+        /// A receive finds nothing after it has chosen a buffer. Returns the completion's flags.
+        pub(in super::super) fn fail(&mut self, pool: &BufferPool) -> u32 {
+            if self.head == pool.tail {
+                return 0;
+            }
+            let slot = usize::from(self.head & (pool.shape.count - 1));
+            // SAFETY: inside the mapping, and single-threaded.
+            let buffer = unsafe { pool.entries.add(slot).as_ref() }.bid();
+            if pool.failures_use_buffers {
+                self.head = self.head.wrapping_add(1);
+            }
+            CQE_BUFFER | u32::from(buffer) << CQE_BUFFER_SHIFT
+        }
+    }
+
     impl BufferPool {
         /// What must hold after every turn, when `held` are the buffers of all pieces that somebody holds: each piece is
         /// held once, and each buffer is the kernel's or has pieces.
@@ -332,6 +366,7 @@ pub(super) mod kernel {
                 tail: 0,
                 provided: 0,
                 free: 0,
+                failures_use_buffers: !shape.incremental,
             };
             pool.publish();
             pool

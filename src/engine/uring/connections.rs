@@ -256,7 +256,12 @@ impl Connections {
                 self.input(key, piece);
                 self.weigh(key, piece, was_within_frame);
             }
-            Some(piece) => self.pool.release(piece.buffer),
+            Some(piece) => {
+                if result > 0 {
+                    self.weigh(key, piece, true);
+                }
+                self.pool.release(piece.buffer);
+            }
             None => {}
         }
         if result <= 0 {

@@ -8,11 +8,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use io_uring::{Probe, opcode, types};
+use io_uring::{Probe, opcode};
 
 use super::buffers::{BufferPool, PoolShape};
+use super::connections::Op;
 use super::ring::{Ring, RingOptions, Wait};
-use super::submit::BUFFER_GROUP;
+use super::submit::{self, BUFFER_GROUP};
+use super::token::{Kind, Token};
 
 /// How long the kernel may take for the one receive; far longer than it needs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,16 +52,24 @@ fn receive_one_byte(ring: &mut Ring, pool: &mut BufferPool) -> io::Result<()> {
     let (mut peer, socket) = UnixStream::pair()?;
     ring.submitter().register_files_update(0, &[socket.as_raw_fd()])?;
     peer.write_all(b"?")?;
-    let receive = opcode::RecvMulti::new(types::Fixed(0), pool.group()).build();
-    // SAFETY: names no memory but the pool, which outlives the ring.
-    unsafe { ring.push(&receive) };
-    ring.submit_and_wait(Wait { want: 1, min_wait_us: 0, timeout: Some(PATIENCE) })?;
-    let Some(completion) = ring.completions().next() else { return Err(io::ErrorKind::TimedOut.into()) };
-    if completion.result() < 0 {
-        return Err(io::Error::from_raw_os_error(-completion.result()));
-    }
-    match pool.take(completion.result(), completion.flags()) {
+    complete(ring, Kind::Ready, Op::Poll { slot: 0 })?;
+    let (result, flags) = complete(ring, Kind::Receive, Op::Receive { slot: 0, at_most: None })?;
+    match pool.take(result, flags) {
         Some(piece) if pool.bytes_mut(piece) == b"?" => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring receives without a provided buffer")),
+    }
+}
+
+/// The first completion of this operation: result and flags.
+fn complete(ring: &mut Ring, kind: Kind, op: Op) -> io::Result<(i32, u32)> {
+    let token = Token::of_worker(kind);
+    // SAFETY: names no memory but the pool, which outlives the ring.
+    unsafe { ring.push(&submit::entry(token, op)) };
+    ring.submit_and_wait(Wait { want: 1, min_wait_us: 0, timeout: Some(PATIENCE) })?;
+    let completion = ring.completions().find(|completion| Token::decode(completion.user_data()) == token);
+    match completion.map(|completion| (completion.result(), completion.flags())) {
+        Some((result, _)) if result < 0 => Err(io::Error::from_raw_os_error(-result)),
+        Some(completed) => Ok(completed),
+        None => Err(io::ErrorKind::TimedOut.into()),
     }
 }

@@ -24,7 +24,7 @@ const STEPS: usize = 400;
 /// Ticks that a server that acts gives its peers for each thing.
 const DEADLINE: u32 = 20;
 /// Turns within which everything that can come to an end does.
-const PATIENCE: usize = 20_000;
+const PATIENCE: usize = 200_000;
 
 /// A worker and its kernel.
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
@@ -84,6 +84,7 @@ impl Simulation {
         let is_called = connections.needs_sweep() && kernel.random.one_in(3);
         if self.is_waiting && !is_called && !kernel.has_completions() {
             kernel.check_waiting();
+            connections.check_waiting();
             return; // Whatever the worker has not seen, nobody will show it.
         }
         let at_least = usize::from(self.is_waiting && !is_called);
@@ -115,6 +116,7 @@ impl Simulation {
     /// All peers send what they have and read what there is. Then, when nothing can happen any more, every byte that is
     /// due has been echoed: nobody waits for an event that does not come.
     fn settle_down(&mut self) {
+        self.kernel.is_calm = true;
         for _ in 0..PATIENCE {
             for peer in self.kernel.peers.values_mut() {
                 peer.reads = true;
@@ -143,6 +145,7 @@ impl Simulation {
 
     /// All peers leave.
     fn end(&mut self) {
+        self.kernel.is_calm = true;
         for _ in 0..PATIENCE {
             for peer in self.kernel.peers.values_mut() {
                 peer.reads = true;

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::super::buffers::BufferPool;
-use super::super::connection::Flags;
+use super::super::connection::{Connection, Flags};
 use super::super::output::EVICTED_BLOCK;
 use super::super::token::Token;
 use super::Connections;
@@ -46,6 +46,12 @@ impl Connections {
         }
         let cap = self.backlog_total + self.entries.capacity() * (2 * self.pool.memory() + 512);
         assert!(self.chunks.owned() <= cap, "backlogs of {} bytes over a cap of {cap}", self.chunks.owned());
+    }
+
+    /// What must hold while the worker waits: nobody who is ending waits for a send that has completed silently.
+    pub(in super::super) fn check_waiting(&self) {
+        let is_stuck = |c: &Connection| c.flags.has(Flags::SENDING) && !c.ending.is_open();
+        assert!(!self.entries.iter().any(|(_, c)| is_stuck(c)), "the end of a connection waits for something else");
     }
 
     /// What must hold when a send is submitted.

@@ -148,11 +148,15 @@ impl Connections {
         let at_most = share.and_then(NonZeroU32::new);
         let [modest, greedy] = self.readable.usual;
         let mut room = self.pool.room_for(modest.0);
-        let modest_turns = modest.count_in(TURN).min(room);
+        // Whole buffers may be fewer than modest connections: some are kept for the others.
+        let others = usize::from(!self.readable.ended.is_empty()) + usize::from(!self.readable.greedy.is_empty());
+        let kept = if others > 0 { (room / 8).max(others).min(room / 2) } else { 0 };
+        let modest_turns = modest.count_in(TURN).min(room - kept);
         let served = self.receive_from(modest_turns, at_most, |readable| readable.modest.pop_front());
         room = if served == 0 { self.pool.room_for(greedy.0) } else { room - served };
         let ends = if share.is_some() { ENDS } else { RECEIVES_MAX };
-        room -= self.receive_from(ends.min(room), at_most, |readable| readable.ended.pop_front());
+        let kept = usize::from(room > 1 && !self.readable.greedy.is_empty());
+        room -= self.receive_from(ends.min(room - kept), at_most, |readable| readable.ended.pop_front());
         let greedy_turns = share.map_or(greedy.count_in(TURN), |share| (SHARES / share) as usize);
         self.receive_from(greedy_turns.min(room), at_most, |readable| readable.greedy.pop_front());
     }

@@ -32,6 +32,7 @@ impl Completion {
     }
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub(super) struct Kernel {
     pub(super) random: Random,
     consumer: Consumer,
@@ -50,15 +51,23 @@ pub(super) struct Kernel {
     server_acts: bool,
     /// The peers send much and hardly read.
     floods: bool,
+    /// Nobody resets or finishes, and no poll ends by itself: none of that may hide a connection that is stuck.
+    pub(super) is_calm: bool,
+    /// Before Linux 6.18 a one-shot receive that fails with `EAGAIN` names the buffer that it had chosen. Since 6.12, which
+    /// brought incremental buffers, it has not used it; before, it has.
+    names_buffer_in_vain: bool,
     pub(super) finished: usize,
 }
 
 impl Kernel {
     pub(super) fn new(mut random: Random, slots: u32, protocol: Protocol, server_acts: bool) -> Self {
         let floods = random.one_in(10);
+        let names_buffer_in_vain = random.one_in(2);
         Self {
             random,
             floods,
+            is_calm: false,
+            names_buffer_in_vain,
             consumer: Consumer::default(),
             queue: VecDeque::new(),
             completions: Vec::new(),
@@ -188,7 +197,7 @@ impl Kernel {
             // Who is asked to leave is received from without an event.
             assert!(!peer.is_known_empty || peer.server_acts, "a receive from a socket that is known to be empty");
             peer.is_known_empty = true;
-            (-libc::EAGAIN, 0)
+            (-libc::EAGAIN, if self.names_buffer_in_vain { self.consumer.fail(pool) } else { 0 })
         };
         self.complete(token, result, flags);
     }
@@ -262,12 +271,12 @@ impl Kernel {
         let peer = self.peers.get_mut(&slot).expect("a peer");
         match what {
             0..=3 => peer.send(amount),
-            4 if peer.sent == peer.script.len() => peer.finish(),
-            5 if self.random.one_in(10) => peer.reset(),
+            4 if !self.is_calm && peer.sent == peer.script.len() => peer.finish(),
+            5 if !self.is_calm && self.random.one_in(10) => peer.reset(),
             6 if !self.floods || self.random.one_in(20) => peer.reads = !peer.reads,
             7 | 8 => peer.read(amount),
             9 if peer.was_shut => peer.finish(),
-            10 if self.random.one_in(10) => self.end_multishot(slot),
+            10 if !self.is_calm && self.random.one_in(10) => self.end_multishot(slot),
             _ => self.run(slot),
         }
     }
@@ -292,7 +301,7 @@ impl Kernel {
         {
             // What woke the poll, be it still so or not; or what is found when it looks again.
             let woken = |flag: bool, event: i16| i32::from(event) * i32::from(flag);
-            let arrival = woken(peer.has_arrival, libc::POLLIN);
+            let arrival = if peer.has_arrival { i32::from(libc::POLLIN) | peer.end() } else { 0 };
             let room = woken(peer.has_room, libc::POLLOUT);
             let found = if is_stale { 0 } else { peer.readiness() };
             let events = if is_alone && arrival != 0 { arrival } else { arrival | room | found };

@@ -104,11 +104,17 @@ impl Peer {
         }
     }
 
+    /// The end, if there is one.
+    pub(super) fn end(&self) -> i32 {
+        let end = i32::from(libc::POLLRDHUP) * i32::from(self.has_finished || self.has_reset);
+        end | (i32::from(libc::POLLHUP | libc::POLLERR) * i32::from(self.has_reset))
+    }
+
     /// What a poll finds.
     pub(super) fn readiness(&self) -> i32 {
         let input = !self.inbox.is_empty() || self.has_finished || self.has_reset;
         let room = self.in_socket < self.socket_size || self.has_reset;
-        (i32::from(libc::POLLIN) * i32::from(input)) | (i32::from(libc::POLLOUT) * i32::from(room))
+        self.end() | (i32::from(libc::POLLIN) * i32::from(input)) | (i32::from(libc::POLLOUT) * i32::from(room))
     }
 
     /// The server's socket takes these bytes. Every byte is echoed once and in order.

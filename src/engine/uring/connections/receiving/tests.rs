@@ -126,3 +126,45 @@ fn with_nobody_else_there_the_pool_is_used_as_a_whole() {
     // While one buffer is being sent, the other is being filled.
     assert!(received >= turns * SHAPE.size as usize * 9 / 10, "{received} bytes in {turns} turns");
 }
+
+/// Older kernels use a whole buffer for each receive: there may be fewer of them than peers that send little.
+#[test]
+fn in_whole_buffers_those_who_send_little_leave_some_for_the_others() {
+    const MODEST: u32 = 200;
+    const GREEDY: u32 = MODEST;
+    const ENDED: u32 = MODEST + 1;
+    let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+    let backlog = Backlog { per_connection: 8 << 20, total: 1 << 30 };
+    let pool = BufferPool::detached(PoolShape { count: 64, size: 16 << 10, incremental: false });
+    let mut connections = Connections::new(300, pool, backlog, settings, Timeouts::default());
+    (0..=ENDED).for_each(|slot| connections.accepted(slot));
+    let polls: Vec<Token> = connections.take_ops().map(|(token, _)| token).collect();
+    polls[..=GREEDY as usize].iter().for_each(|&poll| connections.ready(poll, libc::POLLIN.into(), CQE_MORE));
+    connections.end_turn();
+    let mut consumer = Consumer::default();
+    let mut receives = [0; ENDED as usize + 1];
+    for turn in 0..1000 {
+        if turn == 100 {
+            connections.ready(polls[ENDED as usize], i32::from(libc::POLLIN | libc::POLLRDHUP), CQE_MORE);
+        }
+        let ops: Vec<_> = connections.take_ops().collect();
+        for (token, op) in ops {
+            let Op::Receive { slot, at_most } = op else { continue };
+            receives[slot as usize] += 1;
+            if slot == ENDED {
+                connections.received(token, 0, 0);
+                continue;
+            }
+            let available = if slot == GREEDY { 1 << 20 } else { MESSAGE };
+            let data = vec![0; at_most.map_or(available, |at_most| available.min(at_most.get() as usize))];
+            match consumer.receive(connections.pool_mut(), &data) {
+                Some((len, flags)) => connections.received(token, len as i32, flags | CQE_SOCK_NONEMPTY),
+                None => connections.received(token, -libc::ENOBUFS, 0),
+            }
+        }
+        connections.finish_sends();
+        connections.end_turn();
+    }
+    assert_eq!(receives[ENDED as usize], 1, "an end that nobody sees");
+    assert!(receives[GREEDY as usize] > 100, "{} receives from the greedy one", receives[GREEDY as usize]);
+}

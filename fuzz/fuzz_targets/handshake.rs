@@ -1,5 +1,6 @@
 //! The upgrade request in one piece and cut: the same answer, and the request ends at the same byte. Whatever is accepted
-//! is a valid upgrade for tungstenite's server, too, but for lists in Connection and Upgrade (docs/FUZZING.md).
+//! is a valid upgrade for tungstenite's server, too, and what is refused is none for it either, but for the differences
+//! listed in docs/FUZZING.md.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -13,6 +14,9 @@ use tungstenite::handshake::server::{Request, create_response};
 use tungstenite::http::HeaderValue;
 
 const KEY: &str = "Sec-WebSocket-Key";
+const VERSION: &str = "Sec-WebSocket-Version";
+/// Header lines that a request may have.
+const MAX_HEADERS: usize = 64;
 
 #[derive(Debug)]
 struct Input {
@@ -83,6 +87,7 @@ fn check_answer(input: &Input, driven: &Driven) {
         assert!(statuses.iter().any(|known| status.starts_with(known)), "{status}");
         assert!(driven.then == Then::Linger && headers.contains("Connection: close"), "{headers}");
         assert_eq!(length, Some(&*body.len().to_string()));
+        check_refused(input, status);
     }
 }
 
@@ -94,13 +99,10 @@ fn check_accepted(input: &Input, headers: &str) {
         assert_eq!(read_bytes(&input.settings, request, &Cuts::none()).session.phase(), phase, "another end");
     }
     for (name, token) in [("Connection", "upgrade"), ("Upgrade", "websocket")] {
-        assert!(tokens(&request, name).any(|it| it.eq_ignore_ascii_case(token.as_bytes())), "no {token} in {name}");
-        // tungstenite looks at the first line alone, and takes no list for Upgrade (RFC 9110, sections 5.3 and 7.8).
-        request.headers_mut().insert(name, HeaderValue::from_static(token));
+        assert!(has_token(&request, name, token), "no {token} in {name}");
     }
     let accept = derive_accept_key(request.headers()[KEY].as_bytes());
-    let key = canonical(request.headers()[KEY].as_bytes());
-    request.headers_mut().insert(KEY, HeaderValue::from_bytes(&key).expect("as before"));
+    adapt(&mut request);
     create_response(&request).expect("an upgrade");
     assert!(headers.lines().any(|line| line == format!("Sec-WebSocket-Accept: {accept}")), "{headers}");
     if let Some(path) = &input.settings.path {
@@ -112,14 +114,61 @@ fn check_accepted(input: &Input, headers: &str) {
     assert_eq!(selected, best.map(String::as_str));
 }
 
+/// What tungstenite would take for an upgrade is refused for a reason of ours, and with its status.
+fn check_refused(input: &Input, status: &str) {
+    let Ok(Some((end, request))) = Request::try_parse(&input.stream) else { return };
+    let mut adapted = request.clone();
+    adapt(&mut adapted);
+    if create_response(&adapted).is_err() {
+        return;
+    }
+    let head = &input.stream[..end];
+    let count = |name| request.headers().get_all(name).iter().count();
+    let has_control = head.iter().any(|byte| byte.is_ascii_control() && !b"\r\n\t".contains(byte));
+    let has_lone_lf = (0..head.len()).any(|at| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r'));
+    let has_body = count("Transfer-Encoding") > 0
+        || request.headers().get_all("Content-Length").iter().any(|value| value.as_bytes() != b"0");
+    let path = request.uri().path();
+    let reasons = [
+        (has_control || has_lone_lf, "400"),
+        (count("Host") != 1 || count(KEY) > 1 || has_body, "400"),
+        (!path.starts_with('/'), "400"),
+        (input.settings.path.as_ref().is_some_and(|own| path != own), "404"),
+        (count(VERSION) > 1, "426"),
+        (end > input.settings.max_handshake_size || request.headers().len() > MAX_HEADERS, "431"),
+    ];
+    let is_known = reasons.iter().any(|(holds, code)| *holds && status.contains(code));
+    assert!(is_known, "an upgrade is refused: {status}, {request:?}");
+}
+
+/// Makes the lists in a request such as tungstenite reads them as we do.
+fn adapt(request: &mut Request) {
+    for (name, token) in [("Connection", "upgrade"), ("Upgrade", "websocket")] {
+        // It looks at the first line alone, separates by spaces, too, and takes no list for Upgrade (RFC 9110, sections
+        // 5.3, 5.6.1 and 7.8).
+        if has_token(request, name, token) {
+            request.headers_mut().insert(name, HeaderValue::from_static(token));
+        } else {
+            request.headers_mut().remove(name);
+        }
+    }
+    if let Some(key) = request.headers().get(KEY).and_then(|key| canonical(key.as_bytes())) {
+        request.headers_mut().insert(KEY, HeaderValue::from_bytes(&key).expect("as before"));
+    }
+}
+
 /// The key with the four bits of its last digit clear that no byte has. tungstenite wants them so; RFC 4648, section 3.5,
 /// leaves it to the decoder.
-fn canonical(key: &[u8]) -> Vec<u8> {
+fn canonical(key: &[u8]) -> Option<Vec<u8>> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut key = key.to_vec();
-    let value = DIGITS.iter().position(|digit| key.get(21) == Some(digit)).expect("22 digits");
+    let value = DIGITS.iter().position(|digit| key.get(21) == Some(digit))?;
     key[21] = DIGITS[value & !0xf];
-    key
+    Some(key)
+}
+
+fn has_token(request: &Request, name: &str, token: &str) -> bool {
+    tokens(request, name).any(|it| it.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The elements of the list that all lines of a header make up.

@@ -67,6 +67,9 @@ fn frames() -> Vec<Seed> {
             [&[limit, number as u8 % 3, number as u8 % 5, eager], CUTS[(number + 1) % CUTS.len()], &stream].concat();
         seeds.push(("echo", name.to_owned(), acts));
     }
+    // The server closes in the midst of a binary frame, and a message follows it.
+    let stream = [frame(0x82, &[5; 100]), frame(0x81, b"unheard")].concat();
+    seeds.push(("echo", "closed-within-a-frame".to_owned(), [&[0, 0xff, 1, 0, 1, 39], &stream[..]].concat()));
     seeds
 }
 
@@ -93,7 +96,7 @@ fn close() -> Vec<Seed> {
 fn handshake() -> Vec<Seed> {
     let request = String::from_utf8(REQUEST.to_vec()).expect("text");
     let with = |line: &str| request.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"));
-    let requests: [(&str, String); 20] = [
+    let requests: [(&str, String); 22] = [
         ("plain", request.clone()),
         ("frames-behind", request.clone() + "\u{1}\u{0}"),
         ("subprotocol", with("Sec-WebSocket-Protocol: x, echo\r\nSec-WebSocket-Protocol: chat")),
@@ -114,9 +117,16 @@ fn handshake() -> Vec<Seed> {
         ("no-target", request.replace("GET / ", "GET A/ ")),
         ("http-2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned()),
         ("two-hosts", with("Host: g")),
+        ("long-key", request.replace("==", "====")),
+        ("just-fits", request.clone() + "\u{1}"),
     ];
     let seed = |(number, (name, request)): (usize, (&str, String))| {
-        let settings = [u8::from(name == "too-large"), number as u8 % 2, u8::from(matches!(name, "path" | "absolute"))];
+        let size = match name {
+            "too-large" => 1,
+            "just-fits" => 3,
+            _ => 0,
+        };
+        let settings = [size, number as u8 % 2, u8::from(matches!(name, "path" | "absolute"))];
         ("handshake", name.to_owned(), [&settings, CUTS[number % CUTS.len()], request.as_bytes()].concat())
     };
     requests.into_iter().enumerate().map(seed).collect()

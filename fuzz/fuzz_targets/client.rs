@@ -1,10 +1,11 @@
 //! ringload's reading of what a server sends: frames, and the answer to the upgrade request. In one piece and cut: the
-//! same events, the same verdict.
+//! events and the verdict that the model expects.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use ringecho_fuzz::input::Cuts;
+use ringecho_fuzz::model::{self, End, Expected, Sender};
 use ringload::websocket::frames::{Event, FrameReader, Violation};
 use ringload::websocket::handshake::{Answer, Extras, UpgradeRequest};
 use tungstenite::handshake::derive_accept_key;
@@ -25,20 +26,46 @@ impl<'a> Arbitrary<'a> for Input {
 }
 
 fuzz_target!(|input: Input| {
+    let expected = model::expect_from(Sender::Server, &input.bytes, u64::MAX);
     let (whole, verdict) = events(&Cuts::none(), &input.bytes);
     let (cut, cut_verdict) = events(&input.cuts, &input.bytes);
     assert_eq!(verdict, cut_verdict, "the verdict depends on the cuts");
-    // What is wrong within a message may be noticed before or after its good part was given out.
-    let is_same = if verdict.is_ok() { whole == cut } else { whole.whole == cut.whole };
-    assert!(is_same, "the messages depend on the cuts");
-    check_answer(&input.bytes);
+    check_events(&whole, verdict, &expected);
+    check_events(&cut, verdict, &expected);
+    check_answer(&input.bytes, &input.cuts);
 });
 
-/// What a reader gives out: kind and payload of whole messages and control frames, and the message that is open.
+/// A reader's events against the model: the same messages, and no verdict without a reason.
+fn check_events(events: &Events, verdict: Result<(), Violation>, expected: &Expected) {
+    let messages = events.whole.iter().filter(|(opcode, _)| *opcode != PONG_RECEIVED);
+    let theirs = expected.messages.iter().map(|(opcode, payload)| match opcode {
+        8 => (8, payload.iter().copied().take(2).collect()), // the reader gives the code and leaves the reason
+        _ => (*opcode, payload.clone()),
+    });
+    assert!(messages.cloned().eq(theirs), "not what was sent: {events:?}, {expected:?}");
+    match (&expected.end, verdict) {
+        (End::Failed(failure), Err(violation)) => {
+            assert!(failure.codes.contains(&violation.close_code()), "{violation:?}, not {failure:?}");
+        }
+        // The reader looks at a header when its length is there.
+        (End::Failed(failure), Ok(())) => assert_eq!(failure.payload_len, None, "a violation goes unnoticed"),
+        (_, Err(violation)) => panic!("{violation:?} without a reason"),
+        (_, Ok(())) => {
+            let payload = |open: &Option<(u8, Vec<u8>)>| open.clone().filter(|(_, payload)| !payload.is_empty());
+            assert_eq!(payload(&events.open), payload(&expected.open), "a part of a message is missing");
+        }
+    }
+}
+
+/// A Pong, which the reader gives out without its payload. (To the model a 10 is the answer to a Ping.)
+const PONG_RECEIVED: u8 = 0xff;
+
+/// What a reader gives out: opcode and payload of whole messages, of the Pongs to send and of the Close, and the message
+/// that is open.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Events {
-    whole: Vec<(String, Vec<u8>)>,
-    open: Option<(bool, Vec<u8>)>,
+    whole: Vec<(u8, Vec<u8>)>,
+    open: Option<(u8, Vec<u8>)>,
 }
 
 fn events(cuts: &Cuts, bytes: &[u8]) -> (Events, Result<(), Violation>) {
@@ -48,6 +75,10 @@ fn events(cuts: &Cuts, bytes: &[u8]) -> (Events, Result<(), Violation>) {
         let mut input = read;
         loop {
             match reader.next(&mut input) {
+                Ok(Some(Event::Close(code))) => {
+                    events.whole.push((8, code.map_or(Vec::new(), |code| code.to_be_bytes().to_vec())));
+                    return (events, Ok(())); // what follows is the session's business
+                }
                 Ok(Some(event)) => events.take(event),
                 Ok(None) => break,
                 Err(violation) => return (events, Err(violation)),
@@ -62,28 +93,33 @@ impl Events {
     fn take(&mut self, event: Event) {
         match event {
             Event::Payload { text, bytes, end } => {
-                let (is_text, message) = self.open.get_or_insert_with(|| (text, Vec::new()));
-                assert_eq!(*is_text, text, "a message changes its kind");
+                let kind = if text { 1 } else { 2 };
+                let (opened, message) = self.open.get_or_insert_with(|| (kind, Vec::new()));
+                assert_eq!(*opened, kind, "a message changes its kind");
                 message.extend_from_slice(bytes);
                 if end {
-                    let (_, message) = self.open.take().expect("just extended");
-                    self.whole.push((format!("message, text: {text}"), message));
+                    self.whole.extend(self.open.take());
                 }
             }
-            Event::Ping(payload) => {
-                assert!(payload.len() <= 125, "a control frame beyond its bounds");
-                self.whole.push(("ping".into(), payload.to_vec()));
-            }
-            event => self.whole.push((format!("{event:?}"), Vec::new())),
+            Event::Ping(payload) => self.whole.push((10, payload.to_vec())),
+            Event::Pong => self.whole.push((PONG_RECEIVED, Vec::new())),
+            Event::Close(_) => unreachable!("the caller's"),
         }
     }
 }
 
-/// An answer is judged when it is complete, and then by its head alone.
-fn check_answer(bytes: &[u8]) {
+/// An answer is judged when it is complete, and then by its head alone. What is wrong with it remains wrong.
+fn check_answer(bytes: &[u8], cuts: &Cuts) {
     let request = UpgradeRequest::new("h", "/", &Extras::default(), 1);
     let answer = with_accept(bytes, &request);
-    if let Answer::Upgraded(head) = request.judge(0, &answer) {
+    let verdict = request.judge(0, &answer);
+    let mut received = 0;
+    for read in cuts.of(&answer) {
+        received += read.len();
+        let so_far = request.judge(0, &answer[..received]);
+        assert!(so_far == Answer::Incomplete || so_far == verdict, "{so_far:?}, and then {verdict:?}");
+    }
+    if let Answer::Upgraded(head) = verdict {
         assert!(head <= answer.len(), "a head beyond the answer");
         assert_eq!(request.judge(0, &answer[..head]), Answer::Upgraded(head), "what follows the head matters");
         if head <= MAX_HEAD {

@@ -77,6 +77,7 @@ fn frame_limit(frames: &Frames) -> usize {
 
 fn known_difference(ours: &Verdict, theirs: &Verdict, expected: &End, frame_limit: u64) -> Option<Known> {
     match (ours, theirs, expected) {
+        (Verdict::Failed(code), _, End::Failed(Failure { codes, .. })) if !codes.contains(code) => None,
         (Verdict::Failed(_), _, End::Failed(Failure { is_merely_long_form: true, .. })) => Some(Known::LongForm),
         (Verdict::Failed(_), Verdict::Continues, End::Failed(Failure { is_whole: false, .. })) => Some(Known::Later),
         (Verdict::Failed(_), Verdict::Failed(code), End::Failed(Failure { codes, .. })) if codes.contains(code) => {

@@ -1,5 +1,6 @@
 //! The upgrade request in one piece and cut: the same answer, and the request ends at the same byte. Whatever is accepted
-//! is a valid upgrade for tungstenite's server, too, but for lists in Connection and Upgrade (docs/FUZZING.md).
+//! is a valid upgrade for tungstenite's server, too, and what is refused is none for it either, but for the differences
+//! listed in docs/FUZZING.md.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -13,6 +14,9 @@ use tungstenite::handshake::server::{Request, create_response};
 use tungstenite::http::HeaderValue;
 
 const KEY: &str = "Sec-WebSocket-Key";
+const VERSION: &str = "Sec-WebSocket-Version";
+/// Header lines that a request may have.
+const MAX_HEADERS: usize = 64;
 
 #[derive(Debug)]
 struct Input {
@@ -23,13 +27,17 @@ struct Input {
 
 impl<'a> Arbitrary<'a> for Input {
     fn arbitrary(u: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
-        let settings = Settings {
-            max_handshake_size: *u.choose(&[8192, 200, 20])?,
+        let size = *u.choose(&[Some(8192), Some(200), Some(20), None])?;
+        let mut settings = Settings {
             subprotocols: if u.arbitrary()? { vec!["chat".into(), "echo".into()] } else { Vec::new() },
             path: u.arbitrary::<bool>()?.then(|| "/chat".into()),
             ..Settings::default()
         };
-        Ok(Self { settings, cuts: u.arbitrary()?, stream: u.bytes(u.len())?.to_vec() })
+        let (cuts, stream) = (u.arbitrary()?, u.bytes(u.len())?.to_vec());
+        // Just enough for the request, at its bound.
+        let end = stream.windows(4).position(|window| window == b"\r\n\r\n").map_or(stream.len(), |at| at + 4);
+        settings.max_handshake_size = size.unwrap_or(end);
+        Ok(Self { settings, cuts, stream })
     }
 }
 
@@ -83,43 +91,92 @@ fn check_answer(input: &Input, driven: &Driven) {
         assert!(statuses.iter().any(|known| status.starts_with(known)), "{status}");
         assert!(driven.then == Then::Linger && headers.contains("Connection: close"), "{headers}");
         assert_eq!(length, Some(&*body.len().to_string()));
+        check_refused(input, status);
     }
 }
 
 /// tungstenite parses the request, too, finds the same end and makes the same answer of it.
 fn check_accepted(input: &Input, headers: &str) {
     let (end, mut request) = Request::try_parse(&input.stream).expect("a valid request").expect("a whole request");
-    assert!(end <= input.settings.max_handshake_size, "beyond the limit");
+    assert_eq!(reasons(input, &request, end), [""; 0], "a request is accepted");
     for (request, phase) in [(&input.stream[..end], Phase::Open), (&input.stream[..end - 1], Phase::Handshake)] {
         assert_eq!(read_bytes(&input.settings, request, &Cuts::none()).session.phase(), phase, "another end");
     }
     for (name, token) in [("Connection", "upgrade"), ("Upgrade", "websocket")] {
-        assert!(tokens(&request, name).any(|it| it.eq_ignore_ascii_case(token.as_bytes())), "no {token} in {name}");
-        // tungstenite looks at the first line alone, and takes no list for Upgrade (RFC 9110, sections 5.3 and 7.8).
-        request.headers_mut().insert(name, HeaderValue::from_static(token));
+        assert!(has_token(&request, name, token), "no {token} in {name}");
     }
     let accept = derive_accept_key(request.headers()[KEY].as_bytes());
-    let key = canonical(request.headers()[KEY].as_bytes());
-    request.headers_mut().insert(KEY, HeaderValue::from_bytes(&key).expect("as before"));
+    adapt(&mut request);
     create_response(&request).expect("an upgrade");
     assert!(headers.lines().any(|line| line == format!("Sec-WebSocket-Accept: {accept}")), "{headers}");
-    if let Some(path) = &input.settings.path {
-        assert_eq!(request.uri().path(), path);
-    }
     let selected = headers.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
     let offered: Vec<&[u8]> = tokens(&request, "Sec-WebSocket-Protocol").collect();
     let best = input.settings.subprotocols.iter().find(|own| offered.contains(&own.as_bytes()));
     assert_eq!(selected, best.map(String::as_str));
 }
 
+/// What tungstenite would take for an upgrade is refused for a reason of ours, and with its status.
+fn check_refused(input: &Input, status: &str) {
+    let Ok(Some((end, request))) = Request::try_parse(&input.stream) else { return };
+    let mut adapted = request.clone();
+    adapt(&mut adapted);
+    if create_response(&adapted).is_err() {
+        return;
+    }
+    let reasons = reasons(input, &request, end);
+    assert!(reasons.iter().any(|code| status.contains(code)), "refused with {status}: {request:?}");
+}
+
+/// Why a request that tungstenite parses is refused nevertheless: the statuses that are right.
+fn reasons(input: &Input, request: &Request, end: usize) -> Vec<&'static str> {
+    let head = &input.stream[..end];
+    let count = |name| request.headers().get_all(name).iter().count();
+    let has_control = head.iter().any(|byte| byte.is_ascii_control() && !b"\r\n\t".contains(byte));
+    let has_lone_lf = (0..head.len()).any(|at| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r'));
+    let has_body = count("Transfer-Encoding") > 0
+        || request.headers().get_all("Content-Length").iter().any(|value| value.as_bytes() != b"0");
+    // Two digits' worth of padding, but maybe not at the end (RFC 4648, section 4).
+    let is_padded = request.headers().get(KEY).is_some_and(|key| key.as_bytes().ends_with(b"=="));
+    let path = request.uri().path();
+    let reasons = [
+        (has_control || has_lone_lf, "400 "),
+        (count("Host") != 1 || count(KEY) != 1 || !is_padded || has_body, "400 "),
+        (!path.starts_with('/'), "400 "),
+        (input.settings.path.as_ref().is_some_and(|own| path != own), "404 "),
+        (count(VERSION) != 1, "426 "),
+        (end > input.settings.max_handshake_size || request.headers().len() > MAX_HEADERS, "431 "),
+    ];
+    reasons.iter().filter(|(holds, _)| *holds).map(|(_, status)| *status).collect()
+}
+
+/// Makes the lists in a request such as tungstenite reads them as we do.
+fn adapt(request: &mut Request) {
+    for (name, token) in [("Connection", "upgrade"), ("Upgrade", "websocket")] {
+        // It looks at the first line alone, separates by spaces, too, and takes no list for Upgrade (RFC 9110, sections
+        // 5.3, 5.6.1 and 7.8).
+        if has_token(request, name, token) {
+            request.headers_mut().insert(name, HeaderValue::from_static(token));
+        } else {
+            request.headers_mut().remove(name);
+        }
+    }
+    if let Some(key) = request.headers().get(KEY).and_then(|key| canonical(key.as_bytes())) {
+        request.headers_mut().insert(KEY, HeaderValue::from_bytes(&key).expect("as before"));
+    }
+}
+
 /// The key with the four bits of its last digit clear that no byte has. tungstenite wants them so; RFC 4648, section 3.5,
 /// leaves it to the decoder.
-fn canonical(key: &[u8]) -> Vec<u8> {
+fn canonical(key: &[u8]) -> Option<Vec<u8>> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut key = key.to_vec();
-    let value = DIGITS.iter().position(|digit| key.get(21) == Some(digit)).expect("22 digits");
+    let value = DIGITS.iter().position(|digit| key.get(21) == Some(digit))?;
     key[21] = DIGITS[value & !0xf];
-    key
+    Some(key)
+}
+
+fn has_token(request: &Request, name: &str, token: &str) -> bool {
+    tokens(request, name).any(|it| it.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The elements of the list that all lines of a header make up.

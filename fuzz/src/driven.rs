@@ -24,6 +24,10 @@ pub struct Driven {
     pub sent: Vec<u8>,
     pub messages: u32,
     pub then: Then,
+    /// Bytes of the stream that had been received when the server was told to close.
+    pub told_to_close: Option<usize>,
+    /// The server could close at once: it was not in the midst of a frame of its own.
+    pub closed_at_once: bool,
     /// Bytes on the heap that the session holds.
     held: isize,
 }
@@ -32,7 +36,16 @@ impl Driven {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let session = Session::new(&settings);
-        Self { session, settings, sent: Vec::new(), messages: 0, then: Then::Continue, held: 0 }
+        Self {
+            session,
+            settings,
+            sent: Vec::new(),
+            messages: 0,
+            then: Then::Continue,
+            told_to_close: None,
+            closed_at_once: false,
+            held: 0,
+        }
     }
 
     /// What the session has sent for `frames`' stream in these cuts, behind the answer to the request.
@@ -46,6 +59,7 @@ impl Driven {
         driven.receive(&[REQUEST, first.unwrap_or_default()].concat());
         let answer_end = driven.sent.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer") + 4;
         driven.sent.drain(..answer_end);
+        let mut received = first.unwrap_or_default().len();
         for (number, read) in reads.enumerate() {
             if driven.then != Then::Continue {
                 break;
@@ -55,8 +69,10 @@ impl Driven {
             }
             if acts && frames.close_at == Some(number) {
                 driven.close();
+                driven.told_to_close = Some(received);
             }
             driven.receive(read);
+            received += read.len();
         }
         driven.check_end();
         driven
@@ -104,6 +120,7 @@ impl Driven {
         let frame = self.session.close(CloseCode::Away, "bye");
         self.held += allocated() - before - frame.as_ref().map_or(0, Vec::capacity).cast_signed();
         assert_eq!(frame.is_some(), is_open && self.session.at_frame_boundary());
+        self.closed_at_once = frame.is_some();
         if let Some(frame) = frame {
             self.sent.extend(frame);
             assert_eq!(self.session.phase(), Phase::Closing);

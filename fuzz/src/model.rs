@@ -1,4 +1,4 @@
-//! What must come of a client's stream, by the letter of RFC 6455 and with no thought of speed.
+//! What must come of a stream of frames, by the letter of RFC 6455 and with no thought of speed.
 //!
 //! It looks at the whole stream at once and says what is against the rules in a frame, not what is found first: where a
 //! frame breaks several, any of their close codes is right.
@@ -15,11 +15,20 @@ pub const PROTOCOL_ERROR: u16 = 1002;
 pub const INVALID_DATA: u16 = 1007;
 pub const TOO_BIG: u16 = 1009;
 
-/// What a client must see of its stream's echo.
+/// Who sends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    Client,
+    Server,
+}
+
+/// What a stream says; of a client's, that is what must come back as its echo.
 #[derive(Debug, Default)]
 pub struct Expected {
-    /// Opcode and payload of each whole message, of each Pong and of the answered Close, in order.
+    /// Opcode and payload of each whole message, of each Ping (as the Pong that answers it) and of the Close, in order.
     pub messages: Vec<(u8, Vec<u8>)>,
+    /// Where each good frame that is whole ends in the stream.
+    pub frame_ends: Vec<usize>,
     /// The message that has begun and not ended: opcode, and what has come of it in good order.
     pub open: Option<(u8, Vec<u8>)>,
     pub end: End,
@@ -53,13 +62,23 @@ pub struct Failure {
     pub payload: Vec<u8>,
 }
 
+/// Payload bytes of a frame that ringload takes from a server at most; nobody echoes longer ones.
+const MAX_FROM_SERVER: u64 = u64::MAX >> 6;
+
+/// What must come of a client's `stream`, which begins with a frame.
+#[must_use]
+pub fn expect(stream: &[u8], max_message_size: u64) -> Expected {
+    expect_from(Sender::Client, stream, max_message_size)
+}
+
 /// What must come of `stream`, which begins with a frame.
 #[must_use]
-pub fn expect(mut stream: &[u8], max_message_size: u64) -> Expected {
+pub fn expect_from(sender: Sender, stream: &[u8], max_message_size: u64) -> Expected {
     let mut expected = Expected::default();
     let mut utf8 = Utf8::default();
-    while let Some(frame) = Frame::parse(stream) {
-        let faults = faults(&frame, &expected, utf8, max_message_size);
+    let mut at = 0;
+    while let Some(frame) = Frame::parse(&stream[at..]) {
+        let faults = faults(sender, &frame, &expected, utf8, max_message_size);
         if !faults.is_empty() {
             let is_merely_long_form = faults.iter().all(|&fault| fault == Fault::LengthForm);
             let codes = faults.into_iter().map(Fault::code).collect();
@@ -72,11 +91,12 @@ pub fn expect(mut stream: &[u8], max_message_size: u64) -> Expected {
             expected.end = End::WithinFrame;
             return expected;
         }
+        at += frame.len;
+        expected.frame_ends.push(at);
         if frame.opcode() == CLOSE {
             expected.end = End::Closed;
             return expected;
         }
-        stream = &stream[frame.len..];
     }
     expected
 }
@@ -86,7 +106,7 @@ impl Expected {
         match frame.opcode() {
             CLOSE if frame.is_whole => self.messages.push((CLOSE, frame.payload.clone())),
             PING if frame.is_whole => self.messages.push((PONG, frame.payload.clone())),
-            opcode @ (CONTINUATION | TEXT | BINARY) if frame.has_key => {
+            opcode @ (CONTINUATION | TEXT | BINARY) if frame.has_header => {
                 let (kind, message) = self.open.get_or_insert_with(|| (opcode, Vec::new()));
                 message.extend_from_slice(&frame.payload);
                 if *kind == TEXT {
@@ -120,7 +140,7 @@ impl Fault {
 }
 
 /// Every rule that `frame` breaks, as the next one after `so_far`.
-fn faults(frame: &Frame, so_far: &Expected, mut utf8: Utf8, max_message_size: u64) -> Vec<Fault> {
+fn faults(sender: Sender, frame: &Frame, so_far: &Expected, mut utf8: Utf8, max_message_size: u64) -> Vec<Fault> {
     let opcode = frame.opcode();
     let is_control = opcode >= 8;
     let kind = so_far.open.as_ref().map(|(kind, _)| *kind);
@@ -134,12 +154,14 @@ fn faults(frame: &Frame, so_far: &Expected, mut utf8: Utf8, max_message_size: u6
     rule(opcode == CONTINUATION && kind.is_none(), Fault::Protocol); // 5.4: nothing to continue
     rule(matches!(opcode, TEXT | BINARY) && kind.is_some(), Fault::Protocol); // 5.4: not within another
     if let Some(second) = frame.second {
-        rule(second & 0x80 == 0, Fault::Protocol); // 5.1: masked
+        let is_masked = second & 0x80 != 0;
+        rule(is_masked != (sender == Sender::Client), Fault::Protocol); // 5.1: a client masks, a server does not
         let is_short = frame.payload_len.is_some_and(|len| len <= 125); // in a form for longer ones
         rule(is_control && second & 0x7f > 125 && !is_short, Fault::Protocol); // 5.5: 125 bytes
     }
     rule(frame.is_huge, Fault::Protocol); // 5.2: the highest of 64 bits
     if let Some(len) = frame.payload_len {
+        rule(sender == Sender::Server && len > MAX_FROM_SERVER, Fault::Protocol);
         rule(frame.length_bytes > shortest_form(len), Fault::LengthForm); // 5.2: the minimal number of bytes
         rule(!is_control && size.saturating_add(len) > max_message_size, Fault::Size); // 7.4.1
     }
@@ -245,7 +267,7 @@ pub fn is_utf8(text: &[u8]) -> bool {
     utf8.push(text) && utf8.is_whole()
 }
 
-/// A client's frame, or as much of one as is there.
+/// A frame, or as much of one as is there.
 struct Frame {
     first: u8,
     second: Option<u8>,
@@ -254,8 +276,8 @@ struct Frame {
     payload_len: Option<u64>,
     /// The length has 64 bits and the highest is set.
     is_huge: bool,
-    /// The masking key is there; what follows is payload.
-    has_key: bool,
+    /// The header is there, with its masking key if it has one; what follows is payload.
+    has_header: bool,
     /// What is there of it, unmasked.
     payload: Vec<u8>,
     is_whole: bool,
@@ -290,14 +312,14 @@ impl Frame {
             length_bytes,
             payload_len,
             is_huge,
-            has_key: false,
+            has_header: false,
             payload: Vec::new(),
             is_whole: false,
             len: bytes.len(),
         };
         if let (Some(payload_len), Some(rest)) = (payload_len, bytes.get(payload_at..)) {
             let there = payload_len.min(rest.len() as u64);
-            frame.has_key = true;
+            frame.has_header = true;
             frame.is_whole = there == payload_len;
             frame.payload = rest[..there as usize].to_vec();
             frame.len = payload_at + there as usize;
@@ -373,6 +395,17 @@ mod tests {
         let messages: [(u8, &[u8]); 3] = [(PONG, b"p"), (TEXT, b"abc"), (CLOSE, b"\x03\xe8")];
         assert!(expected.messages.iter().map(|(opcode, payload)| (*opcode, &payload[..])).eq(messages));
         assert_eq!((expected.end, expected.open), (End::Closed, None));
+    }
+
+    #[test]
+    fn a_client_masks_and_a_server_does_not() {
+        for (sender, stream) in [(Sender::Client, &b"\x82\x81\0\0\0\0x"[..]), (Sender::Server, b"\x82\x01x")] {
+            let expected = expect_from(sender, stream, 1);
+            assert_eq!((expected.messages, expected.frame_ends), (vec![(BINARY, b"x".to_vec())], vec![stream.len()]));
+            let other = if sender == Sender::Client { Sender::Server } else { Sender::Client };
+            let End::Failed(failure) = expect_from(other, stream, 1).end else { panic!("from a {other:?}") };
+            assert_eq!(failure.codes, [PROTOCOL_ERROR]);
+        }
     }
 
     #[test]

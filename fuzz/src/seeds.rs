@@ -33,7 +33,7 @@ fn frames() -> Vec<Seed> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let frame = |first: u8, payload: &[u8]| frame(first, payload, KEY);
     let close = frame(0x88, b"\x03\xe8bye");
-    let streams: [(&str, Vec<u8>); 16] = [
+    let streams: [(&str, Vec<u8>); 23] = [
         ("text", [frame(0x81, "grüße €\u{10ffff}".as_bytes()), close.clone()].concat()),
         ("binary", [frame(0x82, &[7; 300]), frame(0x82, b""), close.clone()].concat()),
         ("fragments", [frame(0x01, b"a\xe2"), frame(0x89, b"p"), frame(0x00, b"\x82"), frame(0x80, b"\xac")].concat()),
@@ -50,6 +50,13 @@ fn frames() -> Vec<Seed> {
         ("interrupted", [frame(0x01, b"a"), frame(0x82, b"b")].concat()),
         ("long-form", b"\x82\xfe\x00\x02\0\0\0\0ab".to_vec()),
         ("huge", b"\x82\xff\x80\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
+        ("long-text", frame(0x81, "é€".repeat(60).as_bytes())),
+        ("length-64", [&b"\x82\xff\0\0\0\0\0\x01\0\0"[..], &KEY, b"its beginning"].concat()),
+        ("unmasked", b"\x81\x02hi".to_vec()),
+        ("long-control", [&b"\x89\xfe\x00\x80"[..], &KEY].concat()),
+        ("stray", frame(0x80, b"x")),
+        ("opcode", frame(0x83, b"x")),
+        ("fragmented-control", frame(0x09, b"x")),
     ];
     let mut seeds = Vec::new();
     for (number, (name, stream)) in streams.into_iter().enumerate() {
@@ -60,6 +67,9 @@ fn frames() -> Vec<Seed> {
             [&[limit, number as u8 % 3, number as u8 % 5, eager], CUTS[(number + 1) % CUTS.len()], &stream].concat();
         seeds.push(("echo", name.to_owned(), acts));
     }
+    // The server closes in the midst of a binary frame, and a message follows it.
+    let stream = [frame(0x82, &[5; 100]), frame(0x81, b"unheard")].concat();
+    seeds.push(("echo", "closed-within-a-frame".to_owned(), [&[0, 0xff, 1, 0, 1, 39], &stream[..]].concat()));
     seeds
 }
 
@@ -86,7 +96,7 @@ fn close() -> Vec<Seed> {
 fn handshake() -> Vec<Seed> {
     let request = String::from_utf8(REQUEST.to_vec()).expect("text");
     let with = |line: &str| request.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"));
-    let requests: [(&str, String); 14] = [
+    let requests: [(&str, String); 22] = [
         ("plain", request.clone()),
         ("frames-behind", request.clone() + "\u{1}\u{0}"),
         ("subprotocol", with("Sec-WebSocket-Protocol: x, echo\r\nSec-WebSocket-Protocol: chat")),
@@ -101,16 +111,29 @@ fn handshake() -> Vec<Seed> {
         ("post", request.replace("GET", "POST")),
         ("lone-lf", request.replace("Host: h\r\n", "Host: h\n")),
         ("tls", "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}".to_owned()),
+        ("too-large", with("Cookie: of a browser that has been here before, and of all its neighbours")),
+        ("many-lines", with(&["a:b"; 64].join("\r\n"))),
+        ("nul", with("Cookie: \0")),
+        ("no-target", request.replace("GET / ", "GET A/ ")),
+        ("http-2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned()),
+        ("two-hosts", with("Host: g")),
+        ("long-key", request.replace("==", "====")),
+        ("just-fits", request.clone() + "\u{1}"),
     ];
     let seed = |(number, (name, request)): (usize, (&str, String))| {
-        let settings = [0, number as u8 % 2, u8::from(matches!(name, "path" | "absolute"))];
+        let size = match name {
+            "too-large" => 1,
+            "just-fits" => 3,
+            _ => 0,
+        };
+        let settings = [size, number as u8 % 2, u8::from(matches!(name, "path" | "absolute"))];
         ("handshake", name.to_owned(), [&settings, CUTS[number % CUTS.len()], request.as_bytes()].concat())
     };
     requests.into_iter().enumerate().map(seed).collect()
 }
 
 fn client() -> Vec<Seed> {
-    let streams: [(&str, &[u8]); 8] = [
+    let streams: [(&str, &[u8]); 15] = [
         ("messages", b"\x82\x03one\x81\x00\x89\x04ping\x8a\x00\x88\x04\x03\xe8ok"),
         ("fragments", b"\x01\x02ab\x89\x01p\x00\x00\x80\x01c"),
         ("length-16", b"\x82\x7e\x00\x80within"),
@@ -123,6 +146,13 @@ fn client() -> Vec<Seed> {
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
               Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x00",
         ),
+        ("text", "\u{1}\u{b}\u{7ff}€\u{d7ff}\u{ffff}\0\u{b}\u{10ffff}\u{10000}\u{800}".as_bytes()),
+        ("invalid-text", b"\x01\x02ok\x80\x03\xed\xa0\x80"),
+        ("cut-text", b"\x81\x03x\xf0\x9f"),
+        ("interrupted", b"\x01\x01a\x82\x01b"),
+        ("reserved", b"\x81\x02ok\xc1\x00"),
+        ("long-control", b"\x89\x7e\x00\x80"),
+        ("long-form", b"\x82\x7e\x00\x02ab"),
     ];
     let seed = |(number, (name, stream)): (usize, (&str, &[u8]))| {
         ("client", name.to_owned(), [CUTS[number % CUTS.len()], stream].concat())

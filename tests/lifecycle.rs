@@ -42,6 +42,32 @@ fn await_acknowledgement(peer: &Peer) {
     });
 }
 
+/// Has each peer send its messages, and waits until the server's kernel has them all.
+fn send_all(peers: &mut [Peer], messages: u64, payload: impl Fn(u64, u64) -> Vec<u8>) {
+    for (index, peer) in (0..).zip(&mut *peers) {
+        for number in 0..messages {
+            peer.send(frame(FIN | BINARY, &payload(index, number)));
+        }
+    }
+    for peer in peers {
+        await_acknowledgement(peer);
+    }
+}
+
+/// Insists on the echo of all that [`send_all`] has sent, a farewell to everybody, and an orderly end.
+fn expect_all(server: Server, peers: &mut [Peer], messages: u64, payload: impl Fn(u64, u64) -> Vec<u8>) {
+    for (index, peer) in (0..).zip(&mut *peers) {
+        for number in 0..messages {
+            peer.expect_frame(FIN | BINARY, payload(index, number));
+        }
+        expect_farewell(peer);
+    }
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+    let peers = peers.len() as u64;
+    assert_eq!(summary(&exit)[..2], [peers, peers * messages], "{exit}");
+}
+
 #[test]
 fn the_summary_counts_what_was_served() {
     let server = Server::start(&[]);
@@ -112,24 +138,9 @@ fn what_was_sent_before_the_signal_is_echoed() {
     let payload = |peer, number| pattern(peer * MESSAGES + number, 500);
     let server = Server::start(&["--drain-timeout", "300"]);
     let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
-    for (index, peer) in (0..).zip(&mut peers) {
-        for number in 0..MESSAGES {
-            peer.send(frame(FIN | BINARY, &payload(index, number)));
-        }
-    }
-    for peer in &peers {
-        await_acknowledgement(peer);
-    }
+    send_all(&mut peers, MESSAGES, payload);
     server.signal(Signal::TERM);
-    for (index, peer) in (0..).zip(&mut peers) {
-        for number in 0..MESSAGES {
-            peer.expect_frame(FIN | BINARY, payload(index, number));
-        }
-        expect_farewell(peer);
-    }
-    let exit = server.wait();
-    assert_eq!(exit.code, Some(0), "{exit}");
-    assert_eq!(summary(&exit)[..2], [PEERS, PEERS * MESSAGES], "{exit}");
+    expect_all(server, &mut peers, MESSAGES, payload);
 }
 
 /// The signal finds a server whose sockets hold more than a worker receives in a turn: it was not running for a moment.
@@ -142,25 +153,10 @@ fn what_waits_in_sockets_at_the_signal_is_echoed() {
     let server = Server::start(&["--drain-timeout", "300", "--workers", "1"]);
     let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
     server.signal(Signal::STOP);
-    for (index, peer) in (0..).zip(&mut peers) {
-        for number in 0..MESSAGES {
-            peer.send(frame(FIN | BINARY, &payload(index, number)));
-        }
-    }
-    for peer in &peers {
-        await_acknowledgement(peer);
-    }
+    send_all(&mut peers, MESSAGES, payload);
     server.signal(Signal::TERM);
     server.signal(Signal::CONT);
-    for (index, peer) in (0..).zip(&mut peers) {
-        for number in 0..MESSAGES {
-            assert!(peer.read_message() == Frame::new(FIN | BINARY, payload(index, number)), "{index}, {number}");
-        }
-        expect_farewell(peer);
-    }
-    let exit = server.wait();
-    assert_eq!(exit.code, Some(0), "{exit}");
-    assert_eq!(summary(&exit)[..2], [PEERS, PEERS * MESSAGES], "{exit}");
+    expect_all(server, &mut peers, MESSAGES, payload);
 }
 
 /// A handler would run on any thread, also on a worker with a descriptor table of its own.

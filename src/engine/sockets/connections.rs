@@ -421,10 +421,11 @@ impl Connections {
     /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
     fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending == Ending::Leaving {
-            connection.ending = Ending::No;
+        if !connection.ending.is_open() {
+            return;
         }
-        if connection.ending != Ending::No || connection.session.phase() == Phase::Closing {
+        connection.ending = Ending::No; // it may have been leaving
+        if connection.session.phase() == Phase::Closing {
             return;
         }
         let is_open = connection.session.phase() == Phase::Open;

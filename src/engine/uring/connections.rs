@@ -427,10 +427,11 @@ impl Connections {
     /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
     fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
         let connection = &mut self.entries[key as usize];
-        if connection.ending == Ending::Leaving {
-            connection.ending = Ending::No;
+        if !connection.ending.is_open() {
+            return;
         }
-        let is_closing = connection.ending != Ending::No || connection.session.phase() == Phase::Closing;
+        connection.ending = Ending::No; // it may have been leaving
+        let is_closing = connection.session.phase() == Phase::Closing;
         if is_closing || connection.flags.has(Flags::CLOSING.or(Flags::CANCELLING)) {
             return;
         }

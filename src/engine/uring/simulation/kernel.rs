@@ -300,9 +300,8 @@ impl Kernel {
             && (peer.has_arrival || peer.has_room)
         {
             // What woke the poll, be it still so or not; or what is found when it looks again.
-            let woken = |flag: bool, event: i16| i32::from(event) * i32::from(flag);
             let arrival = if peer.has_arrival { i32::from(libc::POLLIN) | peer.end() } else { 0 };
-            let room = woken(peer.has_room, libc::POLLOUT);
+            let room = if peer.has_room { i32::from(libc::POLLOUT) } else { 0 };
             let found = if is_stale { 0 } else { peer.readiness() };
             let events = if is_alone && arrival != 0 { arrival } else { arrival | room | found };
             peer.has_arrival = false;

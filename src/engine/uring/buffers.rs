@@ -71,6 +71,8 @@ pub struct BufferPool {
     /// Buffers that nobody uses, to be provided again by the next [`BufferPool::publish`].
     returned: Vec<u16>,
     tail: u16,
+    /// Buffers that the kernel has used up so far: where in the ring of entries it takes the next one from.
+    head: u16,
     /// Buffers the kernel can still receive into.
     provided: usize,
     /// Bytes in them that are not filled.
@@ -116,6 +118,7 @@ impl BufferPool {
             states: vec![BufferState::default(); usize::from(shape.count)],
             returned: (0..shape.count).rev().collect(),
             tail: 0,
+            head: 0,
             provided: 0,
             free: 0,
             failures_use_buffers: false,
@@ -174,6 +177,7 @@ impl BufferPool {
         state.pieces += 1;
         if !cqueue::buffer_more(flags) {
             state.closed = true;
+            self.head = self.head.wrapping_add(1);
             self.provided -= 1;
             self.free -= self.shape.size - state.filled;
         }
@@ -217,20 +221,49 @@ impl BufferPool {
         }
     }
 
+    /// Has the kernel begin anew with the buffer that it is filling, if nobody holds a piece of it: a few connections are
+    /// then received from into the same few cache lines, over and over.
+    ///
+    /// How far the kernel has filled it stands in the ring's entry, and there alone (the probe makes sure).
+    #[inline]
+    fn rewind(&mut self) {
+        if self.head == self.tail {
+            return;
+        }
+        let size = self.shape.size;
+        // SAFETY: the slot is inside the ring (masked); the kernel reads and writes it in enters only, on this thread.
+        let entry = unsafe { self.entries.add(usize::from(self.head & (self.shape.count - 1))).as_mut() };
+        let state = &mut self.states[usize::from(entry.bid())];
+        // What the kernel has filled beyond what completions have told is in one that has not been seen.
+        if state.filled == 0 || state.pieces > 0 || entry.len() != size - state.filled {
+            return;
+        }
+        self.free += state.filled;
+        *state = BufferState::default();
+        entry.set_addr(self.start(entry.bid()));
+        entry.set_len(size);
+    }
+
+    /// The address of a buffer.
+    #[inline]
+    fn start(&self, buffer: u16) -> u64 {
+        self.memory.as_ptr() as u64 + u64::from(buffer) * u64::from(self.shape.size)
+    }
+
     /// Provides all returned buffers to the kernel, the most recently used one first: it is still in cache.
     #[inline]
     pub fn publish(&mut self) {
+        self.rewind();
         if self.returned.is_empty() {
             return;
         }
         let mask = self.shape.count - 1;
         while let Some(buffer) = self.returned.pop() {
-            let address = self.memory.as_ptr() as u64 + u64::from(buffer) * u64::from(self.shape.size);
             // SAFETY: the slot is inside the ring (masked) and not the kernel's: at most `count` buffers exist, so
             // the tail never overtakes the head. The tail field shares the first entry's memory with `resv`, which
             // the setters below do not write.
             let entry = unsafe { self.entries.add(usize::from(self.tail & mask)).as_mut() };
-            entry.set_addr(address);
+            entry.set_addr(self.start(buffer));
             entry.set_len(self.shape.size);
             entry.set_bid(buffer);
             self.tail = self.tail.wrapping_add(1);
@@ -269,7 +302,47 @@ fn map(len: usize) -> io::Result<NonNull<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::kernel::Consumer;
     use super::*;
+
+    const SHAPE: PoolShape = PoolShape { count: 2, size: 100, incremental: true };
+
+    #[test]
+    fn a_buffer_that_nobody_holds_is_filled_from_its_start_again() {
+        let (mut pool, mut consumer) = (BufferPool::detached(SHAPE), Consumer::default());
+        for round in 0..3 {
+            let mut offsets = Vec::new();
+            for data in [[round; 60], [round + 100; 60], [round + 200; 60]] {
+                let (len, flags) = consumer.receive(&mut pool, &data).expect("room");
+                let piece = pool.take(len as i32, flags).expect("a buffer");
+                assert_eq!(pool.bytes(piece), &data[..len]);
+                offsets.push((piece, piece.offset, piece.len));
+                // It is held by one who has it.
+                pool.publish();
+            }
+            let [(first, 0, 60), (second, 60, 40), (third, 0, 60)] = offsets[..] else { panic!("{offsets:?}") };
+            assert_eq!((first.buffer, pool.room_for(1)), (second.buffer, 40));
+            for piece in [third, first, second] {
+                pool.release(piece.buffer);
+            }
+            pool.publish();
+            assert_eq!(pool.room_for(1), 200);
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_not_filled_again_while_a_completion_is_unseen() {
+        let (mut pool, mut consumer) = (BufferPool::detached(SHAPE), Consumer::default());
+        let mut receive = |pool: &mut BufferPool, data: &[u8]| consumer.receive(pool, data).expect("room");
+        let (len, flags) = receive(&mut pool, b"seen");
+        let seen = pool.take(len as i32, flags).expect("a buffer");
+        let (len, flags) = receive(&mut pool, b"unseen");
+        pool.release(seen.buffer);
+        pool.publish();
+        receive(&mut pool, &[0; 10]);
+        let unseen = pool.take(len as i32, flags).expect("a buffer");
+        assert_eq!(pool.bytes(unseen), b"unseen");
+    }
 
     #[test]
     fn older_kernels_get_the_same_memory_in_more_buffers() {
@@ -314,9 +387,11 @@ pub(super) mod kernel {
             unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), entry.addr() as *mut u8, len) };
             let mut flags = CQE_BUFFER | u32::from(entry.bid()) << CQE_BUFFER_SHIFT;
             let left = entry.len() - len as u32;
-            if pool.shape.incremental && left > 0 {
+            if pool.shape.incremental {
                 entry.set_addr(entry.addr() + len as u64);
                 entry.set_len(left);
+            }
+            if pool.shape.incremental && left > 0 {
                 flags |= CQE_BUFFER_MORE;
             } else {
                 self.head = self.head.wrapping_add(1);
@@ -364,6 +439,7 @@ pub(super) mod kernel {
                 states: vec![BufferState::default(); count],
                 returned: (0..shape.count).rev().collect(),
                 tail: 0,
+                head: 0,
                 provided: 0,
                 free: 0,
                 failures_use_buffers: !shape.incremental,

@@ -16,7 +16,7 @@ use super::ring::{Ring, RingOptions, Wait};
 use super::submit::{self, BUFFER_GROUP};
 use super::token::{Kind, Token};
 
-/// How long the kernel may take for the one receive; far longer than it needs.
+/// How long the kernel may take for a receive; far longer than it needs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The operations of workers and acceptor.
@@ -31,8 +31,8 @@ const OPERATIONS: [u8; 8] = [
     opcode::MsgRingSendFd::CODE,
 ];
 
-/// Sets up a small ring with a worker's flags, direct descriptors and provided buffers, and receives one byte as a
-/// worker would.
+/// Sets up a small ring with a worker's flags, direct descriptors and provided buffers, and receives as a worker
+/// would.
 pub(in crate::engine) fn probe() -> io::Result<()> {
     let mut ring = Ring::new(&RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 })?;
     let mut offered = Probe::new();
@@ -42,22 +42,29 @@ pub(in crate::engine) fn probe() -> io::Result<()> {
     }
     let shape = PoolShape { count: 1, size: 4096, incremental: true };
     let mut pool = BufferPool::new(&ring, BUFFER_GROUP, shape)?;
-    let outcome = receive_one_byte(&mut ring, &mut pool);
+    let outcome = receive_two_bytes(&mut ring, &mut pool);
     // The ring goes first: until then the kernel may write to the pool.
     drop(ring);
     outcome
 }
 
-fn receive_one_byte(ring: &mut Ring, pool: &mut BufferPool) -> io::Result<()> {
+/// Twice into the same place: between the two, the buffer is rewound.
+fn receive_two_bytes(ring: &mut Ring, pool: &mut BufferPool) -> io::Result<()> {
     let (mut peer, socket) = UnixStream::pair()?;
     ring.submitter().register_files_update(0, &[socket.as_raw_fd()])?;
-    peer.write_all(b"?")?;
-    complete(ring, Kind::Ready, Op::Poll { slot: 0 })?;
-    let (result, flags) = complete(ring, Kind::Receive, Op::Receive { slot: 0, at_most: None })?;
-    match pool.take(result, flags) {
-        Some(piece) if pool.bytes_mut(piece) == b"?" => Ok(()),
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring receives without a provided buffer")),
+    for (byte, poll) in [(b"?", true), (b"!", false)] {
+        peer.write_all(byte)?;
+        if poll {
+            complete(ring, Kind::Ready, Op::Poll { slot: 0 })?;
+        }
+        let (result, flags) = complete(ring, Kind::Receive, Op::Receive { slot: 0, at_most: None })?;
+        match pool.take(result, flags) {
+            Some(piece) if pool.bytes(piece) == byte => pool.release(piece.buffer),
+            _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring does not receive as it should")),
+        }
+        pool.publish();
     }
+    Ok(())
 }
 
 /// The first completion of this operation: result and flags.

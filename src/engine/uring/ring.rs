@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, Submitter, cqueue, squeue};
+use io_uring::types::Timespec;
+use io_uring::{EnterFlags, IoUring, Submitter, cqueue, squeue};
 
-/// `IORING_ENTER_GETEVENTS`: deferred completions are run only by an enter that asks for events.
-const ENTER_GETEVENTS: u32 = 1;
+/// `IORING_REGISTER_RING_FDS` and its opposite: a ring can be entered by an index, without looking up its descriptor.
+const REGISTER_RING_FDS: libc::c_long = 20;
+const UNREGISTER_RING_FDS: libc::c_long = 21;
 
 /// How often a full submission queue is offered to a kernel that takes nothing.
 const SUBMIT_ATTEMPTS_MAX: u32 = 10_000;
@@ -40,6 +41,25 @@ pub struct Wait {
 pub struct Ring {
     inner: IoUring,
     has_min_wait: bool,
+    /// The index that this thread may enter the ring by (Linux 5.18).
+    index: Option<u32>,
+}
+
+/// `struct io_uring_getevents_arg`.
+#[repr(C)]
+struct WaitArguments {
+    signal_mask: u64,
+    signal_mask_size: u32,
+    min_wait_us: u32,
+    timeout: u64,
+}
+
+/// `struct io_uring_rsrc_update`.
+#[repr(C)]
+struct IndexUpdate {
+    index: u32,
+    reserved: u32,
+    descriptor: u64,
 }
 
 impl Ring {
@@ -50,7 +70,8 @@ impl Ring {
             inner.submitter().register_files_sparse(options.direct_descriptors)?;
         }
         let has_min_wait = inner.params().is_feature_min_timeout();
-        Ok(Self { inner, has_min_wait })
+        let index = register_index(inner.as_raw_fd());
+        Ok(Self { inner, has_min_wait, index })
     }
 
     /// Queues one submission; what does not fit any more is handed to the kernel first.
@@ -90,20 +111,14 @@ impl Ring {
     ///
     /// Returns whether the kernel has taken all submissions; short of memory it may leave some for the next call.
     pub fn submit_and_wait(&mut self, wait: Wait) -> io::Result<bool> {
-        if wait.want == 0 {
-            return self.submit_and_run();
-        }
-        let timeout = wait.timeout.map(Timespec::from);
-        let mut args = SubmitArgs::new();
-        if let Some(timeout) = &timeout {
-            args = args.timespec(timeout);
-        }
-        if self.has_min_wait && wait.want > 1 {
-            args = args.min_wait_usec(wait.min_wait_us);
-        }
+        let deadline = wait.timeout.map(Timespec::from);
         // Without a minimum wait, waiting for several completions could last for ever.
-        let completions = if self.has_min_wait && wait.min_wait_us > 0 { wait.want } else { wait.want.min(1) };
-        match self.inner.submitter().submit_with_args(completions, &args) {
+        let min_wait_us = if self.has_min_wait && wait.want > 1 { wait.min_wait_us } else { 0 };
+        let completions = if min_wait_us > 0 { wait.want } else { wait.want.min(1) };
+        let timeout = deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let arguments = WaitArguments { signal_mask: 0, signal_mask_size: 0, min_wait_us, timeout: timeout as u64 };
+        let arguments = (min_wait_us > 0 || !timeout.is_null()).then_some(&arguments);
+        match self.enter(completions as u32, arguments) {
             Err(e) if !is_transient(&e) => Err(e),
             _ => Ok(self.inner.submission().is_empty()),
         }
@@ -116,15 +131,20 @@ impl Ring {
         self.inner.submission().cq_overflow()
     }
 
-    /// Submits everything and runs deferred completions, without waiting for any.
-    fn submit_and_run(&mut self) -> io::Result<bool> {
-        let queued = self.inner.submission().len() as u32;
-        // SAFETY: submits exactly the entries that `push` has queued; no argument is passed.
-        let entered = unsafe { self.inner.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) };
-        match entered {
-            Err(e) if !is_transient(&e) => Err(e),
-            _ => Ok(self.inner.submission().is_empty()),
-        }
+    /// `io_uring_enter(2)`: submits everything that is queued and runs what was deferred, which happens only in an enter
+    /// that asks for events.
+    #[inline]
+    fn enter(&mut self, want: u32, arguments: Option<&WaitArguments>) -> io::Result<()> {
+        let queued = self.inner.submission().len();
+        let mut flags = EnterFlags::GETEVENTS;
+        flags.set(EnterFlags::REGISTERED_RING, self.index.is_some());
+        flags.set(EnterFlags::EXT_ARG, arguments.is_some());
+        let ring = self.index.map_or(i64::from(self.inner.as_raw_fd()), i64::from);
+        let (pointer, size) = arguments.map_or((std::ptr::null(), 0), |a| (std::ptr::from_ref(a), size_of_val(a)));
+        // SAFETY: the entries are those that `push` has queued; the arguments live until the call returns.
+        let entered =
+            unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, queued, want, flags.bits(), pointer, size) };
+        if entered < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Everything that has completed so far.
@@ -154,6 +174,33 @@ fn build(options: &RingOptions) -> io::Result<IoUring> {
     };
     // Newest first: NO_SQARRAY is Linux 6.6, SINGLE_ISSUER and DEFER_TASKRUN are 6.0 and 6.1.
     base().setup_no_sqarray().build(options.entries).or_else(|_| base().build(options.entries))
+}
+
+/// An index for this thread to enter the ring by; `None` if the kernel has none to give.
+fn register_index(ring: RawFd) -> Option<u32> {
+    let mut update = IndexUpdate { index: u32::MAX, reserved: 0, descriptor: ring as u64 };
+    // SAFETY: the kernel reads and writes one update.
+    let registered = unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_RING_FDS, &raw mut update, 1) };
+    (registered == 1).then_some(update.index)
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The index would keep the ring alive until the thread ends, beyond the memory that the ring writes to.
+        if let Some(index) = self.index {
+            let mut update = IndexUpdate { index, reserved: 0, descriptor: 0 };
+            // SAFETY: the kernel reads one update.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_io_uring_register,
+                    self.inner.as_raw_fd(),
+                    UNREGISTER_RING_FDS,
+                    &raw mut update,
+                    1,
+                )
+            };
+        }
+    }
 }
 
 impl AsRawFd for Ring {

@@ -100,7 +100,8 @@ impl<'a> Worker<'a> {
         let wait = self.wait();
         self.queue_operations();
         let all_submitted = self.ring.submit_and_wait(wait)?;
-        self.connections.set_now(self.clock.now());
+        let now = self.clock.now();
+        self.connections.set_now(now);
         self.batch = 0;
         self.reap();
         // A send without a completion is complete only if there is no completion left to be seen.
@@ -111,7 +112,7 @@ impl<'a> Worker<'a> {
         if all_submitted {
             self.connections.finish_sends();
         }
-        self.sweep();
+        self.sweep(now);
         let is_empty = self.connections.is_empty();
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE));
         self.connections.end_turn();
@@ -175,8 +176,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn sweep(&mut self) {
-        let now = self.clock.now();
+    fn sweep(&mut self, now: u32) {
         if now != self.swept_at && self.connections.needs_sweep() {
             let is_done = self.connections.sweep(SLICE.max(self.connections.len() / 4));
             self.swept_at = if is_done { now } else { self.swept_at };

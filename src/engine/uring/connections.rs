@@ -166,6 +166,11 @@ impl Connections {
         self.urgent || has_unfinished || !self.readable.is_empty()
     }
 
+    /// Whether connections that have ended wait to be seen to.
+    pub fn has_ends_left(&self) -> bool {
+        self.readable.has_ended()
+    }
+
     /// How many of the operations to submit will have completed when the enter that submits them returns.
     pub fn queued_receives(&self) -> usize {
         self.readable.submitted()

@@ -22,6 +22,12 @@ const SQ_ENTRIES: u32 = 1024;
 const CQ_ENTRIES: u32 = 8192;
 /// Under load, waiting for more than one completion lets the kernel run more of them per pass; this is the bound.
 const WANT_MAX: usize = 128;
+/// Deferred completions (of polls, and of other rings' messages) that the kernel runs in an enter which does not wait for
+/// more (`IO_LOCAL_TW_DEFAULT_MAX`, since Linux 6.13).
+const DEFERRED_PER_ENTER: usize = 20;
+/// When more of them wait, the turn asks again, up to so many: who has sent something would otherwise wait for many turns
+/// behind thousands who have come or gone.
+const BATCH_MAX: usize = 512;
 /// How long it may wait for them before one is enough.
 const MIN_WAIT_US: u32 = 20;
 /// Connections told to close, or checked for deadlines, per turn: bounds the time between two looks at the ring.
@@ -103,7 +109,11 @@ impl<'a> Worker<'a> {
         let now = self.clock.now();
         self.connections.set_now(now);
         self.batch = 0;
-        self.reap();
+        let mut bound = wait.want.max(DEFERRED_PER_ENTER);
+        while self.reap() >= bound && self.batch < BATCH_MAX {
+            bound = DEFERRED_PER_ENTER;
+            self.ring.submit_and_wait(Wait::default())?;
+        }
         // A send without a completion is complete only if there is no completion left to be seen.
         while self.ring.has_overflow() {
             self.ring.submit_and_wait(Wait::default())?;
@@ -117,6 +127,10 @@ impl<'a> Worker<'a> {
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE));
         self.connections.end_turn();
         self.control.publish(self.connections.tally());
+        if self.connections.has_ends_left() {
+            // A processor may have several workers, and each keeps it for as long as the scheduler lets it.
+            std::thread::yield_now();
+        }
         Ok(goes_on)
     }
 
@@ -145,13 +159,15 @@ impl<'a> Worker<'a> {
         Wait { want: (self.batch / 2).clamp(1, WANT_MAX), min_wait_us: MIN_WAIT_US, timeout }
     }
 
-    /// Hands every completion to the connection it belongs to.
-    fn reap(&mut self) {
+    /// Hands every completion to the connection it belongs to. Returns how many the kernel had deferred.
+    fn reap(&mut self) -> usize {
         let (mut is_called, mut has_arrivals) = (false, false);
+        let mut deferred = 0;
         for completion in self.ring.completions() {
             self.batch += 1;
             let token = Token::decode(completion.user_data());
             let result = completion.result();
+            deferred += usize::from(matches!(token.kind, Kind::Ready | Kind::Accepted));
             match token.kind {
                 Kind::Ready => self.connections.ready(token, result, completion.flags()),
                 Kind::Receive => self.connections.received(token, result, completion.flags()),
@@ -174,6 +190,7 @@ impl<'a> Worker<'a> {
             self.connections.close_at_leisure();
             self.stopping.begin(self.limits.drain_timeout);
         }
+        deferred
     }
 
     fn sweep(&mut self, now: u32) {

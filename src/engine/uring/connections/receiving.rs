@@ -7,7 +7,7 @@
 //!
 //! A few peers that send without a pause would take all of each turn for themselves. So whoever has brought a lot at once
 //! is *greedy* until a receive finds less: greedy connections wait in a queue of their own, behind everybody else, and
-//! while others are served, their turns are short.
+//! while others are served, their turns are short. So do those whose peers do not read: nobody waits for their echoes.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -35,6 +35,7 @@ const SHARES: u32 = SHARE;
 pub(super) struct Readable {
     modest: VecDeque<u32>,
     ended: VecDeque<u32>,
+    /// And those that cannot send.
     greedy: VecDeque<u32>,
     /// What a receive has brought of late, from modest and from greedy connections.
     usual: [Usual; 2],
@@ -80,6 +81,10 @@ impl Readable {
         self.modest.is_empty() && self.ended.is_empty() && self.greedy.is_empty()
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn holds(&self, key: u32) -> bool {
         [&self.modest, &self.ended, &self.greedy].iter().any(|queue| queue.contains(&key))
@@ -101,7 +106,7 @@ impl Connections {
         let flags = &mut self.entries[key as usize].flags;
         flags.set(Flags::QUEUED);
         let Readable { modest, greedy, .. } = &mut self.readable;
-        if flags.has(Flags::GREEDY) { greedy.push_back(key) } else { modest.push_back(key) }
+        if flags.has(Flags::GREEDY.or(Flags::BLOCKED)) { greedy.push_back(key) } else { modest.push_back(key) }
     }
 
     /// The same for one whose peer has sent its last.

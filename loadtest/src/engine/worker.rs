@@ -220,8 +220,8 @@ impl<'a> Worker<'a> {
         if phase.is_sending() && !was_sending {
             self.upkeep.begin(self.now_ns);
             self.sweep = Some(0);
-        } else if phase == Phase::Close {
-            self.sweep = Some(0);
+        } else if !phase.is_sending() {
+            self.sweep = None;
         }
     }
 

@@ -33,6 +33,14 @@ fn servers_may_differ_without_a_fault() {
     }
 }
 
+/// The kernel tells of both at once, and once.
+#[test]
+fn a_reset_that_comes_together_with_the_last_bytes_is_noticed() {
+    let outcome = run(start(Behaviour::ResetBehindClose), &["-c", "40", "--close-timeout", "1000"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(outcome.number("/connections/closes_answered"), 40, "{}", outcome.output);
+}
+
 #[test]
 fn swapped_echoes_are_reordered() {
     let args = ["-c", "1", "--depth", "4", "--messages", "104", "--duration", "20"];

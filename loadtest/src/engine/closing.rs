@@ -66,10 +66,6 @@ impl Worker<'_> {
         if self.shared.messages.are_framed() { self.send_close(key) } else { self.finish(key) }
     }
 
-    pub(super) fn is_slow_reader(&mut self, token: Token) -> bool {
-        self.connection(token).is_some_and(|connection| connection.has(Flag::SlowReader))
-    }
-
     /// The server's Close has arrived, and this side's is to have this code if it is still to be sent. Then the server is
     /// to close the TCP connection (RFC 6455 section 7.1.1).
     pub(super) fn on_close(&mut self, key: u32, code: u16) {
@@ -149,11 +145,11 @@ impl Worker<'_> {
         connection.stage = Stage::Ending;
         let under_way = [
             (connection.has(Flag::ConnectPending), Kind::Connect),
-            (connection.has(Flag::Receiving), Kind::Receive),
+            (connection.has(Flag::Polled), Kind::Ready),
             (connection.send.is_some() && !connection.has(Flag::Trying), Kind::Send),
         ];
         let token = |kind| Token::new(kind, connection.generation, key);
-        let released_by = token(Kind::Receive);
+        let released_by = token(Kind::Ready);
         let cancels = under_way.map(|(is_under_way, kind)| is_under_way.then(|| operations::cancel(token(kind))));
         for cancel in cancels.into_iter().flatten() {
             // SAFETY: the submission holds no address.
@@ -165,8 +161,8 @@ impl Worker<'_> {
     /// Lets go of a connection that was given up and for which the kernel has nothing under way any more.
     pub(super) fn release_if_ended(&mut self, token: Token) {
         let Some(connection) = self.connection(token) else { return };
-        let is_idle =
-            !connection.has(Flag::ConnectPending) && !connection.has(Flag::Receiving) && connection.send.is_none();
+        let under_way = [Flag::ConnectPending, Flag::Polled, Flag::Receiving];
+        let is_idle = connection.send.is_none() && !under_way.into_iter().any(|flag| connection.has(flag));
         if connection.stage != Stage::Ending || !is_idle {
             return;
         }

@@ -43,7 +43,7 @@ const _: () = assert!(size_of::<Option<Connection>>() <= 64, "the slab finds roo
 #[derive(Clone, Copy, Debug)]
 #[repr(u16)]
 pub(super) enum Flag {
-    /// A multishot receive is under way.
+    /// A receive is under way.
     Receiving = 1,
     /// This connection echoes all the time.
     Active = 2,
@@ -65,6 +65,12 @@ pub(super) enum Flag {
     PingDue = 512,
     /// Sends and does not read.
     SlowReader = 1024,
+    /// A poll is under way.
+    Polled = 2048,
+    /// Waits for its turn to be received from.
+    Waiting = 4096,
+    /// There is an end behind what can be received.
+    Ended = 8192,
 }
 
 impl Connection {
@@ -101,6 +107,12 @@ impl Connection {
     /// Whether the upgrade has succeeded and the connection has not been given up.
     pub(super) fn is_upgraded(&self) -> bool {
         matches!(self.stage, Stage::Greeting | Stage::Open | Stage::Closing)
+    }
+
+    /// Whether what the server sends is to be received.
+    #[inline]
+    pub(super) fn wants_input(&self) -> bool {
+        self.stage != Stage::Ending && !(self.has(Flag::SlowReader) && self.stage == Stage::Open)
     }
 
     /// Whether a frame is to be sent that is no message.

@@ -1,8 +1,8 @@
 //! Moves the bytes: one ring per thread, batched, with no buffer for an idle connection.
 //!
-//! `worker` is the loop and the way of an echo, `sending` its way out; `opening` and `closing` are the two ends of a
-//! connection's life, `upkeep` what happens to it in between; `sends` holds what is being sent; `operations` are the
-//! submissions and their names. `tls` is the other, simpler way for `wss://` targets.
+//! `worker` is the loop, `receiving` an echo's way in, `sending` a message's way out; `opening` and `closing` are the two
+//! ends of a connection's life, `upkeep` what happens to it in between; `sends` holds what is being sent; `operations` are
+//! the submissions and their names. `tls` is the other, simpler way for `wss://` targets.
 
 mod alarms;
 mod closing;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use ringecho::engine::uring::buffers::Piece;
 
 use super::connection::{Connection, Flag, Stage};
-use super::operations::{self, Kind, Token};
+use super::operations::{Kind, Token};
 use super::worker::{Deadlines, TURN, Worker};
 use crate::pacing::ConnectPacing;
 use crate::stats::{Cause, Counter};
@@ -93,8 +93,8 @@ impl Worker<'_> {
             return self.fail(token.key, Cause::of_error(-result));
         }
         if !shared.messages.are_framed() {
-            self.start_receiving(token.key);
-            self.on_ready(token.key);
+            self.poll(token.key);
+            self.on_usable(token.key);
             return self.send_due(token.key);
         }
         connection.stage = Stage::Upgrading;
@@ -104,7 +104,7 @@ impl Worker<'_> {
             request.write(number, bytes);
             request.len()
         });
-        self.start_receiving(token.key);
+        self.poll(token.key);
     }
 
     /// Bytes of the answer to the upgrade request, or bytes for a connection that has been given up.
@@ -135,7 +135,7 @@ impl Worker<'_> {
 
     /// The connection is a WebSocket; the last `frames_behind` bytes of `piece` are frames already.
     fn on_upgraded(&mut self, key: u32, piece: Piece, frames_behind: u32) {
-        self.on_ready(key);
+        self.on_usable(key);
         if frames_behind > 0 {
             let skipped = piece.len - frames_behind;
             self.on_bytes(key, Piece { offset: piece.offset + skipped, len: frames_behind, ..piece });
@@ -145,7 +145,7 @@ impl Worker<'_> {
     }
 
     /// The connection can carry messages.
-    fn on_ready(&mut self, key: u32) {
+    fn on_usable(&mut self, key: u32) {
         self.tally.count(Counter::Opened);
         if self.shared.scenario.connect.greet {
             self.connections[key as usize].stage = Stage::Greeting;
@@ -160,11 +160,6 @@ impl Worker<'_> {
         connection.stage = Stage::Open;
         self.tally.connects.record(connection.age_ns(self.now_ns));
         self.tally.count(Counter::Settled);
-        if connection.has(Flag::SlowReader) && connection.has(Flag::Receiving) {
-            let cancel = operations::cancel(connection.token(Kind::Receive, key));
-            // SAFETY: the submission holds no address.
-            unsafe { self.ring.push(&cancel) };
-        }
     }
 
     /// An attempt has failed.

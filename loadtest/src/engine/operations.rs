@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use io_uring::types::{self, DestinationSlot};
 use io_uring::{opcode, squeue};
+use ringecho::engine::uring::submit::{self, BUFFER_GROUP};
 use socket2::SockAddr;
 
 /// What completed.
@@ -16,12 +17,19 @@ pub(super) enum Kind {
     Bell,
     /// A connection's setting up, as far as `connect`.
     Connect,
-    /// A connection's multishot receive.
+    /// A connection's poll.
+    Ready,
+    /// A receive, by its place.
     Receive,
     /// A connection's send.
     Send,
     /// An alarm, by its place.
     Alarm,
+}
+
+impl Kind {
+    const ALL: [Kind; 7] =
+        [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Ready, Kind::Receive, Kind::Send, Kind::Alarm];
 }
 
 /// Names one operation: its kind, and the connection by its key and its generation (keys are used again).
@@ -49,8 +57,8 @@ impl Token {
 
     #[inline]
     pub(super) fn decode(user_data: u64) -> Self {
-        const KINDS: [Kind; 6] = [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send, Kind::Alarm];
-        Self { kind: KINDS[(user_data >> 48) as usize], generation: (user_data >> 32) as u16, key: user_data as u32 }
+        let kind = Kind::ALL[(user_data >> 48) as usize];
+        Self { kind, generation: (user_data >> 32) as u16, key: user_data as u32 }
     }
 }
 
@@ -106,14 +114,26 @@ fn set_on(fd: types::Fixed, level: libc::c_int, option: libc::c_int) -> squeue::
     opcode::SetSockOpt::new(fd, level as u32, option as u32, (&raw const ON).cast(), size_of_val(&ON) as u32).build()
 }
 
-/// Receives again and again into the provided buffers of `group`.
-pub(super) fn receive(token: Token, group: u16) -> squeue::Entry {
-    opcode::RecvMulti::new(types::Fixed(token.key), group).build().user_data(token.encode())
+/// Completes whenever something can be received, or could be but for an end. Errors are told unasked.
+pub(super) fn poll(token: Token) -> squeue::Entry {
+    submit::poll(token.key, (libc::POLLIN | libc::POLLRDHUP) as u32).user_data(token.encode())
 }
 
-/// The same, each with what `header` asks for in front of the bytes.
-pub(super) fn receive_stamped(token: Token, group: u16, header: &libc::msghdr) -> squeue::Entry {
-    opcode::RecvMsgMulti::new(types::Fixed(token.key), header, group).build().user_data(token.encode())
+/// Receives from direct descriptor `key` without waiting.
+#[inline]
+pub(super) fn receive(key: u32, place: u32) -> squeue::Entry {
+    submit::receive(key, None).user_data(Token::new(Kind::Receive, 0, place).encode())
+}
+
+/// The same, with what `header` asks for besides bytes. The kernel writes to it until the receive has completed.
+#[inline]
+pub(super) fn receive_stamped(key: u32, place: u32, header: *mut libc::msghdr) -> squeue::Entry {
+    opcode::RecvMsg::new(types::Fixed(key), header)
+        .flags(libc::MSG_DONTWAIT as u32)
+        .buf_group(BUFFER_GROUP)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+        .user_data(Token::new(Kind::Receive, 0, place).encode())
 }
 
 /// How a send goes about it.
@@ -186,7 +206,7 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_round_trip() {
-        for kind in [Kind::Ignored, Kind::Bell, Kind::Connect, Kind::Receive, Kind::Send, Kind::Alarm] {
+        for kind in Kind::ALL {
             let token = Token::new(kind, 0xabcd, 0xffff_0001);
             assert_eq!(Token::decode(token.encode()), token);
         }

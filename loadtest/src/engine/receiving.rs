@@ -1,11 +1,17 @@
-//! Receiving: what a connection has sent, and when it came.
+//! Receiving: who has sent something, what it is, and when it came.
+//!
+//! A poll tells who has something. It waits in a queue, first come, first served, and each turn receives from as many as
+//! the buffers are thought to suffice for: so they are not used up, and nobody waits for long.
+
+use std::collections::VecDeque;
 
 use io_uring::cqueue;
 use ringecho::engine::uring::buffers::{Piece, PoolShape};
+use ringecho::engine::uring::submit::END;
+use ringecho::engine::uring::turn::{RECEIVES_MAX, Usual};
 
 use super::connection::{Flag, Stage};
 use super::operations::{self, Kind, Token};
-use super::stamps::FRONT;
 use super::worker::Worker;
 use crate::session::Judging;
 
@@ -14,87 +20,163 @@ const POOLS: usize = 4 << 20;
 
 /// Receive buffer memory of a thread: at least, and at most.
 const MIN_POOL: usize = 64 << 10;
-const MIN_STAMPED_POOL: usize = 128 << 10;
 const MAX_POOL: usize = 1 << 20;
 
 /// Buffers in a pool: few and large, so that large messages arrive in large pieces.
 const POOL_BUFFERS: u16 = 4;
 
-/// Where receives are stamped, each of them uses up a buffer: as many as may be looked at together, and some more.
-const STAMPED_POOL_BUFFERS: u16 = 128;
-
-/// Receive buffers for one of `threads` threads. Pieces are read at once and given back, so even little memory is
-/// hardly ever short; when it is, receives go on a turn later.
-pub(super) fn pool_shape(threads: usize, are_stamped: bool) -> PoolShape {
-    // A stamp need not fit into what an earlier receive has left of a buffer: stamped receives cannot share one.
-    let (count, incremental) = if are_stamped { (STAMPED_POOL_BUFFERS, false) } else { (POOL_BUFFERS, true) };
-    let min = if are_stamped { MIN_STAMPED_POOL } else { MIN_POOL };
-    let bytes = (POOLS / threads).clamp(min, MAX_POOL);
-    PoolShape { count, size: (bytes / usize::from(count)) as u32, incremental }
+/// Receive buffers for one of `threads` threads. Pieces are read at once and given back, so little memory will do.
+pub(super) fn pool_shape(threads: usize) -> PoolShape {
+    let bytes = (POOLS / threads).clamp(MIN_POOL, MAX_POOL);
+    PoolShape { count: POOL_BUFFERS, size: (bytes / usize::from(POOL_BUFFERS)) as u32, incremental: true }
 }
 
-const _: () = assert!(MIN_STAMPED_POOL / STAMPED_POOL_BUFFERS as usize >= 4 * FRONT, "most of a buffer is for bytes");
+/// Connections that have something to be received.
+pub(super) struct Readable {
+    /// In their order. A connection may be gone by now.
+    waiting: VecDeque<Waiter>,
+    /// From whom the last enter has received, or the next one will: a receive is named by its place here.
+    served: Vec<Waiter>,
+    /// Receives of those that have not completed.
+    under_way: usize,
+    usual: Usual,
+}
+
+/// A connection that has something to be received.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    token: Token,
+    /// What it has came after this, or it would have been found earlier.
+    since_ns: u64,
+}
+
+impl Readable {
+    pub(super) fn new() -> Self {
+        let served = Vec::with_capacity(RECEIVES_MAX);
+        Self { waiting: VecDeque::new(), served, under_way: 0, usual: Usual::default() }
+    }
+
+    /// Receives that complete within the next enter.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
+    }
+}
 
 impl Worker<'_> {
-    /// Lets receives go on that ended because the pool was empty; it has been refilled by now.
-    pub(super) fn rearm(&mut self) {
-        while let Some(token) = self.rearm.pop() {
-            let connection = self.connections.get(token.key as usize);
-            if connection.is_some_and(|it| it.generation == token.generation && it.stage != Stage::Ending) {
-                self.start_receiving(token.key);
+    /// Has the kernel tell whenever the server has sent something.
+    pub(super) fn poll(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        debug_assert!(!connection.has(Flag::Polled), "a second poll");
+        connection.set(Flag::Polled, true);
+        let poll = operations::poll(connection.token(Kind::Ready, key));
+        // SAFETY: the submission holds no address.
+        unsafe { self.ring.push(&poll) };
+    }
+
+    /// A connection's poll tells something.
+    #[inline]
+    pub(super) fn on_ready(&mut self, token: Token, result: i32, flags: u32) {
+        let since_ns = self.last_turn_ns;
+        let Some(connection) = self.connection(token) else {
+            debug_assert!(false, "completion of a connection that is gone");
+            return;
+        };
+        let goes_on = cqueue::more(flags);
+        connection.set(Flag::Polled, goes_on);
+        if result < 0 {
+            return self.on_gone(token, Some(-result));
+        }
+        if result & END != 0 {
+            connection.set(Flag::Ended, true);
+        }
+        if !goes_on {
+            if connection.stage == Stage::Ending {
+                return self.release_if_ended(token);
             }
+            // The kernel had no room for completions.
+            self.poll(token.key);
+        }
+        self.wait_for_turn(Waiter { token, since_ns });
+    }
+
+    /// Has a connection wait for its turn to be received from.
+    #[inline]
+    fn wait_for_turn(&mut self, waiter: Waiter) {
+        let Some(connection) = self.connection(waiter.token) else { return };
+        // A receive that is under way will see what an event before its completion tells.
+        if connection.wants_input() && !connection.has(Flag::Waiting) && !connection.has(Flag::Receiving) {
+            connection.set(Flag::Waiting, true);
+            self.readable.waiting.push_back(waiter);
         }
     }
 
-    pub(super) fn start_receiving(&mut self, key: u32) {
-        let connection = &mut self.connections[key as usize];
-        debug_assert!(!connection.has(Flag::Receiving), "a second receive");
-        connection.set(Flag::Receiving, true);
-        let token = connection.token(Kind::Receive, key);
-        let receive = match &self.stamps {
-            Some(stamps) => operations::receive_stamped(token, self.pool.group(), stamps.header()),
-            None => operations::receive(token, self.pool.group()),
+    /// Receives from those whose turn it is.
+    pub(super) fn receive_from_readable(&mut self) {
+        if self.readable.under_way > 0 {
+            // The last enter has not taken all submissions: their places are in use.
+            return;
+        }
+        self.readable.served.clear();
+        let usual = self.readable.usual;
+        let turns = usual.per_turn().min(self.pool.room_for(usual.bytes()));
+        while self.readable.served.len() < turns {
+            let Some(waiter) = self.readable.waiting.pop_front() else { break };
+            let connection = self.connection(waiter.token).filter(|connection| connection.has(Flag::Waiting));
+            let Some(connection) = connection else { continue };
+            connection.set(Flag::Waiting, false);
+            if connection.wants_input() {
+                connection.set(Flag::Receiving, true);
+                self.receive(waiter);
+            }
+        }
+        self.readable.under_way = self.readable.served.len();
+    }
+
+    #[inline]
+    fn receive(&mut self, waiter: Waiter) {
+        let place = self.readable.served.len() as u32;
+        self.readable.served.push(waiter);
+        let slot = waiter.token.key;
+        let receive = match &mut self.stamps {
+            Some(stamps) => operations::receive_stamped(slot, place, stamps.header(place)),
+            None => operations::receive(slot, place),
         };
-        // SAFETY: the header, if any, is boxed and goes after the ring; the pool outlives the ring.
+        // SAFETY: the header, if any, is boxed and goes after the ring, and its place is not used again before this
+        // receive has completed; the pool outlives the ring.
         unsafe { self.ring.push(&receive) };
     }
 
-    pub(super) fn on_receive(&mut self, token: Token, result: i32, flags: u32) {
+    /// The receive in this place has completed.
+    #[inline]
+    pub(super) fn on_receive(&mut self, place: u32, result: i32, flags: u32) {
         self.receives += 1;
-        let piece = self.pool.take(result, flags);
-        let Some(connection) = self.connection(token) else {
-            // Never: a connection is kept until its receive has ended. But memory must not leak if it does.
-            debug_assert!(false, "completion of a connection that is gone");
-            return piece.into_iter().for_each(|piece| self.pool.release(piece.buffer));
-        };
-        let goes_on = cqueue::more(flags);
-        connection.set(Flag::Receiving, goes_on);
-        let mut result = result;
-        if let Some(piece) = piece {
-            let (payload, age_ns) = match &self.stamps {
-                Some(stamps) if result > 0 => stamps.read(piece, self.pool.bytes(piece)),
-                _ => (piece, 0),
-            };
-            result = result.min(payload.len as i32);
+        self.readable.under_way -= 1;
+        let waiter = self.readable.served[place as usize];
+        let Waiter { token, since_ns } = waiter;
+        let connection = &mut self.connections[token.key as usize];
+        connection.set(Flag::Receiving, false);
+        // Unix sockets do not say whether there is more before Linux 6.17: but there may be if the buffer was filled.
+        let mut has_more = cqueue::sock_nonempty(flags) || connection.has(Flag::Ended);
+        if let Some(piece) = self.pool.take(result, flags) {
             if result > 0 {
-                self.arrived_ns = self.now_ns.saturating_sub(age_ns);
-                self.on_bytes(token.key, payload);
+                has_more |= piece.offset + piece.len == self.pool.shape().size;
+                self.readable.usual.see(piece.len);
+                let age_ns = self.stamps.as_ref().map_or(0, |stamps| stamps.age_ns(place));
+                self.arrived_ns = self.now_ns.saturating_sub(age_ns).max(since_ns);
+                self.on_bytes(token.key, piece);
             }
             self.pool.release(piece.buffer);
         }
-        if goes_on && result > 0 {
-            return;
-        }
-        match result {
+        match -result {
+            ..0 if has_more => self.wait_for_turn(waiter),
+            // Whatever comes from now on, the poll will tell.
+            ..0 | libc::EAGAIN => {}
             0 => self.on_gone(token, None),
-            error if -error == libc::ECANCELED && self.is_slow_reader(token) => self.release_if_ended(token),
-            error if error < 0 && -error != libc::ENOBUFS => self.on_gone(token, Some(-error)),
-            // The pool was empty, or the kernel had another reason to end the multishot.
-            _ => {
-                self.rearm.push(token);
-                self.release_if_ended(token);
-            }
+            // It has used up the buffers with others, and waits for another turn.
+            libc::ENOBUFS | libc::EINTR => self.wait_for_turn(waiter),
+            errno => self.on_gone(token, Some(errno)),
         }
+        self.release_if_ended(token);
     }
 
     /// Bytes from the server.
@@ -103,7 +185,7 @@ impl Worker<'_> {
         if !connection.is_upgraded() {
             return self.on_answer(key, piece);
         }
-        if connection.has(Flag::SlowReader) && connection.stage == Stage::Open {
+        if !connection.wants_input() {
             return;
         }
         let mut judging = Judging {

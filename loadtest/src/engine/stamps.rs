@@ -2,44 +2,46 @@
 //!
 //! An echo has come back when the kernel has it, not when this thread gets round to looking: so the thread may look at
 //! several together without making their latencies longer, and what it does meanwhile does not count as the server's.
-//! The kernel tells the time of the last byte (`SO_TIMESTAMPNS`, socket(7)) in front of the bytes, in the same buffer.
+//! The kernel tells the time of the last byte (`SO_TIMESTAMPNS`, socket(7)) beside the bytes.
 
 use std::time::Duration;
 
-use io_uring::types::RecvMsgOut;
-use ringecho::engine::uring::buffers::Piece;
+use ringecho::engine::uring::turn::RECEIVES_MAX;
 use rustix::time::{ClockId, clock_gettime};
 
 /// A control message with a time in it: its header, seconds and nanoseconds.
 const CONTROL: usize = size_of::<libc::cmsghdr>() + size_of::<libc::timespec>();
 
-/// What the kernel writes in front of the bytes.
-pub(super) const FRONT: usize = size_of::<io_uring_recvmsg_out>() + CONTROL;
-
-/// As in `linux/io_uring.h`; the crate has it only inside of [`RecvMsgOut`].
-#[allow(non_camel_case_types)]
-type io_uring_recvmsg_out = [u32; 4];
-
-/// How stamped receives are asked for and read.
+/// Where receives are stamped.
 pub(super) struct Stamps {
-    /// What a receive is to bring besides bytes. Boxed, because the kernel reads it where it is.
-    header: Box<libc::msghdr>,
+    /// One for each receive of a turn. Boxed, because the kernel writes to it where it is.
+    stamps: Box<[Stamp]>,
     /// The wall clock's time of this loop turn, which stamps are times of.
     wall_ns: u64,
-    /// How long the last turn was.
-    turn_ns: u64,
+}
+
+/// What a receive is to bring besides bytes.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Stamp {
+    header: libc::msghdr,
+    control: [u8; CONTROL],
 }
 
 impl Stamps {
     pub(super) fn new() -> Self {
-        // SAFETY: all-zero bytes are a valid `msghdr`: integers, and raw pointers, which may be null.
-        let mut header: Box<libc::msghdr> = unsafe { Box::new(std::mem::zeroed()) };
-        header.msg_controllen = CONTROL as _;
-        Self { header, wall_ns: 0, turn_ns: 0 }
+        // SAFETY: all-zero bytes are valid for both parts: integers, and raw pointers, which may be null.
+        let stamp: Stamp = unsafe { std::mem::zeroed() };
+        Self { stamps: vec![stamp; RECEIVES_MAX].into(), wall_ns: 0 }
     }
 
-    pub(super) fn header(&self) -> &libc::msghdr {
-        &self.header
+    /// How the receive in this place of a turn is asked for. The kernel writes to it until that has completed.
+    #[inline]
+    pub(super) fn header(&mut self, place: u32) -> *mut libc::msghdr {
+        let Stamp { header, control } = &mut self.stamps[place as usize];
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL as _;
+        header
     }
 
     /// A new loop turn. To be called before any other clock is read: a pause between the two must not make echoes older.
@@ -47,29 +49,23 @@ impl Stamps {
         self.wall_ns = time_of(ClockId::Realtime).as_nanos() as u64;
     }
 
-    /// The turn before it has taken so long.
-    pub(super) fn bound_ages(&mut self, turn_ns: u64) {
-        self.turn_ns = turn_ns;
-    }
-
-    /// The part of a receive's `piece` that the server has sent, and how long ago the kernel received it.
+    /// How long ago the kernel has received what the receive in this place has brought.
+    ///
+    /// The stamp is that of the last segment in the stream's order; where one before it was lost and came later, it is too
+    /// old.
     #[inline]
-    pub(super) fn read(&self, piece: Piece, bytes: &[u8]) -> (Piece, u64) {
-        let Ok(out) = RecvMsgOut::parse(bytes, &self.header) else { return (Piece { len: 0, ..piece }, 0) };
-        let payload = Piece { offset: piece.offset + FRONT as u32, len: out.payload_data().len() as u32, ..piece };
-        // A wall clock that has been set meanwhile: what is in the future has just arrived. And no age beyond the turn's:
-        // what was readable before the turn would have been read then. A stamp is that of the last segment in the stream's
-        // order; where one before it was lost and came later, the stamp is too old.
-        let age_ns =
-            stamp_ns(out.control_data()).map_or(0, |stamp_ns| self.wall_ns.saturating_sub(stamp_ns)).min(self.turn_ns);
-        (payload, age_ns)
+    pub(super) fn age_ns(&self, place: u32) -> u64 {
+        let Stamp { header, control } = &self.stamps[place as usize];
+        // There is none if the kernel has only begun to note times.
+        let stamp_ns = (header.msg_controllen > 0).then(|| stamp_ns(control)).flatten();
+        // A wall clock that has been set meanwhile: what is in the future has just arrived.
+        stamp_ns.map_or(0, |stamp_ns| self.wall_ns.saturating_sub(stamp_ns))
     }
 }
 
-/// The time in a control message. There is none if the kernel has only begun to note times.
+/// The time in a control message.
 #[inline]
-fn stamp_ns(control: &[u8]) -> Option<u64> {
-    let control: &[u8; CONTROL] = control.try_into().ok()?;
+fn stamp_ns(control: &[u8; CONTROL]) -> Option<u64> {
     let kind = i32::from_ne_bytes(*control[12..].first_chunk()?);
     let seconds = u64::from_ne_bytes(*control[16..].first_chunk()?);
     let nanoseconds = u64::from_ne_bytes(*control[24..].first_chunk()?);
@@ -86,33 +82,38 @@ pub(super) fn time_of(clock: ClockId) -> Duration {
 mod tests {
     use super::*;
 
-    /// A buffer as the kernel fills it: lengths, control message, payload.
-    fn received(kind: i32, at: Duration, payload: &[u8]) -> Vec<u8> {
-        let lengths = [0, CONTROL as u32, payload.len() as u32, 0].map(u32::to_ne_bytes).concat();
-        let header =
+    /// Fills in a stamp as the kernel does.
+    fn receive(stamps: &mut Stamps, place: u32, kind: i32, at: Duration) {
+        let lengths =
             [CONTROL.to_ne_bytes(), [libc::SOL_SOCKET.to_ne_bytes(), kind.to_ne_bytes()].concat().try_into().unwrap()];
-        let time = [at.as_secs(), u64::from(at.subsec_nanos())].map(u64::to_ne_bytes).concat();
-        [lengths, header.concat(), time, payload.to_vec()].concat()
+        let time = [at.as_secs(), u64::from(at.subsec_nanos())].map(u64::to_ne_bytes);
+        stamps.header(place);
+        let control = [lengths.concat(), time.concat()].concat();
+        stamps.stamps[place as usize].control.copy_from_slice(&control);
     }
 
     #[test]
-    fn the_payload_is_found_and_its_age() {
+    fn the_age_is_that_of_the_right_receive() {
         let mut stamps = Stamps::new();
         stamps.wall_ns = 5_000_000_300;
-        stamps.bound_ages(1000);
         let at = Duration::new(5, 100);
-        let piece = |bytes: &[u8]| Piece { buffer: 3, offset: 1000, len: bytes.len() as u32 };
-        let bytes = received(libc::SCM_TIMESTAMPNS, at, b"echo");
-        let payload = Piece { buffer: 3, offset: 1000 + FRONT as u32, len: 4 };
-        assert_eq!(stamps.read(piece(&bytes), &bytes), (payload, 200));
-        assert_eq!(bytes[FRONT..], *b"echo");
-        stamps.bound_ages(150);
-        assert_eq!(stamps.read(piece(&bytes), &bytes), (payload, 150), "it was not there before the turn");
-        let from_the_future = received(libc::SCM_TIMESTAMPNS, at * 2, b"echo");
-        assert_eq!(stamps.read(piece(&bytes), &from_the_future), (payload, 0));
-        let without_stamp = received(libc::SCM_RIGHTS, at, b"echo");
-        assert_eq!(stamps.read(piece(&bytes), &without_stamp), (payload, 0));
-        let at_the_end = received(libc::SCM_TIMESTAMPNS, at, b"");
-        assert_eq!(stamps.read(piece(&at_the_end), &at_the_end).0.len, 0);
+        receive(&mut stamps, 0, libc::SCM_TIMESTAMPNS, at);
+        receive(&mut stamps, 7, libc::SCM_TIMESTAMPNS, at + Duration::from_nanos(50));
+        assert_eq!([0, 7].map(|place| stamps.age_ns(place)), [200, 150]);
+        receive(&mut stamps, 7, libc::SCM_TIMESTAMPNS, at * 2);
+        assert_eq!(stamps.age_ns(7), 0, "from the future");
+        receive(&mut stamps, 7, libc::SCM_RIGHTS, at);
+        assert_eq!(stamps.age_ns(7), 0, "something else");
+    }
+
+    #[test]
+    fn no_stamp_is_no_age() {
+        let mut stamps = Stamps::new();
+        stamps.wall_ns = 5_000_000_300;
+        receive(&mut stamps, 3, libc::SCM_TIMESTAMPNS, Duration::new(5, 100));
+        // What the last receive in this place has left there counts no more.
+        stamps.header(3);
+        stamps.stamps[3].header.msg_controllen = 0;
+        assert_eq!(stamps.age_ns(3), 0);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use io_uring::cqueue;
 use ringecho::engine::uring::buffers::BufferPool;
 use ringecho::engine::uring::ring::{Ring, RingOptions, Wait};
+use ringecho::engine::uring::submit::BUFFER_GROUP;
 use rustix::time::ClockId;
 use slab::Slab;
 use socket2::SockAddr;
@@ -15,7 +16,7 @@ use socket2::SockAddr;
 use super::alarms::Alarms;
 use super::connection::Connection;
 use super::operations::{self, Addresses, Kind, Token};
-use super::receiving::pool_shape;
+use super::receiving::{Readable, pool_shape};
 use super::sends::Sends;
 use super::stamps::{Stamps, time_of};
 use super::{EngineError, Shared, check_kernel};
@@ -43,9 +44,6 @@ const LAZY_WANT: usize = 64;
 /// An alarm that goes off this soon is not slept for.
 const ALARM_MARGIN_NS: u64 = 2_000;
 
-/// The one group of provided buffers.
-const GROUP: u16 = 0;
-
 /// One thread's ring, connections and counts.
 pub(super) struct Worker<'a> {
     // The kernel holds addresses in what follows the ring: the ring goes first.
@@ -69,8 +67,7 @@ pub(super) struct Worker<'a> {
     pub(super) pongs: HashMap<u32, Box<[u8]>>,
     /// Codes of Close frames that are to be sent, other than that of an orderly end.
     pub(super) close_codes: HashMap<u32, u16>,
-    /// Connections whose receive has ended and is to go on.
-    pub(super) rearm: Vec<Token>,
+    pub(super) readable: Readable,
     batch: Vec<Completion>,
     /// Completions of sends, which are looked at before all others.
     pub(super) send_batch: Vec<Completion>,
@@ -85,6 +82,9 @@ pub(super) struct Worker<'a> {
     /// The time of this loop turn, in nanoseconds since the run's epoch. Reading the clock once per turn makes a
     /// latency at most as much too long as the turn takes: microseconds.
     pub(super) now_ns: u64,
+    /// When this turn looked at its completions, and when the last one did.
+    turn_ns: u64,
+    pub(super) last_turn_ns: u64,
     /// When what is being looked at arrived.
     pub(super) arrived_ns: u64,
     /// How far a new phase has reached along the connections, by key.
@@ -108,8 +108,8 @@ impl<'a> Worker<'a> {
         check_kernel(&ring, !targets.iter().all(SockAddr::is_unix), !sources.is_empty())?;
         // A closed loop sends as soon as an echo is there: it has nothing to gain.
         let are_stamped = traffic.open.is_some() && !targets.iter().any(SockAddr::is_unix);
-        let pool = BufferPool::new(&ring, GROUP, pool_shape(shared.threads as usize, are_stamped))
-            .map_err(EngineError::Ring)?;
+        let pool =
+            BufferPool::new(&ring, BUFFER_GROUP, pool_shape(shared.threads as usize)).map_err(EngineError::Ring)?;
         let now_ns = shared.epoch.elapsed().as_nanos() as u64;
         let share = f64::from(part.connections) / f64::from(shared.scenario.connections);
         let connect = &shared.scenario.connect;
@@ -136,7 +136,7 @@ impl<'a> Worker<'a> {
             upkeep: super::upkeep::Rotations::new(&shared.scenario, share),
             pongs: HashMap::new(),
             close_codes: HashMap::new(),
-            rearm: Vec::new(),
+            readable: Readable::new(),
             batch: Vec::new(),
             send_batch: Vec::new(),
             tries: Vec::new(),
@@ -144,6 +144,8 @@ impl<'a> Worker<'a> {
             is_held_up: false,
             phase: Phase::Connect,
             now_ns,
+            turn_ns: now_ns,
+            last_turn_ns: now_ns,
             arrived_ns: now_ns,
             sweep: None,
             quota: part.limit.unwrap_or(u64::MAX),
@@ -163,7 +165,7 @@ impl<'a> Worker<'a> {
             let wait = self.wait()?;
             let all_submitted = self.ring.submit_and_wait(wait)?;
             self.look_at_the_clocks();
-            self.reap(all_submitted);
+            self.reap(all_submitted)?;
         }
         for (_, connection) in &mut self.connections {
             connection.abandon(&mut self.times, &mut self.tally, 0);
@@ -218,8 +220,8 @@ impl<'a> Worker<'a> {
         if phase.is_sending() && !was_sending {
             self.upkeep.begin(self.now_ns);
             self.sweep = Some(0);
-        } else if phase == Phase::Close {
-            self.sweep = Some(0);
+        } else if !phase.is_sending() {
+            self.sweep = None;
         }
     }
 
@@ -247,6 +249,11 @@ impl<'a> Worker<'a> {
 
     /// How long to wait, and for how much: under load for several echoes, because they cost less together.
     fn wait(&mut self) -> io::Result<Wait> {
+        let receives = self.readable.under_way();
+        if receives > 0 {
+            // They complete in the enter itself: this waits for nothing, but lets as many polls complete in the same pass.
+            return Ok(Wait { want: receives, min_wait_us: MIN_WAIT_US, timeout: None });
+        }
         if self.sweep.is_some() || self.is_held_up {
             return Ok(Wait::default());
         }
@@ -303,14 +310,11 @@ impl<'a> Worker<'a> {
     }
 
     fn look_at_the_clocks(&mut self) {
-        let before_ns = self.now_ns;
         if let Some(stamps) = &mut self.stamps {
             stamps.look_at_the_clock();
         }
         self.now_ns = self.clock_ns();
-        if let Some(stamps) = &mut self.stamps {
-            stamps.bound_ages(self.now_ns - before_ns);
-        }
+        self.last_turn_ns = std::mem::replace(&mut self.turn_ns, self.now_ns);
     }
 
     /// The time, afresh.
@@ -319,19 +323,27 @@ impl<'a> Worker<'a> {
     }
 
     /// Takes all completions, then acts on them: acting queues new submissions, which may complete meanwhile.
-    fn reap(&mut self, all_submitted: bool) {
+    fn reap(&mut self, all_submitted: bool) -> io::Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
-        for entry in self.ring.completions() {
-            let token = Token::decode(entry.user_data());
-            let batch = if token.kind == Kind::Send { &mut self.send_batch } else { &mut batch };
-            batch.push((token, entry.result(), entry.flags()));
+        loop {
+            for entry in self.ring.completions() {
+                let token = Token::decode(entry.user_data());
+                let batch = if token.kind == Kind::Send { &mut self.send_batch } else { &mut batch };
+                batch.push((token, entry.result(), entry.flags()));
+            }
+            // A try without a completion is over only if there is no completion left to be seen.
+            if !self.ring.has_overflow() {
+                break;
+            }
+            self.ring.submit_and_wait(Wait::default())?;
         }
         self.is_held_up = false;
         self.settle_sends(all_submitted);
         self.receives = 0;
         for (token, result, flags) in batch.drain(..) {
             match token.kind {
-                Kind::Receive => self.on_receive(token, result, flags),
+                Kind::Ready => self.on_ready(token, result, flags),
+                Kind::Receive => self.on_receive(token.key, result, flags),
                 Kind::Connect => self.on_connect(token, result),
                 Kind::Alarm => self.alarms.gone_off(token),
                 Kind::Bell if !cqueue::more(flags) => self.listen(),
@@ -340,7 +352,8 @@ impl<'a> Worker<'a> {
         }
         self.batch = batch;
         self.pool.publish();
-        self.rearm();
+        self.receive_from_readable();
+        Ok(())
     }
 
     /// The connection that a completion is for, if it still exists.

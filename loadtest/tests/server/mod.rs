@@ -72,6 +72,8 @@ pub(crate) enum Behaviour {
     TwoSegments,
     /// Answers a Close with one that gives no reason.
     BareClose,
+    /// Answers a Close, and resets the TCP connection at once.
+    ResetBehindClose,
     /// Lets each connection wait before it is accepted.
     SlowAccept,
 }
@@ -186,6 +188,10 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
     loop {
         let message = socket.read()?;
         if message.is_close() && behaviour == Behaviour::BareClose {
+            return Ok(socket.get_mut().write_all(&[0x88, 0])?);
+        }
+        if message.is_close() && behaviour == Behaviour::ResetBehindClose {
+            socket2::SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO))?;
             return Ok(socket.get_mut().write_all(&[0x88, 0])?);
         }
         if message.is_close()

@@ -28,10 +28,8 @@ use crate::worker::{Backlog, Tally};
 use super::buffers::{BufferPool, Piece};
 use super::connection::{Connection, Flags};
 use super::output::Chunks;
+use super::submit::END;
 use super::token::{GENERATION_MASK, Token};
-
-/// Behind what can be received there is an end to be found.
-const END: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
 /// An operation to submit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,8 +16,9 @@ mod probe;
 pub mod ring;
 #[cfg(test)]
 mod simulation;
-mod submit;
+pub mod submit;
 pub mod token;
+pub mod turn;
 pub mod worker;
 
 pub(super) use probe::probe;

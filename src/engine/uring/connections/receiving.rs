@@ -17,13 +17,9 @@ use crate::engine::fairness::{Modest, SHARE, SMALL_SHARE};
 use super::super::buffers::{Piece, PoolShape};
 use super::super::connection::Flags;
 use super::super::token::Kind;
+use super::super::turn::{RECEIVES_MAX, Usual};
 use super::{Connections, Op};
 
-/// Receives per turn. More would let the first of them fall out of the caches before their echoes are sent.
-const RECEIVES_MAX: usize = 128;
-/// Bytes that the receives of a turn are to bring: they stay in the second-level cache until they are sent, and so does
-/// what the next turn receives meanwhile.
-const TURN: u32 = 256 << 10;
 /// Ended connections that a turn sees to while others are served.
 const ENDS: usize = 16;
 /// What all greedy connections together may receive in a turn while others are served: the rest have to wait for theirs.
@@ -45,22 +41,6 @@ pub(super) struct Readable {
     buffer: u32,
     /// Receives among the operations to submit.
     submitted: usize,
-}
-
-/// A moving average of receives' lengths.
-#[derive(Clone, Copy, Default)]
-struct Usual(u32);
-
-impl Usual {
-    #[inline]
-    fn see(&mut self, len: u32) {
-        self.0 = self.0 - self.0 / 8 + len / 8;
-    }
-
-    /// How many such receives make up `bytes`.
-    fn count_in(self, bytes: u32) -> usize {
-        (bytes / self.0.max(1)).clamp(1, RECEIVES_MAX as u32) as usize
-    }
 }
 
 impl Readable {
@@ -152,17 +132,17 @@ impl Connections {
         let share = self.share();
         let at_most = share.and_then(NonZeroU32::new);
         let [modest, greedy] = self.readable.usual;
-        let mut room = self.pool.room_for(modest.0);
+        let mut room = self.pool.room_for(modest.bytes());
         // Whole buffers may be fewer than modest connections: some are kept for the others.
         let others = usize::from(!self.readable.ended.is_empty()) + usize::from(!self.readable.greedy.is_empty());
         let kept = if others > 0 { (room / 8).max(others).min(room / 2) } else { 0 };
-        let modest_turns = modest.count_in(TURN).min(room - kept);
+        let modest_turns = modest.per_turn().min(room - kept);
         let served = self.receive_from(modest_turns, at_most, |readable| readable.modest.pop_front());
-        room = if served == 0 { self.pool.room_for(greedy.0) } else { room - served };
+        room = if served == 0 { self.pool.room_for(greedy.bytes()) } else { room - served };
         let ends = if share.is_some() { ENDS } else { RECEIVES_MAX };
         let kept = usize::from(room > 1 && !self.readable.greedy.is_empty());
         room -= self.receive_from(ends.min(room - kept), at_most, |readable| readable.ended.pop_front());
-        let greedy_turns = share.map_or(greedy.count_in(TURN), |share| (SHARES / share) as usize);
+        let greedy_turns = share.map_or(greedy.per_turn(), |share| (SHARES / share) as usize);
         self.receive_from(greedy_turns.min(room), at_most, |readable| readable.greedy.pop_front());
     }
 

@@ -72,8 +72,9 @@ impl Timeouts {
 /// The clock that a worker's deadlines are counted with.
 #[derive(Debug)]
 pub struct Clock {
-    /// Ticks since the start, and when it will be one more.
+    /// Ticks that have begun since the start.
     ticks: Cell<u32>,
+    /// When the next one begins.
     next: Cell<Instant>,
     tick: Duration,
 }
@@ -96,7 +97,7 @@ impl Clock {
         self.tick
     }
 
-    /// Ticks since the start, rounded up.
+    /// Ticks that have begun since the start.
     #[inline]
     pub fn now(&self) -> u32 {
         self.at(Instant::now())

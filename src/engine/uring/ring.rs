@@ -1,4 +1,4 @@
-//! One `io_uring` and how this project drives it: push submissions, enter once, reap everything.
+//! One `io_uring` and how this project drives it: push submissions, enter, reap everything.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -29,7 +29,8 @@ pub struct RingOptions {
 /// How long one turn of the loop waits in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wait {
-    /// Completions to wait for; 0: none, but let those happen that can. Since Linux 6.13 also the bound on deferred completions run per pass (at least 20).
+    /// Completions to wait for; 0: none, but let those happen that can. Since Linux 6.13 also the bound on deferred
+    /// completions run per pass (at least 20).
     pub want: usize,
     /// After this long a single completion is enough (Linux 6.12). Without it one is enough at once.
     pub min_wait_us: u32,

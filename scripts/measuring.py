@@ -12,6 +12,7 @@ RINGLOAD = ROOT / "target/release/ringload"
 
 
 # How an idle processor waits under the kernel's `haltpoll` governor: poll for 200 µs before it halts.
+GOVERNOR = pathlib.Path("/sys/devices/system/cpu/cpuidle/current_governor")
 HALTPOLL = pathlib.Path("/sys/module/haltpoll/parameters")
 POLLING = {"guest_halt_poll_ns": "200000", "guest_halt_poll_grow_start": "200000", "guest_halt_poll_allow_shrink": "N"}
 
@@ -21,15 +22,15 @@ def polling_when_idle():
     """On a virtual machine, waking a processor that has halted takes the hypervisor 10 to 20 µs of the waker's time, and
     how many depends on the hour. Where the kernel allows it (`haltpoll`, as root) idle processors poll meanwhile, so that
     what is measured is the engine. Gives whether that is so."""
-    before = {}
+    before, is_set = {}, False
+    with contextlib.suppress(OSError):
+        if GOVERNOR.read_text().strip() == "haltpoll":
+            for name, value in POLLING.items():
+                before[name] = (HALTPOLL / name).read_text()
+                (HALTPOLL / name).write_text(value)
+            is_set = True
     try:
-        for name, value in POLLING.items():
-            before[name] = (HALTPOLL / name).read_text()
-            (HALTPOLL / name).write_text(value)
-    except OSError:
-        pass
-    try:
-        yield len(before) == len(POLLING)
+        yield is_set
     finally:
         for name, value in before.items():
             with contextlib.suppress(OSError):

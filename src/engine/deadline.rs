@@ -18,6 +18,8 @@ pub enum Ending {
     /// Send what is queued, shut down sending, discard input until the peer closes, then close. Closing with unread
     /// input would make the kernel send a reset, and that could overtake the Close frame (RFC 6455 7.1.1).
     Linger,
+    /// The same, when sending has been shut down.
+    Shut,
     /// Close as soon as the kernel has let go of everything.
     Abort,
 }
@@ -72,8 +74,9 @@ impl Timeouts {
 /// The clock that a worker's deadlines are counted with.
 #[derive(Debug)]
 pub struct Clock {
-    /// Ticks since the start, and when it will be one more.
+    /// Ticks that have begun since the start.
     ticks: Cell<u32>,
+    /// When the next one begins.
     next: Cell<Instant>,
     tick: Duration,
 }
@@ -96,7 +99,7 @@ impl Clock {
         self.tick
     }
 
-    /// Ticks since the start, rounded up.
+    /// Ticks that have begun since the start.
     #[inline]
     pub fn now(&self) -> u32 {
         self.at(Instant::now())
@@ -107,7 +110,7 @@ impl Clock {
         let next = self.next.get();
         if now >= next {
             // Once in many turns: a division for each of them shows in profiles.
-            let passed = self.ticks(now - next).max(1);
+            let passed = u32::try_from((now - next).as_nanos() / self.tick.as_nanos()).unwrap_or(u32::MAX - 1) + 1;
             self.ticks.set(self.ticks.get().saturating_add(passed));
             self.next.set(next + self.tick * passed);
         }
@@ -229,7 +232,7 @@ mod tests {
         let clock = Clock::new(&limits);
         let start = clock.next.get();
         let at = |ms| clock.at(start + Duration::from_millis(ms));
-        assert_eq!([0, 1, 9, 10, 11, 19, 35, 35, 40, 1041].map(at), [1, 1, 1, 2, 2, 2, 4, 4, 5, 105]);
+        assert_eq!([0, 1, 9, 10, 11, 19, 35, 35, 60, 60, 1041].map(at), [1, 1, 1, 2, 2, 2, 4, 4, 7, 7, 105]);
     }
 
     #[test]

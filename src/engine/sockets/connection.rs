@@ -22,8 +22,6 @@ pub(super) struct Connection {
     pub(super) is_throttled: bool,
     /// The peer has sent its FIN, or the connection is broken.
     pub(super) is_peer_done: bool,
-    /// Sending is shut down.
-    pub(super) is_shut: bool,
     /// A keepalive Ping went out since the peer was last heard.
     pub(super) is_pinged: bool,
     /// The sweep has a deadline to look after.
@@ -47,7 +45,6 @@ impl Connection {
             is_blocked: false,
             is_throttled: false,
             is_peer_done: false,
-            is_shut: false,
             is_pinged: false,
             is_timed: false,
             is_queued: false,

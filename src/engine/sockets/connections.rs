@@ -163,10 +163,10 @@ impl Connections {
             Ending::Leaving => Step::Leave,
             Ending::Close if !has_backlog => Step::Close,
             _ if connection.is_peer_done && !has_backlog => Step::Close,
-            Ending::Linger if !connection.is_shut && !has_backlog => Step::ShutDown,
+            Ending::Linger if !has_backlog => Step::ShutDown,
             Ending::Close => Step::Wait,
             _ if connection.is_peer_done || connection.is_throttled => Step::Wait,
-            Ending::No | Ending::Linger => Step::Receive,
+            Ending::No | Ending::Linger | Ending::Shut => Step::Receive,
         }
     }
 
@@ -350,7 +350,10 @@ impl Connections {
 
     /// Sending is shut down.
     pub fn shut_down(&mut self, key: u32) {
-        self.entries[key as usize].is_shut = true;
+        let connection = &mut self.entries[key as usize];
+        if connection.ending == Ending::Linger {
+            connection.ending = Ending::Shut;
+        }
     }
 
     /// Forgets a connection and closes its socket.

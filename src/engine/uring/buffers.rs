@@ -195,8 +195,8 @@ impl BufferPool {
     #[inline]
     pub fn bytes_mut(&mut self, piece: Piece) -> &mut [u8] {
         // SAFETY: the kernel has completed its write of exactly these bytes and will not touch them again before the
-        // buffer is provided anew, which waits for the release; pieces never overlap; `&mut self` makes it the only
-        // reference.
+        // buffer is provided anew or rewound, which both wait for the release; pieces never overlap; `&mut self` makes it
+        // the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.address(piece).as_ptr(), piece.len as usize) }
     }
 
@@ -209,7 +209,8 @@ impl BufferPool {
         unsafe { self.memory.add(offset) }
     }
 
-    /// Gives a piece back. When it was the last one of a closed buffer, the next `publish` provides that buffer.
+    /// Gives a piece back. When it was the last one of its buffer, the next `publish` provides that buffer again, or has
+    /// the kernel, if it is still filling it, begin anew.
     #[inline]
     pub fn release(&mut self, buffer: u16) {
         let state = &mut self.states[usize::from(buffer)];

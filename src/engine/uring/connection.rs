@@ -28,9 +28,9 @@ impl Flags {
     pub(super) const POLLED: Self = Self(1 << 5);
     /// The peer has sent its FIN, or the connection is broken.
     pub(super) const PEER_DONE: Self = Self(1 << 6);
-    /// `shutdown(SHUT_WR)` has been asked for.
-    pub(super) const SHUT: Self = Self(1 << 7);
-    /// ... and is not completed.
+    /// Behind what can be received there is an end to be found: no further event will tell.
+    pub(super) const ENDED: Self = Self(1 << 7);
+    /// A `shutdown(SHUT_WR)` is not completed.
     pub(super) const SHUTTING: Self = Self(1 << 8);
     /// The close of the descriptor is in flight: the last operation of all.
     pub(super) const CLOSING: Self = Self(1 << 9);

@@ -221,6 +221,9 @@ impl Connections {
             if result & !i32::from(libc::POLLOUT) != 0 {
                 connection.flags.set(Flags::READABLE);
             }
+            if result & END != 0 {
+                connection.flags.set(Flags::ENDED);
+            }
             if result & i32::from(libc::POLLOUT) != 0 && connection.flags.has(Flags::BLOCKED) {
                 self.unblock(key);
             }
@@ -233,11 +236,10 @@ impl Connections {
 
     /// The socket takes bytes again.
     fn unblock(&mut self, key: u32) {
-        let flags = &mut self.entries[key as usize].flags;
-        if flags.has(Flags::SENDING) {
+        if self.entries[key as usize].flags.has(Flags::SENDING) {
             self.retries.push(key);
         } else {
-            flags.clear(Flags::BLOCKED);
+            self.is_read_again(key);
         }
     }
 
@@ -248,7 +250,7 @@ impl Connections {
         let piece = self.pool.take(result, flags);
         let connection = self.entry(token);
         connection.flags.clear(Flags::RECEIVING);
-        if result > 0 && !io_uring::cqueue::sock_nonempty(flags) {
+        if result > 0 && !io_uring::cqueue::sock_nonempty(flags) && !connection.flags.has(Flags::ENDED) {
             // Whatever arrives from now on, an event will tell.
             connection.flags.clear(Flags::READABLE);
         }
@@ -334,7 +336,7 @@ impl Connections {
         self.submitted_sends = submitted;
         while let Some(key) = self.retries.pop() {
             // The entry is still the same connection's: its queue is not empty.
-            self.entries[key as usize].flags.clear(Flags::BLOCKED);
+            self.is_read_again(key);
             self.settle(key);
         }
     }

@@ -1,6 +1,7 @@
-//! One `io_uring` and how this project drives it: push submissions, enter once, reap everything.
+//! One `io_uring` and how this project drives it: push submissions, enter, reap everything.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ pub struct RingOptions {
 /// How long one turn of the loop waits in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wait {
-    /// Completions to wait for; 0: none, but let those happen that can. Since Linux 6.13 also the bound on deferred completions run per pass (at least 20).
+    /// Completions to wait for; 0: none, but let those happen that can. Since Linux 6.13 also the bound on deferred
+    /// completions run per pass (at least 20).
     pub want: usize,
     /// After this long a single completion is enough (Linux 6.12). Without it one is enough at once.
     pub min_wait_us: u32,
@@ -43,6 +45,8 @@ pub struct Ring {
     has_min_wait: bool,
     /// The index that this thread may enter the ring by (Linux 5.18).
     index: Option<u32>,
+    /// On another thread the index is another ring's.
+    stays_on_its_thread: PhantomData<*const ()>,
 }
 
 /// `struct io_uring_getevents_arg`.
@@ -62,6 +66,8 @@ struct IndexUpdate {
     descriptor: u64,
 }
 
+const _: () = assert!(size_of::<WaitArguments>() == 24 && size_of::<IndexUpdate>() == 16, "as the kernel has them");
+
 impl Ring {
     /// Sets up a ring with the newest flags that this kernel takes. Call it on the thread that will drive it.
     pub fn new(options: &RingOptions) -> io::Result<Self> {
@@ -71,7 +77,7 @@ impl Ring {
         }
         let has_min_wait = inner.params().is_feature_min_timeout();
         let index = register_index(inner.as_raw_fd());
-        Ok(Self { inner, has_min_wait, index })
+        Ok(Self { inner, has_min_wait, index, stays_on_its_thread: PhantomData })
     }
 
     /// Queues one submission; what does not fit any more is handed to the kernel first.

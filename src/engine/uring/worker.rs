@@ -22,8 +22,7 @@ const SQ_ENTRIES: u32 = 1024;
 const CQ_ENTRIES: u32 = 8192;
 /// Under load, waiting for more than one completion lets the kernel run more of them per pass; this is the bound.
 const WANT_MAX: usize = 128;
-/// Deferred completions (of polls, and of other rings' messages) that the kernel runs in an enter which does not wait for
-/// more (`IO_LOCAL_TW_DEFAULT_MAX`, since Linux 6.13).
+/// Deferred completions (of polls and shutdowns) that the kernel runs in an enter which does not wait for more (`IO_LOCAL_TW_DEFAULT_MAX`, since Linux 6.13).
 const DEFERRED_PER_ENTER: usize = 20;
 /// When more of them wait, the turn asks again, up to so many: who has sent something would otherwise wait for many turns
 /// behind thousands who have come or gone.
@@ -167,7 +166,7 @@ impl<'a> Worker<'a> {
             self.batch += 1;
             let token = Token::decode(completion.user_data());
             let result = completion.result();
-            deferred += usize::from(matches!(token.kind, Kind::Ready | Kind::Accepted));
+            deferred += usize::from(matches!(token.kind, Kind::Ready | Kind::Shutdown));
             match token.kind {
                 Kind::Ready => self.connections.ready(token, result, completion.flags()),
                 Kind::Receive => self.connections.received(token, result, completion.flags()),

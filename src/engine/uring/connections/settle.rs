@@ -58,14 +58,16 @@ impl Connections {
         if flags.has(Flags::CLOSING.or(Flags::SHUTTING)) {
             return;
         }
-        if connection.ending == Ending::Linger && !flags.has(Flags::PEER_DONE) {
-            if !flags.has(Flags::SHUT) {
-                self.entries[key as usize].flags.set(Flags::SHUT.or(Flags::SHUTTING));
+        match connection.ending {
+            Ending::Linger if !flags.has(Flags::PEER_DONE) => {
+                let connection = &mut self.entries[key as usize];
+                connection.ending = Ending::Shut;
+                connection.flags.set(Flags::SHUTTING);
                 self.submit(key, Kind::Shutdown, |slot| Op::Shutdown { slot });
             }
-            return;
+            Ending::Shut if !flags.has(Flags::PEER_DONE) => {}
+            _ => self.close_descriptor(key),
         }
-        self.close_descriptor(key);
     }
 
     fn settle_abort(&mut self, key: u32) {

@@ -33,3 +33,24 @@ fn after_an_enter_that_has_not_taken_every_submission_the_next_does_not_wait() {
     connections.finish_sends();
     assert!(!connections.is_urgent());
 }
+
+#[test]
+fn a_reset_that_comes_together_with_the_last_bytes_is_noticed() {
+    let pool = BufferPool::detached(PoolShape { count: 2, size: 64, incremental: true });
+    let backlog = Backlog { per_connection: 1000, total: 1000 };
+    let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+    let mut connections = Connections::new(1, pool, backlog, settings, Timeouts::default());
+    connections.accepted(0);
+    let (readiness, _) = connections.take_ops().next().expect("a poll");
+    let events = libc::POLLIN | libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+    connections.ready(readiness, events.into(), 2);
+    connections.end_turn();
+    let (receive, _) = connections.take_ops().next().expect("a receive");
+    let (len, flags) = Consumer::default().receive(connections.pool_mut(), b"last").expect("a buffer");
+    // Behind the last bytes is nothing that could be received, and no event will come again.
+    connections.received(receive, len as i32, flags);
+    let _ = connections.take_ops();
+    connections.finish_sends();
+    connections.end_turn();
+    assert!(connections.take_ops().any(|(token, _)| token.kind == Kind::Receive), "nobody looks for the reset");
+}

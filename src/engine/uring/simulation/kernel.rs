@@ -177,13 +177,14 @@ impl Kernel {
         let peer = self.peers.get_mut(&slot).expect("checked before");
         let (result, flags) = if is_interrupted {
             (-libc::EINTR, 0)
-        } else if peer.has_reset {
+        } else if peer.has_reset && (peer.inbox.is_empty() || self.random.one_in(2)) {
             (-libc::ECONNRESET, 0)
         } else if !peer.inbox.is_empty() {
             let data: Vec<u8> = peer.inbox.iter().take(at_most).copied().collect();
             match self.consumer.receive(pool, &data) {
                 Some((len, flags)) => {
                     peer.inbox.drain(..len);
+                    // Of a reset behind them the last bytes do not tell, unlike of a FIN.
                     let has_more = !peer.inbox.is_empty() || peer.has_finished;
                     peer.is_known_empty = !has_more;
                     (len as i32, if has_more { flags | CQE_SOCK_NONEMPTY } else { flags })

@@ -7,8 +7,7 @@
 //!
 //! A few peers that send without a pause would take all of each turn for themselves. So whoever has brought a lot at once
 //! is *greedy* until a receive finds less: greedy connections wait in a queue of their own, behind everybody else, and
-//! while others are served, their turns are short. Behind them, in turns as short, wait those whose peers do not read: nobody
-//! waits for their echoes.
+//! while others are served, their turns are short.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -33,8 +32,6 @@ pub(super) struct Readable {
     modest: VecDeque<u32>,
     ended: VecDeque<u32>,
     greedy: VecDeque<u32>,
-    /// Those that cannot send.
-    unread: VecDeque<u32>,
     /// What a receive has brought of late, from modest and from greedy connections.
     usual: [Usual; 2],
     modest_seen: Modest,
@@ -51,7 +48,6 @@ impl Readable {
             modest: VecDeque::new(),
             ended: VecDeque::new(),
             greedy: VecDeque::new(),
-            unread: VecDeque::new(),
             usual: [Usual::default(); 2],
             modest_seen: Modest::default(),
             share: SHARE.min(shape.size),
@@ -61,7 +57,7 @@ impl Readable {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.modest.is_empty() && self.ended.is_empty() && self.greedy.is_empty() && self.unread.is_empty()
+        self.modest.is_empty() && self.ended.is_empty() && self.greedy.is_empty()
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -70,7 +66,7 @@ impl Readable {
 
     #[cfg(test)]
     pub(super) fn holds(&self, key: u32) -> bool {
-        [&self.modest, &self.ended, &self.greedy, &self.unread].iter().any(|queue| queue.contains(&key))
+        [&self.modest, &self.ended, &self.greedy].iter().any(|queue| queue.contains(&key))
     }
 
     pub(super) fn submitted(&self) -> usize {
@@ -88,26 +84,11 @@ impl Connections {
     pub(super) fn wait_for_turn(&mut self, key: u32) {
         let flags = &mut self.entries[key as usize].flags;
         flags.set(Flags::QUEUED);
-        let readable = &mut self.readable;
-        let queue = match () {
-            () if flags.has(Flags::BLOCKED) => &mut readable.unread,
-            () if flags.has(Flags::GREEDY) => &mut readable.greedy,
-            () => &mut readable.modest,
-        };
-        queue.push_back(key);
+        let Readable { modest, greedy, .. } = &mut self.readable;
+        if flags.has(Flags::GREEDY) { greedy.push_back(key) } else { modest.push_back(key) }
     }
 
-    /// The socket takes bytes again: its connection waits behind those who do not read no longer.
-    pub(super) fn is_read_again(&mut self, key: u32) {
-        let flags = &mut self.entries[key as usize].flags;
-        flags.clear(Flags::BLOCKED);
-        if flags.has(Flags::QUEUED) && !flags.has(Flags::GREEDY) {
-            // It may stand in another queue, too, where it is skipped then.
-            self.readable.modest.push_back(key);
-        }
-    }
-
-    /// Has one whose peer has sent its last wait for its turn.
+    /// The same for one whose peer has sent its last.
     #[cold]
     pub(super) fn wait_for_end(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
@@ -129,8 +110,7 @@ impl Connections {
             // There was room for more. At the end of a buffer, or of a small share, a little proves nothing.
             connection.flags.clear(Flags::GREEDY);
             // A small piece of a large message is no small message.
-            let is_unread = connection.flags.has(Flags::BLOCKED);
-            if !(was_greedy || is_unread || was_within_frame || connection.session.is_within_frame()) {
+            if !(was_greedy || was_within_frame || connection.session.is_within_frame()) {
                 self.readable.modest_seen.see(self.now);
             }
         }
@@ -153,20 +133,16 @@ impl Connections {
         let [modest, greedy] = self.readable.usual;
         let mut room = self.pool.room_for(modest.bytes());
         // Whole buffers may be fewer than modest connections: some are kept for the others.
-        let Readable { ended, greedy: large, unread, .. } = &self.readable;
-        let others = [ended, large, unread].iter().filter(|queue| !queue.is_empty()).count();
+        let others = usize::from(!self.readable.ended.is_empty()) + usize::from(!self.readable.greedy.is_empty());
         let kept = if others > 0 { (room / 8).max(others).min(room / 2) } else { 0 };
         let modest_turns = modest.per_turn().min(room - kept);
         let served = self.receive_from(modest_turns, at_most, |readable| readable.modest.pop_front());
         room = if served == 0 { self.pool.room_for(greedy.bytes()) } else { room - served };
         let ends = if share.is_some() { ENDS } else { RECEIVES_MAX };
-        let behind = usize::from(!self.readable.greedy.is_empty()) + usize::from(!self.readable.unread.is_empty());
-        let kept = behind.min(room.saturating_sub(1));
+        let kept = usize::from(room > 1 && !self.readable.greedy.is_empty());
         room -= self.receive_from(ends.min(room - kept), at_most, |readable| readable.ended.pop_front());
         let greedy_turns = share.map_or(greedy.per_turn(), |share| (SHARES / share) as usize);
-        let kept = usize::from(room > 1 && !self.readable.unread.is_empty());
-        room -= self.receive_from(greedy_turns.min(room - kept), at_most, |readable| readable.greedy.pop_front());
-        self.receive_from(greedy_turns.min(room), at_most, |readable| readable.unread.pop_front());
+        self.receive_from(greedy_turns.min(room), at_most, |readable| readable.greedy.pop_front());
     }
 
     /// Receives from as many as `turns` that `next` names. Returns how many there were.

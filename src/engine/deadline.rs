@@ -221,15 +221,18 @@ mod tests {
         }
     }
 
+    fn limits(idle_timeout: Option<Duration>) -> Limits {
+        Limits {
+            handshake_timeout: None,
+            idle_timeout,
+            close_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(1),
+        }
+    }
+
     #[test]
     fn a_clock_counts_every_tick_that_has_begun() {
-        let limits = Limits {
-            handshake_timeout: None,
-            idle_timeout: None,
-            close_timeout: Duration::from_millis(80),
-            drain_timeout: Duration::ZERO,
-        };
-        let clock = Clock::new(&limits);
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))));
         let start = clock.next.get();
         let at = |ms| clock.at(start + Duration::from_millis(ms));
         assert_eq!([0, 1, 9, 10, 11, 19, 35, 35, 60, 60, 1041].map(at), [1, 1, 1, 2, 2, 2, 4, 4, 7, 7, 105]);
@@ -237,12 +240,6 @@ mod tests {
 
     #[test]
     fn a_clock_is_fine_enough_for_the_shortest_limit() {
-        let limits = |idle| Limits {
-            handshake_timeout: None,
-            idle_timeout: idle,
-            close_timeout: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(1),
-        };
         let coarse = Clock::new(&limits(None));
         assert_eq!(coarse.tick(), Duration::from_millis(250));
         assert_eq!(coarse.timeouts(&limits(None)).close, Some(21));

@@ -185,9 +185,13 @@ fn build(options: &RingOptions) -> io::Result<IoUring> {
 /// An index for this thread to enter the ring by; `None` if the kernel has none to give.
 fn register_index(ring: RawFd) -> Option<u32> {
     let mut update = IndexUpdate { index: u32::MAX, reserved: 0, descriptor: ring as u64 };
+    update_index(ring, REGISTER_RING_FDS, &mut update).then_some(update.index)
+}
+
+/// Returns whether the kernel has done it.
+fn update_index(ring: RawFd, operation: libc::c_long, update: &mut IndexUpdate) -> bool {
     // SAFETY: the kernel reads and writes one update.
-    let registered = unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_RING_FDS, &raw mut update, 1) };
-    (registered == 1).then_some(update.index)
+    unsafe { libc::syscall(libc::SYS_io_uring_register, ring, operation, std::ptr::from_mut(update), 1) == 1 }
 }
 
 impl Drop for Ring {
@@ -195,16 +199,7 @@ impl Drop for Ring {
         // The index would keep the ring alive until the thread ends, beyond the memory that the ring writes to.
         if let Some(index) = self.index {
             let mut update = IndexUpdate { index, reserved: 0, descriptor: 0 };
-            // SAFETY: the kernel reads one update.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_io_uring_register,
-                    self.inner.as_raw_fd(),
-                    UNREGISTER_RING_FDS,
-                    &raw mut update,
-                    1,
-                )
-            };
+            update_index(self.inner.as_raw_fd(), UNREGISTER_RING_FDS, &mut update);
         }
     }
 }

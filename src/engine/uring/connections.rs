@@ -239,7 +239,7 @@ impl Connections {
         if self.entries[key as usize].flags.has(Flags::SENDING) {
             self.retries.push(key);
         } else {
-            self.entries[key as usize].flags.clear(Flags::BLOCKED);
+            self.is_read_again(key);
         }
     }
 
@@ -336,7 +336,7 @@ impl Connections {
         self.submitted_sends = submitted;
         while let Some(key) = self.retries.pop() {
             // The entry is still the same connection's: its queue is not empty.
-            self.entries[key as usize].flags.clear(Flags::BLOCKED);
+            self.is_read_again(key);
             self.settle(key);
         }
     }

@@ -6,8 +6,8 @@
 //! Thousands of peers may end in one moment. Who has ended waits behind those who have sent something.
 //!
 //! A few peers that send without a pause would take all of each turn for themselves. So whoever has brought a lot at once
-//! is *greedy* until a receive finds less: greedy connections wait in a queue of their own, behind everybody else, and
-//! while others are served, their turns are short.
+//! is *greedy* until a receive finds less: greedy connections wait behind those, and while others are served, their turns
+//! are short. Behind all of them, in turns as short, wait those whose peers do not read: nobody waits for their echoes.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -22,16 +22,25 @@ use super::{Connections, Op};
 
 /// Ended connections that a turn sees to while others are served.
 const ENDS: usize = 16;
-/// What all greedy connections together may receive in a turn while others are served: the rest have to wait for theirs.
+/// What all greedy connections together, and all whose peers do not read, may receive in a turn while others are served.
 const SHARES: u32 = SHARE;
+
+/// Who is served before whom.
+#[derive(Clone, Copy)]
+enum Rank {
+    Modest,
+    Ended,
+    Greedy,
+    /// It cannot send.
+    Unread,
+}
 
 /// Connections that have something to be received.
 ///
 /// A key may be another connection's by now: then it is served early, or has nothing and is skipped.
 pub(super) struct Readable {
-    modest: VecDeque<u32>,
-    ended: VecDeque<u32>,
-    greedy: VecDeque<u32>,
+    /// By [`Rank`].
+    queues: [VecDeque<u32>; 4],
     /// What a receive has brought of late, from modest and from greedy connections.
     usual: [Usual; 2],
     modest_seen: Modest,
@@ -45,9 +54,7 @@ pub(super) struct Readable {
 impl Readable {
     pub(super) fn new(shape: PoolShape) -> Self {
         Self {
-            modest: VecDeque::new(),
-            ended: VecDeque::new(),
-            greedy: VecDeque::new(),
+            queues: Default::default(),
             usual: [Usual::default(); 2],
             modest_seen: Modest::default(),
             share: SHARE.min(shape.size),
@@ -57,16 +64,21 @@ impl Readable {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.modest.is_empty() && self.ended.is_empty() && self.greedy.is_empty()
+        self.queues.iter().all(VecDeque::is_empty)
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        !self.ended.is_empty()
+        !self.queues[Rank::Ended as usize].is_empty()
+    }
+
+    /// How many queues behind this one somebody waits in.
+    fn behind(&self, rank: Rank) -> usize {
+        self.queues[rank as usize + 1..].iter().filter(|queue| !queue.is_empty()).count()
     }
 
     #[cfg(test)]
     pub(super) fn holds(&self, key: u32) -> bool {
-        [&self.modest, &self.ended, &self.greedy].iter().any(|queue| queue.contains(&key))
+        self.queues.iter().any(|queue| queue.contains(&key))
     }
 
     pub(super) fn submitted(&self) -> usize {
@@ -84,17 +96,33 @@ impl Connections {
     pub(super) fn wait_for_turn(&mut self, key: u32) {
         let flags = &mut self.entries[key as usize].flags;
         flags.set(Flags::QUEUED);
-        let Readable { modest, greedy, .. } = &mut self.readable;
-        if flags.has(Flags::GREEDY) { greedy.push_back(key) } else { modest.push_back(key) }
+        let rank = if flags.has(Flags::BLOCKED) {
+            Rank::Unread
+        } else if flags.has(Flags::GREEDY) {
+            Rank::Greedy
+        } else {
+            Rank::Modest
+        };
+        self.readable.queues[rank as usize].push_back(key);
     }
 
-    /// The same for one whose peer has sent its last.
+    /// The socket takes bytes again: its connection waits behind those who do not read no longer.
+    pub(super) fn is_read_again(&mut self, key: u32) {
+        let flags = &mut self.entries[key as usize].flags;
+        flags.clear(Flags::BLOCKED);
+        if flags.has(Flags::QUEUED) {
+            // Where it stands already, it is skipped then.
+            self.wait_for_turn(key);
+        }
+    }
+
+    /// Has one whose peer has sent its last wait for its turn.
     #[cold]
     pub(super) fn wait_for_end(&mut self, key: u32) {
         let connection = &mut self.entries[key as usize];
         if connection.wants_input() && !connection.flags.has(Flags::RECEIVING.or(Flags::QUEUED)) {
             connection.flags.set(Flags::QUEUED);
-            self.readable.ended.push_back(key);
+            self.readable.queues[Rank::Ended as usize].push_back(key);
         }
     }
 
@@ -110,7 +138,8 @@ impl Connections {
             // There was room for more. At the end of a buffer, or of a small share, a little proves nothing.
             connection.flags.clear(Flags::GREEDY);
             // A small piece of a large message is no small message.
-            if !(was_greedy || was_within_frame || connection.session.is_within_frame()) {
+            let is_unread = connection.flags.has(Flags::BLOCKED);
+            if !(was_greedy || is_unread || was_within_frame || connection.session.is_within_frame()) {
                 self.readable.modest_seen.see(self.now);
             }
         }
@@ -133,28 +162,23 @@ impl Connections {
         let [modest, greedy] = self.readable.usual;
         let mut room = self.pool.room_for(modest.bytes());
         // Whole buffers may be fewer than modest connections: some are kept for the others.
-        let others = usize::from(!self.readable.ended.is_empty()) + usize::from(!self.readable.greedy.is_empty());
+        let others = self.readable.behind(Rank::Modest);
         let kept = if others > 0 { (room / 8).max(others).min(room / 2) } else { 0 };
-        let modest_turns = modest.per_turn().min(room - kept);
-        let served = self.receive_from(modest_turns, at_most, |readable| readable.modest.pop_front());
+        let served = self.receive_from(Rank::Modest, modest.per_turn().min(room - kept), at_most);
         room = if served == 0 { self.pool.room_for(greedy.bytes()) } else { room - served };
         let ends = if share.is_some() { ENDS } else { RECEIVES_MAX };
-        let kept = usize::from(room > 1 && !self.readable.greedy.is_empty());
-        room -= self.receive_from(ends.min(room - kept), at_most, |readable| readable.ended.pop_front());
-        let greedy_turns = share.map_or(greedy.per_turn(), |share| (SHARES / share) as usize);
-        self.receive_from(greedy_turns.min(room), at_most, |readable| readable.greedy.pop_front());
+        let shares = share.map_or(greedy.per_turn(), |share| (SHARES / share) as usize);
+        for (rank, turns) in [(Rank::Ended, ends), (Rank::Greedy, shares), (Rank::Unread, shares)] {
+            let kept = self.readable.behind(rank).min(room.saturating_sub(1));
+            room -= self.receive_from(rank, turns.min(room - kept), at_most);
+        }
     }
 
-    /// Receives from as many as `turns` that `next` names. Returns how many there were.
-    fn receive_from(
-        &mut self,
-        turns: usize,
-        at_most: Option<NonZeroU32>,
-        next: impl Fn(&mut Readable) -> Option<u32>,
-    ) -> usize {
+    /// Receives from as many as `turns` of a rank. Returns how many there were.
+    fn receive_from(&mut self, rank: Rank, turns: usize, at_most: Option<NonZeroU32>) -> usize {
         let mut served = 0;
         while served < turns {
-            let Some(key) = next(&mut self.readable) else { break };
+            let Some(key) = self.readable.queues[rank as usize].pop_front() else { break };
             let Some(connection) = self.entries.get_mut(key as usize) else { continue };
             if !connection.flags.has(Flags::QUEUED) {
                 continue;

@@ -168,3 +168,81 @@ fn in_whole_buffers_those_who_send_little_leave_some_for_the_others() {
     assert_eq!(receives[ENDED as usize], 1, "an end that nobody sees");
     assert!(receives[GREEDY as usize] > 100, "{} receives from the greedy one", receives[GREEDY as usize]);
 }
+
+#[test]
+fn who_does_not_read_waits_behind_those_who_do() {
+    const UNREAD: u32 = 300;
+    const READER: u32 = UNREAD;
+    let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+    let backlog = Backlog { per_connection: 8 << 20, total: 1 << 30 };
+    let mut connections = Connections::new(400, BufferPool::detached(SHAPE), backlog, settings, Timeouts::default());
+    (0..=READER).for_each(|slot| connections.accepted(slot));
+    let polls: Vec<Token> = connections.take_ops().map(|(token, _)| token).collect();
+    let mut consumer = Consumer::default();
+    let mut receives = [0; READER as usize + 1];
+    for turn in 0..100 {
+        let has_sent = |slot: usize| slot != READER as usize || turn % 2 == 0;
+        let senders = polls.iter().enumerate().filter(|&(slot, _)| has_sent(slot));
+        senders.for_each(|(_, &poll)| connections.ready(poll, libc::POLLIN.into(), CQE_MORE));
+        connections.end_turn();
+        let ops: Vec<_> = connections.take_ops().collect();
+        let first = ops.iter().find_map(|(_, op)| if let Op::Receive { slot, .. } = op { Some(*slot) } else { None });
+        // In the first turns nobody knows who will read.
+        assert!(turn < 10 || turn % 2 == 1 || first == Some(READER), "slot {first:?} is first in turn {turn}");
+        for (token, op) in ops {
+            match op {
+                Op::Receive { slot, .. } => {
+                    receives[slot as usize] += 1;
+                    let (len, flags) = consumer.receive(connections.pool_mut(), &[0; MESSAGE]).expect("room");
+                    connections.received(token, len as i32, flags);
+                }
+                Op::Send { slot, .. } if slot != READER => connections.send_fell_short(token, -libc::EAGAIN),
+                _ => {}
+            }
+        }
+        connections.finish_sends();
+    }
+    assert!(receives.iter().all(|&count| count > 0), "somebody is not received from at all: {receives:?}");
+}
+
+#[test]
+fn who_sends_much_and_reads_does_not_wait_behind_those_who_do_not_read() {
+    const UNREAD: u32 = 300;
+    const LARGE: u32 = UNREAD;
+    const READER: u32 = UNREAD + 1;
+    const TURNS: usize = 1000;
+    let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+    let backlog = Backlog { per_connection: 8 << 20, total: 1 << 30 };
+    let mut connections = Connections::new(400, BufferPool::detached(SHAPE), backlog, settings, Timeouts::default());
+    (0..=READER).for_each(|slot| connections.accepted(slot));
+    let polls: Vec<Token> = connections.take_ops().map(|(token, _)| token).collect();
+    let mut consumer = Consumer::default();
+    let mut received = 0;
+    for _ in 0..TURNS {
+        for &poll in &polls {
+            connections.ready(poll, libc::POLLIN.into(), CQE_MORE);
+        }
+        connections.end_turn();
+        let ops: Vec<_> = connections.take_ops().collect();
+        for (token, op) in ops {
+            match op {
+                Op::Receive { slot, at_most } => {
+                    let available = if slot == LARGE { 2 << 20 } else { MESSAGE };
+                    let data = vec![0; at_most.map_or(available, |at_most| available.min(at_most.get() as usize))];
+                    match consumer.receive(connections.pool_mut(), &data) {
+                        Some((len, flags)) => {
+                            received += if slot == LARGE { len } else { 0 };
+                            let more = if slot == LARGE { CQE_SOCK_NONEMPTY } else { 0 };
+                            connections.received(token, len as i32, flags | more);
+                        }
+                        None => connections.received(token, -libc::ENOBUFS, 0),
+                    }
+                }
+                Op::Send { slot, .. } if slot < UNREAD => connections.send_fell_short(token, -libc::EAGAIN),
+                _ => {}
+            }
+        }
+        connections.finish_sends();
+    }
+    assert!(received >= TURNS / 2 * SHARE as usize, "{received} bytes in {TURNS} turns");
+}

@@ -17,6 +17,7 @@ use super::buffers::{BufferPool, PoolShape};
 use super::connections::Connections;
 use super::token::Kind;
 use kernel::{Completion, Kernel};
+use peer::Peer;
 use random::Random;
 
 const SLOTS: u32 = 5;
@@ -39,6 +40,9 @@ struct Simulation {
     all_submitted: bool,
     /// The peers do nothing any more.
     is_abandoned: bool,
+    /// The server stops: the connections from this slab key on are still to be told.
+    telling: Option<usize>,
+    is_stopping: bool,
     tick: u32,
 }
 
@@ -62,6 +66,8 @@ impl Simulation {
             is_waiting: false,
             all_submitted: true,
             is_abandoned: false,
+            telling: None,
+            is_stopping: false,
             tick: 0,
         }
     }
@@ -73,7 +79,7 @@ impl Simulation {
             let is_urgent = connections.is_urgent();
             let ops = connections.take_ops().collect();
             self.all_submitted = kernel.enter(ops, connections);
-            self.is_waiting = !is_urgent && self.all_submitted;
+            self.is_waiting = !is_urgent && self.all_submitted && self.telling.is_none();
         }
         if self.is_abandoned {
             kernel.go_on();
@@ -97,6 +103,9 @@ impl Simulation {
         let Self { kernel, connections, .. } = self;
         connections.set_now(self.tick);
         for completion in kernel.batch(at_least) {
+            if self.is_stopping && completion.token.kind == Kind::Accepted {
+                self.telling = Some(0);
+            }
             dispatch(connections, completion);
         }
         if self.all_submitted {
@@ -109,23 +118,47 @@ impl Simulation {
                 connections.ask_some_to_leave(0, SLOTS as usize);
             }
         }
+        // A worker sees all receives of an enter before it tells anybody.
+        if let Some(from) = self.telling.filter(|_| !kernel.has_unseen(Kind::Receive)) {
+            self.telling = connections.ask_some_to_leave(from, 1 + kernel.random.below(SLOTS as usize));
+        }
         connections.end_turn();
+        let throttled = connections.throttled_slots();
+        kernel.peers.iter_mut().filter(|(slot, _)| throttled.contains(slot)).for_each(|(_, peer)| peer.is_throttled());
         connections.check_invariants();
     }
 
-    /// All peers send what they have and read what there is. Then, when nothing can happen any more, every byte that is
-    /// due has been echoed: nobody waits for an event that does not come.
+    /// All peers send what they have, and those that read go on reading. Then, when nothing can happen any more, every
+    /// byte that is due has been echoed to these: nobody waits for an event that does not come, or for somebody else.
     fn settle_down(&mut self) {
         self.kernel.is_calm = true;
         for _ in 0..PATIENCE {
-            for peer in self.kernel.peers.values_mut() {
-                peer.reads = true;
-                peer.send(usize::MAX);
-            }
+            self.kernel.peers.values_mut().for_each(|peer| peer.send(usize::MAX));
             self.turn();
             if self.is_waiting && self.kernel.is_quiet() {
-                let whole = self.kernel.peers.values().filter(|peer| !peer.has_reset);
-                whole.for_each(peer::Peer::check_complete);
+                let readers = self.kernel.peers.values().filter(|peer| peer.reads && !peer.has_reset);
+                readers.for_each(Peer::check_complete);
+                return;
+            }
+        }
+        panic!("the worker does not come to rest");
+    }
+
+    /// The server stops under load: everybody gets what is due, and a goodbye.
+    fn stop(&mut self) {
+        self.kernel.is_calm = true;
+        (self.telling, self.is_stopping) = (Some(0), true);
+        self.kernel.peers.values_mut().for_each(Peer::server_stops);
+        for _ in 0..PATIENCE {
+            for peer in self.kernel.peers.values_mut() {
+                peer.reads = true;
+                // What it has begun it goes on with, at some time.
+                peer.send(if self.kernel.random.one_in(20) { usize::MAX } else { 0 });
+            }
+            self.turn();
+            let has_sent_all = self.kernel.peers.values().all(|peer| peer.has_reset || peer.sent == peer.script.len());
+            if self.is_waiting && self.kernel.is_quiet() && has_sent_all {
+                self.kernel.peers.values().for_each(Peer::check_farewell);
                 return;
             }
         }
@@ -193,7 +226,11 @@ fn run(seed: u64) -> usize {
     }
     if simulation.server_acts {
         simulation.be_abandoned();
+    } else if simulation.kernel.random.one_in(3) {
+        simulation.stop();
     } else {
+        simulation.settle_down();
+        simulation.kernel.peers.values_mut().for_each(|peer| peer.reads = true);
         simulation.settle_down();
     }
     simulation.end();

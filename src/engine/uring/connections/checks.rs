@@ -21,6 +21,12 @@ impl Connections {
         (connection.generation != token.generation).then_some(state)
     }
 
+    /// Sockets that are not read, because their peers do not read.
+    pub(in super::super) fn throttled_slots(&self) -> Vec<u32> {
+        let throttled = self.entries.iter().filter(|(_, connection)| connection.flags.has(Flags::THROTTLED));
+        throttled.map(|(_, connection)| connection.slot).collect()
+    }
+
     /// What must hold after every turn.
     pub(in super::super) fn check_invariants(&self) {
         let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();

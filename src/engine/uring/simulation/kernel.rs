@@ -175,6 +175,7 @@ impl Kernel {
         let is_interrupted = self.random.one_in(50);
         self.peer_of(token, slot);
         let peer = self.peers.get_mut(&slot).expect("checked before");
+        peer.is_received_from();
         let (result, flags) = if is_interrupted {
             (-libc::EINTR, 0)
         } else if peer.has_reset && (peer.inbox.is_empty() || self.random.one_in(2)) {
@@ -274,7 +275,7 @@ impl Kernel {
             0..=3 => peer.send(amount),
             4 if !self.is_calm && peer.sent == peer.script.len() => peer.finish(),
             5 if !self.is_calm && self.random.one_in(10) => peer.reset(),
-            6 if !self.floods || self.random.one_in(20) => peer.reads = !peer.reads,
+            6 if !self.is_calm && (!self.floods || self.random.one_in(20)) => peer.reads = !peer.reads,
             7 | 8 => peer.read(amount),
             9 if peer.was_shut => peer.finish(),
             10 if !self.is_calm && self.random.one_in(10) => self.end_multishot(slot),
@@ -318,6 +319,11 @@ impl Kernel {
     /// Whether a worker that waits for a completion gets one.
     pub(super) fn has_completions(&self) -> bool {
         !self.completions.is_empty()
+    }
+
+    /// Whether an operation of this kind has completed and the worker has not seen it.
+    pub(super) fn has_unseen(&self, kind: Kind) -> bool {
+        self.completions.iter().any(|completion| completion.token.kind == kind)
     }
 
     /// What must hold while the worker waits: nothing is kept back for a send that does not come.

@@ -2,10 +2,19 @@
 
 use std::collections::VecDeque;
 
+use crate::engine::fairness::LAST_RECEIVES;
 use crate::engine::uring::token::Token;
 use crate::protocol::{Protocol, Session, Settings};
 
 use super::random::Random;
+
+/// What a peer is due when the server stops.
+struct Due {
+    /// The answer to all that had arrived.
+    echo: Vec<u8>,
+    /// Receives that it may still have. When they are used up, nothing is due.
+    receives: usize,
+}
 
 /// A peer and its socket.
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own about a socket
@@ -39,6 +48,8 @@ pub(super) struct Peer {
     pub(super) owner: Option<(u32, u32)>,
     expected: Vec<u8>,
     echoed: Vec<u8>,
+    due_at_stop: Option<Due>,
+    protocol: Protocol,
     /// The server closes, pings and loses patience by itself: what it sends is not only echo, and not all of it.
     pub(super) server_acts: bool,
 }
@@ -68,12 +79,17 @@ impl Peer {
             is_corked: false,
             owner: None,
             echoed: Vec::new(),
+            due_at_stop: None,
+            protocol,
             server_acts,
         }
     }
 
     /// The peer sends the next `amount` bytes of its script.
     pub(super) fn send(&mut self, amount: usize) {
+        if self.has_reset {
+            return;
+        }
         let end = self.script.len().min(self.sent.saturating_add(amount));
         self.has_arrival |= end > self.sent;
         self.inbox.extend(&self.script[self.sent..end]);
@@ -82,8 +98,10 @@ impl Peer {
 
     /// The peer sends its FIN, if it has not yet.
     pub(super) fn finish(&mut self) {
-        self.has_arrival |= !self.has_finished;
-        self.has_finished = true;
+        if !self.has_reset {
+            self.has_arrival |= !self.has_finished;
+            self.has_finished = true;
+        }
     }
 
     /// The peer resets the connection.
@@ -127,10 +145,40 @@ impl Peer {
         }
     }
 
-    /// Nothing can happen to this socket by itself: all has been received that the server wants, and all been read.
+    /// Nothing can happen to this socket by itself: all has been received that the server wants, and, by a peer that
+    /// reads, all been read.
     pub(super) fn is_quiet(&self) -> bool {
         let has_event = self.poll.is_some() && (self.has_arrival || self.has_room);
-        !has_event && self.shutdown.is_none() && self.in_socket == 0 && !self.lacks_room
+        let is_read = !self.reads || (self.in_socket == 0 && !self.lacks_room);
+        !has_event && self.shutdown.is_none() && is_read
+    }
+
+    /// The server stops.
+    pub(super) fn server_stops(&mut self) {
+        let echo = expected(&self.script[..self.sent], self.protocol);
+        self.due_at_stop = Some(Due { echo, receives: LAST_RECEIVES.into() });
+        self.server_acts = true;
+    }
+
+    /// The server has received from it.
+    pub(super) fn is_received_from(&mut self) {
+        if let Some(due) = &mut self.due_at_stop {
+            due.receives = due.receives.saturating_sub(1);
+        }
+    }
+
+    /// It is read no further for now, for it does not read.
+    pub(super) fn is_throttled(&mut self) {
+        self.due_at_stop = None;
+    }
+
+    /// When the server stops, all that had arrived is echoed, and a Close frame comes behind it.
+    pub(super) fn check_farewell(&self) {
+        let Some(due) = self.due_at_stop.as_ref().filter(|due| due.receives > 0 && !self.has_reset) else { return };
+        let (echo, is_closed) = without_own(&self.echoed);
+        assert!(echo.starts_with(&due.echo), "an echo is lost when the server stops");
+        let is_open = self.protocol == Protocol::WebSocket && !due.echo.is_empty() && !self.has_finished;
+        assert!(is_closed || !is_open, "the server stops without a Close frame");
     }
 
     /// All that is due has been echoed.
@@ -143,7 +191,8 @@ impl Peer {
         assert!(self.poll.is_none(), "closed with a poll in flight");
         assert!(self.shutdown.is_none(), "closed with a shutdown in flight");
         if self.server_acts {
-            assert!(self.expected.starts_with(&without_own(&self.echoed)), "the echo is not what was sent");
+            assert!(self.expected.starts_with(&without_own(&self.echoed).0), "the echo is not what was sent");
+            self.check_farewell();
         } else if self.fin_delivered && !self.has_reset {
             self.check_complete();
         }
@@ -202,16 +251,18 @@ fn expected(script: &[u8], protocol: Protocol) -> Vec<u8> {
     session.receive(&settings, &mut data).output.to_vec(&data)
 }
 
-/// What was sent without the Pings and the Close frame that the server has sent of its own accord.
-fn without_own(sent: &[u8]) -> Vec<u8> {
+/// What was sent without the Pings and the Close frame that the server has sent of its own accord, and whether a Close
+/// frame is there, of its own accord or not.
+fn without_own(sent: &[u8]) -> (Vec<u8>, bool) {
     const PING: &[u8] = &[0x89, 0];
     const CLOSE_AWAY: &[u8] = &[0x03, 0xe9];
     if !sent.starts_with(b"HTTP/") {
-        return sent.to_vec(); // bare TCP
+        return (sent.to_vec(), false); // bare TCP
     }
     let head = sent.windows(4).position(|window| window == b"\r\n\r\n").map_or(sent.len(), |end| end + 4);
     let mut echo = sent[..head].to_vec();
     let mut rest = &sent[head..];
+    let mut is_closed = false;
     while !rest.is_empty() {
         let len = match rest {
             [_, 126, high, low, ..] => 4 + usize::from(u16::from_be_bytes([*high, *low])),
@@ -219,6 +270,7 @@ fn without_own(sent: &[u8]) -> Vec<u8> {
             _ => usize::MAX,
         };
         let (frame, behind) = rest.split_at(len.min(rest.len()));
+        is_closed |= frame.len() == len && frame[0] == 0x88;
         match frame {
             PING => {}
             // Cut off by the end of the connection: whose it is cannot be seen.
@@ -230,5 +282,5 @@ fn without_own(sent: &[u8]) -> Vec<u8> {
         }
         rest = behind;
     }
-    echo
+    (echo, is_closed)
 }

@@ -3,8 +3,10 @@ import contextlib
 import json
 import pathlib
 import shlex
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -23,6 +25,8 @@ def polling_when_idle():
     how many depends on the hour. Where the kernel allows it (`haltpoll`, as root) idle processors poll meanwhile, so that
     what is measured is the engine. Gives whether that is so."""
     before, is_set = {}, False
+    # What is set here must not stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with contextlib.suppress(OSError):
         if GOVERNOR.read_text().strip() == "haltpoll":
             for name, value in POLLING.items():

@@ -135,7 +135,7 @@ impl Clock {
 
 /// Deadlines that may be met in a turn: thousands who have come together end together, and each end is work that
 /// everybody else waits for.
-const MET_MAX: usize = 32;
+const MET_MAX: usize = 8;
 
 /// Where a sweep over a worker's connections goes on.
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,10 +20,11 @@ use crate::worker::Control;
 use super::ring::{Ring, RingOptions, Wait};
 use super::token::{Kind, Token};
 
-/// Slots for sockets that are on their way to a worker. When none is free, the kernel drops what it has accepted; so
-/// accepting stops at half of them, and the other half is for what a multishot accept brings before it has stopped: up
-/// to an accept queue's worth (`net.core.somaxconn`, 4096 by default).
-const TRANSIT_SLOTS: u32 = 1 << 16;
+/// Sockets for each worker that may be on their way. Where thousands come at once, the acceptor and the workers of its
+/// processor take turns by this: more are accepted when a worker has taken some.
+const TRANSIT_PER_WORKER: usize = 16;
+/// Accepts that wait at a listener.
+const ACCEPTS_MAX: usize = 16;
 /// How often a full server looks whether it has room again.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -56,25 +57,27 @@ mod about {
     pub(super) const ACCEPT: u64 = 1 << 32;
     pub(super) const MOVE: u64 = 2 << 32;
     pub(super) const CLOSE: u64 = 3 << 32;
-    pub(super) const CANCEL: u64 = 4 << 32;
-    pub(super) const BELL: u64 = 5 << 32;
+    pub(super) const BELL: u64 = 4 << 32;
     pub(super) const NUMBER: u64 = u32::MAX as u64;
+}
+
+struct Listener {
+    socket: TcpListener,
+    /// Those that are under way.
+    accepts: usize,
 }
 
 struct Acceptor<'a> {
     ring: Ring,
-    listeners: Vec<TcpListener>,
-    /// Which listeners have their multishot accept armed.
-    is_armed: Vec<bool>,
+    listeners: Vec<Listener>,
     /// The workers' rings.
     rings: Vec<RawFd>,
     balance: Balance,
     /// The worker of the socket that is on its way from each slot.
     target_of: Vec<u32>,
     /// Sockets in this ring's slots.
-    in_transit: u32,
-    in_transit_max: u32,
-    /// Accepted while no worker had room.
+    in_transit: usize,
+    /// Those that are not on their way: no worker had room.
     waiting: VecDeque<u32>,
     control: &'a Control,
     bell_count: Box<u64>,
@@ -85,17 +88,15 @@ struct Acceptor<'a> {
 
 impl<'a> Acceptor<'a> {
     fn new(listeners: Vec<TcpListener>, rings: Vec<RawFd>, balance: Balance, control: &'a Control) -> io::Result<Self> {
-        let slots = sys::descriptor_limit().min(TRANSIT_SLOTS.into()) as u32;
-        let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 16_384, direct_descriptors: slots })?;
+        let slots = sys::descriptor_limit().min((TRANSIT_PER_WORKER * rings.len()) as u64) as u32;
+        let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 2048, direct_descriptors: slots })?;
         let mut acceptor = Self {
             ring,
-            is_armed: vec![false; listeners.len()],
-            listeners,
+            listeners: listeners.into_iter().map(|socket| Listener { socket, accepts: 0 }).collect(),
             rings,
             balance,
             target_of: vec![0; slots as usize],
             in_transit: 0,
-            in_transit_max: slots / 2,
             waiting: VecDeque::new(),
             control,
             bell_count: Box::new(0),
@@ -108,10 +109,10 @@ impl<'a> Acceptor<'a> {
 
     /// One turn. Returns whether there is a next one.
     fn turn(&mut self) -> io::Result<bool> {
-        if self.can_take_more() && !self.is_short {
-            self.arm_accepts();
+        if self.waiting.is_empty() && !self.is_short {
+            self.submit_accepts();
         }
-        let must_retry = !self.waiting.is_empty() || self.is_short || !self.is_armed.contains(&true);
+        let must_retry = self.is_short || !self.waiting.is_empty() || self.balance.room() == 0;
         let timeout = must_retry.then_some(RETRY);
         self.ring.submit_and_wait(Wait { want: 1, min_wait_us: 0, timeout })?;
         self.is_short = false;
@@ -119,7 +120,7 @@ impl<'a> Acceptor<'a> {
         for completion in completions {
             let number = (completion.user_data() & about::NUMBER) as u32;
             match completion.user_data() & !about::NUMBER {
-                about::ACCEPT => self.accepted(number, completion.result(), completion.flags()),
+                about::ACCEPT => self.accepted(number, completion.result()),
                 about::MOVE => self.move_failed(number, completion.result()),
                 // A close fails only as a link behind a move that has failed.
                 about::CLOSE if completion.result() >= 0 => self.in_transit -= 1,
@@ -128,25 +129,42 @@ impl<'a> Acceptor<'a> {
         }
         self.place_waiting();
         self.notices.room(self.balance.room());
-        if !self.can_take_more() {
-            self.disarm_accepts();
-        }
         Ok(!self.control.is_stopping())
     }
 
-    fn accepted(&mut self, listener: u32, result: i32, flags: u32) {
-        if !cqueue::more(flags) {
-            self.is_armed[listener as usize] = false;
+    /// Has accepts wait at each listener, as many as there is room for, on the way and at the workers. Whoever comes
+    /// beyond that waits in the kernel's queue, and can be served when somebody leaves.
+    fn submit_accepts(&mut self) {
+        let under_way: usize = self.listeners.iter().map(|listener| listener.accepts).sum();
+        let mut free_slots = self.target_of.len() - self.in_transit - under_way;
+        let most = self.balance.room().min(ACCEPTS_MAX as u64) as usize;
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            let count = most.saturating_sub(listener.accepts).min(free_slots);
+            free_slots -= count;
+            listener.accepts += count;
+            let descriptor = types::Fd(listener.socket.as_raw_fd());
+            let accept = opcode::Accept::new(descriptor, std::ptr::null_mut(), std::ptr::null_mut())
+                .file_index(Some(DestinationSlot::auto_target()))
+                .build()
+                .user_data(about::ACCEPT | number as u64);
+            for _ in 0..count {
+                // SAFETY: names no memory.
+                unsafe { self.ring.push(&accept) };
+            }
         }
+    }
+
+    fn accepted(&mut self, listener: u32, result: i32) {
+        self.listeners[listener as usize].accepts -= 1;
         match u32::try_from(result) {
             Ok(slot) => {
                 self.in_transit += 1;
                 self.waiting.push_back(slot);
                 self.notices.accepted();
             }
-            // The peer was gone before it was accepted, or we have cancelled: nothing to do.
-            Err(_) if [libc::ECONNABORTED, libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&-result) => {}
-            // ENFILE, EMFILE: all slots are in transit, or the system is out of files; ENOBUFS, ENOMEM: out of memory.
+            // The peer was gone before it was accepted: nothing to do.
+            Err(_) if [libc::ECONNABORTED, libc::EINTR, libc::EAGAIN].contains(&-result) => {}
+            // ENFILE, EMFILE: the system is out of files; ENOBUFS, ENOMEM: out of memory.
             Err(_) => {
                 self.is_short = true;
                 self.notices.failed(io::Error::from_raw_os_error(-result));
@@ -160,10 +178,6 @@ impl<'a> Acceptor<'a> {
         self.balance.take_back(self.target_of[slot as usize] as usize);
         self.waiting.push_back(slot);
         self.is_short = true;
-    }
-
-    fn can_take_more(&self) -> bool {
-        self.waiting.is_empty() && self.in_transit < self.in_transit_max && self.balance.room() > 0
     }
 
     fn place_waiting(&mut self) {
@@ -186,30 +200,6 @@ impl<'a> Acceptor<'a> {
         let close = opcode::Close::new(types::Fixed(slot)).build().user_data(about::CLOSE | u64::from(slot));
         // SAFETY: neither names memory. Linked, so that the slot is not closed before the socket is in the other ring.
         unsafe { self.ring.push_linked(&[send, close]) };
-    }
-
-    fn arm_accepts(&mut self) {
-        for (number, listener) in self.listeners.iter().enumerate() {
-            if !std::mem::replace(&mut self.is_armed[number], true) {
-                let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd()))
-                    .allocate_file_index(true)
-                    .build()
-                    .user_data(about::ACCEPT | number as u64);
-                // SAFETY: names no memory.
-                unsafe { self.ring.push(&accept) };
-            }
-        }
-    }
-
-    /// Leaves further connections in the kernel's queue: whoever waits there can be served when somebody leaves.
-    fn disarm_accepts(&mut self) {
-        for number in 0..self.listeners.len() {
-            if self.is_armed[number] {
-                let cancel = opcode::AsyncCancel::new(about::ACCEPT | number as u64).build().user_data(about::CANCEL);
-                // SAFETY: names no memory.
-                unsafe { self.ring.push(&cancel) };
-            }
-        }
     }
 
     fn listen_to_bell(&mut self) {

@@ -164,9 +164,9 @@ impl Connections {
         self.urgent || has_unfinished || !self.readable.is_empty()
     }
 
-    /// Whether connections that have ended wait to be seen to.
-    pub fn has_ends_left(&self) -> bool {
-        self.readable.has_ended()
+    /// Whether connections that come or go wait to be seen to.
+    pub fn has_passing_left(&self) -> bool {
+        self.readable.has_passing()
     }
 
     /// How many of the operations to submit will have completed when the enter that submits them returns.
@@ -258,12 +258,12 @@ impl Connections {
         match piece {
             Some(piece) if result > 0 && !is_ending => {
                 let was_within_frame = self.entries[key as usize].session.is_within_frame();
-                self.input(key, piece);
-                self.weigh(key, piece, was_within_frame);
+                let answered = self.input(key, piece);
+                self.weigh(key, piece, answered, was_within_frame);
             }
             Some(piece) => {
                 if result > 0 {
-                    self.weigh(key, piece, true);
+                    self.weigh(key, piece, piece.len as usize, true);
                 }
                 self.pool.release(piece.buffer);
             }
@@ -376,9 +376,9 @@ impl Connections {
 
     // ----- what events lead to -----
 
-    /// Bytes from the peer.
+    /// Bytes from the peer. Returns how many are sent in return.
     #[inline]
-    fn input(&mut self, key: u32, piece: Piece) {
+    fn input(&mut self, key: u32, piece: Piece) -> usize {
         let connection = &mut self.entries[key as usize];
         let was_handshake = connection.session.phase() == Phase::Handshake;
         if connection.session.phase() == Phase::Open {
@@ -388,6 +388,7 @@ impl Connections {
         let reply = connection.session.receive(&self.settings, self.pool.bytes_mut(piece));
         self.tally.messages += u64::from(reply.messages);
         let Output { head, range } = reply.output;
+        let answered = head.len() + range.len();
         if !head.is_empty() {
             self.chunks.push_owned(&mut connection.queue, head);
         }
@@ -411,6 +412,7 @@ impl Connections {
             Then::Close => self.end(key, Ending::Close),
             Then::Linger => self.end(key, Ending::Linger),
         }
+        answered
     }
 
     /// Begins the way out, unless the connection is further on it already.

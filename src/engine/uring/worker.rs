@@ -126,7 +126,7 @@ impl<'a> Worker<'a> {
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE));
         self.connections.end_turn();
         self.control.publish(self.connections.tally());
-        if self.connections.has_ends_left() {
+        if self.connections.has_passing_left() {
             // A processor may have several workers, and each keeps it for as long as the scheduler lets it.
             std::thread::yield_now();
         }

@@ -3,11 +3,12 @@
 //! Whoever has something to be received waits in a queue, and each turn receives from as many as its bytes are thought
 //! to suffice for: so the buffers are not used up, stay in cache, and whoever comes later does not wait for long.
 //!
-//! Thousands of peers may end in one moment. Who has ended waits behind those who have sent something.
+//! Thousands of peers may come or go in one moment. They wait behind those who are there and have sent something.
 //!
-//! A few peers that send without a pause would take all of each turn for themselves. So whoever has brought a lot at once
-//! is *greedy* until a receive finds less: greedy connections wait behind those, and while others are served, their turns
-//! are short. Behind all of them, in turns as short, wait those whose peers do not read: nobody waits for their echoes.
+//! A few peers that send without a pause would take all of each turn for themselves. So whoever has brought a lot at once,
+//! or a little that is a lot of work, is *greedy* until a receive finds less: greedy connections wait behind those, and
+//! while others are served, their turns are short. Behind all of them, in turns as short, wait those whose peers do not
+//! read: nobody waits for their echoes.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -20,16 +21,23 @@ use super::super::token::Kind;
 use super::super::turn::{RECEIVES_MAX, Usual};
 use super::{Connections, Op};
 
-/// Ended connections that a turn sees to while others are served.
-const ENDS: usize = 16;
+/// Connections that come or go that a turn sees to while others are served: each is more work than an echo.
+const PASSING: usize = 8;
 /// What all greedy connections together, and all whose peers do not read, may receive in a turn while others are served.
 const SHARES: u32 = SHARE;
+
+/// What the work on a frame comes to, in bytes received, for each byte that the echo is shorter by. An echo lacks its
+/// masking key.
+const WORK_PER_BYTE_LOST: u32 = 8;
+/// So much of it makes a connection greedy, whatever it has brought: some 256 frames.
+const WORK_ON_FRAMES: u32 = 8 << 10;
 
 /// Who is served before whom.
 #[derive(Clone, Copy)]
 enum Rank {
     Modest,
-    Ended,
+    /// It comes or goes: in the opening or the closing handshake, or its peer has sent its last.
+    Passing,
     Greedy,
     /// It cannot send.
     Unread,
@@ -41,8 +49,10 @@ enum Rank {
 pub(super) struct Readable {
     /// By [`Rank`].
     queues: [VecDeque<u32>; 4],
-    /// What a receive has brought of late, from modest and from greedy connections.
+    /// What work a receive has brought of late, from modest and from greedy connections.
     usual: [Usual; 2],
+    /// The last greedy connection has sent small frames: they are more work than as many bytes of large ones.
+    are_frames_small: bool,
     modest_seen: Modest,
     /// No more than this is received at once.
     share: u32,
@@ -56,6 +66,7 @@ impl Readable {
         Self {
             queues: Default::default(),
             usual: [Usual::default(); 2],
+            are_frames_small: false,
             modest_seen: Modest::default(),
             share: SHARE.min(shape.size),
             buffer: shape.size,
@@ -67,8 +78,8 @@ impl Readable {
         self.queues.iter().all(VecDeque::is_empty)
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        !self.queues[Rank::Ended as usize].is_empty()
+    pub(super) fn has_passing(&self) -> bool {
+        !self.queues[Rank::Passing as usize].is_empty()
     }
 
     /// How many queues behind this one somebody waits in.
@@ -100,6 +111,8 @@ impl Connections {
             Rank::Unread
         } else if flags.has(Flags::GREEDY) {
             Rank::Greedy
+        } else if flags.has(Flags::TIMED) {
+            Rank::Passing
         } else {
             Rank::Modest
         };
@@ -122,34 +135,41 @@ impl Connections {
         let connection = &mut self.entries[key as usize];
         if connection.wants_input() && !connection.flags.has(Flags::RECEIVING.or(Flags::QUEUED)) {
             connection.flags.set(Flags::QUEUED);
-            self.readable.queues[Rank::Ended as usize].push_back(key);
+            self.readable.queues[Rank::Passing as usize].push_back(key);
         }
     }
 
-    /// Judges a connection by what a receive has brought.
+    /// Judges a connection by what a receive has brought, and by what has become of it: `answered` bytes.
     #[inline]
-    pub(super) fn weigh(&mut self, key: u32, piece: Piece, was_within_frame: bool) {
+    pub(super) fn weigh(&mut self, key: u32, piece: Piece, answered: usize, was_within_frame: bool) {
         let connection = &mut self.entries[key as usize];
         let was_greedy = connection.flags.has(Flags::GREEDY);
-        self.readable.usual[usize::from(was_greedy)].see(piece.len);
-        if piece.len >= self.readable.share {
+        let on_frames = WORK_PER_BYTE_LOST * piece.len.saturating_sub(answered as u32);
+        self.readable.usual[usize::from(was_greedy)].see(piece.len + on_frames);
+        if piece.len >= self.readable.share || on_frames >= WORK_ON_FRAMES {
             connection.flags.set(Flags::GREEDY);
+            self.readable.are_frames_small = on_frames > piece.len;
         } else if piece.offset + piece.len < self.readable.buffer && piece.len != SMALL_SHARE {
             // There was room for more. At the end of a buffer, or of a small share, a little proves nothing.
             connection.flags.clear(Flags::GREEDY);
             // A small piece of a large message is no small message.
-            let is_unread = connection.flags.has(Flags::BLOCKED);
-            if !(was_greedy || is_unread || was_within_frame || connection.session.is_within_frame()) {
+            let is_other = connection.flags.has(Flags::BLOCKED.or(Flags::TIMED));
+            if !(was_greedy || is_other || was_within_frame || connection.session.is_within_frame()) {
                 self.readable.modest_seen.see(self.now);
             }
         }
     }
 
-    /// What may be received at once; `None`: nobody minds if it is all there is.
-    fn share(&self) -> Option<u32> {
+    /// What may be received at once, and what all who share a turn may; `None`: nobody minds if it is all there is.
+    fn share(&self) -> Option<(u32, u32)> {
         let is_backlog_large = self.chunks.owned() >= self.backlog_total / 2;
-        let share = self.readable.modest_seen.share(self.now, is_backlog_large);
-        share.map(|share| share.min(self.readable.share))
+        let share = self.readable.modest_seen.share(self.now, is_backlog_large)?.min(self.readable.share);
+        Some(if self.readable.are_frames_small {
+            let share = share.min(SMALL_SHARE);
+            (share, share)
+        } else {
+            (share, SHARES)
+        })
     }
 
     /// Receives from some of those that wait for it.
@@ -158,7 +178,7 @@ impl Connections {
             return;
         }
         let share = self.share();
-        let at_most = share.and_then(NonZeroU32::new);
+        let at_most = share.and_then(|(share, _)| NonZeroU32::new(share));
         let [modest, greedy] = self.readable.usual;
         let mut room = self.pool.room_for(modest.bytes());
         // Whole buffers may be fewer than modest connections: some are kept for the others.
@@ -166,9 +186,9 @@ impl Connections {
         let kept = if others > 0 { (room / 8).max(others).min(room / 2) } else { 0 };
         let served = self.receive_from(Rank::Modest, modest.per_turn().min(room - kept), at_most);
         room = if served == 0 { self.pool.room_for(greedy.bytes()) } else { room - served };
-        let ends = if share.is_some() { ENDS } else { RECEIVES_MAX };
-        let shares = share.map_or(greedy.per_turn(), |share| (SHARES / share) as usize);
-        for (rank, turns) in [(Rank::Ended, ends), (Rank::Greedy, shares), (Rank::Unread, shares)] {
+        let passing = if share.is_some() { PASSING } else { RECEIVES_MAX };
+        let shares = share.map_or(greedy.per_turn(), |(share, all)| (all / share) as usize);
+        for (rank, turns) in [(Rank::Passing, passing), (Rank::Greedy, shares), (Rank::Unread, shares)] {
             let kept = self.readable.behind(rank).min(room.saturating_sub(1));
             room -= self.receive_from(rank, turns.min(room - kept), at_most);
         }

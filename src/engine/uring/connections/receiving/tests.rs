@@ -246,3 +246,86 @@ fn who_sends_much_and_reads_does_not_wait_behind_those_who_do_not_read() {
     }
     assert!(received >= TURNS / 2 * SHARE as usize, "{received} bytes in {TURNS} turns");
 }
+
+#[test]
+fn who_comes_waits_behind_those_who_are_there() {
+    const NEWCOMERS: u32 = 100;
+    const MODEST: u32 = NEWCOMERS;
+    let mut connections = websockets(NEWCOMERS + 1);
+    let polls: Vec<Token> = connections.take_ops().map(|(token, _)| token).collect();
+    let mut consumer = Consumer::default();
+    let mut sent = [UPGRADE].into_iter().chain(std::iter::repeat(MESSAGE_OF_ONE_BYTE));
+    for turn in 0..20 {
+        let newcomers = if turn > 1 { &polls[..NEWCOMERS as usize] } else { &[] };
+        for &poll in newcomers.iter().chain([&polls[MODEST as usize]]) {
+            connections.ready(poll, libc::POLLIN.into(), CQE_MORE);
+        }
+        connections.end_turn();
+        let ops: Vec<_> = connections.take_ops().collect();
+        let slots: Vec<_> = ops.iter().filter_map(|(_, op)| receive_slot(op)).collect();
+        assert_eq!(slots.first(), Some(&MODEST), "in turn {turn}");
+        assert_eq!(slots.len(), 1 + if turn > 1 { PASSING } else { 0 }, "in turn {turn}");
+        for (token, op) in ops {
+            let Some(slot) = receive_slot(&op) else { continue };
+            let data = if slot == MODEST { sent.next().expect("endless") } else { &UPGRADE[..1] };
+            let (len, flags) = consumer.receive(connections.pool_mut(), data).expect("room");
+            connections.received(token, len as i32, flags);
+        }
+        connections.finish_sends();
+    }
+}
+
+fn receive_slot(op: &Op) -> Option<u32> {
+    if let Op::Receive { slot, .. } = op { Some(*slot) } else { None }
+}
+
+#[test]
+fn a_flood_of_tiny_frames_has_shorter_turns() {
+    const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
+    let mut connections = websockets(FLOODERS + 1);
+    let mut consumer = Consumer::default();
+    let polls: Vec<Token> = connections.take_ops().map(|(token, _)| token).collect();
+    let pings = PING.repeat(SHARE as usize / PING.len() + 2);
+    // Where in a frame each goes on; `None` before the upgrade.
+    let mut within = [None; FLOODERS as usize + 1];
+    for turn in 0..300 {
+        let events = if turn == 0 { &polls[..] } else { &polls[MODEST as usize..] };
+        for &poll in events {
+            connections.ready(poll, libc::POLLIN.into(), CQE_MORE);
+        }
+        connections.end_turn();
+        let mut brought = 0;
+        let ops: Vec<_> = connections.take_ops().collect();
+        for (token, op) in ops {
+            let Op::Receive { slot, at_most } = op else { continue };
+            let from = within[slot as usize];
+            let most = at_most.map_or(SHARE as usize, |most| most.get() as usize);
+            let data = match (slot, from) {
+                (_, None) => UPGRADE,
+                (MODEST, Some(_)) => MESSAGE_OF_ONE_BYTE,
+                (_, Some(from)) => &pings[from..from + most],
+            };
+            let (len, flags) = consumer.receive(connections.pool_mut(), data).expect("room");
+            within[slot as usize] = Some(from.map_or(0, |from| (from + len) % PING.len()));
+            brought += len;
+            let more = if slot == MODEST { 0 } else { CQE_SOCK_NONEMPTY };
+            connections.received(token, len as i32, flags | more);
+        }
+        connections.finish_sends();
+        // In the first turns nobody knows what they send.
+        assert!(turn < 50 || brought <= SMALL_SHARE as usize + MESSAGE, "{brought} bytes in turn {turn}");
+    }
+}
+
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const MESSAGE_OF_ONE_BYTE: &[u8] = &[0x82, 0x81, 0, 0, 0, 0, 1];
+
+/// Sockets in the first `count` slots.
+fn websockets(count: u32) -> Connections {
+    let backlog = Backlog { per_connection: 8 << 20, total: 1 << 30 };
+    let pool = BufferPool::detached(SHAPE);
+    let mut connections = Connections::new(200, pool, backlog, Settings::default(), Timeouts::default());
+    (0..count).for_each(|slot| connections.accepted(slot));
+    connections
+}

@@ -50,6 +50,19 @@ fn two_listeners() {
 }
 
 #[test]
+fn more_listeners_than_workers() {
+    let listeners = ["--listen", "127.0.0.1:0"].repeat(5);
+    let server = Server::launch(command(&[&["serve", "--workers", "1"], &listeners[..]].concat()));
+    // Some of one's are on their way while the other's wait.
+    let mut peers: Vec<Peer> =
+        server.addresses().iter().cycle().take(100).map(|&address| Peer::open(address)).collect();
+    for peer in &mut peers {
+        peer.expect_echo(TEXT, "on each");
+    }
+    server.stop();
+}
+
+#[test]
 fn ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         eprintln!("this machine has no IPv6 loopback: nothing to test");

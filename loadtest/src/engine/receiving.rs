@@ -118,7 +118,7 @@ impl Worker<'_> {
         }
         self.readable.served.clear();
         let usual = self.readable.usual;
-        let turns = usual.per_turn().min(self.pool.room_for(usual.bytes()));
+        let turns = usual.per_turn().min(self.pool.room_for(usual.average()));
         while self.readable.served.len() < turns {
             let Some(waiter) = self.readable.waiting.pop_front() else { break };
             let connection = self.connection(waiter.token).filter(|connection| connection.has(Flag::Waiting));

@@ -23,7 +23,7 @@ use super::token::{Kind, Token};
 /// Sockets for each worker that may be on their way. Where thousands come at once, the acceptor and the workers of its
 /// processor take turns by this: more are accepted when a worker has taken some.
 const TRANSIT_PER_WORKER: usize = 16;
-/// Accepts that wait at a listener.
+/// Accepts that wait at a listener, at most.
 const ACCEPTS_MAX: usize = 16;
 /// How often a full server looks whether it has room again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -88,7 +88,9 @@ struct Acceptor<'a> {
 
 impl<'a> Acceptor<'a> {
     fn new(listeners: Vec<TcpListener>, rings: Vec<RawFd>, balance: Balance, control: &'a Control) -> io::Result<Self> {
-        let slots = sys::descriptor_limit().min((TRANSIT_PER_WORKER * rings.len()) as u64) as u32;
+        // Each listener has a share of the slots.
+        let slots = (TRANSIT_PER_WORKER * rings.len()).max(2 * listeners.len());
+        let slots = sys::descriptor_limit().min(slots as u64) as u32;
         let ring = Ring::new(&RingOptions { entries: 512, cq_entries: 2048, direct_descriptors: slots })?;
         let mut acceptor = Self {
             ring,
@@ -132,12 +134,14 @@ impl<'a> Acceptor<'a> {
         Ok(!self.control.is_stopping())
     }
 
-    /// Has accepts wait at each listener, as many as there is room for, on the way and at the workers. Whoever comes
-    /// beyond that waits in the kernel's queue, and can be served when somebody leaves.
+    /// Has accepts wait at each listener, as many as there is room for, on the way and at the workers; at least one while
+    /// there is room at all. Whoever comes beyond that waits in the kernel's queue, and can be served when somebody leaves.
     fn submit_accepts(&mut self) {
         let under_way: usize = self.listeners.iter().map(|listener| listener.accepts).sum();
         let mut free_slots = self.target_of.len() - self.in_transit - under_way;
-        let most = self.balance.room().min(ACCEPTS_MAX as u64) as usize;
+        let room = usize::try_from(self.balance.room()).unwrap_or(usize::MAX);
+        let share_of = |all: usize| (all / self.listeners.len()).max(1);
+        let most = share_of(self.target_of.len()).min(share_of(room)).min(ACCEPTS_MAX).min(room);
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             let count = most.saturating_sub(listener.accepts).min(free_slots);
             free_slots -= count;

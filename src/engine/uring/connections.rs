@@ -257,13 +257,13 @@ impl Connections {
         let is_ending = !connection.ending.is_open();
         match piece {
             Some(piece) if result > 0 && !is_ending => {
-                let was_within_frame = self.entries[key as usize].session.is_within_frame();
-                let answered = self.input(key, piece);
-                self.weigh(key, piece, answered, was_within_frame);
+                let was_amidst = connection.session.is_within_frame() || connection.flags.has(Flags::TIMED);
+                let lost = self.input(key, piece);
+                self.weigh(key, piece, lost, was_amidst);
             }
             Some(piece) => {
                 if result > 0 {
-                    self.weigh(key, piece, piece.len as usize, true);
+                    self.weigh(key, piece, 0, true);
                 }
                 self.pool.release(piece.buffer);
             }
@@ -376,19 +376,20 @@ impl Connections {
 
     // ----- what events lead to -----
 
-    /// Bytes from the peer. Returns how many are sent in return.
+    /// Bytes from the peer. Returns how many of them no echo has, in the open phase.
     #[inline]
-    fn input(&mut self, key: u32, piece: Piece) -> usize {
+    fn input(&mut self, key: u32, piece: Piece) -> u32 {
         let connection = &mut self.entries[key as usize];
         let was_handshake = connection.session.phase() == Phase::Handshake;
-        if connection.session.phase() == Phase::Open {
+        let was_open = connection.session.phase() == Phase::Open;
+        if was_open {
             connection.since = self.now;
             connection.flags.clear(Flags::PINGED);
         }
         let reply = connection.session.receive(&self.settings, self.pool.bytes_mut(piece));
         self.tally.messages += u64::from(reply.messages);
         let Output { head, range } = reply.output;
-        let answered = head.len() + range.len();
+        let answered = (head.len() + range.len()) as u32;
         if !head.is_empty() {
             self.chunks.push_owned(&mut connection.queue, head);
         }
@@ -412,7 +413,7 @@ impl Connections {
             Then::Close => self.end(key, Ending::Close),
             Then::Linger => self.end(key, Ending::Linger),
         }
-        answered
+        if was_open && phase == Phase::Open { piece.len.saturating_sub(answered) } else { 0 }
     }
 
     /// Begins the way out, unless the connection is further on it already.

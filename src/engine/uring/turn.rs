@@ -6,7 +6,7 @@ pub const RECEIVES_MAX: usize = 128;
 /// answered, and so does what the next turn receives meanwhile.
 const BYTES: u32 = 256 << 10;
 
-/// What a receive has brought of late: a moving average of their lengths.
+/// What a receive has brought of late: a moving average of their lengths, or of the work that they were.
 #[derive(Clone, Copy, Default)]
 pub struct Usual(u32);
 
@@ -19,7 +19,7 @@ impl Usual {
 
     /// The average.
     #[inline]
-    pub fn bytes(self) -> u32 {
+    pub fn average(self) -> u32 {
         self.0
     }
 

@@ -49,11 +49,14 @@ enum Rank {
 pub(super) struct Readable {
     /// By [`Rank`].
     queues: [VecDeque<u32>; 4],
-    /// What work a receive has brought of late, from modest and from greedy connections.
-    usual: [Usual; 2],
-    /// The last greedy connection has sent small frames: they are more work than as many bytes of large ones.
-    are_frames_small: bool,
+    /// What a receive has brought of late, from modest and from greedy connections: bytes, and work.
+    bytes: [Usual; 2],
+    work: [Usual; 2],
+    /// What the receives under way may bring at most; 0: whatever there is.
+    at_most: u32,
     modest_seen: Modest,
+    /// Until this tick small frames count as sent in masses: they are more work than as many bytes of large ones.
+    small_frames_until: u32,
     /// No more than this is received at once.
     share: u32,
     buffer: u32,
@@ -65,9 +68,11 @@ impl Readable {
     pub(super) fn new(shape: PoolShape) -> Self {
         Self {
             queues: Default::default(),
-            usual: [Usual::default(); 2],
-            are_frames_small: false,
+            bytes: [Usual::default(); 2],
+            work: [Usual::default(); 2],
+            at_most: 0,
             modest_seen: Modest::default(),
+            small_frames_until: 0,
             share: SHARE.min(shape.size),
             buffer: shape.size,
             submitted: 0,
@@ -80,6 +85,11 @@ impl Readable {
 
     pub(super) fn has_passing(&self) -> bool {
         !self.queues[Rank::Passing as usize].is_empty()
+    }
+
+    /// Places in the queues, also of those who wait in another one by now.
+    fn len(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
     }
 
     /// How many queues behind this one somebody waits in.
@@ -123,8 +133,8 @@ impl Connections {
     pub(super) fn is_read_again(&mut self, key: u32) {
         let flags = &mut self.entries[key as usize].flags;
         flags.clear(Flags::BLOCKED);
-        if flags.has(Flags::QUEUED) {
-            // Where it stands already, it is skipped then.
+        // Where it stands already, it is skipped then. That place is taken until its turn comes: not too many of them.
+        if flags.has(Flags::QUEUED) && self.readable.len() < 2 * self.entries.len() {
             self.wait_for_turn(key);
         }
     }
@@ -139,22 +149,26 @@ impl Connections {
         }
     }
 
-    /// Judges a connection by what a receive has brought, and by what has become of it: `answered` bytes.
+    /// Judges a connection by what a receive has brought, and by the bytes of it that no echo has. `was_amidst`: in a frame
+    /// or a handshake, so that it is no small message.
     #[inline]
-    pub(super) fn weigh(&mut self, key: u32, piece: Piece, answered: usize, was_within_frame: bool) {
+    pub(super) fn weigh(&mut self, key: u32, piece: Piece, lost: u32, was_amidst: bool) {
         let connection = &mut self.entries[key as usize];
         let was_greedy = connection.flags.has(Flags::GREEDY);
-        let on_frames = WORK_PER_BYTE_LOST * piece.len.saturating_sub(answered as u32);
-        self.readable.usual[usize::from(was_greedy)].see(piece.len + on_frames);
-        if piece.len >= self.readable.share || on_frames >= WORK_ON_FRAMES {
+        let on_frames = lost.saturating_mul(WORK_PER_BYTE_LOST);
+        self.readable.bytes[usize::from(was_greedy)].see(piece.len);
+        self.readable.work[usize::from(was_greedy)].see(piece.len.saturating_add(on_frames));
+        let is_full = piece.len >= self.readable.share || piece.len == self.readable.at_most;
+        if is_full || on_frames >= WORK_ON_FRAMES {
             connection.flags.set(Flags::GREEDY);
-            self.readable.are_frames_small = on_frames > piece.len;
-        } else if piece.offset + piece.len < self.readable.buffer && piece.len != SMALL_SHARE {
-            // There was room for more. At the end of a buffer, or of a small share, a little proves nothing.
+            if on_frames > piece.len {
+                self.readable.small_frames_until = self.now + 2;
+            }
+        } else if piece.offset + piece.len < self.readable.buffer {
+            // There was room for more. At the end of a buffer a little proves nothing.
             connection.flags.clear(Flags::GREEDY);
-            // A small piece of a large message is no small message.
             let is_other = connection.flags.has(Flags::BLOCKED.or(Flags::TIMED));
-            if !(was_greedy || is_other || was_within_frame || connection.session.is_within_frame()) {
+            if !(was_greedy || is_other || was_amidst || connection.session.is_within_frame()) {
                 self.readable.modest_seen.see(self.now);
             }
         }
@@ -164,7 +178,7 @@ impl Connections {
     fn share(&self) -> Option<(u32, u32)> {
         let is_backlog_large = self.chunks.owned() >= self.backlog_total / 2;
         let share = self.readable.modest_seen.share(self.now, is_backlog_large)?.min(self.readable.share);
-        Some(if self.readable.are_frames_small {
+        Some(if self.now < self.readable.small_frames_until {
             let share = share.min(SMALL_SHARE);
             (share, share)
         } else {
@@ -178,24 +192,26 @@ impl Connections {
             return;
         }
         let share = self.share();
-        let at_most = share.and_then(|(share, _)| NonZeroU32::new(share));
-        let [modest, greedy] = self.readable.usual;
-        let mut room = self.pool.room_for(modest.bytes());
+        self.readable.at_most = share.map_or(0, |(share, _)| share);
+        let [modest, greedy] = self.readable.work;
+        let [modest_bytes, greedy_bytes] = self.readable.bytes.map(Usual::average);
+        let mut room = self.pool.room_for(modest_bytes);
         // Whole buffers may be fewer than modest connections: some are kept for the others.
         let others = self.readable.behind(Rank::Modest);
         let kept = if others > 0 { (room / 8).max(others).min(room / 2) } else { 0 };
-        let served = self.receive_from(Rank::Modest, modest.per_turn().min(room - kept), at_most);
-        room = if served == 0 { self.pool.room_for(greedy.bytes()) } else { room - served };
+        let served = self.receive_from(Rank::Modest, modest.per_turn().min(room - kept));
+        room = if served == 0 { self.pool.room_for(greedy_bytes) } else { room - served };
         let passing = if share.is_some() { PASSING } else { RECEIVES_MAX };
         let shares = share.map_or(greedy.per_turn(), |(share, all)| (all / share) as usize);
         for (rank, turns) in [(Rank::Passing, passing), (Rank::Greedy, shares), (Rank::Unread, shares)] {
             let kept = self.readable.behind(rank).min(room.saturating_sub(1));
-            room -= self.receive_from(rank, turns.min(room - kept), at_most);
+            room -= self.receive_from(rank, turns.min(room - kept));
         }
     }
 
     /// Receives from as many as `turns` of a rank. Returns how many there were.
-    fn receive_from(&mut self, rank: Rank, turns: usize, at_most: Option<NonZeroU32>) -> usize {
+    fn receive_from(&mut self, rank: Rank, turns: usize) -> usize {
+        let at_most = NonZeroU32::new(self.readable.at_most);
         let mut served = 0;
         while served < turns {
             let Some(key) = self.readable.queues[rank as usize].pop_front() else { break };

@@ -114,7 +114,9 @@ impl<'a> Acceptor<'a> {
         if self.waiting.is_empty() && !self.is_short {
             self.submit_accepts();
         }
-        let must_retry = self.is_short || !self.waiting.is_empty() || self.balance.room() == 0;
+        // Nothing but time brings room at the workers.
+        let has_none = self.listeners.iter().any(|listener| listener.accepts == 0);
+        let must_retry = self.is_short || !self.waiting.is_empty() || has_none;
         let timeout = must_retry.then_some(RETRY);
         self.ring.submit_and_wait(Wait { want: 1, min_wait_us: 0, timeout })?;
         self.is_short = false;

@@ -52,8 +52,8 @@ pub(super) struct Readable {
     /// What a receive has brought of late, from modest and from greedy connections: bytes, and work.
     bytes: [Usual; 2],
     work: [Usual; 2],
-    /// What the receives under way may bring at most; 0: whatever there is.
-    at_most: u32,
+    /// What a receive under way may bring at most, from a modest and from a greedy connection; 0: whatever there is.
+    at_most: [u32; 2],
     modest_seen: Modest,
     /// Until this tick small frames count as sent in masses: they are more work than as many bytes of large ones.
     small_frames_until: u32,
@@ -70,7 +70,7 @@ impl Readable {
             queues: Default::default(),
             bytes: [Usual::default(); 2],
             work: [Usual::default(); 2],
-            at_most: 0,
+            at_most: [0; 2],
             modest_seen: Modest::default(),
             small_frames_until: 0,
             share: SHARE.min(shape.size),
@@ -133,9 +133,24 @@ impl Connections {
     pub(super) fn is_read_again(&mut self, key: u32) {
         let flags = &mut self.entries[key as usize].flags;
         flags.clear(Flags::BLOCKED);
-        // Where it stands already, it is skipped then. That place is taken until its turn comes: not too many of them.
-        if flags.has(Flags::QUEUED) && self.readable.len() < 2 * self.entries.len() {
+        if flags.has(Flags::QUEUED) {
+            // Where it stands already, it is skipped then. That place is taken until its turn comes: not too many of them.
+            if self.readable.len() >= 2 * self.entries.len() {
+                self.give_up_places();
+            }
             self.wait_for_turn(key);
+        }
+    }
+
+    /// Leaves each connection the best of its places in the queues.
+    #[cold]
+    fn give_up_places(&mut self) {
+        let mut seen = vec![false; self.keys_used];
+        for queue in &mut self.readable.queues {
+            queue.retain(|&key| {
+                let waits = self.entries.get(key as usize).is_some_and(|it| it.flags.has(Flags::QUEUED));
+                waits && !std::mem::replace(&mut seen[key as usize], true)
+            });
         }
     }
 
@@ -158,7 +173,7 @@ impl Connections {
         let on_frames = lost.saturating_mul(WORK_PER_BYTE_LOST);
         self.readable.bytes[usize::from(was_greedy)].see(piece.len);
         self.readable.work[usize::from(was_greedy)].see(piece.len.saturating_add(on_frames));
-        let is_full = piece.len >= self.readable.share || piece.len == self.readable.at_most;
+        let is_full = piece.len >= self.readable.share || piece.len == self.readable.at_most[usize::from(was_greedy)];
         if is_full || on_frames >= WORK_ON_FRAMES {
             connection.flags.set(Flags::GREEDY);
             if on_frames > piece.len {
@@ -174,15 +189,16 @@ impl Connections {
         }
     }
 
-    /// What may be received at once, and what all who share a turn may; `None`: nobody minds if it is all there is.
-    fn share(&self) -> Option<(u32, u32)> {
+    /// What may be received at once, from a modest and from a greedy connection, and what all may who share a turn; `None`:
+    /// nobody minds if it is all there is.
+    fn share(&self) -> Option<([u32; 2], u32)> {
         let is_backlog_large = self.chunks.owned() >= self.backlog_total / 2;
         let share = self.readable.modest_seen.share(self.now, is_backlog_large)?.min(self.readable.share);
         Some(if self.now < self.readable.small_frames_until {
-            let share = share.min(SMALL_SHARE);
-            (share, share)
+            let small = share.min(SMALL_SHARE);
+            ([share, small], small)
         } else {
-            (share, SHARES)
+            ([share; 2], SHARES)
         })
     }
 
@@ -192,7 +208,7 @@ impl Connections {
             return;
         }
         let share = self.share();
-        self.readable.at_most = share.map_or(0, |(share, _)| share);
+        self.readable.at_most = share.map_or([0; 2], |(at_most, _)| at_most);
         let [modest, greedy] = self.readable.work;
         let [modest_bytes, greedy_bytes] = self.readable.bytes.map(Usual::average);
         let mut room = self.pool.room_for(modest_bytes);
@@ -202,7 +218,7 @@ impl Connections {
         let served = self.receive_from(Rank::Modest, modest.per_turn().min(room - kept));
         room = if served == 0 { self.pool.room_for(greedy_bytes) } else { room - served };
         let passing = if share.is_some() { PASSING } else { RECEIVES_MAX };
-        let shares = share.map_or(greedy.per_turn(), |(share, all)| (all / share) as usize);
+        let shares = share.map_or(greedy.per_turn(), |([_, one], all)| (all / one) as usize);
         for (rank, turns) in [(Rank::Passing, passing), (Rank::Greedy, shares), (Rank::Unread, shares)] {
             let kept = self.readable.behind(rank).min(room.saturating_sub(1));
             room -= self.receive_from(rank, turns.min(room - kept));
@@ -211,7 +227,6 @@ impl Connections {
 
     /// Receives from as many as `turns` of a rank. Returns how many there were.
     fn receive_from(&mut self, rank: Rank, turns: usize) -> usize {
-        let at_most = NonZeroU32::new(self.readable.at_most);
         let mut served = 0;
         while served < turns {
             let Some(key) = self.readable.queues[rank as usize].pop_front() else { break };
@@ -222,6 +237,7 @@ impl Connections {
             connection.flags.clear(Flags::QUEUED);
             if connection.wants_input() {
                 connection.flags.set(Flags::RECEIVING);
+                let at_most = NonZeroU32::new(self.readable.at_most[usize::from(connection.flags.has(Flags::GREEDY))]);
                 self.submit(key, Kind::Receive, |slot| Op::Receive { slot, at_most });
                 served += 1;
             }

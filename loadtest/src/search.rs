@@ -40,6 +40,8 @@ const START: u64 = 1000;
 
 /// A run must reach this share of the rate it was asked for.
 const REACHED: f64 = 0.99;
+/// Of the messages of a run so many may be on their way when its time is over: in a short run that is more than the rest.
+const ON_THEIR_WAY: f64 = 2.0;
 
 /// Messages that a run may leave unsent, as a share of those it sent.
 const UNSENT: f64 = 0.01;
@@ -139,7 +141,9 @@ impl Search {
         };
         if self.quantity == Quantity::Rate {
             let unsent = report.messages.unsent as f64 / report.messages.sent.max(1) as f64;
-            if measured.echoes_per_s < value as f64 * REACHED || unsent > UNSENT {
+            let expected = value as f64 * measured.seconds;
+            let least = (expected * REACHED).min(expected - ON_THEIR_WAY);
+            if (measured.echoes as f64) < least || unsent > UNSENT {
                 let late = self.own_fault(measured.lag_us.as_ref()).unwrap_or_default();
                 return Some(format!("only {}/s came back{late}", count(measured.echoes_per_s as u64)));
             }

@@ -148,6 +148,7 @@ impl Simulation {
     fn stop(&mut self) {
         self.kernel.is_calm = true;
         (self.telling, self.is_stopping) = (Some(0), true);
+        self.is_waiting = false; // the bell rings
         self.kernel.peers.values_mut().for_each(Peer::server_stops);
         for _ in 0..PATIENCE {
             for peer in self.kernel.peers.values_mut() {

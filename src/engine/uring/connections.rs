@@ -380,9 +380,8 @@ impl Connections {
     #[inline]
     fn input(&mut self, key: u32, piece: Piece) -> u32 {
         let connection = &mut self.entries[key as usize];
-        let was_handshake = connection.session.phase() == Phase::Handshake;
-        let was_open = connection.session.phase() == Phase::Open;
-        if was_open {
+        let phase_before = connection.session.phase();
+        if phase_before == Phase::Open {
             connection.since = self.now;
             connection.flags.clear(Flags::PINGED);
         }
@@ -404,7 +403,7 @@ impl Connections {
             self.list_blocked(key);
         }
         match reply.then {
-            Then::Continue if was_handshake && phase == Phase::Open => {
+            Then::Continue if phase_before == Phase::Handshake && phase == Phase::Open => {
                 self.entries[key as usize].since = self.now;
                 self.set_timed(key, false);
             }
@@ -413,7 +412,7 @@ impl Connections {
             Then::Close => self.end(key, Ending::Close),
             Then::Linger => self.end(key, Ending::Linger),
         }
-        if was_open && phase == Phase::Open { piece.len.saturating_sub(answered) } else { 0 }
+        if (phase_before, phase) == (Phase::Open, Phase::Open) { piece.len.saturating_sub(answered) } else { 0 }
     }
 
     /// Begins the way out, unless the connection is further on it already.

@@ -9,7 +9,10 @@ mod kernel;
 mod peer;
 mod random;
 
+use std::time::Duration;
+
 use crate::engine::deadline::Timeouts;
+use crate::engine::stopping::Stopping;
 use crate::protocol::{Protocol, Settings};
 use crate::worker::Backlog;
 
@@ -24,6 +27,8 @@ const SLOTS: u32 = 5;
 const STEPS: usize = 400;
 /// Ticks that a server that acts gives its peers for each thing.
 const DEADLINE: u32 = 20;
+/// Longer than any schedule takes: the drain ends when all is quiet.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Turns within which everything that can come to an end does.
 const PATIENCE: usize = 200_000;
 
@@ -40,9 +45,7 @@ struct Simulation {
     all_submitted: bool,
     /// The peers do nothing any more.
     is_abandoned: bool,
-    /// The server stops: the connections from this slab key on are still to be told.
-    telling: Option<usize>,
-    is_stopping: bool,
+    stopping: Stopping,
     tick: u32,
 }
 
@@ -66,8 +69,7 @@ impl Simulation {
             is_waiting: false,
             all_submitted: true,
             is_abandoned: false,
-            telling: None,
-            is_stopping: false,
+            stopping: Stopping::No,
             tick: 0,
         }
     }
@@ -79,7 +81,8 @@ impl Simulation {
             let is_urgent = connections.is_urgent();
             let ops = connections.take_ops().collect();
             self.all_submitted = kernel.enter(ops, connections);
-            self.is_waiting = !is_urgent && self.all_submitted && self.telling.is_none();
+            let is_telling = matches!(self.stopping, Stopping::Telling { .. });
+            self.is_waiting = !is_urgent && self.all_submitted && !is_telling;
         }
         if self.is_abandoned {
             kernel.go_on();
@@ -103,8 +106,8 @@ impl Simulation {
         let Self { kernel, connections, .. } = self;
         connections.set_now(self.tick);
         for completion in kernel.batch(at_least) {
-            if self.is_stopping && completion.token.kind == Kind::Accepted {
-                self.telling = Some(0);
+            if completion.token.kind == Kind::Accepted {
+                self.stopping.has_arrivals();
             }
             dispatch(connections, completion);
         }
@@ -119,8 +122,9 @@ impl Simulation {
             }
         }
         // A worker sees all receives of an enter before it tells anybody.
-        if let Some(from) = self.telling.filter(|_| !kernel.has_unseen(Kind::Receive)) {
-            self.telling = connections.ask_some_to_leave(from, 1 + kernel.random.below(SLOTS as usize));
+        if !kernel.has_unseen(Kind::Receive) {
+            let some = |from| connections.ask_some_to_leave(from, 1 + kernel.random.below(SLOTS as usize));
+            self.stopping.goes_on(false, some);
         }
         connections.end_turn();
         let throttled = connections.throttled_slots();
@@ -147,7 +151,7 @@ impl Simulation {
     /// The server stops under load: everybody gets what is due, and a goodbye.
     fn stop(&mut self) {
         self.kernel.is_calm = true;
-        (self.telling, self.is_stopping) = (Some(0), true);
+        self.stopping.begin(DRAIN_TIMEOUT);
         self.is_waiting = false; // the bell rings
         self.kernel.peers.values_mut().for_each(Peer::server_stops);
         for _ in 0..PATIENCE {

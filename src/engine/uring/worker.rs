@@ -22,7 +22,8 @@ const SQ_ENTRIES: u32 = 1024;
 const CQ_ENTRIES: u32 = 8192;
 /// Under load, waiting for more than one completion lets the kernel run more of them per pass; this is the bound.
 const WANT_MAX: usize = 128;
-/// Deferred completions (of polls and shutdowns) that the kernel runs in an enter which does not wait for more (`IO_LOCAL_TW_DEFAULT_MAX`, since Linux 6.13).
+/// Deferred completions (of polls and shutdowns) that the kernel runs in an enter which does not wait for more
+/// (`IO_LOCAL_TW_DEFAULT_MAX`, since Linux 6.13).
 const DEFERRED_PER_ENTER: usize = 20;
 /// When more of them wait, the turn asks again, up to so many: who has sent something would otherwise wait for many turns
 /// behind thousands who have come or gone.

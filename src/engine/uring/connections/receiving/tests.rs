@@ -13,6 +13,7 @@ const SHAPE: PoolShape = PoolShape { count: 2, size: 512 << 10, incremental: tru
 const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const MESSAGE_OF_ONE_BYTE: &[u8] = &[0x82, 0x81, 0, 0, 0, 0, 1];
+const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
 
 /// What a socket holds: bytes, and whether there are more behind them; `None`: its peer has ended.
 type Held<'a> = Option<(&'a [u8], bool)>;
@@ -323,7 +324,6 @@ fn who_does_not_read_or_is_yet_to_come_shortens_nobodys_turns() {
 
 #[test]
 fn a_flood_of_tiny_frames_has_shorter_turns_while_it_lasts() {
-    const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
     const LARGE: u32 = FLOODERS - 1;
     let pings = PING.repeat(SHARE as usize / PING.len() + 2);
     let large_frame = [&[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0][..], &[0; 4], &vec![0; 1 << 20]].concat();
@@ -398,7 +398,6 @@ fn a_long_request_is_no_flood() {
 /// However much work theirs has been of late.
 #[test]
 fn who_comes_leaves_turns_for_a_flood_of_tiny_frames() {
-    const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
     const PINGERS: u32 = 4;
     const NEWCOMERS: std::ops::Range<u32> = PINGERS..60;
     let pings = PING.repeat(SHAPE.size as usize / PING.len() + 2);

@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use libfuzzer_sys::fuzz_target;
-use ringecho::protocol::Then;
+use ringecho::protocol::{Cause, Event};
 use ringecho_fuzz::driven::Driven;
 use ringecho_fuzz::input::{Cuts, Frames};
 use ringecho_fuzz::model::{self, End, Failure, INVALID_DATA, PROTOCOL_ERROR, TOO_BIG};
@@ -100,10 +100,13 @@ fn ringecho(frames: &Frames, cuts: &Cuts) -> Outcome {
     let driven = Driven::run(frames, cuts, false);
     let mut messages = outgoing::check(&driven.sent).messages;
     let mut close = || messages.pop().expect("a Close frame").1;
-    let verdict = match driven.then {
-        Then::Continue => Verdict::Continues,
-        Then::Close => Verdict::Closed(close()),
-        Then::Linger => Verdict::Failed(u16::from_be_bytes(*close().first_chunk().expect("a close code"))),
+    let verdict = match driven.event {
+        Some(Event::Closed(Cause::Violation(code))) => {
+            assert_eq!(close().first_chunk().map(|code| u16::from_be_bytes(*code)), Some(code.into()));
+            Verdict::Failed(code.into())
+        }
+        Some(Event::Closed(_)) => Verdict::Closed(close()),
+        _ => Verdict::Continues,
     };
     Outcome { messages, verdict }
 }

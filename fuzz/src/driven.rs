@@ -1,6 +1,6 @@
 //! A session that is given a stream in pieces, and what must hold after each.
 
-use ringecho::protocol::{CloseCode, Phase, Session, Settings, Then};
+use ringecho::protocol::{Cause, CloseCode, Event, Phase, Session, Settings, Then};
 
 use crate::input::{Cuts, Frames};
 use crate::memory::allocated;
@@ -24,6 +24,10 @@ pub struct Driven {
     pub sent: Vec<u8>,
     pub messages: u32,
     pub then: Then,
+    /// The last one.
+    pub event: Option<Event>,
+    /// Frames whose headers were complete.
+    pub frames: u32,
     /// Bytes of the stream that had been received when the server was told to close.
     pub told_to_close: Option<usize>,
     /// The server could close at once: it was not in the midst of a frame of its own.
@@ -42,6 +46,8 @@ impl Driven {
             sent: Vec::new(),
             messages: 0,
             then: Then::Continue,
+            event: None,
+            frames: 0,
             told_to_close: None,
             closed_at_once: false,
             held: 0,
@@ -91,7 +97,35 @@ impl Driven {
         self.sent.extend(reply.output.to_vec(&data));
         self.messages += reply.messages;
         self.then = reply.then;
+        self.event = reply.event.or(self.event);
+        self.frames += reply.frames;
+        self.check_event(phase);
         self.check_memory();
+    }
+
+    /// The event of a receive says how the phase has changed.
+    fn check_event(&self, before: Phase) {
+        let after = self.session.phase();
+        match self.event {
+            None => assert_eq!(after, Phase::Handshake),
+            Some(Event::Opened) => assert!(matches!(after, Phase::Open | Phase::Closing), "{after:?} after {before:?}"),
+            Some(Event::Closing) => assert_eq!(after, Phase::Closing),
+            Some(Event::Closed(Cause::Refused(_))) => assert_eq!((before, after), (Phase::Handshake, Phase::Closed)),
+            Some(Event::Closed(_)) => assert_eq!(after, Phase::Closed),
+        }
+        assert_eq!(matches!(self.event, Some(Event::Closed(_))), self.then != Then::Continue);
+    }
+
+    /// The peer's Close frame has ended the connection, and no violation.
+    #[must_use]
+    pub fn is_closed_by_peer(&self) -> bool {
+        matches!(self.event, Some(Event::Closed(Cause::PeerClosed(_))))
+    }
+
+    /// A violation has ended the connection.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.then == Then::Linger && matches!(self.event, Some(Event::Closed(Cause::Violation(_))))
     }
 
     fn check_memory(&self) {
@@ -117,7 +151,7 @@ impl Driven {
     fn close(&mut self) {
         let is_open = self.session.phase() == Phase::Open;
         let before = allocated();
-        let frame = self.session.close(CloseCode::Away, "bye");
+        let frame = self.session.close(CloseCode::GOING_AWAY, "bye");
         self.held += allocated() - before - frame.as_ref().map_or(0, Vec::capacity).cast_signed();
         assert_eq!(frame.is_some(), is_open && self.session.at_frame_boundary());
         self.closed_at_once = frame.is_some();

@@ -12,12 +12,12 @@ pub(super) struct Refusal {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
-    BadRequest,
-    NotFound,
-    MethodNotAllowed,
-    UpgradeRequired,
-    HeaderFieldsTooLarge,
-    VersionNotSupported,
+    BadRequest = 400,
+    NotFound = 404,
+    MethodNotAllowed = 405,
+    UpgradeRequired = 426,
+    HeaderFieldsTooLarge = 431,
+    VersionNotSupported = 505,
 }
 
 /// 101: what follows on this connection is WebSocket.
@@ -57,6 +57,11 @@ impl Refusal {
 
     pub(super) const fn version_not_supported() -> Self {
         Refusal { status: Status::VersionNotSupported, why: "A WebSocket is opened with HTTP/1.1." }
+    }
+
+    /// The HTTP status code.
+    pub(super) const fn status(self) -> u16 {
+        self.status as u16
     }
 
     /// The whole HTTP answer, which ends the connection.

@@ -1,6 +1,10 @@
 //! Close frames and failing the connection (RFC 6455, sections 5.5.1 and 7).
 
-use super::{CloseCode, frame, utf8::InvalidUtf8};
+use super::{
+    CloseCode,
+    frame::{self, Opcode},
+    utf8::InvalidUtf8,
+};
 
 const MAX_REASON_LEN: usize = frame::MAX_CONTROL_LEN - size_of::<u16>();
 
@@ -38,9 +42,9 @@ pub(super) enum Violation {
 impl Violation {
     pub(super) fn code(self) -> CloseCode {
         match self {
-            Violation::InvalidUtf8 => CloseCode::Invalid,
-            Violation::MessageTooBig => CloseCode::Size,
-            _ => CloseCode::Protocol,
+            Violation::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
+            Violation::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
+            _ => CloseCode::PROTOCOL_ERROR,
         }
     }
 
@@ -61,27 +65,22 @@ pub(super) fn close_frame(code: CloseCode, reason: &str) -> Vec<u8> {
     let reason = if reason.len() <= MAX_REASON_LEN { reason } else { "" };
     let len = 2 + reason.len();
     let mut bytes = Vec::with_capacity(2 + len);
-    bytes.extend_from_slice(&[frame::FIN | frame::CLOSE, len as u8]);
+    bytes.extend_from_slice(&[frame::FIN | Opcode::Close as u8, len as u8]);
     bytes.extend_from_slice(&u16::from(code).to_be_bytes());
     bytes.extend_from_slice(reason.as_bytes());
     bytes
 }
 
-/// Checks the (unmasked) payload of a peer's Close frame: nothing, or a code and a reason in UTF-8 (section 5.5.1).
-pub(super) fn check_close(payload: &[u8]) -> Result<(), Violation> {
+/// The code in the (unmasked) payload of a peer's Close frame, which is empty or a code and a reason in UTF-8 (section
+/// 5.5.1).
+pub(super) fn check_close(payload: &[u8]) -> Result<Option<CloseCode>, Violation> {
     let (code, reason) = match payload {
-        [] => return Ok(()),
+        [] => return Ok(None),
         [_] => return Err(Violation::CutCloseCode),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
-    if !may_be_sent(code) {
+    if !CloseCode::from(code).may_be_sent() {
         return Err(Violation::CloseCode);
     }
-    std::str::from_utf8(reason).map(drop).map_err(|_| Violation::InvalidUtf8)
-}
-
-/// Whether an endpoint may put this code into a Close frame (section 7.4, and the registry that it founded).
-fn may_be_sent(code: u16) -> bool {
-    const BAD_GATEWAY: u16 = 1014; // registered after the vocabulary that we use
-    CloseCode::from(code).is_allowed() || code == BAD_GATEWAY
+    std::str::from_utf8(reason).map(|_| Some(code.into())).map_err(|_| Violation::InvalidUtf8)
 }

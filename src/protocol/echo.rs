@@ -11,11 +11,10 @@
 
 use std::ops::Range;
 
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-
 use super::{
+    CloseCode,
     close::{self, Violation},
-    frame::{self, Header},
+    frame::{self, Header, Opcode},
     mask::{self, MaskingKey},
     utf8::Utf8,
 };
@@ -70,6 +69,8 @@ pub(super) struct Pass {
     pub(super) output: Range<usize>,
     /// Data messages whose echo ends in `output`.
     pub(super) messages: u32,
+    /// Frames whose headers were complete.
+    pub(super) frames: u32,
     pub(super) end: End,
 }
 
@@ -80,8 +81,12 @@ pub(super) enum End {
     Consumed,
     /// The header or control frame that begins here is cut: to be given again together with what follows.
     Cut(usize),
-    /// The peer has sent its Close frame; `output` ends with the answer.
-    PeerClosed,
+    /// The peer has sent its Close frame, with this code; `output` ends with the answer.
+    PeerClosed {
+        code: Option<CloseCode>,
+        /// Bytes follow the Close frame, which the peer must not send (section 5.5.1).
+        has_more: bool,
+    },
     Failed(Violation),
 }
 
@@ -90,13 +95,13 @@ impl Echo {
     /// of `head`: the first bytes may be the next piece of a cut text frame.
     pub(super) fn pass(&mut self, max_message_size: u64, buf: &mut [u8], from: usize, head: &mut Vec<u8>) -> Pass {
         let head_len = head.len();
-        let mut tape = Tape { buf, head, read: from, output: from..from, messages: 0 };
+        let mut tape = Tape { buf, head, read: from, output: from..from, messages: 0, frames: 0 };
         let end = self.frames(max_message_size, &mut tape).unwrap_or_else(End::Failed);
         if self.is_silent {
             tape.head.truncate(head_len);
-            return Pass { output: 0..0, messages: 0, end };
+            return Pass { output: 0..0, messages: 0, frames: tape.frames, end };
         }
-        Pass { output: tape.output, messages: tape.messages, end }
+        Pass { output: tape.output, messages: tape.messages, frames: tape.frames, end }
     }
 
     /// Payload bytes that must be sent before another frame can be: the rest of a binary frame.
@@ -163,16 +168,21 @@ impl Echo {
                 return Ok(End::Cut(tape.read));
             };
             let is_whole = header.payload_len <= (tape.unread().len() - header.len) as u64;
+            if !is_whole && opcode.is_control() {
+                return Ok(End::Cut(tape.read));
+            }
+            tape.frames += 1;
             match opcode {
-                OpCode::Data(opcode) if is_whole => self.whole_frame(opcode, &header, tape)?,
-                OpCode::Data(opcode) => self.cut_frame(opcode, &header, tape)?,
-                OpCode::Control(_) if !is_whole => return Ok(End::Cut(tape.read)),
-                OpCode::Control(Control::Ping) => tape.frame(frame::FIN | frame::PONG, &header),
-                OpCode::Control(Control::Close) => {
-                    tape.close_frame(&header)?;
-                    return Ok(End::PeerClosed);
+                Opcode::Continuation | Opcode::Text | Opcode::Binary if is_whole => {
+                    self.whole_frame(opcode, &header, tape)?;
                 }
-                OpCode::Control(_) => tape.read += header.len + header.payload_len as usize,
+                Opcode::Continuation | Opcode::Text | Opcode::Binary => self.cut_frame(opcode, &header, tape)?,
+                Opcode::Ping => tape.frame(frame::FIN | Opcode::Pong as u8, &header),
+                Opcode::Pong => tape.read += header.len + header.payload_len as usize,
+                Opcode::Close => {
+                    let code = tape.close_frame(&header)?;
+                    return Ok(End::PeerClosed { code, has_more: !tape.unread().is_empty() });
+                }
             }
         }
         Ok(End::Consumed)
@@ -180,23 +190,21 @@ impl Echo {
 
     /// The opcode in a frame's first byte, when such a frame may come now (section 5.4).
     #[inline]
-    fn opcode(&self, first: u8) -> Result<OpCode, Violation> {
+    fn opcode(&self, first: u8) -> Result<Opcode, Violation> {
         let opcode = frame::opcode(first)?;
         match opcode {
-            OpCode::Data(Data::Continue) if self.message == Message::None => Err(Violation::StrayContinuation),
-            OpCode::Data(Data::Text | Data::Binary) if self.message != Message::None => {
-                Err(Violation::InterruptedMessage)
-            }
+            Opcode::Continuation if self.message == Message::None => Err(Violation::StrayContinuation),
+            Opcode::Text | Opcode::Binary if self.message != Message::None => Err(Violation::InterruptedMessage),
             _ => Ok(opcode),
         }
     }
 
     /// The header at the start of `bytes`, which is not empty; `None`: it is cut. What is there of it is checked.
     #[inline]
-    fn header(&self, opcode: OpCode, max_message_size: u64, bytes: &[u8]) -> Result<Option<Header>, Violation> {
+    fn header(&self, opcode: Opcode, max_message_size: u64, bytes: &[u8]) -> Result<Option<Header>, Violation> {
         let Some((payload_len, key_at)) = frame::payload_len(bytes, opcode)? else { return Ok(None) };
         // From the length alone: nothing of a frame that is too big is echoed.
-        if matches!(opcode, OpCode::Data(_)) && self.message_size.saturating_add(payload_len) > max_message_size {
+        if !opcode.is_control() && self.message_size.saturating_add(payload_len) > max_message_size {
             return Err(Violation::MessageTooBig);
         }
         let Some(&key) = bytes[key_at..].first_chunk() else { return Ok(None) };
@@ -204,7 +212,7 @@ impl Echo {
     }
 
     #[inline]
-    fn whole_frame(&mut self, opcode: Data, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
+    fn whole_frame(&mut self, opcode: Opcode, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
         self.begin_frame(opcode, header);
         let before = tape.output.clone();
         tape.frame(header.first, header);
@@ -222,7 +230,7 @@ impl Echo {
 
     /// Begins a frame whose end is not there yet.
     #[inline(never)]
-    fn cut_frame(&mut self, opcode: Data, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
+    fn cut_frame(&mut self, opcode: Opcode, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
         self.begin_frame(opcode, header);
         let (left, is_final) = (header.payload_len, header.is_final());
         self.cut = Some(Box::new(Cut::Payload { left, key: header.key, is_final, close: None }));
@@ -260,7 +268,7 @@ impl Echo {
     /// Echoes the next `len` bytes of a cut text frame as a frame of their own.
     fn text_piece(&mut self, tape: &mut Tape, len: usize, key: MaskingKey, is_final: bool) -> Result<(), Violation> {
         let before = tape.mark();
-        let opcode = if self.is_begun { frame::CONTINUATION } else { frame::TEXT };
+        let opcode = if self.is_begun { Opcode::Continuation } else { Opcode::Text } as u8;
         tape.header(if is_final { frame::FIN | opcode } else { opcode }, len as u64);
         tape.payload(len, key);
         let piece = &tape.buf[tape.output.end - len..tape.output.end];
@@ -282,10 +290,10 @@ impl Echo {
     }
 
     #[inline]
-    fn begin_frame(&mut self, opcode: Data, header: &Header) {
+    fn begin_frame(&mut self, opcode: Opcode, header: &Header) {
         match opcode {
-            Data::Text => self.message = Message::Text,
-            Data::Binary => self.message = Message::Binary,
+            Opcode::Text => self.message = Message::Text,
+            Opcode::Binary => self.message = Message::Binary,
             _ => {} // a continuation: `header()` has let nothing else pass
         }
         self.message_size += header.payload_len;
@@ -311,6 +319,7 @@ struct Tape<'a> {
     /// Ends at or before `read`; a client's header is longer than ours, so each echo ends before the next frame.
     output: Range<usize>,
     messages: u32,
+    frames: u32,
 }
 
 impl Tape<'_> {
@@ -329,7 +338,7 @@ impl Tape<'_> {
 
     /// Echoes the Close frame that is next and whole, when it is a valid one.
     #[inline(never)]
-    fn close_frame(&mut self, header: &Header) -> Result<(), Violation> {
+    fn close_frame(&mut self, header: &Header) -> Result<Option<CloseCode>, Violation> {
         let before = self.output.clone();
         self.frame(header.first, header);
         let payload = &self.buf[self.output.end - header.payload_len as usize..self.output.end];

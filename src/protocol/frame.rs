@@ -1,7 +1,5 @@
 //! Frame headers (RFC 6455, section 5.2).
 
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-
 use super::{close::Violation, mask::MaskingKey};
 
 /// First byte: the last frame of its message.
@@ -12,11 +10,45 @@ const OPCODE: u8 = 0x0f;
 const MASK: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
 
-pub(super) const CONTINUATION: u8 = 0x0;
-pub(super) const TEXT: u8 = 0x1;
-pub(super) const CLOSE: u8 = 0x8;
-pub(super) const PING: u8 = 0x9;
-pub(super) const PONG: u8 = 0xa;
+/// What a frame is (section 5.2); the value stands in its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// The next fragment of a message.
+    Continuation = 0x0,
+    /// Text in UTF-8, or its first fragment.
+    Text = 0x1,
+    /// Binary data, or its first fragment.
+    Binary = 0x2,
+    /// The end of what this endpoint sends.
+    Close = 0x8,
+    /// Asks for a Pong with the same payload.
+    Ping = 0x9,
+    /// Answers a Ping, or says of its own accord that the endpoint is there.
+    Pong = 0xa,
+}
+
+impl Opcode {
+    /// Of a frame's first byte; `None`: reserved.
+    #[inline]
+    pub const fn of(first: u8) -> Option<Self> {
+        Some(match first & OPCODE {
+            0x0 => Self::Continuation,
+            0x1 => Self::Text,
+            0x2 => Self::Binary,
+            0x8 => Self::Close,
+            0x9 => Self::Ping,
+            0xa => Self::Pong,
+            _ => return None,
+        })
+    }
+
+    /// Close, Ping and Pong: never fragmented, and allowed between the fragments of a message (section 5.5).
+    #[inline]
+    pub const fn is_control(self) -> bool {
+        self as u8 & 0x8 != 0
+    }
+}
 
 /// Payload bytes that a control frame may carry (section 5.5).
 pub(super) const MAX_CONTROL_LEN: usize = 125;
@@ -52,21 +84,20 @@ impl Header {
 
 /// The opcode in a frame's first byte; every rule that this byte alone can break is checked.
 #[inline]
-pub(super) fn opcode(first: u8) -> Result<OpCode, Violation> {
+pub(super) fn opcode(first: u8) -> Result<Opcode, Violation> {
     if first & RESERVED_BITS != 0 {
         return Err(Violation::ReservedBits);
     }
-    let opcode = OpCode::from(first & OPCODE);
-    match opcode {
-        OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => Err(Violation::UnknownOpcode),
-        OpCode::Control(_) if first & FIN == 0 => Err(Violation::FragmentedControl),
-        _ => Ok(opcode),
+    match Opcode::of(first) {
+        None => Err(Violation::UnknownOpcode),
+        Some(opcode) if opcode.is_control() && first & FIN == 0 => Err(Violation::FragmentedControl),
+        Some(opcode) => Ok(opcode),
     }
 }
 
 /// The payload length and where the masking key begins; `None`: the length is cut.
 #[inline]
-pub(super) fn payload_len(bytes: &[u8], opcode: OpCode) -> Result<Option<(u64, usize)>, Violation> {
+pub(super) fn payload_len(bytes: &[u8], opcode: Opcode) -> Result<Option<(u64, usize)>, Violation> {
     let Some(&second) = bytes.get(1) else { return Ok(None) };
     if second & MASK == 0 {
         return Err(Violation::Unmasked);
@@ -75,7 +106,7 @@ pub(super) fn payload_len(bytes: &[u8], opcode: OpCode) -> Result<Option<(u64, u
     if u64::from(short) <= MAX_SHORT_LEN {
         return Ok(Some((u64::from(short), 2)));
     }
-    if matches!(opcode, OpCode::Control(_)) {
+    if opcode.is_control() {
         return Err(Violation::LongControl);
     }
     if short == LENGTH_16 { length_16(&bytes[2..]) } else { length_64(&bytes[2..]) }

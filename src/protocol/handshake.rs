@@ -25,6 +25,7 @@ pub(super) struct Handshake {
 pub(super) enum Progress {
     Partial,
     Refused {
+        status: u16,
         answer: Vec<u8>,
     },
     /// The request ended before `request_end` of what was received; what follows are frames.
@@ -54,7 +55,7 @@ impl Handshake {
                 Progress::Partial
             }
             Ok(Some((answer, end))) => Progress::Accepted { answer, request_end: end - known },
-            Err(refusal) => Progress::Refused { answer: refusal.answer() },
+            Err(refusal) => Progress::Refused { status: refusal.status(), answer: refusal.answer() },
         }
     }
 }

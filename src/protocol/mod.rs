@@ -11,7 +11,7 @@
 //! | `frame.rs` | frame headers (section 5.2) |
 //! | `mask.rs` | unmasking, in place or while moving (section 5.3) |
 //! | `utf8.rs` | UTF-8 that arrives in pieces (section 8.1) |
-//! | `close.rs` | Close frames, and what a peer can do wrong (section 7) |
+//! | `close.rs`, `close_code.rs` | Close frames and their codes, and what a peer can do wrong (section 7) |
 //! | `reply.rs` | what an engine gets back |
 //! | `settings.rs` | what the operator can choose |
 //!
@@ -21,6 +21,7 @@
 
 mod answer;
 mod close;
+mod close_code;
 mod echo;
 mod frame;
 mod handshake;
@@ -32,7 +33,8 @@ mod settings;
 mod testing;
 mod utf8;
 
-pub use reply::{Output, Reply, Then};
+pub use close_code::CloseCode;
+pub use frame::Opcode;
+pub use reply::{Cause, Event, Output, Reply, Then};
 pub use session::{Phase, Session};
 pub use settings::{Protocol, Settings};
-pub use tungstenite::protocol::frame::coding::CloseCode;

@@ -2,16 +2,45 @@
 
 use std::ops::Range;
 
-/// What is to be done after a receive.
+use super::CloseCode;
+
+/// What a receive has come to.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Reply {
     /// What to send.
     pub output: Output,
-    /// What to do when it is sent.
-    pub then: Then,
+    /// What has happened to the connection, if anything has but frames: the last such event of the receive.
+    pub event: Option<Event>,
+    /// Frames whose headers were complete (none with `Protocol::Tcp`): what a receive costs depends on them.
+    pub frames: u32,
     /// Data messages whose echo ends in `output` (none with `Protocol::Tcp`, which knows no messages).
     pub messages: u32,
+    /// What to do when the output is sent.
+    pub then: Then,
+}
+
+/// A step in a connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The upgrade request is answered with 101: messages follow.
+    Opened,
+    /// A Close frame of our own is in the output: the peer's is awaited.
+    Closing,
+    /// Nothing more is read or sent behind the output.
+    Closed(Cause),
+}
+
+/// Why a connection has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The request was answered with this HTTP status.
+    Refused(u16),
+    /// The peer's Close frame has come, with this code; if it came first, the output ends with the answer.
+    PeerClosed(Option<CloseCode>),
+    /// The peer has violated the protocol or a limit; the output ends with a Close frame with this code, if none was
+    /// sent before.
+    Violation(CloseCode),
 }
 
 /// Bytes to send: `head`, then `range` of the received bytes.
@@ -29,10 +58,18 @@ pub enum Then {
     /// Receive on.
     Continue,
     /// Close the TCP connection: the closing handshake is complete (RFC 6455, section 7.1.1: the server closes first).
+    /// If the socket holds more input, linger instead.
     Close,
     /// Shut down sending, and discard what comes until the peer closes, too: it may still be sending, and a reset would
-    /// destroy the answer on its way (RFC 6455, section 7.1.7).
+    /// destroy the answer on its way (RFC 6455, section 7.1.7; RFC 9112, section 9.6).
     Linger,
+}
+
+impl Reply {
+    /// A reply without an event and without frames.
+    pub(super) fn plain(output: Output) -> Self {
+        Reply { output, event: None, frames: 0, messages: 0, then: Then::Continue }
+    }
 }
 
 impl Output {

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::{
-    CloseCode, Output, Protocol, Reply, Settings, Then, close,
+    Cause, CloseCode, Event, Output, Protocol, Reply, Settings, Then, close,
     echo::{Echo, End, Pass},
-    frame,
+    frame::{self, Opcode},
     handshake::{self, Handshake},
 };
 
@@ -82,7 +82,7 @@ impl Session {
         let pass = echo.pass(settings.max_message_size, data, 0, &mut head);
         if pass.end == End::Consumed {
             let output = Output { head, range: pass.output };
-            return Reply { output, then: Then::Continue, messages: pass.messages };
+            return Reply { frames: pass.frames, messages: pass.messages, ..Reply::plain(output) };
         }
         self.conclude(pass, head, data)
     }
@@ -92,7 +92,7 @@ impl Session {
     pub fn ping(&mut self) -> Option<Vec<u8>> {
         let State::WebSocket(echo) = &self.state else { return None };
         let may_send = echo.owed() == 0 && !echo.is_silent();
-        may_send.then(|| vec![frame::FIN | frame::PING, 0])
+        may_send.then(|| vec![frame::FIN | Opcode::Ping as u8, 0])
     }
 
     /// Starts the closing handshake from our side (section 7.1.2).
@@ -136,8 +136,8 @@ impl Session {
     #[inline(never)]
     fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
         match &mut self.state {
-            State::Tcp => Reply { output: Output::in_place(0..data.len()), then: Then::Continue, messages: 0 },
-            State::Closed => Reply { output: Output::default(), then: Then::Continue, messages: 0 },
+            State::Tcp => Reply::plain(Output::in_place(0..data.len())),
+            State::Closed => Reply::plain(Output::default()),
             State::Handshake(half_read) => {
                 let progress = Handshake::receive(half_read, settings, data);
                 self.handshake(progress, settings, data)
@@ -161,40 +161,46 @@ impl Session {
         let cut_len = head.len();
         let borrowed = data.len().min(frame::MAX_CONTROL_FRAME);
         head.extend_from_slice(&data[..borrowed]);
-        let Pass { output, messages, end } = echo.pass(settings.max_message_size, &mut head, 0, &mut Vec::new());
+        let Pass { output, messages, frames, end } =
+            echo.pass(settings.max_message_size, &mut head, 0, &mut Vec::new());
         let resume = match end {
             End::Consumed => borrowed,
             End::Cut(0) => {
                 debug_assert_eq!(borrowed, data.len(), "what was added completes any header and any control frame");
                 echo.keep_head(head);
-                return Reply { output: Output::default(), then: Then::Continue, messages };
+                return Reply { frames, messages, ..Reply::plain(Output::default()) };
             }
             End::Cut(at) => at - cut_len,
-            End::PeerClosed | End::Failed(_) => {
-                return self.conclude(Pass { output: 0..0, messages, end }, keep_range(head, output), data);
+            End::PeerClosed { code, has_more } => {
+                let end = End::PeerClosed { code, has_more: has_more || borrowed < data.len() };
+                let pass = Pass { output: 0..0, messages, frames, end };
+                return self.conclude(pass, keep_range(head, output), data);
+            }
+            End::Failed(_) => {
+                let pass = Pass { output: 0..0, messages, frames, end };
+                return self.conclude(pass, keep_range(head, output), data);
             }
         };
         let mut head = keep_range(head, output);
         let pass = echo.pass(settings.max_message_size, data, resume, &mut head);
-        self.conclude(Pass { messages: messages + pass.messages, ..pass }, head, data)
+        let pass = Pass { messages: messages + pass.messages, frames: frames + pass.frames, ..pass };
+        self.conclude(pass, head, data)
     }
 
     fn handshake(&mut self, progress: handshake::Progress, settings: &Settings, data: &mut [u8]) -> Reply {
         match progress {
-            handshake::Progress::Partial => Reply { output: Output::default(), then: Then::Continue, messages: 0 },
-            handshake::Progress::Refused { answer } => {
+            handshake::Progress::Partial => Reply::plain(Output::default()),
+            handshake::Progress::Refused { status, answer } => {
                 self.state = State::Closed;
-                Reply { output: Output::owned(answer), then: Then::Linger, messages: 0 }
+                let event = Some(Event::Closed(Cause::Refused(status)));
+                Reply { event, then: Then::Linger, ..Reply::plain(Output::owned(answer)) }
             }
             handshake::Progress::Accepted { answer, request_end } => {
                 self.state = State::WebSocket(Echo::default());
-                let frames = &mut data[request_end..];
-                let Reply { output, then, messages } = self.receive(settings, frames);
-                Reply {
-                    output: Output { head: [answer, output.head].concat(), range: shift(output.range, request_end) },
-                    then,
-                    messages,
-                }
+                let reply = self.receive(settings, &mut data[request_end..]);
+                let Output { head, range } = reply.output;
+                let output = Output { head: [answer, head].concat(), range: shift(range, request_end) };
+                Reply { output, event: reply.event.or(Some(Event::Opened)), ..reply }
             }
         }
     }
@@ -204,38 +210,48 @@ impl Session {
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
         let owed = echo.owed().min(data.len() as u64) as usize;
         let (payload, rest) = data.split_at_mut(owed);
-        let Pass { output, messages, .. } = echo.pass(settings.max_message_size, payload, 0, &mut Vec::new());
+        let Pass { output, messages, frames, .. } = echo.pass(settings.max_message_size, payload, 0, &mut Vec::new());
         if echo.owed() > 0 {
             echo.keep_close(frame);
-            return Reply { output: Output::in_place(output), then: Then::Continue, messages };
+            return Reply { frames, messages, ..Reply::plain(Output::in_place(output)) };
         }
         echo.silence();
         let output = Output::owned([&payload[output], &frame].concat());
-        Reply { output, then: self.receive(settings, rest).then, messages }
+        let behind = self.receive(settings, rest);
+        Reply {
+            output,
+            event: behind.event.or(Some(Event::Closing)),
+            frames: frames + behind.frames,
+            messages,
+            ..behind
+        }
     }
 
     /// Draws the consequences of a pass over `data`.
     #[inline(never)]
     fn conclude(&mut self, pass: Pass, head: Vec<u8>, data: &[u8]) -> Reply {
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has passes") };
-        let Pass { output: range, messages, end } = pass;
-        let (output, then) = match end {
-            End::Consumed => (Output { head, range }, Then::Continue),
+        let Pass { output: range, messages, frames, end } = pass;
+        let plain = |head, range| Reply { frames, messages, ..Reply::plain(Output { head, range }) };
+        match end {
+            End::Consumed => plain(head, range),
             End::Cut(at) => {
                 echo.keep_head(data[at..].to_vec());
-                (Output { head, range }, Then::Continue)
+                plain(head, range)
             }
-            End::PeerClosed => {
+            End::PeerClosed { code, has_more } => {
                 self.state = State::Closed;
-                (Output { head, range }, Then::Close)
+                let then = if has_more { Then::Linger } else { Then::Close };
+                Reply { event: Some(Event::Closed(Cause::PeerClosed(code))), then, ..plain(head, range) }
             }
             End::Failed(violation) => {
                 let close = if echo.is_silent() { Vec::new() } else { violation.close_frame() };
                 self.state = State::Closed;
-                (Output::owned([&head, &data[range], &close].concat()), Then::Linger)
+                let output = [&head, &data[range], &close].concat();
+                let event = Some(Event::Closed(Cause::Violation(violation.code())));
+                Reply { event, then: Then::Linger, ..plain(output, 0..0) }
             }
-        };
-        Reply { output, then, messages }
+        }
     }
 }
 

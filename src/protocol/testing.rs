@@ -1,6 +1,6 @@
 //! What the unit tests share: a client's frames, and a session driven by hand.
 
-use super::{Output, Phase, Reply, Session, Settings, Then};
+use super::{Event, Output, Phase, Session, Settings, Then};
 
 pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -39,13 +39,16 @@ pub(super) struct Driven {
     pub(super) settings: Settings,
     pub(super) sent: Vec<u8>,
     pub(super) messages: u32,
+    pub(super) frames: u32,
+    /// The last one.
+    pub(super) event: Option<Event>,
     pub(super) then: Then,
 }
 
 impl Driven {
     pub(super) fn new(settings: Settings) -> Self {
         let session = Session::new(&settings);
-        Driven { session, settings, sent: Vec::new(), messages: 0, then: Then::Continue }
+        Driven { session, settings, sent: Vec::new(), messages: 0, frames: 0, event: None, then: Then::Continue }
     }
 
     /// A session whose handshake is done.
@@ -59,11 +62,13 @@ impl Driven {
 
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Output {
         let mut data = bytes.to_vec();
-        let Reply { output, then, messages } = self.session.receive(&self.settings, &mut data);
-        self.sent.extend(output.to_vec(&data));
-        self.messages += messages;
-        self.then = then;
-        output
+        let reply = self.session.receive(&self.settings, &mut data);
+        self.sent.extend(reply.output.to_vec(&data));
+        self.messages += reply.messages;
+        self.frames += reply.frames;
+        self.event = reply.event.or(self.event);
+        self.then = reply.then;
+        reply.output
     }
 
     /// Receives `bytes` one by one.

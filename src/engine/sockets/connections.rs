@@ -388,7 +388,7 @@ impl Connections {
 
     /// What had arrived before is echoed: closes from our side.
     pub fn say_goodbye(&mut self, key: u32) {
-        self.close(key, CloseCode::Away, "server is stopping");
+        self.close(key, CloseCode::GOING_AWAY, "server is stopping");
     }
 
     /// Looks at the deadlines of a slice of the connections. Returns whether it has come to the slice's end; if not, it
@@ -414,7 +414,7 @@ impl Connections {
             }
             // No Close can be sent inside a frame, and this peer will not finish it.
             Due::Close if !connection.session.at_frame_boundary() => self.end(key, Ending::Abort),
-            Due::Close => self.close(key, CloseCode::Away, "idle"),
+            Due::Close => self.close(key, CloseCode::GOING_AWAY, "idle"),
             Due::Abort => self.end(key, Ending::Abort),
         }
         self.called.push(key);

@@ -254,7 +254,7 @@ fn a_close_is_answered_with_its_own_payload() {
         let mut driven = open();
         driven.receive(&[masked(TEXT, b"last"), masked(CLOSE, &payload), masked(TEXT, b"too late")].concat());
         assert_eq!(driven.sent, [unmasked(TEXT, b"last"), unmasked(CLOSE, &payload)].concat());
-        assert_eq!((driven.then, driven.session.phase()), (Then::Close, Phase::Closed));
+        assert_eq!((driven.then, driven.session.phase()), (Then::Linger, Phase::Closed));
         assert_eq!(driven.messages, 1);
     }
 }

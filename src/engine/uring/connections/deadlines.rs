@@ -27,7 +27,7 @@ impl Connections {
             Due::Ping => return self.ping(key),
             // No Close can be sent inside a frame, and this peer will not finish it.
             Due::Close if !connection.session.at_frame_boundary() => self.abort(key),
-            Due::Close => self.close(key, CloseCode::Away, "idle"),
+            Due::Close => self.close(key, CloseCode::GOING_AWAY, "idle"),
             Due::Abort => self.abort(key),
         }
         true

@@ -40,7 +40,7 @@ impl Connections {
         if flags.has(Flags::READABLE) && connection.wants_input() && connection.last_receives > 0 {
             connection.last_receives -= 1;
         } else if !flags.has(Flags::RECEIVING) {
-            self.close(key, CloseCode::Away, "server is stopping");
+            self.close(key, CloseCode::GOING_AWAY, "server is stopping");
         }
     }
 }

@@ -3,7 +3,8 @@
 // The doc comments of flags are help texts for a terminal, where backticks are noise.
 #![allow(clippy::doc_markdown)]
 
-use std::error::Error;
+mod program;
+
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,14 +12,12 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError, Machine};
-use crate::engine::uring::buffers::PoolShape;
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
+use crate::options::Options;
+use crate::protocol;
 use crate::sys::{self, log};
-use crate::{protocol, server};
+use crate::worker::ReceiveBuffers;
 
-/// It could not start or run.
-const EXIT_FAILURE: u8 = 1;
 /// Arguments that make no sense, or that cannot be followed here.
 const EXIT_BAD_ARGUMENTS: u8 = 2;
 
@@ -43,7 +42,7 @@ enum Command {
 
 /// What `ringecho serve` takes, as given.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ServeArgs {
+struct ServeArgs {
     /// Address and port to listen on; repeat it, or separate by commas, for several. Port 0 takes a free one; of a name
     /// the first address is taken.
     #[arg(
@@ -51,75 +50,88 @@ pub struct ServeArgs {
         env = "RINGECHO_LISTEN",
         value_name = "ADDR:PORT",
         value_delimiter = ',',
-        default_value = "127.0.0.1:9001"
+        default_value = Options::LISTEN
     )]
-    pub listen: Vec<String>,
+    listen: Vec<String>,
 
-    /// Worker threads, each with descriptors of its own [default: one per CPU, more if --max-connections needs them].
+    /// Worker threads, each with descriptors of its own [default: one per CPU, as far as the CPU quota of the cgroup goes;
+    /// more if --max-connections needs them].
     #[arg(long, env = "RINGECHO_WORKERS", value_name = "N")]
-    pub workers: Option<usize>,
+    workers: Option<usize>,
+
+    /// CPUs to pin the workers to, in this order, like 2,3 or 0-7 [default: all that the process may use, from the one on
+    /// which the kernel has started it].
+    #[arg(long, env = "RINGECHO_CPUS", value_name = "LIST", value_parser = parse_cpus)]
+    cpus: Option<CpuList>,
 
     /// Connections to hold at most; further ones wait in the kernel's queue until one leaves [default: what the workers'
     /// descriptor tables hold].
     #[arg(long, env = "RINGECHO_MAX_CONNECTIONS", value_name = "N")]
-    pub max_connections: Option<usize>,
+    max_connections: Option<usize>,
 
-    /// Largest message, all its fragments together; beyond it Close 1009. 0: no limit.
-    #[arg(long, env = "RINGECHO_MAX_MESSAGE_SIZE", value_name = "BYTES", default_value = "64MiB")]
-    pub max_message_size: ByteSize,
+    /// Largest message, all its fragments together; beyond it Close 1009. 0: no limit [default: 16MiB, or
+    /// --backlog-per-connection if that is less].
+    #[arg(long, env = "RINGECHO_MAX_MESSAGE_SIZE", value_name = "BYTES")]
+    max_message_size: Option<ByteSize>,
 
     /// Time for a client to send its whole upgrade request, in seconds. 0: no limit.
     #[arg(long, env = "RINGECHO_HANDSHAKE_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
-    pub handshake_timeout: Duration,
+    handshake_timeout: Duration,
 
     /// Close connections that send nothing for this long (1001), in seconds; half-way they get a Ping, and any answer
     /// counts. 0: never.
     #[arg(long, env = "RINGECHO_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
-    pub idle_timeout: Duration,
+    idle_timeout: Duration,
 
     /// How long to wait at the end for clients to answer Close 1001, in seconds.
     #[arg(long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
-    pub drain_timeout: Duration,
+    drain_timeout: Duration,
 
-    /// Unsent bytes to keep at most for a peer that does not read; it is read no further then. A client that sends a
-    /// whole message before it reads needs room for the message here, beyond what the sockets hold. At least 64 KiB.
-    #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES", default_value = "8MiB")]
-    pub backlog_per_connection: ByteSize,
+    /// Unsent bytes to keep at most for a slow reader; above that its connection is not read from. A message of this size
+    /// can be sent whole before any of its echo is read. From 64KiB to 1GiB [default: 16MiB, or --max-message-size if
+    /// that is more; no more than a worker's part of --backlog-total].
+    #[arg(long, env = "RINGECHO_BACKLOG_PER_CONNECTION", value_name = "BYTES")]
+    backlog_per_connection: Option<ByteSize>,
 
-    /// Unsent bytes to keep for all such peers together. Beyond it, no peer that does not read is read any further.
-    #[arg(long, env = "RINGECHO_BACKLOG_TOTAL", value_name = "BYTES", default_value = "1GiB")]
-    pub backlog_total: ByteSize,
+    /// Unsent bytes to keep for all slow readers together, in equal parts for the workers; above that no slow reader is
+    /// read from [default: a quarter of the memory that the process may use (cgroups, RLIMIT_AS, physical), at most 1GiB].
+    #[arg(long, env = "RINGECHO_BACKLOG_TOTAL", value_name = "BYTES")]
+    backlog_total: Option<ByteSize>,
+
+    /// End slow readers that have been above their limit for this long and have read nothing, in seconds. 0: never.
+    #[arg(long, env = "RINGECHO_STALL_TIMEOUT", value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    stall_timeout: Duration,
 
     /// A worker's receive memory by count and size of its buffers, for tests: what is cut where. `whole`: each receive
     /// takes a buffer of its own, as on kernels before 6.12.
     #[arg(long, env = "RINGECHO_RECEIVE_BUFFERS", value_name = "COUNTxBYTES[,whole]", value_parser = parse_receive_buffers, hide = true)]
-    pub receive_buffers: Option<PoolShape>,
+    receive_buffers: Option<ReceiveBuffers>,
 
     /// Entries of a worker's submission queue, and half of those of its completion queue, for tests: what happens when
     /// they run over.
     #[arg(long, env = "RINGECHO_RING_ENTRIES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768), hide = true)]
-    pub ring_entries: Option<u32>,
+    ring_entries: Option<u32>,
 
     /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference.
     #[arg(long = "subprotocol", env = "RINGECHO_SUBPROTOCOL", value_name = "NAME", value_delimiter = ',')]
-    pub subprotocols: Vec<String>,
+    subprotocols: Vec<String>,
 
     /// The only path to serve, like /echo; others get 404 [default: any].
     #[arg(long, env = "RINGECHO_PATH", value_name = "PATH")]
-    pub path: Option<String>,
+    path: Option<String>,
 
     /// What to speak. tcp echoes bare bytes: the yardstick for what WebSocket costs, and useful behind L4 proxies.
     #[arg(long, env = "RINGECHO_PROTOCOL", value_enum, default_value = "websocket")]
-    pub protocol: Protocol,
+    protocol: Protocol,
 
-    /// Who moves the bytes.
+    /// What moves the bytes.
     #[arg(long, env = "RINGECHO_ENGINE", value_enum, default_value = "auto")]
-    pub engine: EngineChoice,
+    engine: EngineChoice,
 }
 
 /// See [`ServeArgs::protocol`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Protocol {
+enum Protocol {
     /// RFC 6455.
     #[value(name = "websocket")]
     WebSocket,
@@ -138,7 +150,7 @@ impl From<Protocol> for protocol::Protocol {
 
 /// See [`ServeArgs::engine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EngineChoice {
+enum EngineChoice {
     /// The native one if the kernel lets us, else epoll.
     Auto,
     /// Native: `io_uring` with direct descriptors, multishot polls and provided buffers.
@@ -149,24 +161,44 @@ pub enum EngineChoice {
     Epoll,
 }
 
-impl EngineChoice {
-    /// The engine to start, if it can run here. Says on standard error when and why `auto` is not the native one.
-    fn resolve(self) -> Result<Engine, EngineError> {
-        let engine = match self {
-            Self::Auto => {
-                let (engine, reason) = Engine::best();
-                if let Some(reason) = reason {
-                    log(format_args!("falling back to epoll: {reason}"));
-                }
-                return Ok(engine);
-            }
-            Self::Uring => Engine::Uring,
-            Self::TokioUring => Engine::TokioUring,
-            Self::Epoll => Engine::Epoll,
-        };
-        engine.probe()?;
-        Ok(engine)
+impl From<EngineChoice> for Option<Engine> {
+    fn from(choice: EngineChoice) -> Self {
+        match choice {
+            EngineChoice::Auto => None,
+            EngineChoice::Uring => Some(Engine::Uring),
+            EngineChoice::TokioUring => Some(Engine::TokioUring),
+            EngineChoice::Epoll => Some(Engine::Epoll),
+        }
     }
+}
+
+impl From<ServeArgs> for Options {
+    fn from(args: ServeArgs) -> Self {
+        let bytes = |size: Option<ByteSize>| size.map(|size| size.as_u64());
+        Self {
+            listen: args.listen,
+            engine: args.engine.into(),
+            workers: args.workers,
+            cpus: args.cpus.map(|list| list.0),
+            max_connections: args.max_connections,
+            max_message_size: bytes(args.max_message_size),
+            backlog_per_connection: bytes(args.backlog_per_connection),
+            backlog_total: bytes(args.backlog_total),
+            handshake_timeout: some_unless_zero(args.handshake_timeout),
+            idle_timeout: some_unless_zero(args.idle_timeout),
+            stall_timeout: some_unless_zero(args.stall_timeout),
+            drain_timeout: args.drain_timeout,
+            protocol: args.protocol.into(),
+            subprotocols: args.subprotocols,
+            path: args.path,
+            receive_buffers: args.receive_buffers,
+            ring_entries: args.ring_entries,
+        }
+    }
+}
+
+fn some_unless_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
 }
 
 /// Runs the program on `args`, the first of which is its name, and says how it went. That includes what must happen
@@ -190,12 +222,12 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Serve(args)) => args,
         None => cli.serve,
     };
-    match serve(&args) {
+    match program::run(&args.into()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("ringecho: {e}");
             name_variables(&e.to_string());
-            ExitCode::from(if e.is::<ConfigError>() { EXIT_BAD_ARGUMENTS } else { EXIT_FAILURE })
+            ExitCode::from(e.exit_code())
         }
     }
 }
@@ -219,13 +251,6 @@ fn variables_behind(error: &str, value_of: impl Fn(&OsStr) -> Option<OsString>) 
     command.get_arguments().filter_map(line).collect()
 }
 
-fn serve(args: &ServeArgs) -> Result<(), Box<dyn Error>> {
-    let engine = args.engine.resolve()?;
-    let machine = Machine::probe().map_err(ConfigError::from)?;
-    let config = Config::resolve(args, &machine, engine)?;
-    Ok(server::run(&config)?)
-}
-
 /// Longer than anything runs, and short enough to be added to any clock's time.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -241,8 +266,30 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// A list of CPUs: one argument, not several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct CpuList(Vec<usize>);
+
+/// Numbers and ranges, separated by commas.
+fn parse_cpus(text: &str) -> Result<CpuList, String> {
+    let number = |text: &str| text.trim().parse().map_err(|e| format!("{text:?}: {e}"));
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (number(first)?, number(last)?);
+        if first > last || last >= CPUS_MAX {
+            return Err(format!("{part:?}: a range from the lower number to the higher, below {CPUS_MAX}"));
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(CpuList(cpus))
+}
+
+/// More than any kernel has been built for (`CONFIG_NR_CPUS`), so that a typing error asks for no gigabytes.
+const CPUS_MAX: usize = 1 << 16;
+
 /// `COUNTxBYTES` or `COUNTxBYTES,whole`.
-fn parse_receive_buffers(text: &str) -> Result<PoolShape, String> {
+fn parse_receive_buffers(text: &str) -> Result<ReceiveBuffers, String> {
     let (shape, incremental) = text.strip_suffix(",whole").map_or((text, true), |shape| (shape, false));
     let (count, size) = shape.split_once('x').ok_or("it takes COUNTxBYTES or COUNTxBYTES,whole")?;
     let count: u16 = count.parse().map_err(|e| format!("{count:?}: {e}"))?;
@@ -250,7 +297,7 @@ fn parse_receive_buffers(text: &str) -> Result<PoolShape, String> {
     if !count.is_power_of_two() || size == 0 {
         return Err("the count is a power of two up to 32768, the size at least a byte".into());
     }
-    Ok(PoolShape { count, size, incremental })
+    Ok(ReceiveBuffers { count, size, incremental })
 }
 
 #[cfg(test)]
@@ -291,9 +338,27 @@ mod tests {
     }
 
     #[test]
+    fn cpus_are_a_list_of_numbers_and_ranges() {
+        assert_eq!(parse_cpus("3"), Ok(CpuList(vec![3])));
+        assert_eq!(parse_cpus("6,0-2, 4"), Ok(CpuList(vec![6, 0, 1, 2, 4])));
+        for nonsense in ["", ",", "1,", "a", "2-1", "-1", "0-", "0-99999999999", "1-2-3"] {
+            assert!(parse_cpus(nonsense).is_err(), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_is_the_librarys_default() {
+        let given = Options::from(Cli::parse_from(["ringecho"]).serve);
+        assert_eq!(format!("{given:?}"), format!("{:?}", Options::default()));
+    }
+
+    #[test]
     fn receive_buffers_are_a_count_of_a_size() {
-        assert_eq!(parse_receive_buffers("64x16"), Ok(PoolShape { count: 64, size: 16, incremental: true }));
-        assert_eq!(parse_receive_buffers("1x4096,whole"), Ok(PoolShape { count: 1, size: 4096, incremental: false }));
+        assert_eq!(parse_receive_buffers("64x16"), Ok(ReceiveBuffers { count: 64, size: 16, incremental: true }));
+        assert_eq!(
+            parse_receive_buffers("1x4096,whole"),
+            Ok(ReceiveBuffers { count: 1, size: 4096, incremental: false })
+        );
         for nonsense in ["", "64", "x", "0x16", "63x16", "65536x16", "64x0", "64x16,half", "-1x1"] {
             assert!(parse_receive_buffers(nonsense).is_err(), "{nonsense:?}");
         }

@@ -1,17 +1,17 @@
-//! Settings: what the arguments come to on this machine, checked.
+//! What [`Options`] come to on this machine, checked, and what limited it.
 
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::cli::ServeArgs;
-use crate::engine::Engine;
-use crate::engine::uring::buffers::PoolShape;
-use crate::protocol;
-use crate::sys;
-use crate::worker::{Backlog, Limits};
+use crate::engine::{Engine, EngineError};
+use crate::machine::{Bytes, Machine};
+use crate::options::Options;
+use crate::protocol::Settings;
+use crate::worker::{Backlog, Limits, Plan};
 
 /// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or the way sockets get to it.
 const DESCRIPTORS_PER_WORKER: u64 = 2;
@@ -20,37 +20,39 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 /// Below this, receives become so small that a worker does little else.
 const BACKLOG_MIN: u64 = 64 << 10;
 const BACKLOG_MAX: u64 = 1 << 30;
+/// The largest message and the backlog of a connection, if nothing else is asked for. Larger than what WebSocket libraries
+/// accept by default (1 MiB in Python's, 16 MiB in tungstenite's frames), so that a server behind them is not the limit.
+const MESSAGE_DEFAULT: u64 = 16 << 20;
+/// The part of the memory that all backlogs together may take: the rest is for the allocator's rounding, for receive
+/// buffers, half-read requests, the program itself and, in a memory cgroup, the kernel's socket buffers.
+const BACKLOG_PART: u64 = 4;
+const BACKLOG_TOTAL_MAX: u64 = 1 << 30;
 /// What fits into a core's second-level cache together with everything else: the same memory is used over and over.
 const RECEIVE_MEMORY_MAX: u64 = 1 << 20;
 /// A connection that we want closed is waited for this long: for the peer to read what it still gets, to answer a
 /// Close, to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the operating system grants this process.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// The hard `RLIMIT_NOFILE`.
-    pub descriptors: u64,
-    /// Processors it may run on.
-    pub cpus: Vec<usize>,
-}
-
-impl Machine {
-    /// Asks, and raises the soft descriptor limit to the hard one.
-    pub fn probe() -> io::Result<Self> {
-        Ok(Self { descriptors: sys::raise_descriptor_limit()?, cpus: sys::usable_cpus()? })
-    }
-}
-
-/// Why the arguments cannot be followed here.
+/// Why options cannot be followed here.
 #[derive(Debug, Error)]
+#[allow(missing_docs)] // each variant is its message
 pub enum ConfigError {
     #[error("cannot find out what this machine grants: {0}")]
     Machine(#[from] io::Error),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     #[error("--listen {address}: {cause}; it takes ADDRESS:PORT, like 0.0.0.0:9001 or [::1]:9001")]
     Listen { address: String, cause: String },
     #[error("--listen {0} stands there twice")]
     ListenTwice(SocketAddr),
+    #[error("{0} and {1}: the one includes the other, so one of them is enough for --listen")]
+    ListenOverlap(SocketAddr, SocketAddr),
+    #[error("no address to listen on")]
+    NoListener,
+    #[error("--cpus: CPU {cpu} is none that this process may use, which are {usable}")]
+    Cpu { cpu: usize, usable: String },
+    #[error("--cpus: at least one is needed")]
+    NoCpus,
     #[error("--workers 0: at least one worker is needed")]
     NoWorkers,
     #[error("--max-connections 0: at least one connection is needed")]
@@ -78,6 +80,11 @@ pub enum ConfigError {
          as many workers as can be; ask for fewer, or raise the limit (ulimit -Hn)"
     )]
     TooManyConnections { wanted: usize, most: u64, limit: u64 },
+    #[error(
+        "RLIMIT_NOFILE is {limit}, and {workers} workers need {needed} descriptors in the process's table: raise the limit \
+         (ulimit -Hn), or use fewer with --workers"
+    )]
+    TooFewDescriptors { workers: usize, needed: u64, limit: u64 },
     #[error("--backlog-per-connection {0}: it must be between 64 KiB and 1 GiB")]
     Backlog(u64),
     #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
@@ -88,125 +95,370 @@ pub enum ConfigError {
     Path(String),
 }
 
-/// The settings that a server runs with.
+/// What a server runs with: checked, and fit for the machine.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who moves the bytes.
-    pub engine: Engine,
-    /// Where to listen.
-    pub listen: Vec<SocketAddr>,
-    /// How many workers.
-    pub workers: usize,
-    /// The processors they are spread over.
-    pub cpus: Vec<usize>,
-    /// Connections in all.
-    pub max_connections: usize,
-    /// What bounds them, for the start-up line.
-    pub limited_by: String,
-    /// Bytes of receive memory for each worker.
-    pub receive_memory: usize,
-    /// Its shape, if it is not for the engine to choose.
-    pub receive_buffers: Option<PoolShape>,
-    /// Entries of a worker's ring, if it is not for the engine to choose.
-    pub ring_entries: Option<u32>,
-    /// How much output may wait in each worker.
-    pub backlog: Backlog,
-    /// How long things may take.
-    pub limits: Limits,
-    /// The protocol's own.
-    pub settings: protocol::Settings,
+    pub(crate) engine: Engine,
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) plans: Vec<Plan>,
+    pub(crate) max_connections: usize,
+    cpus: usize,
+    limits: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Config {
-    /// What `args` come to on `machine` with `engine`, which is what their `--engine` stands for.
-    pub fn resolve(args: &ServeArgs, machine: &Machine, engine: Engine) -> Result<Self, ConfigError> {
-        let (per_worker, descriptors) = engine.table(machine.descriptors);
-        let workers = workers(args, machine, (per_worker, descriptors))?;
-        let capacity = workers as u64 * per_worker;
-        let tables = format!("{} x {per_worker} {descriptors} (RLIMIT_NOFILE)", counted(workers, "worker"));
-        let (max_connections, limited_by) = match args.max_connections {
-            Some(wanted) => (wanted, format!("--max-connections, of {capacity}: {tables}")),
-            None => (capacity as usize, format!("{tables}; --max-connections raises it")),
+    /// What `options` come to on this machine.
+    ///
+    /// Raises the process's soft `RLIMIT_NOFILE` to the hard one.
+    pub fn new(options: &Options) -> Result<Self, ConfigError> {
+        Self::resolve(options, &Machine::probe()?)
+    }
+
+    /// What `options` come to on `machine`, which is this one but for tests: what the kernel refuses is found out here,
+    /// too.
+    pub fn resolve(options: &Options, machine: &Machine) -> Result<Self, ConfigError> {
+        let mut notes = Vec::new();
+        let engine = if let Some(engine) = options.engine {
+            engine.probe().map(|()| engine)?
+        } else {
+            let (engine, reason) = Engine::best();
+            notes.extend(reason.map(|reason| format!("falling back to epoll: {reason}")));
+            engine
         };
-        let backlog = args.backlog_per_connection.as_u64();
-        if !(BACKLOG_MIN..=BACKLOG_MAX).contains(&backlog) {
-            return Err(ConfigError::Backlog(backlog));
-        }
-        if let Some(shape) = args.receive_buffers {
+        let tables = match engine.probe_tables() {
+            Ok(()) => Tables::OnePerWorker,
+            Err(e) => {
+                notes.push(format!(
+                    "close_range is refused ({e}): all workers share one descriptor table, and RLIMIT_NOFILE bounds \
+                     all connections together"
+                ));
+                Tables::One
+            }
+        };
+        Self::of_engine(options, machine, engine, tables, notes)
+    }
+
+    fn of_engine(
+        options: &Options,
+        machine: &Machine,
+        engine: Engine,
+        tables: Tables,
+        mut notes: Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let cpus = Cpus::choose(options, machine)?;
+        let table = Table::new(engine, tables, machine.descriptors);
+        let workers = workers(options, &cpus, &table)?;
+        let capacity = table.capacity(workers);
+        let max_connections = options.max_connections.map_or(capacity, |wanted| wanted as u64) as usize;
+        let connections = match options.max_connections {
+            Some(_) => format!("--max-connections, of {capacity}: {}", table.describe(workers)),
+            None => format!("{}; --max-connections raises it", table.describe(workers)),
+        };
+        let sizes = Sizes::choose(options, machine, workers, &mut notes)?;
+        let receive_memory = receive_memory(sizes.backlog, workers, cpus.order.len());
+        if let Some(shape) = options.receive_buffers {
             let memory = u64::from(shape.count) * u64::from(shape.size);
-            if memory > backlog / 2 {
-                return Err(ConfigError::ReceiveBuffers { memory, backlog });
+            if memory > sizes.backlog / 2 {
+                return Err(ConfigError::ReceiveBuffers { memory, backlog: sizes.backlog });
             }
         }
+        let settings = settings(options, sizes.message)?;
+        let plan = |index| Plan {
+            index,
+            cpu: cpus.order[index % cpus.order.len()],
+            has_own_table: tables == Tables::OnePerWorker,
+            capacity: share(max_connections, workers, index) as u32,
+            receive_memory,
+            backlog: Backlog {
+                // An engine stops to read when two turns' worth of receives may bring the connection beyond it: a whole
+                // message is to fit below that.
+                per_connection: sizes.backlog as usize + 2 * receive_memory,
+                total: (sizes.backlog_total / workers as u64) as usize,
+            },
+            receive_buffers: options.receive_buffers,
+            ring_entries: options.ring_entries,
+            settings: settings.clone(),
+            limits: Limits {
+                handshake_timeout: options.handshake_timeout,
+                idle_timeout: options.idle_timeout,
+                stall_timeout: options.stall_timeout,
+                close_timeout: CLOSE_TIMEOUT,
+                drain_timeout: options.drain_timeout,
+            },
+        };
+        let cpus_used = cpus.order.len().min(workers);
+        let limits = vec![
+            format!("engine {}", engine.name()),
+            format!("{} on {}{}", counted(workers, "worker"), counted(cpus_used, "CPU"), cpus.limited_by),
+            format!("capacity {} ({connections})", counted(max_connections, "connection")),
+            sizes.to_string(),
+        ];
         Ok(Self {
             engine,
-            listen: listen(&args.listen)?,
-            workers,
-            cpus: machine.cpus.clone(),
+            listen: listen(&options.listen)?,
+            plans: (0..workers).map(plan).collect(),
             max_connections,
-            limited_by,
-            receive_memory: receive_memory(backlog, workers, machine.cpus.len()),
-            receive_buffers: args.receive_buffers,
-            ring_entries: args.ring_entries,
-            backlog: Backlog {
-                per_connection: backlog as usize,
-                total: args.backlog_total.as_u64() as usize / workers,
-            },
-            limits: Limits {
-                handshake_timeout: some_unless_zero(args.handshake_timeout),
-                idle_timeout: some_unless_zero(args.idle_timeout),
-                close_timeout: CLOSE_TIMEOUT,
-                drain_timeout: args.drain_timeout,
-            },
-            settings: settings(args)?,
+            cpus: cpus_used,
+            limits,
+            notes,
         })
     }
 
-    /// Connections that a worker holds: an equal share, and no more than `max_connections` in all.
-    pub fn capacity_of_worker(&self, index: usize) -> u32 {
-        let has_one_more = index < self.max_connections % self.workers;
-        (self.max_connections / self.workers + usize::from(has_one_more)) as u32
+    /// Who moves the bytes.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Worker threads.
+    pub fn workers(&self) -> usize {
+        self.plans.len()
+    }
+
+    /// CPUs that they run on.
+    pub fn cpus(&self) -> usize {
+        self.cpus
+    }
+
+    /// Connections in all.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// What the machine did not grant and is done without, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 }
 
-fn workers(
-    args: &ServeArgs,
-    machine: &Machine,
-    (per_worker, descriptors): (u64, &'static str),
-) -> Result<usize, ConfigError> {
-    let needed = match args.max_connections {
+/// Engine, workers, capacity and memory, each with what limited it: the start-up line without its addresses.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.limits.join(" | "))
+    }
+}
+
+/// The equal share of worker `index`; the first ones get what is left over.
+fn share(connections: usize, workers: usize, index: usize) -> usize {
+    connections / workers + usize::from(index < connections % workers)
+}
+
+/// The CPUs to run workers on.
+struct Cpus {
+    /// In this order.
+    order: Vec<usize>,
+    /// How many workers are worth having by default.
+    worth: usize,
+    /// What made it fewer than there are, for the start-up line.
+    limited_by: String,
+}
+
+impl Cpus {
+    fn choose(options: &Options, machine: &Machine) -> Result<Self, ConfigError> {
+        let (order, mut limited_by) = match &options.cpus {
+            Some(wanted) => {
+                if let Some(&cpu) = wanted.iter().find(|cpu| !machine.cpus.contains(cpu)) {
+                    return Err(ConfigError::Cpu { cpu, usable: list(&machine.cpus) });
+                }
+                if wanted.is_empty() {
+                    return Err(ConfigError::NoCpus);
+                }
+                (wanted.clone(), " (--cpus)".into())
+            }
+            None => (from(&machine.cpus, machine.current_cpu), String::new()),
+        };
+        let mut worth = order.len();
+        if let Some(quota) = &machine.cpu_quota
+            && quota.value < worth as f64
+        {
+            worth = quota.value.ceil() as usize;
+            if options.workers.is_none() {
+                limited_by = format!(" (CPU quota {:.2}: {})", quota.value, quota.set_by);
+            }
+        }
+        Ok(Self { order, worth, limited_by })
+    }
+}
+
+/// The CPUs from `first` on, then those before it. The kernel's scheduler starts processes on idle CPUs: servers with fewer
+/// workers than CPUs begin there, and not all of them at the first.
+fn from(cpus: &[usize], first: usize) -> Vec<usize> {
+    let mut order = cpus.to_vec();
+    order.rotate_left(cpus.iter().position(|&cpu| cpu == first).unwrap_or(0));
+    order
+}
+
+fn list(cpus: &[usize]) -> String {
+    cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Whose descriptor tables hold the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tables {
+    OnePerWorker,
+    /// The process's own.
+    One,
+}
+
+/// How many connections descriptor tables hold.
+struct Table {
+    tables: Tables,
+    /// Each of the tables.
+    holds: u64,
+    /// `RLIMIT_NOFILE`.
+    limit: u64,
+    descriptors: &'static str,
+}
+
+impl Table {
+    fn new(engine: Engine, tables: Tables, limit: u64) -> Self {
+        let (holds, descriptors) = engine.table(limit);
+        Self { tables, holds, limit, descriptors }
+    }
+
+    fn capacity(&self, workers: usize) -> u64 {
+        match self.tables {
+            Tables::OnePerWorker => self.holds.saturating_mul(workers as u64),
+            Tables::One => self.holds.saturating_sub(descriptors_needed(workers)),
+        }
+    }
+
+    /// Workers that so many connections need, if there are enough at all.
+    fn workers_for(&self, connections: u64) -> u64 {
+        match self.tables {
+            Tables::OnePerWorker => connections.div_ceil(self.holds.max(1)),
+            Tables::One => 1,
+        }
+    }
+
+    fn describe(&self, workers: usize) -> String {
+        let Self { holds, descriptors, .. } = self;
+        match self.tables {
+            Tables::OnePerWorker => format!("{} x {holds} {descriptors} (RLIMIT_NOFILE)", counted(workers, "worker")),
+            Tables::One => format!("one table of {holds} {descriptors} (RLIMIT_NOFILE)"),
+        }
+    }
+}
+
+fn descriptors_needed(workers: usize) -> u64 {
+    (workers as u64).saturating_mul(DESCRIPTORS_PER_WORKER).saturating_add(DESCRIPTORS_RESERVED)
+}
+
+fn workers(options: &Options, cpus: &Cpus, table: &Table) -> Result<usize, ConfigError> {
+    let needed = match options.max_connections {
         Some(0) => return Err(ConfigError::NoConnections),
-        Some(wanted) => (wanted as u64).div_ceil(per_worker),
+        Some(wanted) => table.workers_for(wanted as u64),
         None => 1,
     };
-    let workers = match args.workers {
+    let workers = match options.workers {
         Some(0) => return Err(ConfigError::NoWorkers),
         Some(workers) => workers,
-        None => machine.cpus.len().max(needed as usize),
+        None => cpus.worth.max(needed as usize),
     };
-    if (workers as u64) < needed {
-        return Err(ConfigError::TooFewWorkers {
+    let limit = table.limit;
+    let least = descriptors_needed(workers);
+    if least > limit {
+        return Err(match (options.workers, options.max_connections) {
+            (Some(workers), _) => ConfigError::TooManyWorkers { workers, needed: least, limit },
+            (None, Some(wanted)) => {
+                let most = limit.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_WORKER;
+                ConfigError::TooManyConnections { wanted, most: table.capacity(most as usize), limit }
+            }
+            (None, None) => ConfigError::TooFewDescriptors { workers, needed: least, limit },
+        });
+    }
+    let capacity = table.capacity(workers);
+    match options.max_connections {
+        Some(wanted) if wanted as u64 > capacity && table.tables == Tables::One => {
+            Err(ConfigError::TooManyConnections { wanted, most: capacity, limit })
+        }
+        Some(wanted) if wanted as u64 > capacity => Err(ConfigError::TooFewWorkers {
             workers,
-            capacity: workers as u64 * per_worker,
-            wanted: args.max_connections.unwrap_or_default(),
-            per_worker,
-            descriptors,
+            capacity,
+            wanted,
+            per_worker: table.holds,
+            descriptors: table.descriptors,
             needed,
-        });
+        }),
+        _ => Ok(workers),
     }
-    let needed = (workers as u64).saturating_mul(DESCRIPTORS_PER_WORKER).saturating_add(DESCRIPTORS_RESERVED);
-    if needed > machine.descriptors {
-        let limit = machine.descriptors;
-        return Err(match args.workers {
-            Some(workers) => ConfigError::TooManyWorkers { workers, needed, limit },
-            None => ConfigError::TooManyConnections {
-                wanted: args.max_connections.unwrap_or_default(),
-                most: per_worker * (limit.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_WORKER),
-                limit,
+}
+
+/// The largest message, and the output that may wait for peers.
+struct Sizes {
+    /// `u64::MAX`: no limit.
+    message: u64,
+    backlog: u64,
+    backlog_total: u64,
+    limited_by: String,
+}
+
+impl Sizes {
+    /// A client that sends a whole message before it reads, as blocking ones do, gets its echo only if all of it can wait
+    /// here. So a message may be as large as the backlog of its connection, and that as large as the worker's part of all
+    /// backlogs, unless both are asked for.
+    fn choose(
+        options: &Options,
+        machine: &Machine,
+        workers: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let memory = &machine.memory;
+        let of_memory = (memory.value / BACKLOG_PART).min(BACKLOG_TOTAL_MAX);
+        let backlog_total = options.backlog_total.unwrap_or(of_memory);
+        let limited_by = match options.backlog_total {
+            Some(_) => "--backlog-total".into(),
+            None if of_memory == BACKLOG_TOTAL_MAX => "the default".into(),
+            None => format!("a quarter of {}: {}", Bytes(memory.value), memory.set_by),
+        };
+        let part = backlog_total / workers as u64;
+        let most = part.clamp(BACKLOG_MIN, BACKLOG_MAX);
+        let wanted = match options.max_message_size {
+            None => None,
+            Some(0) => Some(u64::MAX),
+            Some(size) => Some(size),
+        };
+        let backlog = match options.backlog_per_connection {
+            Some(backlog) if !(BACKLOG_MIN..=BACKLOG_MAX).contains(&backlog) => {
+                return Err(ConfigError::Backlog(backlog));
+            }
+            Some(backlog) => backlog,
+            None => match wanted {
+                Some(size) if size != u64::MAX => size.max(MESSAGE_DEFAULT).min(most),
+                _ => MESSAGE_DEFAULT.min(most),
             },
-        });
+        };
+        let message = wanted.unwrap_or(MESSAGE_DEFAULT.min(backlog).min(most));
+        let holds = backlog.min(most);
+        if message != u64::MAX && message > holds {
+            notes.push(format!(
+                "messages of more than {} are echoed only to peers that read while they send: \
+                 --max-message-size is {}, --backlog-per-connection {}, and each of {} may keep {} of --backlog-total",
+                Bytes(holds),
+                Bytes(message),
+                Bytes(backlog),
+                counted(workers, "worker"),
+                Bytes(part),
+            ));
+        }
+        Ok(Self { message, backlog, backlog_total, limited_by })
     }
-    Ok(workers)
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.message {
+            u64::MAX => write!(f, "messages of any size")?,
+            size => write!(f, "messages up to {}", Bytes(size))?,
+        }
+        write!(
+            f,
+            " | backlog {} a connection, {} in all ({})",
+            Bytes(self.backlog),
+            Bytes(self.backlog_total),
+            self.limited_by
+        )
+    }
 }
 
 /// What one turn of a loop receives may all belong to one peer, and what the turn before received, too: so a worker's
@@ -225,104 +477,218 @@ fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
         found.first().copied().ok_or_else(|| fail("no such address".into()))
     };
     let found: Vec<SocketAddr> = addresses.iter().map(resolve).collect::<Result<_, _>>()?;
-    let is_twice = |(index, address): (usize, &SocketAddr)| address.port() != 0 && found[..index].contains(address);
-    match found.iter().enumerate().find(|&entry| is_twice(entry)) {
-        Some((_, &address)) => Err(ConfigError::ListenTwice(address)),
-        None => Ok(found),
+    if found.is_empty() {
+        return Err(ConfigError::NoListener);
     }
+    for (index, address) in found.iter().enumerate() {
+        if let Some(earlier) = found[..index].iter().find(|earlier| is_same_port(earlier, address)) {
+            return Err(if earlier == address {
+                ConfigError::ListenTwice(*address)
+            } else {
+                ConfigError::ListenOverlap(*earlier, *address)
+            });
+        }
+    }
+    Ok(found)
 }
 
-fn settings(args: &ServeArgs) -> Result<protocol::Settings, ConfigError> {
+/// Whether only one of the two addresses can be listened on: a wildcard includes all addresses of its family.
+fn is_same_port(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let overlaps = |one: IpAddr, other: IpAddr| {
+        one == other || one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified())
+    };
+    one.port() != 0 && one.port() == other.port() && overlaps(one.ip(), other.ip())
+}
+
+fn settings(options: &Options, max_message_size: u64) -> Result<Settings, ConfigError> {
     let is_token = |name: &String| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
     };
-    if let Some(name) = args.subprotocols.iter().find(|name| !is_token(name)) {
+    if let Some(name) = options.subprotocols.iter().find(|name| !is_token(name)) {
         return Err(ConfigError::Subprotocol(name.clone()));
     }
     let is_path = |path: &&String| path.starts_with('/') && !path.bytes().any(|b| b <= b' ' || b"?#\x7f".contains(&b));
-    if let Some(path) = args.path.as_ref().filter(|path| !is_path(path)) {
+    if let Some(path) = options.path.as_ref().filter(|path| !is_path(path)) {
         return Err(ConfigError::Path(path.clone()));
     }
-    Ok(protocol::Settings {
-        protocol: args.protocol.into(),
-        max_message_size: match args.max_message_size.as_u64() {
-            0 => u64::MAX,
-            limit => limit,
-        },
-        subprotocols: args.subprotocols.clone(),
-        path: args.path.clone(),
-        ..protocol::Settings::default()
+    Ok(Settings {
+        protocol: options.protocol,
+        max_message_size,
+        subprotocols: options.subprotocols.clone(),
+        path: options.path.clone(),
+        ..Settings::default()
     })
 }
 
 /// A number and what it counts, as people write it.
-pub fn counted(number: usize, noun: &str) -> String {
+fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-fn some_unless_zero(duration: Duration) -> Option<Duration> {
-    (!duration.is_zero()).then_some(duration)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
+    use crate::machine::Bound;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        serve: ServeArgs,
+    fn machine(cpus: usize) -> Machine {
+        Machine {
+            descriptors: 20_000,
+            cpus: (0..cpus).collect(),
+            current_cpu: 0,
+            cpu_quota: None,
+            memory: Bound { value: 24 << 30, set_by: "physical memory".into() },
+        }
     }
 
-    fn resolve(line: &str, descriptors: u64, cpus: usize) -> Result<Config, ConfigError> {
-        let args = Line::parse_from(std::iter::once("ringecho").chain(line.split_whitespace()));
-        Config::resolve(&args.serve, &Machine { descriptors, cpus: (0..cpus).collect() }, Engine::Uring)
+    fn on(machine: &Machine, options: &Options) -> Result<Config, ConfigError> {
+        Config::of_engine(options, machine, Engine::Uring, Tables::OnePerWorker, Vec::new())
+    }
+
+    fn resolve(options: &Options) -> Result<Config, ConfigError> {
+        on(&machine(2), options)
     }
 
     #[test]
     fn rings_are_as_many_as_the_connections_need() {
-        assert_eq!(resolve("", 20_000, 2).unwrap().max_connections, 40_000);
-        let config = resolve("--max-connections 500000", 20_000, 2).unwrap();
-        assert_eq!((config.workers, config.capacity_of_worker(0)), (25, 20_000));
-        assert_eq!(resolve("--max-connections 1000", 20_000, 2).unwrap().workers, 2);
+        let of = |max_connections| resolve(&Options { max_connections, ..Options::default() }).unwrap();
+        assert_eq!(of(None).max_connections, 40_000);
+        let config = of(Some(500_000));
+        assert_eq!((config.workers(), config.plans[0].capacity), (25, 20_000));
+        assert_eq!(of(Some(1000)).workers(), 2);
     }
 
     #[test]
     fn the_workers_capacities_add_up_to_the_limit() {
         for (workers, max_connections) in [(3, 10), (1, 7), (4, 3), (25, 499_999)] {
-            let line = format!("--workers {workers} --max-connections {max_connections}");
-            let config = resolve(&line, 20_000, 2).unwrap();
-            let sum: usize = (0..workers).map(|index| config.capacity_of_worker(index) as usize).sum();
+            let options =
+                Options { workers: Some(workers), max_connections: Some(max_connections), ..Options::default() };
+            let sum: usize = resolve(&options).unwrap().plans.iter().map(|plan| plan.capacity as usize).sum();
             assert_eq!(sum, max_connections);
         }
     }
 
     #[test]
     fn workers_beyond_the_processors_add_no_receive_memory() {
-        let few = resolve("", 20_000, 2).unwrap();
-        let many = resolve("--max-connections 500000", 20_000, 2).unwrap();
-        assert!(many.receive_memory * many.workers <= few.receive_memory * few.workers);
+        let memory = |max_connections| {
+            let plans = resolve(&Options { max_connections, ..Options::default() }).unwrap().plans;
+            plans.iter().map(|plan| plan.receive_memory).sum::<usize>()
+        };
+        assert!(memory(Some(500_000)) <= memory(None));
+    }
+
+    /// Containers have limits of 2^30; each worker reserves its table's memory.
+    #[test]
+    fn a_table_has_a_sane_size_whatever_the_limit() {
+        for engine in [Engine::Uring, Engine::TokioUring, Engine::Epoll] {
+            for tables in [Tables::OnePerWorker, Tables::One] {
+                let machine = Machine { descriptors: 1 << 30, ..machine(2) };
+                let config = Config::of_engine(&Options::default(), &machine, engine, tables, Vec::new()).unwrap();
+                assert!(config.max_connections <= 2 << 20, "{engine:?}: {}", config.max_connections);
+            }
+        }
+    }
+
+    #[test]
+    fn one_table_holds_the_connections_of_all_workers() {
+        let resolve = |max_connections| {
+            let options = Options { max_connections, ..Options::default() };
+            Config::of_engine(&options, &machine(2), Engine::Epoll, Tables::One, Vec::new())
+        };
+        let config = resolve(None).unwrap();
+        assert!(config.max_connections < 20_000 && !config.plans[0].has_own_table, "{}", config.max_connections);
+        let refused = resolve(Some(20_000)).unwrap_err().to_string();
+        assert!(refused.contains("RLIMIT_NOFILE"), "{refused}");
+    }
+
+    #[test]
+    fn workers_are_as_many_as_the_quota_has_cpus() {
+        for (quota, workers) in [(0.5, 1), (1.0, 1), (1.5, 2), (3.0, 3), (7.9, 4)] {
+            let quota = Some(Bound { value: quota, set_by: "cgroup cpu.max".into() });
+            let machine = Machine { cpu_quota: quota, ..machine(4) };
+            let config = on(&machine, &Options::default()).unwrap();
+            assert_eq!(config.workers(), workers);
+            assert_eq!(config.to_string().contains("cgroup cpu.max"), workers < 4, "{config}");
+            assert_eq!(on(&machine, &Options { workers: Some(4), ..Options::default() }).unwrap().workers(), 4);
+        }
+    }
+
+    #[test]
+    fn workers_begin_at_the_cpu_that_the_kernel_has_chosen() {
+        let cpus = |options: &Options| {
+            let machine = Machine { cpus: vec![1, 3, 5], current_cpu: 3, ..machine(0) };
+            on(&machine, options).map(|config| config.plans.iter().map(|plan| plan.cpu).collect::<Vec<_>>())
+        };
+        assert_eq!(cpus(&Options::default()).unwrap(), [3, 5, 1]);
+        let of_list = Options { cpus: Some(vec![5, 1]), workers: Some(3), ..Options::default() };
+        assert_eq!(cpus(&of_list).unwrap(), [5, 1, 5]);
+        let refused = cpus(&Options { cpus: Some(vec![2]), ..Options::default() }).unwrap_err().to_string();
+        assert!(refused.contains("1,3,5"), "{refused}");
+    }
+
+    #[test]
+    fn the_backlog_of_all_is_a_quarter_of_the_memory() {
+        const MIB: u64 = 1 << 20;
+        for (memory, total, message) in
+            [(24 << 30, 1 << 30, 16 * MIB), (128 * MIB, 32 * MIB, 16 * MIB), (64 * MIB, 16 * MIB, 8 * MIB)]
+        {
+            let memory = Bound { value: memory, set_by: "cgroup memory.max".into() };
+            let config = on(&Machine { memory, ..machine(2) }, &Options::default()).unwrap();
+            let sum: usize = config.plans.iter().map(|plan| plan.backlog.total).sum();
+            assert_eq!((sum as u64, config.plans[0].settings.max_message_size), (total, message), "{config}");
+            assert_eq!(config.to_string().contains("cgroup memory.max"), total < 1 << 30, "{config}");
+            assert_eq!(config.notes(), &[] as &[String]);
+        }
+    }
+
+    #[test]
+    fn a_message_within_the_limit_fits_into_the_backlog() {
+        const MIB: u64 = 1 << 20;
+        // Message limit and backlog, as asked for and as they are; whether that is worth a note.
+        for (message, backlog, are, is_noted) in [
+            (None, None, (16 * MIB, 16 * MIB), false),
+            (Some(MIB), None, (MIB, 16 * MIB), false),
+            (Some(64 * MIB), None, (64 * MIB, 64 * MIB), false),
+            (None, Some(MIB), (MIB, MIB), false),
+            (None, Some(64 * MIB), (16 * MIB, 64 * MIB), false),
+            (Some(16 * MIB), Some(MIB), (16 * MIB, MIB), true),
+            (Some(2048 * MIB), None, (2048 * MIB, 512 * MIB), true),
+            (Some(0), None, (u64::MAX, 16 * MIB), false),
+        ] {
+            let options = Options { max_message_size: message, backlog_per_connection: backlog, ..Options::default() };
+            let mut notes = Vec::new();
+            let sizes = Sizes::choose(&options, &machine(2), 2, &mut notes).unwrap();
+            assert_eq!((sizes.message, sizes.backlog), are, "{message:?} {backlog:?}");
+            assert_eq!(!notes.is_empty(), is_noted, "{notes:?}");
+        }
     }
 
     #[test]
     fn nonsense_is_refused_with_its_remedy() {
-        for (line, word) in [
-            ("--workers 0", "at least one"),
-            ("--max-connections 0", "at least one"),
-            ("--workers 1 --max-connections 20001", "--workers 2"),
-            ("--workers 10000", "RLIMIT_NOFILE"),
-            ("--workers 9223372036854775808", "RLIMIT_NOFILE"),
-            ("--max-connections 5000000000", "--max-connections"),
-            ("--listen 127.0.0.1:1 --listen 127.0.0.1:1", "twice"),
-            ("--backlog-per-connection 1KiB", "64 KiB"),
-            ("--listen nowhere", "ADDRESS:PORT"),
-            ("--subprotocol a/b", "token"),
-            ("--path echo", "starts with '/'"),
+        let default = Options::default;
+        let listen = |addresses: &[&str]| addresses.iter().map(|&address| address.to_owned()).collect();
+        for (options, word) in [
+            (Options { workers: Some(0), ..default() }, "at least one"),
+            (Options { max_connections: Some(0), ..default() }, "at least one"),
+            (Options { cpus: Some(vec![]), ..default() }, "at least one"),
+            (Options { workers: Some(1), max_connections: Some(20_001), ..default() }, "--workers 2"),
+            (Options { workers: Some(10_000), ..default() }, "RLIMIT_NOFILE"),
+            (Options { workers: Some(1 << 63), ..default() }, "RLIMIT_NOFILE"),
+            (Options { max_connections: Some(5_000_000_000), ..default() }, "--max-connections"),
+            (Options { listen: listen(&["127.0.0.1:1", "127.0.0.1:1"]), ..default() }, "twice"),
+            (Options { listen: listen(&["0.0.0.0:1", "127.0.0.1:1"]), ..default() }, "includes"),
+            (Options { listen: listen(&[]), ..default() }, "listen"),
+            (Options { listen: listen(&["nowhere"]), ..default() }, "ADDRESS:PORT"),
+            (Options { backlog_per_connection: Some(1024), ..default() }, "64 KiB"),
+            (Options { subprotocols: vec!["a/b".into()], ..default() }, "token"),
+            (Options { path: Some("echo".into()), ..default() }, "starts with '/'"),
         ] {
-            let message = resolve(line, 20_000, 2).expect_err(line).to_string();
-            assert!(message.contains(word), "{line}: {message}");
+            let message = resolve(&options).expect_err(word).to_string();
+            assert!(message.contains(word), "{options:?}: {message}");
         }
+        let few = Machine { descriptors: 64, ..machine(2) };
+        let message = on(&few, &default()).unwrap_err().to_string();
+        assert!(message.contains("RLIMIT_NOFILE is 64") && !message.contains("--max-connections"), "{message}");
+        let listen = listen(&["0.0.0.0:1", "[::]:1", "0.0.0.0:0", "127.0.0.1:0"]);
+        assert!(resolve(&Options { listen, ..default() }).is_ok());
     }
 }

@@ -1,17 +1,45 @@
 //! ringecho: a WebSocket echo server for Linux, one thread per core on `io_uring`.
 //!
-//! The house, from the outside in:
-//! - [`cli`] reads flags and environment, [`config`] turns them into checked settings;
-//! - [`server`] starts the workers, waits for a signal, drains and sums up;
-//! - [`worker`] is what a worker shares with the rest of the process;
-//! - [`engine`] moves the bytes;
-//! - [`protocol`] knows what they mean, without I/O and without a clock;
-//! - [`sys`] asks the operating system for descriptors and processors.
+//! [`Options`] say what is wanted, [`Config`] is what they come to on this machine, [`Server`] runs it, [`Handle`] stops
+//! it and counts:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = ringecho::Options { listen: vec!["127.0.0.1:0".into()], ..ringecho::Options::default() };
+//! let server = ringecho::Server::bind(ringecho::Config::new(&options)?)?;
+//! println!("listening on {:?}", server.addresses());
+//! server.run()?;
+//! # Ok(()) }
+//! ```
+//!
+//! The house, from the outside in; each layer uses those below it (`tests/layering.rs`):
+//! - `cli` reads flags and environment and runs the program;
+//! - `server` binds, starts the workers and drains them;
+//! - `config` turns options into checked settings, `machine` asks the operating system what it grants;
+//! - `engine` moves the bytes;
+//! - `worker` is what a worker shares with the rest of the process;
+//! - `protocol` knows what the bytes mean, without I/O and without a clock;
+//! - `sys` makes single system calls.
 
+#![warn(missing_docs)]
+
+#[cfg(feature = "cli")]
 pub mod cli;
-pub mod config;
+mod config;
+#[doc(hidden)]
 pub mod engine;
+mod machine;
+mod options;
+#[doc(hidden)]
 pub mod protocol;
-pub mod server;
+mod server;
+#[doc(hidden)]
 pub mod sys;
-pub mod worker;
+mod worker;
+
+pub use config::{Config, ConfigError};
+pub use engine::{Engine, EngineError};
+pub use machine::{Bound, Machine};
+pub use options::Options;
+pub use protocol::Protocol;
+pub use server::{Handle, Running, Server, ServerError, Stats};

@@ -1,18 +1,17 @@
-//! The server's life: bind, start the workers, wait for a signal, drain, sum up.
+//! A server's life: bind, start the workers, wait until it is told to stop, drain.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-use crate::config::{Config, counted};
-use crate::engine::{Controls, EngineError};
+use crate::config::Config;
+use crate::engine::{Controls, EngineError, Workers};
 use crate::sys::log;
-use crate::worker::Tally;
 
 /// `listen(2)` cuts this down to `net.core.somaxconn`. A full queue drops SYNs, which the clients send again a second
 /// later: a long one is what makes mass connects fast.
@@ -21,22 +20,29 @@ const ACCEPT_QUEUE: i32 = 65_535;
 /// the process is gone, the listeners among it: with many connections that takes seconds.
 const BIND_PATIENCE: Duration = Duration::from_secs(10);
 const BIND_PAUSE: Duration = Duration::from_millis(20);
-/// Exit code when a second signal cuts the drain short (128 + SIGINT, as shells count).
-const EXIT_CUT_SHORT: i32 = 130;
 
-/// Why the server could not start or go on.
+/// Why a server could not start.
 #[derive(Debug, Error)]
 pub enum ServerError {
+    /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}{}", listen_remedy(.source))]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The engine could not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Something else that the operating system has refused.
     #[error("cannot {what}: {source}")]
-    System { what: &'static str, source: io::Error },
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
-    move |source| ServerError::System { what, source }
+    System {
+        /// What it is for.
+        what: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
 }
 
 fn listen_remedy(error: &io::Error) -> &'static str {
@@ -48,22 +54,127 @@ fn listen_remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Serves until SIGINT or SIGTERM and until the connections are drained.
-pub fn run(config: &Config) -> Result<(), ServerError> {
-    let started_at = Instant::now();
-    let until = started_at + BIND_PATIENCE;
-    let bind = |&address| bind_patiently(address, until);
-    let listeners: Vec<_> = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
-    let addresses = addresses.map_err(system("ask for a listener's address"))?;
-    let signals = block_signals().map_err(system("block signals"))?;
-    let workers = config.engine.start(config, listeners)?;
-    let controls = workers.controls();
-    watch_signals(signals, controls.clone(), config)?;
-    announce(config, &addresses).map_err(system("print the start-up line"))?;
-    workers.join();
-    sum_up(&controls.tally(), started_at.elapsed());
-    Ok(())
+/// A server that listens and does not serve yet.
+pub struct Server {
+    config: Config,
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    state: Arc<Mutex<State>>,
+}
+
+/// A server that serves, on threads of its own.
+pub struct Running {
+    workers: Workers,
+}
+
+/// How to reach a server from any thread, before it serves, while it does, and after that.
+#[derive(Clone)]
+pub struct Handle {
+    state: Arc<Mutex<State>>,
+}
+
+/// What a [`Handle`] reaches.
+#[derive(Default)]
+struct State {
+    /// Of the threads, once they run.
+    controls: Option<Controls>,
+    is_stopped: bool,
+}
+
+/// What a server has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that are open now.
+    pub open: u64,
+    /// Data messages echoed.
+    pub messages: u64,
+    /// Bytes handed to the kernel for sending.
+    pub bytes_sent: u64,
+}
+
+impl Server {
+    /// Binds the addresses of `config`. One that is in use is tried for ten seconds, with a line on standard error: the
+    /// kernel may take that long to close the listeners of a killed server.
+    pub fn bind(config: Config) -> Result<Self, ServerError> {
+        let until = Instant::now() + BIND_PATIENCE;
+        let bind = |&address| bind_patiently(address, until);
+        let listeners: Vec<_> = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
+        let addresses =
+            addresses.map_err(|source| ServerError::System { what: "ask for a listener's address", source })?;
+        Ok(Self { config, listeners, addresses, state: Arc::default() })
+    }
+
+    /// Where it listens, in the order of [`Options::listen`](crate::Options::listen), with ports as they are.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How to stop it and to see what it does, from any thread.
+    pub fn handle(&self) -> Handle {
+        Handle { state: Arc::clone(&self.state) }
+    }
+
+    /// Serves until [`Handle::stop`], and until the connections are drained or the drain's time is up.
+    pub fn run(self) -> Result<(), ServerError> {
+        self.start()?.join();
+        Ok(())
+    }
+
+    /// Starts the threads that serve; they are ready when this returns. In between, a program that embeds the server can
+    /// say so.
+    ///
+    /// A thread that cannot go on later, because the kernel refuses what it granted before, ends the process with a line
+    /// on standard error: a server that serves a part of its clients would look alive.
+    pub fn start(self) -> Result<Running, ServerError> {
+        let workers = self.config.engine.start(self.config.plans, self.listeners)?;
+        let mut state = lock(&self.state);
+        if state.is_stopped {
+            workers.controls().stop();
+        }
+        state.controls = Some(workers.controls());
+        Ok(Running { workers })
+    }
+}
+
+impl Running {
+    /// Waits until the server has been stopped, and its connections are drained or the drain's time is up.
+    pub fn join(self) {
+        self.workers.join();
+    }
+}
+
+impl Handle {
+    /// Drains the server: no further connection is accepted, what has arrived is echoed, clients get Close 1001, and those
+    /// that do not answer in time are cut off. Returns at once; [`Server::run`] returns when that is done.
+    pub fn stop(&self) {
+        let mut state = lock(&self.state);
+        if let Some(controls) = &state.controls
+            && !state.is_stopped
+        {
+            controls.stop();
+        }
+        state.is_stopped = true;
+    }
+
+    /// The counters as the workers have last published them, which they do after each turn of their loops.
+    pub fn stats(&self) -> Stats {
+        let tally = lock(&self.state).controls.as_ref().map(Controls::tally).unwrap_or_default();
+        Stats {
+            accepted: tally.accepted,
+            // The two are read one after the other, while workers write.
+            open: tally.accepted.saturating_sub(tally.released),
+            messages: tally.messages,
+            bytes_sent: tally.bytes_sent,
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().expect("no holder panics")
 }
 
 /// Binds one listener, and waits for a server that was killed to give its port back.
@@ -101,63 +212,4 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
         Ok(socket.into())
     };
     open().map_err(|source| ServerError::Listen { address, source })
-}
-
-/// The signals that end the server, blocked in this thread and in those that it will start: a thread of its own waits for
-/// them (`sigwait(3)`).
-///
-/// No handler: it would run on any thread, and what it writes to would be another descriptor in a worker's own table, a
-/// connection perhaps.
-fn block_signals() -> io::Result<SigSet> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    signals.thread_block()?;
-    Ok(signals)
-}
-
-/// On the first signal: stop accepting, then drain. On the second: leave at once.
-fn watch_signals(signals: SigSet, controls: Controls, config: &Config) -> Result<(), ServerError> {
-    let drain_timeout = config.limits.drain_timeout;
-    let watch = move || {
-        let wait = || signals.wait().expect("a set of valid signals");
-        wait();
-        let tally = controls.tally();
-        let open = tally.accepted - tally.released;
-        controls.stop().expect("an eventfd takes a write");
-        log(format_args!("stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64()));
-        wait();
-        log(format_args!("second signal, leaving at once"));
-        std::process::exit(EXIT_CUT_SHORT);
-    };
-    thread::Builder::new().name("signals".into()).spawn(watch).map_err(system("start a thread"))?;
-    Ok(())
-}
-
-fn announce(config: &Config, addresses: &[SocketAddr]) -> io::Result<()> {
-    let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "ringecho listening on {} | engine {} | {} on {} | capacity {} ({})",
-        addresses.join(", "),
-        config.engine.name(),
-        counted(config.workers, "worker"),
-        counted(config.cpus.len().min(config.workers), "CPU"),
-        counted(config.max_connections, "connection"),
-        config.limited_by,
-    )?;
-    out.flush()
-}
-
-fn sum_up(total: &Tally, elapsed: Duration) {
-    let mut out = io::stdout().lock();
-    let cut_off = total.accepted - total.released;
-    let _ = writeln!(
-        out,
-        "served {} connections, {} messages, {} bytes sent in {:.1} s{}",
-        total.accepted,
-        total.messages,
-        total.bytes_sent,
-        elapsed.as_secs_f64(),
-        if cut_off > 0 { format!("; {cut_off} connections cut off by the drain timeout") } else { String::new() },
-    );
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -43,6 +44,27 @@ pub fn descriptor_limit() -> u64 {
 pub fn usable_cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
+}
+
+/// The processor that the calling thread is on at this moment.
+pub fn current_cpu() -> usize {
+    rustix::thread::sched_getcpu()
+}
+
+/// Bytes of memory in this machine.
+pub fn physical_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit)
+}
+
+/// Blocks all signals in the calling thread but those that a fault of its own raises. A handler of the program around it
+/// must not run there: what it writes to is a number, and in a descriptor table of a worker's own another socket.
+pub fn block_signals() {
+    let mut signals = SigSet::all();
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT, Signal::SIGTRAP] {
+        signals.remove(fault);
+    }
+    signals.thread_block().expect("a set of valid signals");
 }
 
 /// Keeps the calling thread on one processor.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::engine::uring::buffers::PoolShape;
 use crate::protocol::Settings;
 
 /// What a worker has to do; the same for all of an engine's workers except for the first fields.
@@ -16,8 +15,10 @@ use crate::protocol::Settings;
 pub struct Plan {
     /// Its number, from 0.
     pub index: usize,
-    /// The processor it stays on.
+    /// The processor it stays on, if the kernel lets it.
     pub cpu: usize,
+    /// Whether it has a descriptor table of its own, in engines with ordinary descriptors.
+    pub has_own_table: bool,
     /// How many connections it can hold.
     pub capacity: u32,
     /// Bytes of receive memory.
@@ -25,7 +26,7 @@ pub struct Plan {
     /// How much output may wait for peers that do not read.
     pub backlog: Backlog,
     /// The shape of that memory, if it is not for the engine to choose.
-    pub receive_buffers: Option<PoolShape>,
+    pub receive_buffers: Option<ReceiveBuffers>,
     /// Submission queue entries of its ring, half as many as completion queue entries, if it is not for the engine to
     /// choose.
     pub ring_entries: Option<u32>,
@@ -33,6 +34,17 @@ pub struct Plan {
     pub settings: Settings,
     /// See [`Limits`].
     pub limits: Limits,
+}
+
+/// The shape of a worker's receive memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveBuffers {
+    /// How many buffers; a power of two, at most 32,768.
+    pub count: u16,
+    /// Bytes in each.
+    pub size: u32,
+    /// Whether receives share a buffer, one behind the other.
+    pub incremental: bool,
 }
 
 /// How many unsent bytes a worker keeps.
@@ -47,11 +59,14 @@ pub struct Backlog {
 
 /// How long things may take. `None`: as long as they like.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names)] // as the options and the flags are called
 pub struct Limits {
     /// From the accept to the end of the upgrade request.
     pub handshake_timeout: Option<Duration>,
     /// Without input from a peer.
     pub idle_timeout: Option<Duration>,
+    /// Without progress of the output that waits for a peer, while its connection is not read from for that reason.
+    pub stall_timeout: Option<Duration>,
     /// Without progress, from the decision to close a connection to the close of its socket.
     pub close_timeout: Duration,
     /// From the signal to stop to the end.
@@ -128,10 +143,10 @@ impl Control {
     }
 
     /// Tells the worker to drain its connections and to return.
-    pub fn stop(&self) -> io::Result<()> {
+    pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
-        rustix::io::write(&self.bell, &1u64.to_ne_bytes())?;
-        Ok(())
+        // The worker may have come to its end already, but not its eventfd, which is this one's.
+        rustix::io::write(&self.bell, &1u64.to_ne_bytes()).expect("an eventfd takes a write");
     }
 
     /// Whether [`Control::stop`] has been called.

@@ -1,6 +1,24 @@
-//! The layering is part of the build: what `src/protocol` must not know, it does not import.
+//! The layering is part of the build: arrows between the modules of `src/` go down, and what `src/protocol` must not know,
+//! it does not import.
 
 use std::{fs, path::Path};
+
+/// The modules of the crate from the top to the bottom; each may use those below it.
+const LAYERS: [&str; 13] = [
+    "main",
+    "lib",
+    "cli",
+    "server",
+    "config",
+    "machine",
+    "options",
+    "engine",
+    "connection",
+    "transport",
+    "worker",
+    "protocol",
+    "sys",
+];
 
 const FORBIDDEN: [(&str, &str); 8] = [
     ("std::net", "the protocol knows no sockets"),
@@ -14,13 +32,48 @@ const FORBIDDEN: [(&str, &str); 8] = [
 ];
 
 #[test]
+fn arrows_between_modules_go_down() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut arrows = 0;
+    for_each_source(&source, &mut |path, text| {
+        let module = path.strip_prefix(&source).unwrap().iter().next().unwrap().to_str().unwrap();
+        let module = module.trim_end_matches(".rs");
+        for line in text.lines().map(code) {
+            assert!(!line.contains("crate::{"), "one line for each module: {line}");
+            for target in line.split("crate::").skip(1).map(first_word) {
+                // The crate's own re-exports are of modules as well.
+                let is_module = LAYERS.contains(&target);
+                assert!(is_module || !target.starts_with(char::is_lowercase), "{target} is in no layer: {line}");
+                assert!(!is_module || layer(module) <= layer(target), "{module} is below {target}: {line}");
+                arrows += usize::from(is_module && module != target);
+            }
+            let is_outside = line.contains("clap") && !["main", "lib", "cli"].contains(&module);
+            assert!(!is_outside, "{}: the command line is the business of cli: {line}", path.display());
+        }
+    });
+    assert!(arrows > 50, "{arrows} arrows: are these still the sources?");
+}
+
+/// Where in the list it stands. A module that is not in it has no layer yet.
+fn layer(module: &str) -> usize {
+    LAYERS.iter().position(|&layer| layer == module).unwrap_or_else(|| panic!("{module} is in no layer"))
+}
+
+fn first_word(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+}
+
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+#[test]
 fn the_protocol_imports_no_socket_no_clock_and_no_engine() {
     for_each_source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protocol"), &mut |path, source| {
-        for line in source.lines() {
-            let code = line.split("//").next().unwrap_or_default();
+        for line in source.lines().map(code) {
             for (word, rule) in FORBIDDEN {
-                let is_lint = code.contains("#![forbid(unsafe_code)]");
-                assert!(is_lint || !code.contains(word), "{}: {rule}: {line}", path.display());
+                let is_lint = line.contains("#![forbid(unsafe_code)]");
+                assert!(is_lint || !line.contains(word), "{}: {rule}: {line}", path.display());
             }
         }
     });

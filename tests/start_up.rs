@@ -2,11 +2,20 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use common::frames::{BINARY, FIN, TEXT, frame};
 use common::peer::{Peer, UPGRADE};
-use common::server::{Exit, Server, command, run_to_end, tungstenite_client};
+use common::sandbox::forbid;
+use common::server::{Exit, Server, command, engine, limit_descriptors, run_to_end, tungstenite_client};
 
 const BAD_ARGUMENTS: i32 = 2;
 const FAILURE: i32 = 1;
@@ -123,10 +132,13 @@ fn help_and_version() {
         "--listen",
         "--workers",
         "--max-connections",
+        "--cpus",
         "--max-message-size",
         "--handshake-timeout",
         "--idle-timeout",
+        "--stall-timeout",
         "--backlog-per-connection",
+        "--backlog-total",
         "--drain-timeout",
         "--protocol",
         "--engine",
@@ -147,6 +159,8 @@ fn bad_arguments() {
         (&["serve", "--listen", "127.0.0.1:65536"], "--listen"),
         (&["serve", "--workers", "0"], "--workers"),
         (&["serve", "--workers", "many"], "--workers"),
+        (&["serve", "--cpus", "no"], "--cpus"),
+        (&["serve", "--cpus", "9999"], "--cpus"),
         (&["serve", "--max-connections", "0"], "--max-connections"),
         (&["serve", "--max-connections=-1"], "--max-connections"),
         (&["serve", "--max-message-size", "12 parsecs"], "--max-message-size"),
@@ -217,6 +231,16 @@ fn a_port_that_another_server_has() {
     server.open().expect_echo(TEXT, "undisturbed");
 }
 
+/// One of them takes the port from the other: that is an error in the arguments, and no reason to wait for a server that
+/// was killed.
+#[test]
+fn listeners_that_overlap() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let exit = run(&["serve", "--listen", &format!("0.0.0.0:{},{free}", free.port())]);
+    assert_eq!(exit.code, Some(BAD_ARGUMENTS), "{exit}");
+    assert!(exit.stderr.contains(&free.to_string()) && !exit.stderr.contains("killed server"), "{exit}");
+}
+
 #[test]
 fn an_address_of_another_machine() {
     // TEST-NET-1 (RFC 5737): nobody has it.
@@ -257,4 +281,160 @@ fn bare_tcp_has_no_handshake_timeout() {
     websocket.connect().expect_disconnect();
     silent.send(b"hello");
     silent.read_exact(&mut [0; 5]);
+}
+
+/// Sandboxes refuse the call with which a thread gets a descriptor table of its own.
+#[test]
+fn without_descriptor_tables_of_their_own_workers_share_one() {
+    if engine() == "auto" || engine() == "uring" {
+        eprintln!("the native engine has the tables of its rings: nothing to test");
+        return;
+    }
+    for error in [libc::EPERM, libc::ENOSYS] {
+        let mut sandboxed = command(&["serve", "--listen", "127.0.0.1:0", "--workers", "2"]);
+        forbid(&mut sandboxed, &[libc::SYS_close_range], error);
+        let server = Server::launch(sandboxed);
+        assert!(server.start_up_line().contains("one table"), "{}", server.start_up_line());
+        let mut peers: Vec<Peer> = (0..20).map(|_| server.open()).collect();
+        for peer in &mut peers {
+            peer.expect_echo(TEXT, "in one table");
+        }
+        drop(peers);
+        let exit = server.stop();
+        assert!(exit.stderr.contains("close_range is refused"), "{exit}");
+    }
+}
+
+#[test]
+fn workers_that_cannot_be_pinned_serve() {
+    for error in [libc::EPERM, libc::EINVAL] {
+        let mut sandboxed = command(&["serve", "--listen", "127.0.0.1:0"]);
+        forbid(&mut sandboxed, &[libc::SYS_sched_setaffinity], error);
+        let server = Server::launch(sandboxed);
+        server.open().expect_echo(TEXT, "wherever it runs");
+        let exit = server.stop();
+        assert_eq!(exit.stderr.matches("cannot pin").count(), 1, "{exit}");
+    }
+}
+
+#[test]
+fn the_cpus_to_run_on() {
+    let one = rustix::thread::sched_getaffinity(None).expect("an affinity mask");
+    let last = (0..rustix::thread::CpuSet::MAX_CPU).rev().find(|&cpu| one.is_set(cpu)).expect("a CPU");
+    let server = Server::start(&["--cpus", &last.to_string(), "--workers", "2"]);
+    assert!(server.start_up_line().contains("2 workers on 1 CPU (--cpus)"), "{}", server.start_up_line());
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
+    let status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default());
+    let pinned = status.filter(|status| {
+        status.starts_with("Name:\tworker") && status.contains(&format!("Cpus_allowed_list:\t{last}\n"))
+    });
+    assert_eq!(pinned.count(), 2);
+}
+
+/// Nobody reads what it prints: no reason not to serve.
+#[test]
+fn standard_output_that_takes_nothing() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("a device").into();
+    let broken = || Stdio::from(std::io::pipe().expect("a pipe").1);
+    for output in [full(), broken(), full_pipe()] {
+        let mut silent = command(&["serve", "--listen", "127.0.0.1:0"]);
+        silent.stdout(output).stderr(Stdio::piped());
+        let mut server = Killed(silent.spawn().expect("it starts"));
+        let mut line = String::new();
+        let mut stderr = BufReader::new(server.0.stderr.take().expect("piped"));
+        while !line.contains("start-up line cannot be printed") {
+            line.clear();
+            assert_ne!(stderr.read_line(&mut line).expect("text"), 0, "it has ended");
+        }
+        let address =
+            line.split_once("listening on ").and_then(|(_, rest)| rest.split(';').next()).expect("an address");
+        Peer::open(address.parse().expect("an address")).expect_echo(TEXT, "served all the same");
+        kill_process(Pid::from_child(&server.0), Signal::TERM).expect("it runs");
+        assert_eq!(server.0.wait().expect("it ends").code(), Some(0));
+    }
+}
+
+/// A process that does not outlive the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A pipe that nothing fits into any more, and whose other end stays open as long as the test runs.
+fn full_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("a pipe can be made non-blocking");
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("and blocking again");
+    std::mem::forget(reader);
+    writer.into()
+}
+
+#[test]
+fn fewer_descriptors_than_it_needs_at_all() {
+    let mut few = command(&["serve", "--listen", "127.0.0.1:0"]);
+    limit_descriptors(&mut few, 64);
+    let exit = run_to_end(few);
+    assert_eq!(exit.code, Some(BAD_ARGUMENTS), "{exit}");
+    assert!(exit.stderr.contains("RLIMIT_NOFILE is 64") && !exit.stderr.contains("--max-connections"), "{exit}");
+}
+
+/// What a control group grants decides how much slow readers may cost, and how many workers there are.
+#[test]
+fn a_control_group_bounds_backlog_and_workers() {
+    let limits = [
+        ("memory", "memory.limit_in_bytes", "memory.max", "67108864"),
+        ("cpu", "cpu.cfs_quota_us", "cpu.max", "100000"),
+    ];
+    let groups: Vec<_> =
+        limits.into_iter().filter_map(|(name, v1, v2, value)| Group::new(name, v1, v2, value)).collect();
+    if groups.len() < limits.len() {
+        eprintln!("NOT TESTED: a control group with limits takes root, and its controllers");
+        return;
+    }
+    let mut bounded = command(&["serve", "--listen", "127.0.0.1:0"]);
+    let files: Vec<PathBuf> = groups.iter().map(|group| group.0.join("cgroup.procs")).collect();
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed: this opens, writes and closes files, whose
+    // short paths the standard library turns into C strings on the stack.
+    unsafe {
+        bounded.pre_exec(move || files.iter().try_for_each(|file| fs::write(file, "0")));
+    }
+    let server = Server::launch(bounded);
+    let line = server.start_up_line();
+    assert!(line.contains("16 MiB in all (a quarter of 64 MiB: cgroup memory."), "{line}");
+    assert!(line.contains("| 1 worker on 1 CPU"), "{line}");
+    server.open().expect_echo(TEXT, "bounded");
+    server.stop();
+}
+
+/// A control group that goes with the test.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(controller: &str, v1: &str, v2: &str, value: &str) -> Option<Self> {
+        let name = format!("ringecho-test-{}", std::process::id());
+        let of_v1 = PathBuf::from(format!("/sys/fs/cgroup/{controller}/{name}"));
+        let (directory, file) =
+            if of_v1.parent()?.is_dir() { (of_v1, v1) } else { (PathBuf::from("/sys/fs/cgroup").join(name), v2) };
+        if !directory.is_dir() {
+            fs::create_dir(&directory).ok()?;
+        }
+        let group = Self(directory);
+        fs::write(group.0.join(file), value).ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The server is gone; that its tasks are, the kernel may notice a moment later.
+        let until = Instant::now() + Duration::from_secs(10);
+        while fs::remove_dir(&self.0).is_err_and(|e| e.kind() != ErrorKind::NotFound) && Instant::now() < until {
+            thread::yield_now();
+        }
+    }
 }

@@ -34,7 +34,7 @@ fn echo_while_sending(server: &Server, message: &Message) -> Message {
 
 #[test]
 fn messages_up_to_64_mib() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--max-message-size", "64MiB"]);
     for length in [MIB - 1, MIB, MIB + 1, 5 * MIB, 16 * MIB, 64 * MIB] {
         let binary = Message::binary(pattern(1, length));
         assert!(echo_while_sending(&server, &binary) == binary, "{length} bytes came back different");
@@ -192,13 +192,30 @@ fn a_client_that_never_reads_is_blocked_and_loses_nothing() {
     }
 }
 
+/// As blocking clients do: a message that the limits admit never waits for its own echo to be read.
+#[test]
+fn a_whole_message_is_sent_before_its_echo_is_read() {
+    for (arguments, length) in [(&[][..], 16 * MIB), (&["--max-message-size", "48MiB"], 48 * MIB)] {
+        let server = Server::start(arguments);
+        let mut peer = server.open();
+        // What is tested is what the server keeps, not what two kernels can.
+        let socket = SockRef::from(peer.socket());
+        socket.set_recv_buffer_size(64 * KIB).expect("a TCP socket");
+        socket.set_send_buffer_size(64 * KIB).expect("a TCP socket");
+        peer.expect_echo(BINARY, pattern(1, length));
+        peer.send(masked_header(FIN | BINARY, length as u64 + 1, [0; 4]));
+        peer.expect_close(1009);
+    }
+}
+
 /// The backlog is per connection, and so is what it may cost.
 #[test]
 fn many_clients_that_never_read() {
     const CLIENTS: usize = 100;
     const BACKLOG: usize = 64 * KIB;
     for opcode in [BINARY, TEXT] {
-        let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
+        let server =
+            Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB", "--max-message-size", "1MiB"]);
         server.open().expect_echo(TEXT, "warm");
         let before = server.resident_bytes();
 
@@ -218,7 +235,7 @@ fn many_clients_that_never_read() {
 /// Blocked and freed again, more than once in a connection's life.
 #[test]
 fn a_client_that_sends_and_reads_in_turns() {
-    let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB"]);
+    let server = Server::start(&["--workers", "1", "--backlog-per-connection", "64KiB", "--max-message-size", "1MiB"]);
     for opcode in [BINARY, TEXT] {
         let mut client = DeafClient::open(&server, opcode);
         for _ in 0..3 {

@@ -8,7 +8,6 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringecho::engine::Engine;
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
@@ -136,8 +135,7 @@ impl Drop for OwnServer {
 /// many more as fit into the tables of the workers that it needs anyway.
 fn capacity(connections: u32, descriptor_limit: u64) -> u64 {
     let wanted = u64::from(connections);
-    let holds = |engine: Engine| engine.table(descriptor_limit).0;
-    let per_worker = holds(Engine::Uring).min(holds(Engine::Epoll)).max(1);
+    let per_worker = ringecho::Engine::table_of_any(descriptor_limit).max(1);
     let room = wanted.next_multiple_of(per_worker) - wanted;
     wanted + (wanted / 32 + 16).min(room)
 }

@@ -169,11 +169,18 @@ fn a_refused_upgrade_is_counted_by_its_status() {
 
 #[test]
 fn silence_times_out_and_says_where() {
-    let outcome = run(start(Behaviour::Mute), &["--connect-timeout", "0.3"]);
-    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
-    assert_eq!(outcome.failures(), [("upgrade timed out".to_owned(), 4)]);
-    let outcome = run(start(Behaviour::Deaf), &["--connect-timeout", "0.3"]);
-    assert_eq!(outcome.failures(), [("greeting not echoed in time".to_owned(), 4)]);
+    let failures = |behaviour: Behaviour, timeout| {
+        let outcome = run(start(behaviour), &["--connect-timeout", timeout]);
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        outcome.failures()
+    };
+    for (behaviour, cause) in [(Behaviour::Mute, "upgrade timed out"), (Behaviour::Deaf, "greeting not echoed in time")]
+    {
+        // What comes before must not time out; on a busy machine that takes longer.
+        let expected = [(cause.to_owned(), 4)];
+        let patient = ["0.3", "3", "30"].iter().any(|timeout| failures(behaviour, timeout) == expected);
+        assert!(patient, "no timeout was {cause:?}");
+    }
 }
 
 #[test]
@@ -209,7 +216,8 @@ fn bad_arguments_and_impossible_runs_have_their_own_exit_codes() {
     assert_eq!(ringload(&["run", "http://127.0.0.1/"]).status.code(), Some(2));
     assert_eq!(ringload(&["run", "--cpus", "1023", "ws://127.0.0.1:1/"]).status.code(), Some(2));
     assert_eq!(ringload(&["run", "ws://no-such-host.invalid/"]).status.code(), Some(3));
-    let output = ringload(&["run", "-c", "60000", "ws://[::1]:1/"]);
+    // More than an address has, however many of its ports the machine gives out.
+    let output = ringload(&["run", "-c", "65536", "ws://[::1]:1/"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("local ports of 1 source address"));
 }

@@ -225,6 +225,7 @@ mod tests {
         Limits {
             handshake_timeout: None,
             idle_timeout,
+            stall_timeout: None,
             close_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(1),
         }

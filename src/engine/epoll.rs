@@ -25,7 +25,6 @@ use super::fairness::{LAST_RECEIVES, Modest, SHARE};
 use super::sockets::arrivals::Arrivals;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing, Step};
 use super::stopping::Stopping;
-use crate::sys;
 use crate::worker::{Control, Limits, Plan};
 
 /// Events taken per turn.
@@ -102,7 +101,6 @@ enum Outcome {
 
 impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control, arrivals: Arrivals) -> io::Result<Self> {
-        sys::pin_to_cpu(plan.cpu)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
         epoll::add(&epoll, arrivals.as_fd(), EventData::new_u64(ARRIVALS), EventFlags::IN)?;

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::worker::Plan;
 
 pub mod balance;
 pub mod deadline;
@@ -19,10 +19,15 @@ mod notice;
 pub mod sockets;
 pub mod stopping;
 mod threads;
+#[cfg(feature = "tokio-uring")]
 pub mod tokio_uring;
 pub mod uring;
 
-pub use threads::{Controls, Workers};
+pub(crate) use threads::{Controls, Workers};
+
+/// Connections that one worker holds at most, whatever `RLIMIT_NOFILE` says: the kernel's bound on a ring's table of direct
+/// descriptors (`IORING_MAX_FIXED_FILES`). Containers have limits of 2^30, and each worker reserves its table's memory.
+const TABLE_MAX: u64 = 1 << 20;
 
 /// The engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,35 +54,65 @@ impl Engine {
     pub fn probe(self) -> Result<(), EngineError> {
         let outcome = match self {
             Self::Uring => uring::probe(),
+            #[cfg(feature = "tokio-uring")]
             Self::TokioUring => tokio_uring::probe(),
+            #[cfg(not(feature = "tokio-uring"))]
+            Self::TokioUring => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this build is without the cargo feature tokio-uring"))
+            }
             Self::Epoll => Ok(()),
         };
         outcome.map_err(|source| EngineError::Start { engine: self, source })
     }
 
     /// The best that this machine can run, and why it is not the native one.
-    pub fn best() -> (Self, Option<EngineError>) {
+    pub(crate) fn best() -> (Self, Option<String>) {
         match Self::Uring.probe() {
             Ok(()) => (Self::Uring, None),
-            Err(reason) => (Self::Epoll, Some(reason)),
+            Err(EngineError::Start { engine, source }) => {
+                (Self::Epoll, Some(format!("{source}{}", cause(engine, &source))))
+            }
+            Err(e) => (Self::Epoll, Some(e.to_string())),
         }
     }
 
-    /// How many connections one worker can hold, and what they are called, if `descriptors` is the limit on
-    /// descriptors (`RLIMIT_NOFILE`).
-    pub fn table(self, descriptors: u64) -> (u64, &'static str) {
+    /// What one worker's connections are called, and how many of them `descriptors` (`RLIMIT_NOFILE`) allow for.
+    pub(crate) fn table(self, descriptors: u64) -> (u64, &'static str) {
         match self {
-            Self::Uring => (descriptors.min(uring::DIRECT_DESCRIPTORS_MAX), "direct descriptors"),
-            Self::TokioUring | Self::Epoll => (descriptors.saturating_sub(sockets::table::RESERVED), "descriptors"),
+            Self::Uring => (descriptors.min(TABLE_MAX), "direct descriptors"),
+            Self::TokioUring | Self::Epoll => {
+                (descriptors.saturating_sub(sockets::table::RESERVED).min(TABLE_MAX), "descriptors")
+            }
         }
     }
 
-    /// Starts the workers and whoever accepts for them.
-    pub fn start(self, config: &Config, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
+    /// How many connections a worker holds if `descriptors` is the limit, whatever its engine.
+    #[doc(hidden)]
+    pub fn table_of_any(descriptors: u64) -> u64 {
+        [Self::Uring, Self::TokioUring, Self::Epoll]
+            .map(|engine| engine.table(descriptors).0)
+            .into_iter()
+            .fold(u64::MAX, u64::min)
+    }
+
+    /// Whether its workers can have descriptor tables of their own here, and why not. The native engine's are those of
+    /// its rings.
+    pub(crate) fn probe_tables(self) -> io::Result<()> {
         match self {
-            Self::Uring => uring::start(config, listeners),
-            Self::TokioUring => sockets::start(config, listeners, tokio_uring::run),
-            Self::Epoll => sockets::start(config, listeners, epoll::run),
+            Self::Uring => Ok(()),
+            Self::TokioUring | Self::Epoll => sockets::table::probe(),
+        }
+    }
+
+    /// Starts a worker for each plan and the acceptor for them.
+    pub(crate) fn start(self, plans: Vec<Plan>, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
+        match self {
+            Self::Uring => uring::start(plans, listeners),
+            #[cfg(feature = "tokio-uring")]
+            Self::TokioUring => sockets::start(self, plans, listeners, tokio_uring::run),
+            #[cfg(not(feature = "tokio-uring"))]
+            Self::TokioUring => self.probe().map(|()| unreachable!("the probe fails")),
+            Self::Epoll => sockets::start(self, plans, listeners, epoll::run),
         }
     }
 }
@@ -87,30 +122,47 @@ impl Engine {
 pub enum EngineError {
     /// The kernel does not give what the engine needs.
     #[error("cannot set up the engine {}: {source}{}", .engine.name(), remedy(*.engine, .source))]
-    Start { engine: Engine, source: io::Error },
+    Start {
+        /// Which engine.
+        engine: Engine,
+        /// What the kernel says.
+        source: io::Error,
+    },
     /// Something that any engine needs.
     #[error("cannot {what}: {source}")]
-    System { what: &'static str, source: io::Error },
+    System {
+        /// What it is for.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> EngineError {
     move |source| EngineError::System { what, source }
 }
 
-fn remedy(engine: Engine, error: &io::Error) -> &'static str {
+/// What such an error means, and what to do about it.
+fn remedy(engine: Engine, error: &io::Error) -> String {
+    let advice = match (engine, error.raw_os_error()) {
+        (Engine::Epoll, _) => "",
+        (_, Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP)) => {
+            ": use --engine epoll or auto"
+        }
+        _ => "",
+    };
+    format!("{}{advice}", cause(engine, error))
+}
+
+fn cause(engine: Engine, error: &io::Error) -> &'static str {
     match (engine, error.raw_os_error()) {
         (_, Some(libc::EMFILE)) => "; too many descriptors: raise the limit (ulimit -Hn) or use fewer workers",
         (Engine::Epoll, _) => "",
         (_, Some(libc::EPERM | libc::EACCES)) => {
-            "; io_uring is forbidden here (see sysctl kernel.io_uring_disabled, or the container's seccomp profile): \
-             use --engine epoll or auto"
+            "; io_uring is forbidden here (see sysctl kernel.io_uring_disabled, or the container's seccomp profile)"
         }
-        (_, Some(libc::ENOSYS)) => {
-            "; this kernel has no io_uring, or a seccomp profile hides it: use --engine epoll or auto"
-        }
-        (_, Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
-            "; this kernel is too old for it (Linux 6.1 or newer is needed): use --engine epoll or auto"
-        }
+        (_, Some(libc::ENOSYS)) => "; this kernel has no io_uring, or a seccomp profile hides it",
+        (_, Some(libc::EINVAL | libc::EOPNOTSUPP)) => "; this kernel is too old for it (Linux 6.1 or newer is needed)",
         (_, Some(libc::ENOMEM)) => "; not enough memory, or RLIMIT_MEMLOCK is too low (ulimit -l)",
         _ => "",
     }

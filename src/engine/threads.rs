@@ -1,12 +1,11 @@
 //! The threads of a running server: workers and their acceptor.
 
 use std::io;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::thread::{self, JoinHandle};
 
 use super::{Engine, EngineError, remedy, system};
-use crate::config::Config;
-use crate::sys::log;
+use crate::sys::{self, log};
 use crate::worker::{Control, Plan, Tally};
 
 /// A thread of the server and how to reach it.
@@ -16,7 +15,7 @@ pub(super) struct Running {
 }
 
 /// A server that runs.
-pub struct Workers {
+pub(crate) struct Workers {
     acceptor: Running,
     workers: Vec<Running>,
 }
@@ -27,13 +26,13 @@ impl Workers {
     }
 
     /// How to reach them from another thread.
-    pub fn controls(&self) -> Controls {
+    pub(crate) fn controls(&self) -> Controls {
         let control = |running: &Running| Arc::clone(&running.control);
         Controls { acceptor: control(&self.acceptor), workers: self.workers.iter().map(control).collect() }
     }
 
     /// Waits until all have come to their end.
-    pub fn join(self) {
+    pub(crate) fn join(self) {
         for running in std::iter::once(self.acceptor).chain(self.workers) {
             // A panic has ended the process already in release builds, and has printed itself in debug builds.
             let _ = running.thread.join();
@@ -43,19 +42,19 @@ impl Workers {
 
 /// How to reach a running server.
 #[derive(Clone)]
-pub struct Controls {
+pub(crate) struct Controls {
     acceptor: Arc<Control>,
     workers: Vec<Arc<Control>>,
 }
 
 impl Controls {
-    /// Tells everybody to stop: nobody accepts any more, the workers drain their connections.
-    pub fn stop(&self) -> io::Result<()> {
-        std::iter::once(&self.acceptor).chain(&self.workers).try_for_each(|control| control.stop())
+    /// Tells all threads to stop: the acceptor at once, the workers when their connections are drained.
+    pub(crate) fn stop(&self) {
+        std::iter::once(&self.acceptor).chain(&self.workers).for_each(|control| control.stop());
     }
 
     /// What all workers have done so far.
-    pub fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         let mut total = Tally::default();
         self.workers.iter().for_each(|control| total += control.tally());
         total
@@ -64,22 +63,23 @@ impl Controls {
 
 /// Starts a worker on a thread of its own and waits until it is ready, or says why it cannot be.
 pub(super) fn start_worker<T: Send + 'static>(
-    config: &Config,
-    index: usize,
+    engine: Engine,
+    plan: Plan,
     run: impl FnOnce(&Plan, &Arc<Control>, &dyn Fn(io::Result<T>)) -> io::Result<()> + Send + 'static,
 ) -> Result<(Running, T), EngineError> {
-    let plan = Plan {
-        index,
-        cpu: config.cpus[index % config.cpus.len()],
-        capacity: config.capacity_of_worker(index),
-        receive_memory: config.receive_memory,
-        backlog: config.backlog,
-        receive_buffers: config.receive_buffers,
-        ring_entries: config.ring_entries,
-        settings: config.settings.clone(),
-        limits: config.limits,
-    };
-    start(config.engine, format!("worker {index}"), move |control, started| run(&plan, control, started))
+    start(engine, format!("worker {}", plan.index), move |control, started| {
+        pin(plan.cpu);
+        run(&plan, control, started)
+    })
+}
+
+/// Keeps the calling thread on one processor. Sandboxes forbid that, and a cpuset may have changed: then the kernel places
+/// the thread, which costs speed and nothing else.
+fn pin(cpu: usize) {
+    static NOTE: Once = Once::new();
+    if let Err(e) = sys::pin_to_cpu(cpu) {
+        NOTE.call_once(|| log(format_args!("cannot pin a worker to CPU {cpu}: {e}; the kernel places it instead")));
+    }
 }
 
 /// Starts a thread and waits until it is ready, or says why it cannot be: it calls the function that it gets once, with
@@ -94,6 +94,7 @@ pub(super) fn start<T: Send + 'static>(
     let body = {
         let (name, control) = (name.clone(), Arc::clone(&control));
         move || {
+            sys::block_signals();
             let started = |outcome| {
                 let _ = report.send(outcome);
             };

@@ -29,6 +29,12 @@ pub fn detach(kept: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether threads can have tables of their own: one that lives for a moment tries. Sandboxes refuse it.
+pub(crate) fn probe() -> io::Result<()> {
+    let try_it = || close_range(u32::MAX, u32::MAX, libc::CLOSE_RANGE_UNSHARE);
+    std::thread::Builder::new().spawn(try_it)?.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+}
+
 fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
     // SAFETY: no memory is involved. The first call of `detach` gives this thread a table of its own before it closes
     // anything, so descriptors that other threads use stay open in theirs; this thread owns none but those it keeps.

@@ -26,7 +26,6 @@ use std::sync::Arc;
 use tokio_uring::Runtime;
 
 use super::sockets::arrivals::Arrivals;
-use crate::sys;
 use crate::worker::{Control, Plan};
 use worker::{Keeper, Worker};
 
@@ -55,7 +54,7 @@ pub(super) fn run(
     arrivals: Arrivals,
     started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {
-    let runtime = match sys::pin_to_cpu(plan.cpu).and_then(|()| runtime(plan.ring_entries)) {
+    let runtime = match runtime(plan.ring_entries) {
         Ok(runtime) => runtime,
         Err(e) => {
             started(Err(e));
@@ -83,12 +82,14 @@ mod tests {
         let limits = Limits {
             handshake_timeout: None,
             idle_timeout: None,
+            stall_timeout: None,
             close_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(1),
         };
         let plan = Plan {
             index: 0,
             cpu: 0,
+            has_own_table: true,
             capacity: 1,
             receive_memory: 1 << 20,
             receive_buffers: None,

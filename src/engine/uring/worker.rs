@@ -7,8 +7,7 @@ use io_uring::{opcode, types};
 
 use crate::engine::deadline::Clock;
 use crate::engine::stopping::Stopping;
-use crate::sys;
-use crate::worker::{Control, Limits, Plan};
+use crate::worker::{Control, Limits, Plan, ReceiveBuffers};
 
 use super::buffers::{BufferPool, PoolShape};
 use super::connections::Connections;
@@ -74,14 +73,16 @@ pub fn pool_shape(memory: usize) -> PoolShape {
 
 impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control) -> io::Result<Self> {
-        sys::pin_to_cpu(plan.cpu)?;
         let options = RingOptions {
             entries: plan.ring_entries.unwrap_or(SQ_ENTRIES),
             cq_entries: plan.ring_entries.map_or(CQ_ENTRIES, |entries| 2 * entries),
             direct_descriptors: plan.capacity,
         };
         let ring = Ring::new(&options)?;
-        let shape = plan.receive_buffers.unwrap_or_else(|| pool_shape(plan.receive_memory));
+        let shape = plan.receive_buffers.map_or_else(
+            || pool_shape(plan.receive_memory),
+            |ReceiveBuffers { count, size, incremental }| PoolShape { count, size, incremental },
+        );
         let pool = BufferPool::new(&ring, submit::BUFFER_GROUP, shape)?;
         let clock = Clock::new(&plan.limits);
         let timeouts = clock.timeouts(&plan.limits);

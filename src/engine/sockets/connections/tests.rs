@@ -12,6 +12,7 @@ fn connections(protocol: Protocol) -> Connections {
     let plan = Plan {
         index: 0,
         cpu: 0,
+        has_own_table: true,
         capacity: 10,
         receive_memory: RECEIVE,
         receive_buffers: None,
@@ -21,6 +22,7 @@ fn connections(protocol: Protocol) -> Connections {
         limits: Limits {
             handshake_timeout: None,
             idle_timeout: None,
+            stall_timeout: None,
             close_timeout: std::time::Duration::ZERO,
             drain_timeout: std::time::Duration::ZERO,
         },

@@ -1,0 +1,89 @@
+//! What a server is asked to be: plain data, whether it comes from flags, from the environment or from a program that
+//! embeds the server. [`Config::resolve`](crate::Config::resolve) checks it.
+
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::protocol::Protocol;
+use crate::worker::ReceiveBuffers;
+
+/// What a server is asked to be. `None` leaves the choice to [`Config::resolve`](crate::Config::resolve), which knows the
+/// machine, unless a field says otherwise.
+///
+/// ```
+/// let options = ringecho::Options { listen: vec!["127.0.0.1:0".into()], ..ringecho::Options::default() };
+/// assert_eq!(options.handshake_timeout, Some(std::time::Duration::from_secs(10)));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen: `ADDRESS:PORT` each, like `0.0.0.0:9001` or `[::1]:9001`; port 0 takes a free one, and of a name
+    /// the first address is taken. The default is `127.0.0.1:9001` alone.
+    pub listen: Vec<String>,
+    /// Who moves the bytes. `None`: [`Engine::Uring`] if the kernel lets it, else [`Engine::Epoll`].
+    pub engine: Option<Engine>,
+    /// Worker threads. `None`: one per CPU, as far as the CPU quota goes, and more if `max_connections` needs them.
+    pub workers: Option<usize>,
+    /// The CPUs to run the workers on, in this order. `None`: those of the process's affinity mask, from the one on that
+    /// the kernel has placed the process on.
+    pub cpus: Option<Vec<usize>>,
+    /// Connections to hold at most. `None`: what the workers' descriptor tables hold.
+    pub max_connections: Option<usize>,
+    /// Bytes of the largest message, all its fragments together; 0: no limit. `None`: 16 MiB, or less if
+    /// `backlog_per_connection` is less.
+    pub max_message_size: Option<u64>,
+    /// Bytes of output that may wait for one peer before its connection is no longer read from. `None`: 16 MiB, or
+    /// `max_message_size` if that is more, as far as `backlog_total` goes.
+    pub backlog_per_connection: Option<u64>,
+    /// The same for all connections together. `None`: a quarter of the memory that the process may use, 1 GiB at most.
+    pub backlog_total: Option<u64>,
+    /// From the accept to the end of the upgrade request. `None`: as long as it takes. The default is 10 s.
+    pub handshake_timeout: Option<Duration>,
+    /// Without input from a peer, which half-way gets a Ping. `None`, the default: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// Without progress of output that waits for a peer, above the limit where its connection is no longer read from.
+    /// `None`: for ever. The default is 60 s.
+    pub stall_timeout: Option<Duration>,
+    /// From [`Handle::stop`](crate::Handle::stop) to the end, whatever the peers do. The default is 10 s.
+    pub drain_timeout: Duration,
+    /// What to speak.
+    pub protocol: Protocol,
+    /// Subprotocols to agree to, in order of preference.
+    pub subprotocols: Vec<String>,
+    /// The only path to serve. `None`: every path is served.
+    pub path: Option<String>,
+    /// A worker's receive memory, for tests.
+    #[doc(hidden)]
+    pub receive_buffers: Option<ReceiveBuffers>,
+    /// Entries of a worker's submission queue, for tests.
+    #[doc(hidden)]
+    pub ring_entries: Option<u32>,
+}
+
+impl Options {
+    /// The default of [`Options::listen`].
+    pub const LISTEN: &str = "127.0.0.1:9001";
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: vec![Self::LISTEN.into()],
+            engine: None,
+            workers: None,
+            cpus: None,
+            max_connections: None,
+            max_message_size: None,
+            backlog_per_connection: None,
+            backlog_total: None,
+            handshake_timeout: Some(Duration::from_secs(10)),
+            idle_timeout: None,
+            stall_timeout: Some(Duration::from_secs(60)),
+            drain_timeout: Duration::from_secs(10),
+            protocol: Protocol::WebSocket,
+            subprotocols: Vec::new(),
+            path: None,
+            receive_buffers: None,
+            ring_entries: None,
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What the kernel says about an operation.
+
+use io_uring::cqueue;
+
+use crate::piece::Piece;
+
+/// The completion of an operation, as [`Ring::reap`](crate::Ring::reap) found it.
+#[derive(Debug)]
+pub struct Completion {
+    /// What the operation carried.
+    pub user_data: u64,
+    /// What it returned; negative: an error number.
+    pub result: i32,
+    /// What a receive has brought: present if and only if that is at least one byte.
+    pub piece: Option<Piece>,
+    flags: u32,
+}
+
+impl Completion {
+    #[inline]
+    pub(crate) fn new(user_data: u64, result: i32, flags: u32, piece: Option<Piece>) -> Self {
+        Self { user_data, result, piece, flags }
+    }
+
+    /// Whether a multishot operation goes on (`IORING_CQE_F_MORE`).
+    #[inline]
+    pub fn goes_on(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// Whether the socket had more bytes than the receive has taken (`IORING_CQE_F_SOCK_NONEMPTY`).
+    #[inline]
+    pub fn is_socket_nonempty(&self) -> bool {
+        cqueue::sock_nonempty(self.flags)
+    }
+}

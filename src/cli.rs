@@ -59,8 +59,8 @@ struct ServeArgs {
     #[arg(long, env = "RINGECHO_WORKERS", value_name = "N")]
     workers: Option<usize>,
 
-    /// CPUs to pin the workers to, in this order, like 2,3 or 0-7 [default: all that the process may use, from the one on
-    /// which the kernel has started it].
+    /// CPUs to pin the workers to, in this order, like 2,3 or 0-7 [default: all that the process may use, if there are at
+    /// least as many workers; fewer workers are placed by the kernel].
     #[arg(long, env = "RINGECHO_CPUS", value_name = "LIST", value_parser = parse_cpus)]
     cpus: Option<CpuList>,
 
@@ -232,8 +232,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Says which of the flags that an error speaks of have a value from the environment: who has typed no flag does not
-/// look for one.
+/// Names the environment variables that set flags which an error speaks of: these flags were not typed.
 fn name_variables(error: &str) {
     for line in variables_behind(error, |variable| std::env::var_os(variable)) {
         log(format_args!("{line}"));

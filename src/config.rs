@@ -8,15 +8,19 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::engine::{Engine, EngineError};
-use crate::machine::{Bytes, Machine};
+use crate::machine::{Bound, Bytes, Machine};
 use crate::options::Options;
 use crate::protocol::Settings;
 use crate::worker::{Backlog, Limits, Plan};
 
-/// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or the way sockets get to it.
+/// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or, where it has no table of
+/// its own, what it waits on.
 const DESCRIPTORS_PER_WORKER: u64 = 2;
-/// Standard streams, listeners, what the acceptor has in its hands and the like.
+/// Standard streams, listeners and the like.
 const DESCRIPTORS_RESERVED: u64 = 64;
+/// Descriptors that a worker needs in a table that it shares, beside its listeners: its eventfd and what its engine waits on
+/// (a ring, an epoll, their wake-ups), with some to spare.
+const DESCRIPTORS_PER_SHARING_WORKER: u64 = 8;
 /// Below this, receives become so small that a worker does little else.
 const BACKLOG_MIN: u64 = 64 << 10;
 const BACKLOG_MAX: u64 = 1 << 30;
@@ -102,7 +106,6 @@ pub struct Config {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) plans: Vec<Plan>,
     pub(crate) max_connections: usize,
-    cpus: usize,
     limits: Vec<String>,
     notes: Vec<String>,
 }
@@ -147,12 +150,13 @@ impl Config {
         mut notes: Vec<String>,
     ) -> Result<Self, ConfigError> {
         let cpus = Cpus::choose(options, machine)?;
-        let table = Table::new(engine, tables, machine.descriptors);
+        let table = Table::new(engine, tables, machine.descriptors, options.listen.len());
         let workers = workers(options, &cpus, &table)?;
         let capacity = table.capacity(workers);
         let max_connections = options.max_connections.map_or(capacity, |wanted| wanted as u64) as usize;
         let connections = match options.max_connections {
             Some(_) => format!("--max-connections, of {capacity}: {}", table.describe(workers)),
+            None if tables == Tables::One => table.describe(workers),
             None => format!("{}; --max-connections raises it", table.describe(workers)),
         };
         let sizes = Sizes::choose(options, machine, workers, &mut notes)?;
@@ -166,14 +170,12 @@ impl Config {
         let settings = settings(options, sizes.message)?;
         let plan = |index| Plan {
             index,
-            cpu: cpus.order[index % cpus.order.len()],
+            cpu: cpus.is_pinned(workers).then(|| cpus.order[index % cpus.order.len()]),
             has_own_table: tables == Tables::OnePerWorker,
             capacity: share(max_connections, workers, index) as u32,
             receive_memory,
             backlog: Backlog {
-                // An engine stops to read when two turns' worth of receives may bring the connection beyond it: a whole
-                // message is to fit below that.
-                per_connection: sizes.backlog as usize + 2 * receive_memory,
+                per_connection: with_overhead(sizes.backlog) as usize,
                 total: (sizes.backlog_total / workers as u64) as usize,
             },
             receive_buffers: options.receive_buffers,
@@ -187,10 +189,9 @@ impl Config {
                 drain_timeout: options.drain_timeout,
             },
         };
-        let cpus_used = cpus.order.len().min(workers);
         let limits = vec![
             format!("engine {}", engine.name()),
-            format!("{} on {}{}", counted(workers, "worker"), counted(cpus_used, "CPU"), cpus.limited_by),
+            cpus.describe(workers, options.workers.is_none()),
             format!("capacity {} ({connections})", counted(max_connections, "connection")),
             sizes.to_string(),
         ];
@@ -199,13 +200,12 @@ impl Config {
             listen: listen(&options.listen)?,
             plans: (0..workers).map(plan).collect(),
             max_connections,
-            cpus: cpus_used,
             limits,
             notes,
         })
     }
 
-    /// Who moves the bytes.
+    /// What moves the bytes.
     pub fn engine(&self) -> Engine {
         self.engine
     }
@@ -213,11 +213,6 @@ impl Config {
     /// Worker threads.
     pub fn workers(&self) -> usize {
         self.plans.len()
-    }
-
-    /// CPUs that they run on.
-    pub fn cpus(&self) -> usize {
-        self.cpus
     }
 
     /// Connections in all.
@@ -249,43 +244,44 @@ struct Cpus {
     order: Vec<usize>,
     /// How many workers are worth having by default.
     worth: usize,
-    /// What made it fewer than there are, for the start-up line.
-    limited_by: String,
+    is_chosen: bool,
+    quota: Option<Bound<f64>>,
 }
 
 impl Cpus {
     fn choose(options: &Options, machine: &Machine) -> Result<Self, ConfigError> {
-        let (order, mut limited_by) = match &options.cpus {
-            Some(wanted) => {
-                if let Some(&cpu) = wanted.iter().find(|cpu| !machine.cpus.contains(cpu)) {
-                    return Err(ConfigError::Cpu { cpu, usable: list(&machine.cpus) });
-                }
-                if wanted.is_empty() {
-                    return Err(ConfigError::NoCpus);
-                }
-                (wanted.clone(), " (--cpus)".into())
-            }
-            None => (from(&machine.cpus, machine.current_cpu), String::new()),
-        };
-        let mut worth = order.len();
-        if let Some(quota) = &machine.cpu_quota
-            && quota.value < worth as f64
-        {
-            worth = quota.value.ceil() as usize;
-            if options.workers.is_none() {
-                limited_by = format!(" (CPU quota {:.2}: {})", quota.value, quota.set_by);
-            }
+        let order = options.cpus.clone().unwrap_or_else(|| machine.cpus.clone());
+        if let Some(&cpu) = order.iter().find(|cpu| !machine.cpus.contains(cpu)) {
+            return Err(ConfigError::Cpu { cpu, usable: list(&machine.cpus) });
         }
-        Ok(Self { order, worth, limited_by })
+        if order.is_empty() {
+            return Err(ConfigError::NoCpus);
+        }
+        let quota = machine.cpu_quota.clone().filter(|quota| quota.value < order.len() as f64);
+        let worth = quota.as_ref().map_or(order.len(), |quota| quota.value.ceil() as usize);
+        Ok(Self { order, worth, is_chosen: options.cpus.is_some(), quota })
     }
-}
 
-/// The CPUs from `first` on, then those before it. The kernel's scheduler starts processes on idle CPUs: servers with fewer
-/// workers than CPUs begin there, and not all of them at the first.
-fn from(cpus: &[usize], first: usize) -> Vec<usize> {
-    let mut order = cpus.to_vec();
-    order.rotate_left(cpus.iter().position(|&cpu| cpu == first).unwrap_or(0));
-    order
+    /// Whether workers stay on a CPU each. Fewer workers than CPUs do so only where that is asked for: the kernel knows
+    /// which CPUs other processes are busy on, other servers with few workers among them.
+    fn is_pinned(&self, workers: usize) -> bool {
+        self.is_chosen || workers >= self.order.len()
+    }
+
+    /// For the start-up line.
+    fn describe(&self, workers: usize, is_default: bool) -> String {
+        let on = if self.is_pinned(workers) {
+            counted(self.order.len().min(workers), "CPU")
+        } else {
+            format!("any of {}", counted(self.order.len(), "CPU"))
+        };
+        let limited_by = match &self.quota {
+            Some(quota) if is_default => format!(" (CPU quota {:.2}: {})", quota.value, quota.set_by),
+            _ if self.is_chosen => " (--cpus)".into(),
+            _ => String::new(),
+        };
+        format!("{} on {on}{limited_by}", counted(workers, "worker"))
+    }
 }
 
 fn list(cpus: &[usize]) -> String {
@@ -308,18 +304,23 @@ struct Table {
     /// `RLIMIT_NOFILE`.
     limit: u64,
     descriptors: &'static str,
+    /// Each worker has copies of them.
+    listeners: u64,
 }
 
 impl Table {
-    fn new(engine: Engine, tables: Tables, limit: u64) -> Self {
+    fn new(engine: Engine, tables: Tables, limit: u64, listeners: usize) -> Self {
         let (holds, descriptors) = engine.table(limit);
-        Self { tables, holds, limit, descriptors }
+        Self { tables, holds, limit, descriptors, listeners: listeners as u64 }
     }
 
     fn capacity(&self, workers: usize) -> u64 {
         match self.tables {
             Tables::OnePerWorker => self.holds.saturating_mul(workers as u64),
-            Tables::One => self.holds.saturating_sub(descriptors_needed(workers)),
+            Tables::One => {
+                let of_worker = DESCRIPTORS_PER_SHARING_WORKER + self.listeners;
+                self.holds.saturating_sub(DESCRIPTORS_RESERVED + of_worker * workers as u64)
+            }
         }
     }
 
@@ -380,6 +381,7 @@ fn workers(options: &Options, cpus: &Cpus, table: &Table) -> Result<usize, Confi
             descriptors: table.descriptors,
             needed,
         }),
+        None if capacity == 0 => Err(ConfigError::TooFewDescriptors { workers, needed: limit + 1, limit }),
         _ => Ok(workers),
     }
 }
@@ -412,7 +414,7 @@ impl Sizes {
             None => format!("a quarter of {}: {}", Bytes(memory.value), memory.set_by),
         };
         let part = backlog_total / workers as u64;
-        let most = part.clamp(BACKLOG_MIN, BACKLOG_MAX);
+        let most = without_overhead(part).clamp(BACKLOG_MIN, BACKLOG_MAX);
         let wanted = match options.max_message_size {
             None => None,
             Some(0) => Some(u64::MAX),
@@ -433,7 +435,7 @@ impl Sizes {
         if message != u64::MAX && message > holds {
             notes.push(format!(
                 "messages of more than {} are echoed only to peers that read while they send: \
-                 --max-message-size is {}, --backlog-per-connection {}, and each of {} may keep {} of --backlog-total",
+                 --max-message-size is {}, --backlog-per-connection {}, and {} may keep {} of --backlog-total each",
                 Bytes(holds),
                 Bytes(message),
                 Bytes(backlog),
@@ -459,6 +461,17 @@ impl fmt::Display for Sizes {
             self.limited_by
         )
     }
+}
+
+/// What the echo of so many bytes may take while it waits: frames have headers, memory comes in blocks, and an engine stops
+/// to receive shortly before the limit. A sixteenth suffices for pieces of some 200 bytes.
+fn with_overhead(bytes: u64) -> u64 {
+    bytes + bytes / 16
+}
+
+/// How many bytes may wait where there is room for `room`.
+fn without_overhead(room: u64) -> u64 {
+    room - room / 16
 }
 
 /// What one turn of a loop receives may all belong to one peer, and what the turn before received, too: so a worker's
@@ -528,13 +541,11 @@ fn counted(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Bound;
 
     fn machine(cpus: usize) -> Machine {
         Machine {
             descriptors: 20_000,
             cpus: (0..cpus).collect(),
-            current_cpu: 0,
             cpu_quota: None,
             memory: Bound { value: 24 << 30, set_by: "physical memory".into() },
         }
@@ -595,7 +606,11 @@ mod tests {
             Config::of_engine(&options, &machine(2), Engine::Epoll, Tables::One, Vec::new())
         };
         let config = resolve(None).unwrap();
-        assert!(config.max_connections < 20_000 && !config.plans[0].has_own_table, "{}", config.max_connections);
+        assert!(
+            config.max_connections < 20_000 - 2 * 8 && !config.plans[0].has_own_table,
+            "{}",
+            config.max_connections
+        );
         let refused = resolve(Some(20_000)).unwrap_err().to_string();
         assert!(refused.contains("RLIMIT_NOFILE"), "{refused}");
     }
@@ -613,14 +628,15 @@ mod tests {
     }
 
     #[test]
-    fn workers_begin_at_the_cpu_that_the_kernel_has_chosen() {
+    fn workers_are_pinned_where_each_cpu_has_one_or_where_that_is_asked_for() {
         let cpus = |options: &Options| {
-            let machine = Machine { cpus: vec![1, 3, 5], current_cpu: 3, ..machine(0) };
+            let machine = Machine { cpus: vec![1, 3, 5], ..machine(0) };
             on(&machine, options).map(|config| config.plans.iter().map(|plan| plan.cpu).collect::<Vec<_>>())
         };
-        assert_eq!(cpus(&Options::default()).unwrap(), [3, 5, 1]);
+        assert_eq!(cpus(&Options::default()).unwrap(), [1, 3, 5].map(Some));
+        assert_eq!(cpus(&Options { workers: Some(2), ..Options::default() }).unwrap(), [None, None]);
         let of_list = Options { cpus: Some(vec![5, 1]), workers: Some(3), ..Options::default() };
-        assert_eq!(cpus(&of_list).unwrap(), [5, 1, 5]);
+        assert_eq!(cpus(&of_list).unwrap(), [5, 1, 5].map(Some));
         let refused = cpus(&Options { cpus: Some(vec![2]), ..Options::default() }).unwrap_err().to_string();
         assert!(refused.contains("1,3,5"), "{refused}");
     }
@@ -629,7 +645,7 @@ mod tests {
     fn the_backlog_of_all_is_a_quarter_of_the_memory() {
         const MIB: u64 = 1 << 20;
         for (memory, total, message) in
-            [(24 << 30, 1 << 30, 16 * MIB), (128 * MIB, 32 * MIB, 16 * MIB), (64 * MIB, 16 * MIB, 8 * MIB)]
+            [(24 << 30, 1 << 30, 16 * MIB), (136 * MIB, 34 * MIB, 255 * MIB / 16), (64 * MIB, 16 * MIB, 15 * MIB / 2)]
         {
             let memory = Bound { value: memory, set_by: "cgroup memory.max".into() };
             let config = on(&Machine { memory, ..machine(2) }, &Options::default()).unwrap();
@@ -651,7 +667,7 @@ mod tests {
             (None, Some(MIB), (MIB, MIB), false),
             (None, Some(64 * MIB), (16 * MIB, 64 * MIB), false),
             (Some(16 * MIB), Some(MIB), (16 * MIB, MIB), true),
-            (Some(2048 * MIB), None, (2048 * MIB, 512 * MIB), true),
+            (Some(2048 * MIB), None, (2048 * MIB, 480 * MIB), true),
             (Some(0), None, (u64::MAX, 16 * MIB), false),
         ] {
             let options = Options { max_message_size: message, backlog_per_connection: backlog, ..Options::default() };

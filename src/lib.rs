@@ -17,25 +17,31 @@
 //! - `server` binds, starts the workers and drains them;
 //! - `config` turns options into checked settings, `machine` asks the operating system what it grants;
 //! - `engine` moves the bytes;
+//! - `connection` is a connection's life, its pending output, its deadlines and its turn, without I/O and without a clock;
 //! - `worker` is what a worker shares with the rest of the process;
 //! - `protocol` knows what the bytes mean, without I/O and without a clock;
 //! - `sys` makes single system calls.
 
 #![warn(missing_docs)]
+// Some of what engines share is used by the tokio-uring engine alone.
+#![cfg_attr(not(feature = "tokio-uring"), allow(dead_code))]
 
 #[cfg(feature = "cli")]
 pub mod cli;
 mod config;
-#[doc(hidden)]
-pub mod engine;
+mod connection;
+#[allow(unreachable_pub)] // what is `pub` in it is so for this crate
+mod engine;
 mod machine;
 mod options;
+mod server;
+mod worker;
+
+// For the benches, the fuzz targets and ringload, which are built with this crate. No part of its interface.
 #[doc(hidden)]
 pub mod protocol;
-mod server;
 #[doc(hidden)]
 pub mod sys;
-mod worker;
 
 pub use config::{Config, ConfigError};
 pub use engine::{Engine, EngineError};

@@ -19,12 +19,12 @@ pub struct Options {
     /// Where to listen: `ADDRESS:PORT` each, like `0.0.0.0:9001` or `[::1]:9001`; port 0 takes a free one, and of a name
     /// the first address is taken. The default is `127.0.0.1:9001` alone.
     pub listen: Vec<String>,
-    /// Who moves the bytes. `None`: [`Engine::Uring`] if the kernel lets it, else [`Engine::Epoll`].
+    /// What moves the bytes. `None`: [`Engine::Uring`] if the kernel lets it, else [`Engine::Epoll`].
     pub engine: Option<Engine>,
     /// Worker threads. `None`: one per CPU, as far as the CPU quota goes, and more if `max_connections` needs them.
     pub workers: Option<usize>,
-    /// The CPUs to run the workers on, in this order. `None`: those of the process's affinity mask, from the one on that
-    /// the kernel has placed the process on.
+    /// The CPUs to pin the workers to, in this order. `None`: those of the process's affinity mask if there are at least as
+    /// many workers; fewer workers are placed by the kernel.
     pub cpus: Option<Vec<usize>>,
     /// Connections to hold at most. `None`: what the workers' descriptor tables hold.
     pub max_connections: Option<usize>,

@@ -27,7 +27,7 @@ pub fn refuse_huge_pages() -> io::Result<()> {
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// Has mimalloc give freed memory back to the system at once. By default it does so only when the thread allocates again,
-/// which a worker hardly does: what was kept for peers that do not read would stay when they have left.
+/// which a worker hardly does: the pending output of slow readers would stay when they have left.
 ///
 /// In a program with another allocator nothing changes.
 pub fn return_freed_memory_at_once() {
@@ -44,11 +44,6 @@ pub fn descriptor_limit() -> u64 {
 pub fn usable_cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
-}
-
-/// The processor that the calling thread is on at this moment.
-pub fn current_cpu() -> usize {
-    rustix::thread::sched_getcpu()
 }
 
 /// Bytes of memory in this machine.

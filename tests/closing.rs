@@ -10,6 +10,7 @@ use common::frames::{
 };
 use common::peer::Peer;
 use common::server::Server;
+use rustix::process::Signal;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message};
@@ -215,6 +216,127 @@ fn the_close_frame_survives_whatever_was_sent_behind_the_violation() {
         peer.expect_close(PROTOCOL_ERROR);
         peer.expect_end();
     }
+}
+
+/// When a client sends the data that nobody is to answer any more.
+#[derive(Clone, Copy, Debug)]
+enum Behind {
+    /// In the same receive as the Close, as far as it fits.
+    AtOnce,
+    /// In a segment of its own, which is there when the server answers.
+    Next,
+    /// When it has the answer.
+    Answer,
+    /// When it has seen the end of the server's stream.
+    End,
+}
+
+/// Sends `end`, and `data` behind it. The answer has to come, then FIN, and the server has to take and discard what still
+/// comes until the client ends its own side: a reset may destroy the answer on its way (RFC 6455 7.1.1, RFC 9112 9.6).
+fn assert_lingers(server: &Server, end: &[u8], data: &[u8], when: Behind, code: u16) {
+    eprintln!("{code} with {} bytes behind it: {when:?}", data.len());
+    let mut peer = server.open();
+    match when {
+        Behind::AtOnce => peer.send([end, data].concat()),
+        Behind::Next => server.while_stopped(|| {
+            peer.send(end);
+            peer.send(data);
+        }),
+        Behind::Answer | Behind::End => peer.send(end),
+    }
+    peer.expect_close(code);
+    if let Behind::Answer = when {
+        peer.send(data);
+    }
+    peer.expect_end();
+    if let Behind::End = when {
+        peer.send(data);
+    }
+    peer.await_acknowledgement();
+    peer.shut_down_sending();
+}
+
+/// Whatever is sent behind this.
+fn assert_always_lingers(end: &[u8], code: u16, whens: &[Behind]) {
+    let server = Server::start(&["--max-message-size", "1MiB"]);
+    for size in [1, 1000, 60_000] {
+        // What looks like a message of a MiB, as far as it goes.
+        let header = masked_header(FIN | BINARY, MIB as u64, [0; 4]);
+        let data = &[header, vec![b'x'; size]].concat()[..size];
+        for &when in whens {
+            for _ in 0..5 {
+                assert_lingers(&server, end, data, when, code);
+            }
+        }
+    }
+    server.open().expect_echo(TEXT, "unmoved");
+}
+
+/// Whatever is there when the server answers: if nothing is, it closes first (RFC 6455 7.1.1), and what comes after that
+/// finds no socket.
+#[test]
+fn the_answer_to_a_close_survives_whatever_was_sent_behind_it() {
+    assert_always_lingers(&close_frame(1000, b"bye"), 1000, &[Behind::AtOnce, Behind::Next]);
+}
+
+#[test]
+fn the_answer_to_a_violation_survives_whatever_was_sent_behind_it() {
+    let whens = [Behind::AtOnce, Behind::Next, Behind::Answer, Behind::End];
+    assert_always_lingers(&frame(FIN | 0x3, b""), PROTOCOL_ERROR, &whens);
+    assert_always_lingers(&masked_header(FIN | BINARY, 2 * MIB as u64, [0; 4]), TOO_BIG, &whens);
+}
+
+/// A proxy that has nothing more to send ends its side at once; what it hears until then goes to its client.
+#[test]
+fn a_close_with_data_and_the_end_behind_it() {
+    let server = Server::start(&[]);
+    for size in [0, 1, 1000, 200_000] {
+        for cut in [true, false] {
+            let mut peer = server.open();
+            if cut {
+                server.while_stopped(|| {
+                    peer.send(close_frame(1000, b"bye"));
+                    peer.send(vec![b'x'; size]);
+                });
+            } else {
+                peer.send([close_frame(1000, b"bye"), vec![b'x'; size]].concat());
+            }
+            peer.shut_down_sending();
+            peer.expect_frame(FIN | CLOSE, close_payload(1000, b"bye"));
+            peer.expect_end();
+            peer.expect_no_reset();
+        }
+    }
+}
+
+/// The answer to the server's own Close, and more behind it.
+#[test]
+fn data_behind_the_answer_to_a_close() {
+    let server = Server::start(&["--drain-timeout", "300"]);
+    let mut peers: Vec<Peer> = (0..20).map(|_| server.open()).collect();
+    server.signal(Signal::TERM);
+    for (index, peer) in peers.iter_mut().enumerate() {
+        peer.expect_close(1001);
+        let data = vec![b'x'; if index % 2 == 0 { 1000 } else { 200_000 }];
+        peer.send([close_frame(1001, b""), data].concat());
+        peer.expect_end();
+        peer.await_acknowledgement();
+    }
+    drop(peers);
+    assert_eq!(server.wait().code, Some(0));
+}
+
+/// The server lingers for its close timeout, not for as long as such a client likes.
+#[test]
+fn a_close_does_not_hold_the_slot_of_a_client_that_stays() {
+    let server = Server::start(&["--workers", "1", "--max-connections", "2"]);
+    let mut stubborn: Vec<Peer> = (0..2).map(|_| server.open()).collect();
+    for peer in &mut stubborn {
+        peer.send([close_frame(1000, b""), b"more".to_vec()].concat());
+        peer.expect_close(1000);
+    }
+    server.open().expect_echo(TEXT, "a newcomer");
+    drop(stubborn);
 }
 
 /// Invalid UTF-8 in every form, each at every cut between fragments.

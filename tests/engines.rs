@@ -3,13 +3,15 @@
 mod common;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use common::frames::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, close_frame, frame};
 use common::peer::{Peer, UPGRADE};
-use common::sandbox::{CONTAINER, forbid};
+use common::sandbox::{CONTAINER, Injection, forbid};
 use common::server::{Exit, Server, command, run_to_end};
 use common::{KIB, Random, pattern};
 use ringecho::protocol::{Session, Settings};
+use rustix::process::Signal;
 
 const ENGINES: [&str; 3] = ["uring", "tokio-uring", "epoll"];
 const FAILURE: i32 = 1;
@@ -73,6 +75,59 @@ fn an_engine_that_is_asked_for_and_cannot_run() {
             assert_eq!(exit.code, Some(FAILURE), "{exit}");
             assert_refusal(&exit, engine);
         }
+    }
+}
+
+/// A profile may forbid any one of the three calls. An engine that needs it refuses to start; tokio-uring does without
+/// `io_uring_register`.
+#[test]
+fn an_engine_without_a_single_call_refuses_or_serves() {
+    for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+        for engine in ["uring", "tokio-uring"] {
+            eprintln!("{engine} without system call {call}");
+            let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--engine", engine]);
+            forbid(&mut command, &[call], libc::EPERM);
+            match Server::try_launch(command) {
+                Ok(server) => {
+                    assert_eq!((engine, call), ("tokio-uring", libc::SYS_io_uring_register));
+                    server.open().expect_echo(TEXT, "served");
+                }
+                Err(exit) => {
+                    assert_eq!(exit.code, Some(FAILURE), "{exit}");
+                    assert_refusal(&exit, engine);
+                }
+            }
+        }
+        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--engine", "auto"]);
+        forbid(&mut command, &[call], libc::EPERM);
+        let server = Server::launch(command);
+        assert!(server.start_up_line().contains("| engine epoll |"), "{}", server.start_up_line());
+        server.open().expect_echo(TEXT, "all the same");
+    }
+}
+
+/// Whatever becomes of its rings while it runs, SIGTERM ends the process within the drain's time.
+#[test]
+fn the_drain_ends_with_its_timeout_also_when_no_ring_can_be_entered() {
+    for engine in ["uring", "tokio-uring"] {
+        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--workers", "1", "--drain-timeout", "1"]);
+        command.args(["--engine", engine]);
+        let Some((injection, command)) = Injection::into(&command, "io_uring_enter", "error=EPERM:when=200+") else {
+            return;
+        };
+        let server = Server::launch(command);
+        let mut peer = server.open();
+        peer.socket().set_read_timeout(Some(Duration::from_secs(1))).expect("a TCP socket");
+        // Each echo takes an entry, until there is none any more; a process that ends by then has ended in time, too.
+        common::eventually("the ring cannot be entered any more", || {
+            let _ = peer.try_send(frame(FIN | BINARY, b"one more"));
+            let _ = peer.read_some(&mut [0; 100]);
+            injection.count() > 0 || server.has_ended()
+        });
+        if !server.has_ended() {
+            server.signal(Signal::TERM);
+        }
+        server.wait();
     }
 }
 

@@ -9,13 +9,15 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::{env, thread};
 
 use attacks::{Crowd, NONSENSE, Tally, attack};
-use common::frames::{BINARY, TEXT};
-use common::peer::Peer;
+use common::frames::{BINARY, FIN, PING, PONG, TEXT, frame};
+use common::peer::{Frame, Peer};
 use common::server::Server;
 use common::{MIB, pattern};
+use rustix::process::Signal;
 
 const CAPACITY: usize = 400;
 /// The clients that are to be served whatever happens.
@@ -104,6 +106,58 @@ fn clients_that_send_and_never_read() {
     let server = start(&["--backlog-per-connection", "1MiB", "--backlog-total", "16MiB"]);
     let tally = withstands(server, "never-reading", 100, None);
     assert_eq!(tally.ended + tally.cut_off, 0, "they are not read, and not cut off: {tally:?}");
+}
+
+#[test]
+fn frames_cut_between_receives_and_no_echo_read() {
+    let tally = withstands(start(&["--backlog-total", "16MiB"]), "cut-frames", 200, None);
+    assert_eq!(tally.ended + tally.cut_off, 0, "they are not read, and not cut off: {tally:?}");
+}
+
+/// The server stands still for longer than its timeouts. Those who would answer its Pings are there as before.
+#[test]
+fn a_stall_of_the_server() {
+    const STALL: Duration = Duration::from_secs(5);
+    let server = Server::start(&["--idle-timeout", "4", "--handshake-timeout", "4"]);
+    let crowd = Crowd::new(server.address(), attack("idle").expect("in the list"), CAPACITY, None, 1);
+    let tally = thread::scope(|scope| {
+        let idle = scope.spawn(|| crowd.run());
+        let outcome = scope.spawn(|| {
+            common::eventually("all are there", || crowd.present.load(Ordering::Relaxed) == crowd.at_once);
+            let mut others: Vec<Peer> = (0..OTHERS).map(|_| server.open()).collect();
+            server.signal(Signal::STOP);
+            for peer in &mut others {
+                peer.send(frame(FIN | TEXT, b"in time"));
+            }
+            thread::sleep(STALL);
+            server.signal(Signal::CONT);
+            for peer in &mut others {
+                loop {
+                    let frame = peer.read_frame();
+                    if frame.first_byte != FIN | PING {
+                        break assert_eq!(frame, Frame::new(FIN | TEXT, b"in time"));
+                    }
+                }
+            }
+            // The Pings that are due have been sent and answered, or all is over for the crowd.
+            let sent = crowd.bytes_sent.load(Ordering::Relaxed);
+            let pong = frame(FIN | PONG, b"").len();
+            common::eventually("the Pings are answered", || {
+                for peer in &mut others {
+                    peer.send(frame(FIN | PONG, b""));
+                }
+                crowd.bytes_sent.load(Ordering::Relaxed) >= sent + (crowd.at_once * pong) as u64
+            });
+        });
+        let outcome = outcome.join();
+        crowd.stop();
+        let tally = idle.join().expect("a crowd that stays to its end");
+        outcome.expect("the others are served");
+        tally
+    });
+    assert_eq!(tally.connected, crowd.at_once, "clients were closed and came again: {tally:?}");
+    let exit = server.stop();
+    assert!(!exit.stdout.contains("cut off"), "entries without a connection\n{exit}");
 }
 
 #[test]

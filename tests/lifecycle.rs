@@ -30,18 +30,6 @@ fn expect_farewell(peer: &mut Peer) {
     peer.expect_end();
 }
 
-/// Waits until the server's kernel has everything that was sent (`TIOCOUTQ`, see `tcp(7)`).
-fn await_acknowledgement(peer: &Peer) {
-    common::eventually("everything sent is acknowledged", || {
-        let mut unacknowledged: libc::c_int = 0;
-        let descriptor = std::os::fd::AsRawFd::as_raw_fd(peer.socket());
-        // SAFETY: TIOCOUTQ writes one int, for which there is room.
-        let result = unsafe { libc::ioctl(descriptor, libc::TIOCOUTQ, &raw mut unacknowledged) };
-        assert_eq!(result, 0, "TIOCOUTQ: {}", std::io::Error::last_os_error());
-        unacknowledged == 0
-    });
-}
-
 /// Has each peer send its messages, and waits until the server's kernel has them all.
 fn send_all(peers: &mut [Peer], messages: u64, payload: impl Fn(u64, u64) -> Vec<u8>) {
     for (index, peer) in (0..).zip(&mut *peers) {
@@ -50,7 +38,7 @@ fn send_all(peers: &mut [Peer], messages: u64, payload: impl Fn(u64, u64) -> Vec
         }
     }
     for peer in peers {
-        await_acknowledgement(peer);
+        peer.await_acknowledgement();
     }
 }
 
@@ -212,7 +200,7 @@ fn a_backlog_is_delivered_first() {
     for _ in 0..count {
         peer.send(frame(FIN | BINARY, &payload));
     }
-    await_acknowledgement(&peer);
+    peer.await_acknowledgement();
     server.signal(Signal::TERM);
     for index in 0..count {
         assert!(peer.read_message() == Frame::new(FIN | BINARY, &payload[..]), "message {index} differs");
@@ -356,7 +344,7 @@ fn bare_tcp_drains_too() {
     peer.send(b"served");
     peer.read_exact(&mut [0; 6]);
     peer.send(b"sent before");
-    await_acknowledgement(&peer);
+    peer.await_acknowledgement();
     server.signal(Signal::TERM);
     assert_eq!(peer.read_to_end().expect("an orderly end"), b"sent before");
     drop(peer);

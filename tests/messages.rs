@@ -10,6 +10,8 @@ use common::frames::{BINARY, CONTINUATION, FIN, PING, PONG, TEXT, close_frame, f
 use common::peer::{Frame, full_duplex};
 use common::server::Server;
 use common::{KIB, Random, pattern, pattern_text};
+use rustix::process::Signal;
+use socket2::SockRef;
 use tungstenite::Message;
 
 /// Around each change of the length's encoding and around likely buffer sizes. Larger ones: `streaming.rs`.
@@ -250,6 +252,41 @@ fn resets_within_a_frame_leave_others_alone() {
     peer.reset();
     bystander.expect_echo(BINARY, pattern(3, 100 * KIB));
     server.open().expect_echo(TEXT, "a newcomer");
+}
+
+/// What it is, what is sent with a mark behind each part, and the messages that this makes.
+type MarkedCase<'a> = (&'a str, &'a [&'a [u8]], &'a [&'a [u8]]);
+
+/// Urgent data (`MSG_OOB`) is no part of the stream, but a receive ends at its mark, with more behind it.
+#[test]
+fn an_urgent_mark_is_not_the_end_of_what_can_be_received() {
+    let server = Server::start(&["--workers", "1"]);
+    let large = pattern(1, 20 * KIB);
+    let cut_frame = frame(FIN | BINARY, &large);
+    let (head, rest) = cut_frame.split_at(10 * KIB);
+    let cases: [MarkedCase; 3] = [
+        ("between messages", &[&frame(FIN | BINARY, b"one"), &frame(FIN | BINARY, b"two")], &[b"one", b"two"]),
+        ("before the first", &[b"", &frame(FIN | BINARY, b"one")], &[b"one"]),
+        ("within a message", &[head, rest], &[&large]),
+    ];
+    for (what, parts, messages) in cases {
+        eprintln!("{what}");
+        let mut peer = server.open();
+        // All of it is there before the server looks, and nothing comes later: there is no second event.
+        server.signal(Signal::STOP);
+        for (index, part) in parts.iter().enumerate() {
+            if index > 0 {
+                SockRef::from(peer.socket()).send_out_of_band(b"!").expect("room for a byte");
+            }
+            peer.send(part);
+        }
+        peer.await_acknowledgement();
+        server.signal(Signal::CONT);
+        for message in messages {
+            assert!(peer.read_message() == Frame::new(FIN | BINARY, *message), "{what}");
+        }
+        peer.expect_echo(BINARY, b"and it goes on");
+    }
 }
 
 #[test]

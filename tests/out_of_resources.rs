@@ -7,10 +7,11 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::MIB;
 use common::frames::{BINARY, FIN, TEXT, frame};
 use common::peer::{Peer, UPGRADE};
+use common::sandbox::Injection;
 use common::server::{Exit, Server, command, engine, limit_descriptors, run_to_end};
+use common::{MIB, pattern};
 use rustix::process::{Pid, Resource, Rlimit, prlimit, setrlimit};
 
 /// The user nobody: what it may lock in memory is limited.
@@ -212,4 +213,28 @@ fn memory_that_does_not_suffice() {
     let exit = server.wait();
     assert_eq!(exit.code, None, "it ends with SIGABRT\n{exit}");
     assert!(exit.stderr.contains("memory allocation of"), "{exit}");
+}
+
+/// A kernel that is short of memory refuses a send (ENOBUFS, ENOMEM) although the socket has room: no event need come when
+/// it has memory again, so the send has to be tried again. Only the epoll engine sends with system calls of its own.
+#[test]
+fn a_send_without_memory_is_tried_again() {
+    if engine() != "epoll" {
+        eprintln!("NOT TESTED: strace(1) cannot have the sends of a ring fail");
+        return;
+    }
+    for error in ["ENOBUFS", "ENOMEM"] {
+        let command = serve(&["--workers", "1"]);
+        let rule = format!("error={error}:when=4+7");
+        let Some((injection, command)) = Injection::into(&command, "sendto,sendmsg,writev", &rule) else { return };
+        let server = Server::launch(command);
+        let mut peer = server.open();
+        for round in 0..30 {
+            // Nothing else happens on this connection, nor on another one.
+            peer.expect_echo(BINARY, pattern(round, 1000));
+        }
+        assert!(injection.count() >= 3, "{error}: {} sends have failed", injection.count());
+        drop(peer);
+        server.stop();
+    }
 }

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{self, DestinationSlot, TimeoutFlags, Timespec};
+use io_uring::types::{self, CancelBuilder, DestinationSlot, TimeoutFlags, Timespec};
 
 use crate::pool::GROUP;
 
@@ -52,6 +52,11 @@ impl Operation<'static> {
         Self::new(opcode::PollAdd::new(types::Fd(descriptor), events).multi(true).build())
     }
 
+    /// The same, which completes once.
+    pub fn poll_descriptor_once(descriptor: RawFd, events: u32) -> Self {
+        Self::new(opcode::PollAdd::new(types::Fd(descriptor), events).build())
+    }
+
     /// A receive that does not wait, into the ring's pool, of `at_most` so many bytes if that is given. It completes within
     /// the enter that submits it.
     #[inline]
@@ -65,6 +70,11 @@ impl Operation<'static> {
     #[inline]
     pub fn cancel(target: u64) -> Self {
         Self::new(opcode::AsyncCancel::new(target).build()).silent()
+    }
+
+    /// The cancellation of all operations that carry `target`; its completion says how many there were.
+    pub fn cancel_all(target: u64) -> Self {
+        Self::new(opcode::AsyncCancel2::new(CancelBuilder::user_data(target).all()).build())
     }
 
     /// `shutdown(SHUT_WR)`.
@@ -180,7 +190,7 @@ impl<'m> Operation<'m> {
     }
 
     /// The kernel begins with the next operation when this one has succeeded.
-    pub(crate) fn linked(self) -> Self {
-        Self::new(self.entry.flags(Flags::IO_LINK))
+    pub(crate) fn link(&mut self) {
+        self.entry = self.entry.clone().flags(Flags::IO_LINK);
     }
 }

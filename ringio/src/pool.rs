@@ -80,6 +80,7 @@ pub(crate) struct Buffers {
     free: Cell<u32>,
     /// A receive that fails has used up the buffer that it had chosen: so it is before Linux 6.12, which knows no
     /// incremental buffers. From then to 6.17 its completion names the buffer all the same.
+    #[allow(clippy::struct_field_names)] // what failures use, not whose field it is
     pub(crate) failures_use_buffers: bool,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) kernel: crate::testing::Kernel,

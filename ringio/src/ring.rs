@@ -152,8 +152,9 @@ impl Ring {
         }
     }
 
-    /// Queues operations each of which begins when the one before it has succeeded. They reach the kernel in one enter.
-    pub fn push_chain(&mut self, chain: impl IntoIterator<Item = Operation<'static>>) {
+    /// Queues operations (an array or a `Vec`) each of which begins when the one before it has succeeded. They reach the
+    /// kernel in one enter.
+    pub fn push_chain(&mut self, chain: impl AsMut<[Operation<'static>]>) {
         // SAFETY: what they name is valid for good, or as long as `from_entry` was promised.
         unsafe { self.push_borrowed_chain(chain) };
     }
@@ -163,21 +164,19 @@ impl Ring {
     /// # Safety
     /// As for [`Ring::push_borrowed`], and no operation but the first is a send, a receive or another one that uses its
     /// memory when it begins: in a chain that can be after the enter.
-    pub unsafe fn push_borrowed_chain<'m>(&mut self, chain: impl IntoIterator<Item = Operation<'m>>) {
-        let mut chain: Vec<_> = chain.into_iter().collect();
-        let Some(last) = chain.pop() else { return };
-        let mut chain: Vec<_> = chain.into_iter().map(Operation::linked).collect();
-        chain.push(last);
-        let submission = self.inner.submission();
-        let room = submission.capacity() - submission.len();
-        drop(submission);
-        if room < chain.len() {
+    pub unsafe fn push_borrowed_chain<'m>(&mut self, mut chain: impl AsMut<[Operation<'m>]>) {
+        let chain = chain.as_mut();
+        let Some((_last, others)) = chain.split_last_mut() else { return };
+        others.iter_mut().for_each(Operation::link);
+        let mut submission = self.inner.submission();
+        if submission.capacity() - submission.len() < chain.len() {
+            drop(submission);
             // SAFETY: the caller's promise.
-            return unsafe { self.push_to_full(&chain) };
+            return unsafe { self.push_to_full(chain) };
         }
         for operation in chain {
             // SAFETY: the caller's promise.
-            unsafe { self.push_borrowed(operation) };
+            unsafe { submission.push(operation.entry()) }.expect("there is room");
         }
     }
 

@@ -25,6 +25,9 @@ const SAME_SIGNAL: Duration = Duration::from_secs(1);
 /// The same for SIGINT behind SIGINT: longer than two of one Ctrl-C are apart, shorter than two Ctrl-C.
 const SAME_INTERRUPT: Duration = Duration::from_millis(100);
 
+/// How long workers may take beyond the drain's deadline: they look at it once a tick.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
 /// Why it could not start.
 #[derive(Debug, Error)]
 pub(super) enum ProgramError {
@@ -89,6 +92,7 @@ fn watch_signals(signals: SigSet, handle: Handle, options: &Options) -> Result<(
         let open = handle.stats().open;
         handle.stop();
         log(format_args!("stopping, {open} connections to close, at most {} s", drain_timeout.as_secs_f64()));
+        watch_drain(drain_timeout);
         let mut is_said = false;
         while !is_second(first, wait(), first_at.elapsed()) {
             if !std::mem::replace(&mut is_said, true) {
@@ -100,6 +104,18 @@ fn watch_signals(signals: SigSet, handle: Handle, options: &Options) -> Result<(
     };
     thread::Builder::new().name("signals".into()).spawn(watch).map_err(system("start a thread"))?;
     Ok(())
+}
+
+/// Ends the process when a worker does not come to its end at the drain's deadline: one that the kernel refuses what it
+/// granted before may not even notice that it is to stop.
+fn watch_drain(drain_timeout: Duration) {
+    let watch = move || {
+        thread::sleep(drain_timeout.saturating_add(DRAIN_GRACE));
+        log(format_args!("a worker has not ended at the drain's deadline, leaving without it"));
+        std::process::exit(EXIT_FAILURE.into());
+    };
+    // Without a thread for it the drain is bounded by the workers alone.
+    let _ = thread::Builder::new().name("drain".into()).spawn(watch);
 }
 
 /// Whether the signal that came so much later is a second one, and not the first one once more.

@@ -1,8 +1,8 @@
-//! Who moves the bytes: which engines there are, which of them this machine can run, and the start of one.
+//! Engines move the bytes: which there are, which of them this machine can run, and the start of one.
 //!
 //! An engine is a function that runs a worker until it is told to stop. What does not depend on how bytes are moved is
-//! written once, here: threads, the choice of a worker for each connection, deadlines, the drain. What the two engines
-//! with ordinary descriptors have in common beyond that is in `sockets`.
+//! written once: a connection's life in `connection`; threads, the choice of a worker for each connection, the clock and the
+//! drain here. What the two engines with ordinary descriptors have in common beyond that is in `sockets`.
 
 use std::io;
 use std::net::TcpListener;
@@ -11,10 +11,10 @@ use thiserror::Error;
 
 use crate::worker::Plan;
 
-pub mod balance;
-pub mod deadline;
+mod accept_error;
+mod admission;
+mod clock;
 pub mod epoll;
-mod fairness;
 mod notice;
 pub mod sockets;
 pub mod stopping;
@@ -104,15 +104,15 @@ impl Engine {
         }
     }
 
-    /// Starts a worker for each plan and the acceptor for them.
+    /// Starts a worker for each plan.
     pub(crate) fn start(self, plans: Vec<Plan>, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
         match self {
             Self::Uring => uring::start(plans, listeners),
             #[cfg(feature = "tokio-uring")]
-            Self::TokioUring => sockets::start(self, plans, listeners, tokio_uring::run),
+            Self::TokioUring => sockets::start(self, plans, &listeners, tokio_uring::run),
             #[cfg(not(feature = "tokio-uring"))]
             Self::TokioUring => self.probe().map(|()| unreachable!("the probe fails")),
-            Self::Epoll => sockets::start(self, plans, listeners, epoll::run),
+            Self::Epoll => sockets::start(self, plans, &listeners, epoll::run),
         }
     }
 }

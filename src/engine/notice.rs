@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use crate::sys::log;
+use crate::worker::Limits;
 
-/// What comes and goes faster than this is said once.
+/// A shortage that begins again within this time is not reported again.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// One thing that can be short.
@@ -35,7 +36,7 @@ impl Notice {
     }
 }
 
-/// What an acceptor has to say.
+/// What is to be said about accepting.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     full: Notice,
@@ -43,13 +44,13 @@ pub(super) struct Notices {
 }
 
 impl Notices {
-    /// How many more connections there is room for.
-    pub(super) fn room(&mut self, room: u64) {
-        if room == 0 {
-            let remedy = "further clients wait until somebody leaves (--max-connections is the limit)";
-            self.full.begins(format_args!("all connections are taken: {remedy}"));
-        } else {
+    /// Whether there is room for more connections.
+    pub(super) fn room(&mut self, has_room: bool) {
+        if has_room {
             self.full.ends("there is room for further clients again");
+        } else {
+            let remedy = "further clients wait until one leaves (--max-connections is the limit)";
+            self.full.begins(format_args!("all connections are taken: {remedy}"));
         }
     }
 
@@ -62,5 +63,41 @@ impl Notices {
     #[inline]
     pub(super) fn accepted(&mut self) {
         self.failing.ends("accepting connections again");
+    }
+}
+
+/// Says that connections were ended because their output was stuck: at once, and then how many in a minute.
+#[derive(Debug)]
+pub(super) struct Stalls {
+    timeout: Duration,
+    said_at: Option<Instant>,
+    unsaid: u32,
+}
+
+impl Stalls {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { timeout: limits.stall_timeout.unwrap_or_default(), said_at: None, unsaid: 0 }
+    }
+
+    /// So many more were ended.
+    #[inline]
+    pub(super) fn tell(&mut self, count: u32) {
+        if count > 0 || self.unsaid > 0 {
+            self.tell_some(count);
+        }
+    }
+
+    #[cold]
+    fn tell_some(&mut self, count: u32) {
+        self.unsaid += count;
+        if self.said_at.is_none_or(|at| at.elapsed() >= PAUSE) {
+            self.said_at = Some(Instant::now());
+            let (count, seconds) = (std::mem::take(&mut self.unsaid), self.timeout.as_secs_f64());
+            log(format_args!(
+                "ended {count} connection{} that did not read: no progress of their output for {seconds} s \
+                 (--stall-timeout)",
+                if count == 1 { "" } else { "s" }
+            ));
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! A worker's way out: tell everybody, wait for them, at most for as long as the drain may take.
+//! Graceful shutdown of a worker: notify all connections, drain, give up at the deadline.
 
 use std::time::{Duration, Instant};
 
-/// How far a worker is on its way out.
+/// How far a worker's graceful shutdown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {
     /// It is not stopping.
@@ -29,7 +29,7 @@ impl Stopping {
         }
     }
 
-    /// Somebody has come who has not been told.
+    /// Connections have arrived that were not told yet.
     pub fn has_arrivals(&mut self) {
         if let Stopping::Draining { until } | Stopping::Telling { until, .. } = *self {
             *self = Stopping::Telling { from: 0, until };

@@ -1,4 +1,4 @@
-//! The threads of a running server: workers and their acceptor.
+//! The threads of a running server: its workers.
 
 use std::io;
 use std::sync::{Arc, Once, mpsc};
@@ -16,24 +16,23 @@ pub(super) struct Running {
 
 /// A server that runs.
 pub(crate) struct Workers {
-    acceptor: Running,
     workers: Vec<Running>,
 }
 
 impl Workers {
-    pub(super) fn new(acceptor: Running, workers: Vec<Running>) -> Self {
-        Self { acceptor, workers }
+    pub(super) fn new(workers: Vec<Running>) -> Self {
+        Self { workers }
     }
 
     /// How to reach them from another thread.
     pub(crate) fn controls(&self) -> Controls {
         let control = |running: &Running| Arc::clone(&running.control);
-        Controls { acceptor: control(&self.acceptor), workers: self.workers.iter().map(control).collect() }
+        Controls { workers: self.workers.iter().map(control).collect() }
     }
 
     /// Waits until all have come to their end.
     pub(crate) fn join(self) {
-        for running in std::iter::once(self.acceptor).chain(self.workers) {
+        for running in self.workers {
             // A panic has ended the process already in release builds, and has printed itself in debug builds.
             let _ = running.thread.join();
         }
@@ -43,14 +42,13 @@ impl Workers {
 /// How to reach a running server.
 #[derive(Clone)]
 pub(crate) struct Controls {
-    acceptor: Arc<Control>,
     workers: Vec<Arc<Control>>,
 }
 
 impl Controls {
-    /// Tells all threads to stop: the acceptor at once, the workers when their connections are drained.
+    /// Tells all workers to stop: they accept no more, and drain their connections.
     pub(crate) fn stop(&self) {
-        std::iter::once(&self.acceptor).chain(&self.workers).for_each(|control| control.stop());
+        self.workers.iter().for_each(|control| control.stop());
     }
 
     /// What all workers have done so far.
@@ -61,14 +59,21 @@ impl Controls {
     }
 }
 
+/// The controls of so many workers.
+pub(super) fn controls(workers: usize) -> Result<Vec<Arc<Control>>, EngineError> {
+    let control = |_| Ok(Arc::new(Control::new().map_err(system("create an eventfd"))?));
+    (0..workers).map(control).collect()
+}
+
 /// Starts a worker on a thread of its own and waits until it is ready, or says why it cannot be.
-pub(super) fn start_worker<T: Send + 'static>(
+pub(super) fn start_worker(
     engine: Engine,
     plan: Plan,
-    run: impl FnOnce(&Plan, &Arc<Control>, &dyn Fn(io::Result<T>)) -> io::Result<()> + Send + 'static,
-) -> Result<(Running, T), EngineError> {
-    start(engine, format!("worker {}", plan.index), move |control, started| {
-        pin(plan.cpu);
+    control: Arc<Control>,
+    run: impl FnOnce(&Plan, &Arc<Control>, &dyn Fn(io::Result<()>)) -> io::Result<()> + Send + 'static,
+) -> Result<Running, EngineError> {
+    start(engine, format!("worker {}", plan.index), control, move |control, started| {
+        plan.cpu.into_iter().for_each(pin);
         run(&plan, control, started)
     })
 }
@@ -84,12 +89,12 @@ fn pin(cpu: usize) {
 
 /// Starts a thread and waits until it is ready, or says why it cannot be: it calls the function that it gets once, with
 /// what its start has come to. Its later failure ends the process: half a server would look alive and not be.
-pub(super) fn start<T: Send + 'static>(
+fn start(
     engine: Engine,
     name: String,
-    run: impl FnOnce(&Arc<Control>, &dyn Fn(io::Result<T>)) -> io::Result<()> + Send + 'static,
-) -> Result<(Running, T), EngineError> {
-    let control = Arc::new(Control::new().map_err(system("create an eventfd"))?);
+    control: Arc<Control>,
+    run: impl FnOnce(&Arc<Control>, &dyn Fn(io::Result<()>)) -> io::Result<()> + Send + 'static,
+) -> Result<Running, EngineError> {
     let (report, reported) = mpsc::sync_channel(1);
     let body = {
         let (name, control) = (name.clone(), Arc::clone(&control));
@@ -106,6 +111,6 @@ pub(super) fn start<T: Send + 'static>(
     };
     let thread = thread::Builder::new().name(name).spawn(body).map_err(system("start a thread"))?;
     let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")));
-    let started = outcome.map_err(|source| EngineError::Start { engine, source })?;
-    Ok((Running { thread, control }, started))
+    outcome.map_err(|source| EngineError::Start { engine, source })?;
+    Ok(Running { thread, control })
 }

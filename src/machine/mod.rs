@@ -17,8 +17,6 @@ pub struct Machine {
     pub descriptors: u64,
     /// Processors that it may run on: its affinity mask, which a cpuset bounds.
     pub cpus: Vec<usize>,
-    /// The processor that it was found on: where the kernel's scheduler has placed it.
-    pub current_cpu: usize,
     /// Processors' worth of time that its cgroups grant, if they bound it.
     pub cpu_quota: Option<Bound<f64>>,
     /// Bytes of memory that it may use.
@@ -43,21 +41,14 @@ impl Machine {
         Ok(Self {
             descriptors: sys::raise_descriptor_limit()?,
             cpus: sys::usable_cpus()?,
-            current_cpu: sys::current_cpu(),
             cpu_quota: cgroups.cpus,
-            memory: [Some(physical), address_space, cgroups.memory].into_iter().flatten().fold_least(),
+            memory: least([Some(physical), address_space, cgroups.memory]),
         })
     }
 }
 
-trait FoldLeast {
-    fn fold_least(self) -> Bound<u64>;
-}
-
-impl<I: Iterator<Item = Bound<u64>>> FoldLeast for I {
-    fn fold_least(self) -> Bound<u64> {
-        self.min_by_key(|bound| bound.value).expect("a machine has memory")
-    }
+fn least(bounds: [Option<Bound<u64>>; 3]) -> Bound<u64> {
+    bounds.into_iter().flatten().min_by_key(|bound| bound.value).expect("a machine has memory")
 }
 
 /// Bytes as people write them, in the largest binary unit that leaves no more than four digits.

@@ -89,10 +89,14 @@ impl Session {
 
     /// A Ping to send now. `None`: not in the midst of a frame, and not outside of `Phase::Open` of a WebSocket.
     #[must_use]
-    pub fn ping(&mut self) -> Option<Vec<u8>> {
-        let State::WebSocket(echo) = &self.state else { return None };
-        let may_send = echo.owed() == 0 && !echo.is_silent();
-        may_send.then(|| vec![frame::FIN | Opcode::Ping as u8, 0])
+    pub fn ping(&self) -> Option<Vec<u8>> {
+        self.can_ping().then(|| vec![frame::FIN | Opcode::Ping as u8, 0])
+    }
+
+    /// Whether [`Session::ping`] would give one.
+    #[must_use]
+    pub fn can_ping(&self) -> bool {
+        matches!(&self.state, State::WebSocket(echo) if echo.owed() == 0 && !echo.is_silent())
     }
 
     /// Starts the closing handshake from our side (section 7.1.2).

@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use attacks::{ATTACKS, Crowd, Tally, farewell};
+use attacks::{ATTACKS, Crowd, Tally, farewell, sink};
 use clap::{Parser, Subcommand};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -50,6 +50,18 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Is a neutral victim until it is killed: sends back what it receives, and prints where it listens
+    Sink {
+        /// Clients at a time, at most
+        #[arg(long)]
+        clients: usize,
+        /// Closes each connection after this many seconds
+        #[arg(long)]
+        close_after: Option<f64>,
+        /// Closes each connection behind its first answer
+        #[arg(long)]
+        refuse: bool,
+    },
     /// Opens clients with traffic, sends the server SIGTERM, and says what each of them got
     Farewell {
         target: SocketAddr,
@@ -69,6 +81,11 @@ fn main() {
                 std::process::exit(2);
             };
             run(&Crowd::new(target, attack, clients, lives, seed));
+        }
+        Command::Sink { clients, close_after, refuse } => {
+            let patience =
+                sink::Patience { close_after: close_after.map(Duration::from_secs_f64), is_refusing: refuse };
+            sink::run(clients, patience, |address| println!("listening on {address}"));
         }
         Command::Farewell { target, clients, server } => {
             let server = Pid::from_raw(server).expect("a process");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,18 @@ use socket2::Socket;
 
 use super::{Attack, Life, Then, sockets};
 use crate::common::Random;
+use crate::common::frames::{self, FIN, PONG, frame};
 
 /// Connections that are being made at once, in each loop: fewer than a listener's queue holds.
 const CONNECTING_MAX: usize = 256;
 /// How often the loop looks at the time.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(5);
 /// Ticks in a second: the clients that send a byte a second take turns.
-const TURNS: usize = 100;
+const TURNS: usize = 200;
 const EVENTS: usize = 256;
 const READ: usize = 128 << 10;
+/// A server's Ping without a payload.
+const PING: [u8; 2] = [FIN | frames::PING, 0];
 
 /// An attack under way.
 pub(crate) struct Crowd {
@@ -37,6 +40,8 @@ pub(crate) struct Crowd {
     pub(crate) seed: u64,
     /// Clients that have sent their opening, now.
     pub(crate) present: AtomicUsize,
+    /// Bytes that they have sent up to now.
+    pub(crate) bytes_sent: AtomicU64,
     pub(crate) is_stopped: AtomicBool,
     /// All have lived.
     pub(crate) is_over: AtomicBool,
@@ -78,8 +83,9 @@ impl Tally {
 
 impl Crowd {
     pub(crate) fn new(target: SocketAddr, attack: Attack, at_once: usize, lives: Option<usize>, seed: u64) -> Self {
-        let (present, is_stopped, is_over) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Self { target, attack, at_once, lives, seed, present, is_stopped, is_over }
+        let (present, bytes_sent) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (is_stopped, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { target, attack, at_once, lives, seed, present, bytes_sent, is_stopped, is_over }
     }
 
     /// Attacks until all have lived or somebody says stop; then all are gone.
@@ -174,7 +180,8 @@ impl<'a> Loop<'a> {
                 self.serve(data.u64() as usize, flags);
             }
             if Instant::now() >= next_tick {
-                next_tick += TICK;
+                // Ticks that were missed are not made up for: pieces would be received together.
+                next_tick = Instant::now() + TICK;
                 self.drip(turn);
                 turn = (turn + 1) % TURNS;
             }
@@ -188,18 +195,18 @@ impl<'a> Loop<'a> {
     fn send_more_clients(&mut self) {
         while self.clients.len() < self.at_once && self.connecting < CONNECTING_MAX && self.lives_left > 0 {
             self.number += 1;
-            let Ok(socket) = sockets::connect(self.crowd.target, self.index, self.number) else {
+            let life = (self.crowd.attack)(self.number, &mut self.random);
+            let Ok(socket) = sockets::connect(self.crowd.target, self.index, self.number, life.is_narrow) else {
                 // A server that is gone is no reason to spin.
                 self.tally.failed += 1;
                 self.lives_left -= 1;
                 return;
             };
-            self.admit(socket);
+            self.admit(socket, life);
         }
     }
 
-    fn admit(&mut self, socket: Socket) {
-        let life = (self.crowd.attack)(self.number, &mut self.random);
+    fn admit(&mut self, socket: Socket, life: Life) {
         let key = self.clients.insert(Client { socket, life, sent: 0, read: 0, is_present: false });
         let wanted = EventFlags::OUT;
         epoll::add(&self.epoll, &self.clients[key].socket, EventData::new_u64(key as u64), wanted).expect("a socket");
@@ -245,11 +252,17 @@ impl<'a> Loop<'a> {
         };
         let sent = if bytes.is_empty() { 0 } else { try_send(&client.socket, bytes)? };
         client.sent += sent;
-        self.tally.bytes_sent += sent as u64;
+        self.has_sent(sent);
+        let client = &self.clients[key];
         if client.sent < opening || client.is_present {
             return Ok(());
         }
         self.become_present(key)
+    }
+
+    fn has_sent(&mut self, len: usize) {
+        self.tally.bytes_sent += len as u64;
+        self.crowd.bytes_sent.fetch_add(len as u64, Ordering::Relaxed);
     }
 
     /// The opening is sent: from now on the client does what it came for.
@@ -286,23 +299,35 @@ impl<'a> Loop<'a> {
         self.tally.bytes_read += len as u64;
         match client.life.then {
             Then::Leave { after, .. } if client.read >= after => Err(Gone::Left),
+            // The server sends nothing else behind the first echo.
+            Then::Pong if self.buffer[..len].ends_with(&PING) => {
+                let sent = try_send(&client.socket, &frame(FIN | PONG, b""))?;
+                self.has_sent(sent);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
 
-    /// Sends the byte of those whose turn it is.
+    /// Sends what is next of those whose turn it is.
     fn drip(&mut self, turn: usize) {
-        let keys = self.clients.iter().filter(|(key, client)| {
-            key % TURNS == turn && client.is_present && matches!(client.life.then, Then::Drip(_))
-        });
-        for key in keys.map(|(key, _)| key).collect::<Vec<_>>() {
+        let is_next = |(key, client): &(usize, &Client)| match client.life.then {
+            Then::Drip(_) => client.is_present && key % TURNS == turn,
+            Then::Pieces(_) => client.is_present,
+            _ => false,
+        };
+        for key in self.clients.iter().filter(is_next).map(|(key, _)| key).collect::<Vec<_>>() {
             self.advance(key, |this, key| {
                 let client = &mut this.clients[key];
-                let Then::Drip(bytes) = &client.life.then else { unreachable!("only those are listed") };
-                let at = (client.sent - client.life.opening.len()) % bytes.len();
-                let sent = try_send(&client.socket, &bytes[at..=at])?;
+                let passed = client.sent - client.life.opening.len();
+                let bytes = match &client.life.then {
+                    Then::Drip(bytes) => &bytes[passed % bytes.len()..][..1],
+                    Then::Pieces(piece) => &piece[passed % piece.len()..],
+                    _ => unreachable!("only those are listed"),
+                };
+                let sent = try_send(&client.socket, bytes)?;
                 client.sent += sent;
-                this.tally.bytes_sent += sent as u64;
+                this.has_sent(sent);
                 Ok(())
             });
         }

@@ -194,7 +194,7 @@ impl<'a> Group<'a> {
     fn connect_more(&mut self) {
         while self.clients.len() < self.count && self.connecting < CONNECTING_MAX {
             let key = self.clients.len();
-            let socket = sockets::connect(self.target, self.index, key).expect("a server that listens");
+            let socket = sockets::connect(self.target, self.index, key, false).expect("a server that listens");
             epoll::add(&self.epoll, &socket, EventData::new_u64(key as u64), EventFlags::OUT).expect("a socket");
             let state = State { answer_left: ANSWER, ..State::default() };
             self.clients.push(Client { socket: Some(socket), is_open: false, state });

@@ -8,6 +8,7 @@
 pub(crate) mod crowd;
 pub(crate) mod farewell;
 mod nonsense;
+pub(crate) mod sink;
 mod sockets;
 
 use std::sync::Arc;
@@ -33,6 +34,23 @@ pub(crate) struct Life {
     pub(crate) then: Then,
     /// Whether it reads what it is sent.
     pub(crate) reads: bool,
+    /// Whether its connection holds as little as it can on the way, so that the server has to keep the rest.
+    pub(crate) is_narrow: bool,
+}
+
+impl Life {
+    /// A client that reads what it is sent, on an ordinary connection.
+    fn new(opening: impl Into<Vec<u8>>, then: Then) -> Self {
+        Self { opening: opening.into(), then, reads: true, is_narrow: false }
+    }
+
+    fn without_reading(self) -> Self {
+        Self { reads: false, ..self }
+    }
+
+    fn narrow(self) -> Self {
+        Self { is_narrow: true, ..self }
+    }
 }
 
 /// What follows the opening.
@@ -42,8 +60,12 @@ pub(crate) enum Then {
     Stay,
     /// This, over and over, as fast as the server takes it.
     Flood(Arc<[u8]>),
+    /// This, over and over, each time in a segment of its own, and with time for the server to receive it.
+    Pieces(Arc<[u8]>),
     /// One byte of this a second, over and over.
     Drip(Arc<[u8]>),
+    /// Every Ping is answered, and nothing else is sent.
+    Pong,
     /// It leaves when it has read so many bytes, in order or with a reset (RST).
     Leave { after: usize, reset: bool },
 }
@@ -53,9 +75,11 @@ pub(crate) const ATTACKS: &[(&str, Attack)] = &[
     ("half-handshakes", half_handshake),
     ("one-byte-a-second", one_byte_a_second),
     ("never-reading", never_reading),
+    ("cut-frames", cut_frames),
     ("resets", reset_anywhere),
     ("dropped", dropped_anywhere),
     ("open", open),
+    ("idle", idle),
     ("pings", pings),
     ("pings-unread", pings_unread),
     ("fragments", fragments),
@@ -74,16 +98,16 @@ pub(crate) fn attack(name: &str) -> Option<Attack> {
 /// Half of an upgrade request.
 fn half_handshake(_: usize, random: &mut Random) -> Life {
     let half = UPGRADE[..=random.below(UPGRADE.len() - 3)].to_vec();
-    Life { opening: half, then: Then::Stay, reads: true }
+    Life::new(half, Then::Stay)
 }
 
 /// One byte a second: every other client of its request, the others of a frame.
 fn one_byte_a_second(number: usize, _: &mut Random) -> Life {
     if number.is_multiple_of(2) {
-        return Life { opening: Vec::new(), then: Then::Drip(UPGRADE[..UPGRADE.len() - 2].into()), reads: true };
+        return Life::new(b"", Then::Drip(UPGRADE[..UPGRADE.len() - 2].into()));
     }
     let opening = [UPGRADE, &masked_header(FIN | BINARY, 1 << 20, [1, 2, 3, 4])].concat();
-    Life { opening, then: Then::Drip([0x55; 64].into()), reads: true }
+    Life::new(opening, Then::Drip([0x55; 64].into()))
 }
 
 fn flood(first_byte: u8, payload: &[u8]) -> Then {
@@ -93,40 +117,54 @@ fn flood(first_byte: u8, payload: &[u8]) -> Then {
 
 /// Large messages at full speed, and no echo is read.
 fn never_reading(_: usize, _: &mut Random) -> Life {
-    Life { opening: UPGRADE.to_vec(), then: flood(FIN | BINARY, &[7; 4096]), reads: false }
+    Life::new(UPGRADE, flood(FIN | BINARY, &[7; 4096])).without_reading()
+}
+
+/// Small messages whose frames are cut between receives, and no echo is read: [the rest of one][the first byte of the
+/// next], over and over. What a server keeps of a cut frame is in other memory than what it has received whole.
+fn cut_frames(_: usize, _: &mut Random) -> Life {
+    let mut piece = frame(FIN | BINARY, &[7; 125]);
+    let opening = [UPGRADE, &piece[..1]].concat();
+    piece.rotate_left(1);
+    Life::new(opening, Then::Pieces(piece.into())).without_reading().narrow()
 }
 
 /// Pings at full speed.
 fn pings(_: usize, _: &mut Random) -> Life {
-    Life { opening: UPGRADE.to_vec(), then: flood(FIN | PING, b"flooding"), reads: true }
+    Life::new(UPGRADE, flood(FIN | PING, b"flooding"))
 }
 
 /// Pings at full speed, and no Pong is read.
 fn pings_unread(_: usize, _: &mut Random) -> Life {
-    Life { opening: UPGRADE.to_vec(), then: flood(FIN | PING, b"flooding"), reads: false }
+    Life::new(UPGRADE, flood(FIN | PING, b"flooding")).without_reading()
 }
 
 /// A message of fragments of one byte each that never ends (until the server's limit on a message ends it).
 fn fragments(_: usize, _: &mut Random) -> Life {
     let opening = [UPGRADE, &frame(BINARY, b"1")].concat();
-    Life { opening, then: flood(CONTINUATION, b"2"), reads: true }
+    Life::new(opening, flood(CONTINUATION, b"2"))
 }
 
 /// A frame that announces 2^63 - 1 bytes, and a few of them.
 fn promise(_: usize, _: &mut Random) -> Life {
     let opening = [UPGRADE, &masked_header(FIN | BINARY, (1 << 63) - 1, [0; 4]), b"and so on"].concat();
-    Life { opening, then: Then::Stay, reads: true }
+    Life::new(opening, Then::Stay)
 }
 
 /// An HTTP request that is none.
 fn nonsense(number: usize, _: &mut Random) -> Life {
     let request = NONSENSE[number % NONSENSE.len()].request;
-    Life { opening: request(), then: Then::Stay, reads: true }
+    Life::new(request(), Then::Stay)
 }
 
 /// A client like any other, that has echoed a message and stays.
 fn open(_: usize, _: &mut Random) -> Life {
-    Life { opening: [UPGRADE, &frame(FIN | BINARY, b"hello")].concat(), then: Then::Stay, reads: true }
+    Life::new([UPGRADE, &frame(FIN | BINARY, b"hello")].concat(), Then::Stay)
+}
+
+/// The same, and answers Pings: the server has no reason to close it.
+fn idle(_: usize, _: &mut Random) -> Life {
+    Life::new([UPGRADE, &frame(FIN | BINARY, b"hello")].concat(), Then::Pong)
 }
 
 /// A reset in the midst of everything.
@@ -164,5 +202,5 @@ fn dropped_anywhere(_: usize, random: &mut Random) -> Life {
     let readable = if cut < UPGRADE.len() { 0 } else { ANSWER + echoed };
     let after = random.below(2) * random.below(readable + 1);
     let then = Then::Leave { after, reset: random.below(2) == 0 };
-    Life { opening: whole[..cut].to_vec(), then, reads: true }
+    Life::new(&whole[..cut], then)
 }

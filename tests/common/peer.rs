@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
 
@@ -280,6 +281,24 @@ impl Peer {
             Ok(rest) => assert!(rest.is_empty(), "bytes where the connection should end: {rest:02x?}"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
         }
+    }
+
+    /// Waits until the server's kernel has everything that was sent (`TIOCOUTQ`, see `tcp(7)`).
+    pub(crate) fn await_acknowledgement(&self) {
+        super::eventually("everything sent is acknowledged", || {
+            self.expect_no_reset();
+            let mut unacknowledged: libc::c_int = 0;
+            // SAFETY: TIOCOUTQ writes one int, for which there is room.
+            let result = unsafe { libc::ioctl(self.socket().as_raw_fd(), libc::TIOCOUTQ, &raw mut unacknowledged) };
+            assert_eq!(result, 0, "TIOCOUTQ: {}", io::Error::last_os_error());
+            unacknowledged == 0
+        });
+    }
+
+    /// Insists that the server has not reset the connection (RST) up to now, whatever was read before.
+    pub(crate) fn expect_no_reset(&self) {
+        let error = self.socket().take_error().expect("a TCP socket");
+        assert!(error.is_none(), "the server has reset the connection: {error:?}");
     }
 
     /// Whether nothing has arrived yet.

@@ -1,8 +1,9 @@
-//! Forbids system calls to a child process, as containers do.
+//! Forbids system calls to a child process, as containers do, or has some of them fail.
 
-use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
+use std::{env, fs, io};
 
 /// What the default profiles of container engines forbid, as far as it concerns this server.
 pub(crate) const CONTAINER: [libc::c_long; 4] =
@@ -14,6 +15,46 @@ pub(crate) fn forbid(command: &mut Command, calls: &[libc::c_long], error: i32) 
     // SAFETY: between fork and exec only async-signal-safe calls are allowed, and prctl is a bare system call.
     unsafe {
         command.pre_exec(move || install(&filter));
+    }
+}
+
+/// System calls that fail now and then, as `strace(1)` injects them.
+pub(crate) struct Injection {
+    log: PathBuf,
+}
+
+impl Injection {
+    /// Has those of `calls` (a list with commas) that `rule` is about (see `strace(1)`, "Tampering") fail in the process that
+    /// `command` starts. The process stays a child of the test; strace is a child of its own. `None` where there is no strace,
+    /// and the test says so.
+    pub(crate) fn into(command: &Command, calls: &str, rule: &str) -> Option<(Self, Command)> {
+        if Command::new("strace").arg("-V").output().is_err() {
+            eprintln!("NOT TESTED: strace(1) is missing, and nothing else has system calls fail at will");
+            return None;
+        }
+        let log = env::temp_dir().join(format!("ringecho-strace-{}-{calls}", std::process::id()));
+        let mut traced = Command::new("strace");
+        traced.args(["-D", "-f", "-qq", "-o"]).arg(&log);
+        traced.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{rule}")]);
+        traced.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => traced.env(name, value),
+                None => traced.env_remove(name),
+            };
+        }
+        Some((Self { log }, traced))
+    }
+
+    /// How many calls have failed.
+    pub(crate) fn count(&self) -> usize {
+        fs::read_to_string(&self.log).unwrap_or_default().matches("(INJECTED)").count()
+    }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.log);
     }
 }
 

@@ -73,6 +73,11 @@ impl Server {
         self.process.stdout.text().lines().next().unwrap_or_default().to_owned()
     }
 
+    /// What standard error has said so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.process.stderr.text()
+    }
+
     /// Waits until standard error says something.
     pub(crate) fn await_stderr(&self, text: &str) {
         self.process.await_stderr(text);
@@ -92,6 +97,24 @@ impl Server {
         Peer::open(self.address())
     }
 
+    /// Does something that the server sees all at once (`SIGSTOP`).
+    pub(crate) fn while_stopped(&self, action: impl FnOnce()) {
+        self.signal(Signal::STOP);
+        super::eventually("all threads are stopped", || self.thread_states().iter().all(|&state| state == 'T'));
+        action();
+        self.signal(Signal::CONT);
+    }
+
+    /// The states of its threads (`proc_pid_stat(5)`): behind the name, which is in parentheses.
+    fn thread_states(&self) -> Vec<char> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let state = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat")).ok()?;
+            stat.rsplit_once(") ").and_then(|(_, behind)| behind.chars().next())
+        };
+        tasks.filter_map(state).collect()
+    }
+
     /// An independent client, tungstenite, without limits on sizes.
     pub(crate) fn client(&self) -> WebSocket<TcpStream> {
         tungstenite_client(self.address())
@@ -99,20 +122,29 @@ impl Server {
 
     /// Resident memory in bytes, now.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        self.memory_figure("VmRSS:")
+        self.memory_figure("VmRSS:").unwrap_or_else(|| panic!("the server has ended\n{}", self.output()))
     }
 
     /// Resident memory in bytes, at its highest.
     pub(crate) fn peak_resident_bytes(&self) -> u64 {
-        self.memory_figure("VmHWM:")
+        self.memory_figure("VmHWM:").unwrap_or_else(|| panic!("the server has ended\n{}", self.output()))
     }
 
-    fn memory_figure(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.pid());
-        let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.output()));
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|figure| figure.parse::<u64>().ok());
-        kib.unwrap_or_else(|| panic!("no {name} in {path}:\n{status}")) * 1024
+    /// Waits until the process ends of its own accord, and says what its resident memory was at its highest.
+    pub(crate) fn peak_until_its_end(&self) -> u64 {
+        let mut peak = 0;
+        super::eventually("the server ends", || {
+            peak = self.memory_figure("VmHWM:").unwrap_or(peak);
+            self.has_ended()
+        });
+        peak
+    }
+
+    /// `None`: the process has ended.
+    fn memory_figure(&self, name: &str) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let kib = status.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?;
+        Some(kib.parse::<u64>().expect("a number of KiB") * 1024)
     }
 
     /// Time that each thread, by its id, has spent on a processor.

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use io_uring::{opcode, squeue, types};
+use ringio::{Operation, Timespec};
 
 use super::operations::{Kind, Token};
 
@@ -32,7 +32,7 @@ pub(super) struct Alarms {
 struct Alarm {
     /// When it goes off; [`UNSET`] if it is free.
     at_ns: u64,
-    time: types::Timespec,
+    time: Timespec,
 }
 
 const UNSET: u64 = u64::MAX;
@@ -40,7 +40,7 @@ const UNSET: u64 = u64::MAX;
 impl Alarms {
     /// For times in nanoseconds since `epoch`, which is a time of `CLOCK_MONOTONIC`.
     pub(super) fn new(epoch: Duration) -> Self {
-        Self { alarms: Box::new([Alarm { at_ns: UNSET, time: types::Timespec::new() }; ALARMS]), epoch }
+        Self { alarms: Box::new([Alarm { at_ns: UNSET, time: Timespec::new() }; ALARMS]), epoch }
     }
 
     /// The next alarm to set when something is due at `next_ns`, and something else at `after_ns`, if that is known.
@@ -66,12 +66,12 @@ impl Alarms {
     }
 
     /// Sets an alarm. `None` if all are set already.
-    pub(super) fn set(&mut self, at_ns: u64) -> Option<squeue::Entry> {
+    pub(super) fn set(&mut self, at_ns: u64) -> Option<Operation<'_>> {
         let index = self.alarms.iter().position(|alarm| alarm.at_ns == UNSET)?;
         let alarm = &mut self.alarms[index];
         *alarm = Alarm { at_ns, time: (self.epoch + Duration::from_nanos(at_ns)).into() };
-        let timeout = opcode::Timeout::new(&raw const alarm.time).flags(types::TimeoutFlags::ABS).build();
-        Some(timeout.user_data(Token::new(Kind::Alarm, 0, index as u32).encode()))
+        let token = Token { key: index as u32, ..Token::of_worker(Kind::Alarm) };
+        Some(Operation::timeout_at(&alarm.time).with_user_data(token.encode()))
     }
 
     /// An alarm has gone off.
@@ -88,7 +88,7 @@ mod tests {
     fn set_all(alarms: &mut Alarms, next_ns: u64, after_ns: Option<u64>) -> Vec<u64> {
         let mut times = Vec::new();
         while let Some(at_ns) = alarms.wanted(next_ns, after_ns) {
-            alarms.set(at_ns).expect("there are enough");
+            assert!(alarms.set(at_ns).is_some(), "there are enough");
             times.push(at_ns);
         }
         times
@@ -98,7 +98,7 @@ mod tests {
     fn ring(alarms: &mut Alarms) {
         let first_ns = alarms.first_ns();
         let index = alarms.alarms.iter().position(|alarm| alarm.at_ns == first_ns).expect("one is set");
-        alarms.gone_off(Token::new(Kind::Alarm, 0, index as u32));
+        alarms.gone_off(Token { key: index as u32, ..Token::of_worker(Kind::Alarm) });
     }
 
     const MS: u64 = 1_000_000;

@@ -148,12 +148,11 @@ impl Worker<'_> {
             (connection.has(Flag::Polled), Kind::Ready),
             (connection.send.is_some() && !connection.has(Flag::Trying), Kind::Send),
         ];
-        let token = |kind| Token::new(kind, connection.generation, key);
+        let token = |kind| Token { key, generation: connection.generation, kind };
         let released_by = token(Kind::Ready);
         let cancels = under_way.map(|(is_under_way, kind)| is_under_way.then(|| operations::cancel(token(kind))));
         for cancel in cancels.into_iter().flatten() {
-            // SAFETY: the submission holds no address.
-            unsafe { self.ring.push(&cancel) };
+            self.ring.push(cancel);
         }
         self.release_if_ended(released_by);
     }
@@ -169,8 +168,7 @@ impl Worker<'_> {
         let gone = self.connections.remove(token.key as usize);
         self.pongs.remove(&token.key);
         self.close_codes.remove(&token.key);
-        // SAFETY: the submission holds no address.
-        unsafe { self.ring.push(&operations::close(token.key)) };
+        self.ring.push(operations::close(token.key));
         if gone.has(Flag::Recycling) && self.phase.is_sending() {
             self.begin(gone.session.number());
         }

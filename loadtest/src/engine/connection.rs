@@ -29,7 +29,8 @@ pub(super) struct Connection {
     pub(super) session: Session,
     /// What is being sent; at most one send is in flight, for two could overtake each other.
     pub(super) send: Option<SendKey>,
-    pub(super) generation: u16,
+    /// Of 24 bits, as in [`Token`].
+    pub(super) generation: u32,
     pub(super) stage: Stage,
     flags: u16,
     /// When the attempt began, in microseconds since the run's epoch, wrapping after 71 minutes.
@@ -74,7 +75,7 @@ pub(super) enum Flag {
 }
 
 impl Connection {
-    pub(super) fn new(number: u32, generation: u16, now_ns: u64) -> Self {
+    pub(super) fn new(number: u32, generation: u32, now_ns: u64) -> Self {
         let began_us = (now_ns / 1000) as u32;
         Self { session: Session::new(number), send: None, generation, stage: Stage::Connecting, flags: 0, began_us }
     }
@@ -101,7 +102,7 @@ impl Connection {
     /// The name of this connection's operation of this kind.
     #[inline]
     pub(super) fn token(&self, kind: Kind, key: u32) -> Token {
-        Token::new(kind, self.generation, key)
+        Token { key, generation: self.generation, kind }
     }
 
     /// Whether the upgrade has succeeded and the connection has not been given up.

@@ -21,8 +21,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use io_uring::{Probe, opcode};
-use ringecho::engine::uring::ring::Ring;
+use ringio::{Ring, opcode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockAddr;
@@ -125,13 +124,12 @@ pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
 
 /// Whether this kernel has all operations that a run needs: to set options of sockets through the ring, and to bind them.
 fn check_kernel(ring: &Ring, sets_options: bool, binds: bool) -> Result<(), EngineError> {
-    let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(EngineError::Ring)?;
-    if binds && !probe.is_supported(opcode::Bind::CODE) {
+    let lacks = |code| ring.lacks(&[code]).map(|lacking| lacking.is_some()).map_err(EngineError::Ring);
+    if binds && lacks(opcode::Bind::CODE)? {
         return Err(EngineError::OldKernel("IORING_OP_BIND", "6.11"));
     }
     // A command of IORING_OP_URING_CMD, for which the kernel cannot be asked: this operation came with the same version.
-    if sets_options && !probe.is_supported(opcode::FutexWait::CODE) {
+    if sets_options && lacks(opcode::FutexWait::CODE)? {
         return Err(EngineError::OldKernel("SOCKET_URING_OP_SETSOCKOPT", "6.7"));
     }
     Ok(())

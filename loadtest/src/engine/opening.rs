@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use ringecho::engine::uring::buffers::Piece;
+use ringio::next_generation;
 
 use super::connection::{Connection, Flag, Stage};
 use super::operations::{Kind, Token};
@@ -20,7 +20,7 @@ pub(super) struct Opening {
     deadlines: Deadlines,
     /// Beginnings of answers that came in several pieces.
     answers: HashMap<u32, Vec<u8>>,
-    generation: u16,
+    generation: u32,
 }
 
 impl Opening {
@@ -64,7 +64,7 @@ impl Worker<'_> {
     /// Begins to open connection number `number`.
     pub(super) fn begin(&mut self, number: u32) {
         self.tally.count(Counter::Attempted);
-        self.opening.generation = self.opening.generation.wrapping_add(1);
+        self.opening.generation = next_generation(self.opening.generation);
         let mut connection = Connection::new(number, self.opening.generation, self.now_ns);
         let is_slow_reader = self.shared.scenario.is_slow_reader(number);
         connection.set(Flag::Active, !is_slow_reader && self.shared.scenario.is_active(number));
@@ -75,8 +75,8 @@ impl Worker<'_> {
         let per_address = self.shared.sources.per_address();
         let source = number / per_address - self.part.first / per_address;
         let chain = self.addresses.connect(token, self.shared.endpoint_of(number), source as usize);
-        // SAFETY: the addresses in the chain are `self.addresses`, never changed, dropped after the ring.
-        unsafe { self.ring.push_linked(&chain) };
+        // SAFETY: the addresses in the chain are `self.addresses`, never changed, and the kernel copies them in the enter.
+        unsafe { self.ring.push_borrowed_chain(chain) };
         let deadline = self.now_ns + self.shared.scenario.connect.timeout.as_nanos() as u64;
         self.opening.deadlines.push_back((deadline, token));
     }
@@ -109,15 +109,14 @@ impl Worker<'_> {
 
     /// Bytes of the answer to the upgrade request, or bytes for a connection that has been given up.
     #[cold]
-    pub(super) fn on_answer(&mut self, key: u32, piece: Piece) {
+    pub(super) fn on_answer(&mut self, key: u32, bytes: &mut [u8]) {
         let connection = &mut self.connections[key as usize];
         if connection.stage != Stage::Upgrading {
             return;
         }
-        let bytes = &*self.pool.bytes_mut(piece);
         let received = match self.opening.answers.remove(&key) {
-            Some(earlier) => Cow::Owned([&earlier, bytes].concat()),
-            None => Cow::Borrowed(bytes),
+            Some(earlier) => Cow::Owned([&earlier, &*bytes].concat()),
+            None => Cow::Borrowed(&*bytes),
         };
         let number = connection.session.number();
         match self.shared.request_of(number).judge(number, &received) {
@@ -126,19 +125,19 @@ impl Worker<'_> {
             }
             Answer::Upgraded(head) => {
                 let frames_behind = received.len() - head;
-                self.on_upgraded(key, piece, frames_behind as u32);
+                self.on_upgraded(key, bytes, frames_behind);
             }
             Answer::Status(status) => self.fail(key, Cause::Status(status)),
             Answer::Invalid(why) => self.fail(key, Cause::Invalid(why)),
         }
     }
 
-    /// The connection is a WebSocket; the last `frames_behind` bytes of `piece` are frames already.
-    fn on_upgraded(&mut self, key: u32, piece: Piece, frames_behind: u32) {
+    /// The connection is a WebSocket; the last `frames_behind` of `bytes` are frames already.
+    fn on_upgraded(&mut self, key: u32, bytes: &mut [u8], frames_behind: usize) {
         self.on_usable(key);
         if frames_behind > 0 {
-            let skipped = piece.len - frames_behind;
-            self.on_bytes(key, Piece { offset: piece.offset + skipped, len: frames_behind, ..piece });
+            let skipped = bytes.len() - frames_behind;
+            self.on_bytes(key, &mut bytes[skipped..]);
         } else {
             self.send_due(key);
         }

@@ -5,13 +5,10 @@
 
 use std::collections::VecDeque;
 
-use io_uring::cqueue;
-use ringecho::engine::uring::buffers::{Piece, PoolShape};
-use ringecho::engine::uring::submit::END;
-use ringecho::engine::uring::turn::{RECEIVES_MAX, Usual};
+use ringio::{Completion, Operation, PoolShape, RECEIVES_MAX, Usual};
 
 use super::connection::{Flag, Stage};
-use super::operations::{self, Kind, Token};
+use super::operations::{self, END, Kind, Token};
 use super::worker::Worker;
 use crate::session::Judging;
 
@@ -69,19 +66,17 @@ impl Worker<'_> {
         debug_assert!(!connection.has(Flag::Polled), "a second poll");
         connection.set(Flag::Polled, true);
         let poll = operations::poll(connection.token(Kind::Ready, key));
-        // SAFETY: the submission holds no address.
-        unsafe { self.ring.push(&poll) };
+        self.ring.push(poll);
     }
 
     /// A connection's poll tells something.
     #[inline]
-    pub(super) fn on_ready(&mut self, token: Token, result: i32, flags: u32) {
+    pub(super) fn on_ready(&mut self, token: Token, result: i32, goes_on: bool) {
         let since_ns = self.last_turn_ns;
         let Some(connection) = self.connection(token) else {
             debug_assert!(false, "completion of a connection that is gone");
             return;
         };
-        let goes_on = cqueue::more(flags);
         connection.set(Flag::Polled, goes_on);
         if result < 0 {
             return self.on_gone(token, Some(-result));
@@ -112,10 +107,7 @@ impl Worker<'_> {
 
     /// Receives from those whose turn it is.
     pub(super) fn receive_from_readable(&mut self) {
-        if self.readable.under_way > 0 {
-            // The last enter has not taken all submissions: their places are in use.
-            return;
-        }
+        debug_assert_eq!(self.readable.under_way, 0, "receives complete in the enter that submits them");
         self.readable.served.clear();
         let usual = self.readable.usual;
         let turns = usual.per_turn().min(self.pool.room_for(usual.average()));
@@ -137,18 +129,20 @@ impl Worker<'_> {
         let place = self.readable.served.len() as u32;
         self.readable.served.push(waiter);
         let slot = waiter.token.key;
-        let receive = match &mut self.stamps {
-            Some(stamps) => operations::receive_stamped(slot, place, stamps.header(place)),
-            None => operations::receive(slot, place),
-        };
-        // SAFETY: the header, if any, is boxed and goes after the ring, and its place is not used again before this
-        // receive has completed; the pool outlives the ring.
-        unsafe { self.ring.push(&receive) };
+        let token = Token { key: place, ..Token::of_worker(Kind::Receive) };
+        match &mut self.stamps {
+            // SAFETY: header and control message are boxed, and the next use of this place follows the enter.
+            Some(stamps) => unsafe {
+                let receive = Operation::receive_message(slot, stamps.header(place));
+                self.ring.push_borrowed(receive.with_user_data(token.encode()));
+            },
+            None => self.ring.push(Operation::receive(slot, None).with_user_data(token.encode())),
+        }
     }
 
     /// The receive in this place has completed.
     #[inline]
-    pub(super) fn on_receive(&mut self, place: u32, result: i32, flags: u32) {
+    pub(super) fn on_receive(&mut self, place: u32, completion: Completion) {
         self.receives += 1;
         self.readable.under_way -= 1;
         let waiter = self.readable.served[place as usize];
@@ -156,18 +150,16 @@ impl Worker<'_> {
         let connection = &mut self.connections[token.key as usize];
         connection.set(Flag::Receiving, false);
         // Unix sockets do not say whether there is more before Linux 6.17: but there may be if the buffer was filled.
-        let mut has_more = cqueue::sock_nonempty(flags) || connection.has(Flag::Ended);
-        if let Some(piece) = self.pool.take(result, flags) {
-            if result > 0 {
-                has_more |= piece.offset + piece.len == self.pool.shape().size;
-                self.readable.usual.see(piece.len);
-                let age_ns = self.stamps.as_ref().map_or(0, |stamps| stamps.age_ns(place));
-                self.arrived_ns = self.now_ns.saturating_sub(age_ns).max(since_ns);
-                self.on_bytes(token.key, piece);
-            }
-            self.pool.release(piece.buffer);
+        let mut has_more = completion.is_socket_nonempty() || connection.has(Flag::Ended);
+        if let Some(mut piece) = completion.piece {
+            has_more |= piece.ends_buffer();
+            self.readable.usual.see(piece.len());
+            let age_ns = self.stamps.as_ref().map_or(0, |stamps| stamps.age_ns(place));
+            self.arrived_ns = self.now_ns.saturating_sub(age_ns).max(since_ns);
+            self.on_bytes(token.key, piece.bytes_mut());
+            self.pool.release(piece);
         }
-        match -result {
+        match -completion.result {
             ..0 if has_more => self.wait_for_turn(waiter),
             // Whatever comes from now on, the poll will tell.
             ..0 | libc::EAGAIN => {}
@@ -180,10 +172,10 @@ impl Worker<'_> {
     }
 
     /// Bytes from the server.
-    pub(super) fn on_bytes(&mut self, key: u32, piece: Piece) {
+    pub(super) fn on_bytes(&mut self, key: u32, bytes: &mut [u8]) {
         let connection = &mut self.connections[key as usize];
         if !connection.is_upgraded() {
-            return self.on_answer(key, piece);
+            return self.on_answer(key, bytes);
         }
         if !connection.wants_input() {
             return;
@@ -196,7 +188,7 @@ impl Worker<'_> {
             is_closing: connection.stage == Stage::Closing,
             is_closed: connection.has(Flag::ServerClosed),
         };
-        let signals = match connection.session.receive(self.pool.bytes_mut(piece), &mut judging) {
+        let signals = match connection.session.receive(bytes, &mut judging) {
             Ok(signals) => signals,
             Err(violation) => return self.on_violation(key, violation),
         };

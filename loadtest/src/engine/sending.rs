@@ -12,22 +12,20 @@ const UNREAD_AT_A_TIME: u64 = 16;
 
 impl Worker<'_> {
     /// Sends first: their buffers, still in cache, then serve what the rest of the batch has to send.
-    pub(super) fn settle_sends(&mut self, all_submitted: bool) {
+    pub(super) fn settle_sends(&mut self) {
         let mut batch = std::mem::take(&mut self.send_batch);
-        for &(token, ..) in &batch {
+        for &(token, _) in &batch {
             if let Some(connection) = self.connection(token) {
                 connection.set(Flag::Trying, false);
             }
         }
-        if all_submitted {
-            // What goes on from here queues tries anew, in a list of their own.
-            let mut tries = std::mem::replace(&mut self.tries, std::mem::take(&mut self.spare_tries));
-            for token in tries.drain(..) {
-                self.on_silence(token);
-            }
-            self.spare_tries = tries;
+        // What goes on from here queues tries anew, in a list of their own.
+        let mut tries = std::mem::replace(&mut self.tries, std::mem::take(&mut self.spare_tries));
+        for token in tries.drain(..) {
+            self.on_silence(token);
         }
-        for (token, result, _) in batch.drain(..) {
+        self.spare_tries = tries;
+        for (token, result) in batch.drain(..) {
             self.on_send(token, result);
         }
         self.send_batch = batch;
@@ -257,13 +255,12 @@ impl Worker<'_> {
         let connection = &mut self.connections[key as usize];
         let token = connection.token(Kind::Send, key);
         let buffer = self.sends.get(connection.send.expect("what is to be sent was taken"));
-        let send = buffer.operation(token, &self.shared.messages, mode);
         if mode == SendMode::Try {
             connection.set(Flag::Trying, true);
             self.tries.push(token);
         }
         // SAFETY: what the buffer owns is never moved, and it is neither written nor given back before this send is over
         // (`Connection::send` holds it until then); `sends` and the messages' tables outlive the ring.
-        unsafe { self.ring.push(&send) };
+        unsafe { self.ring.push_borrowed(buffer.operation(token, &self.shared.messages, mode)) };
     }
 }

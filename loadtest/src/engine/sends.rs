@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use io_uring::squeue;
+use ringio::Operation;
 
 use super::operations::{self, SendMode, Token};
 use crate::message::{ID_LEN, MessageId, Messages};
@@ -138,16 +138,26 @@ impl SendBuffer {
 
     /// The operation that sends what has not been sent yet. Everything it names stays where it is as long as this
     /// buffer is not written to and `messages` lives.
+    ///
+    /// # Safety
+    /// With [`SendMode::Wait`] that must be until the send has completed.
     #[inline]
-    pub(super) fn operation(&mut self, token: Token, messages: &Messages, mode: SendMode) -> squeue::Entry {
+    pub(super) unsafe fn operation<'m>(
+        &'m mut self,
+        token: Token,
+        messages: &'m Messages,
+        mode: SendMode,
+    ) -> Operation<'m> {
         let bytes = &self.bytes[self.sent..self.len];
         let Some((id, at)) = self.large else {
             self.offered = bytes.len();
-            return operations::send(token, bytes, mode);
+            // SAFETY: the caller's promise.
+            return unsafe { operations::send(token, bytes, mode) };
         };
         let vectors = self.vectors.get_or_insert_with(Vectors::new);
         self.offered = vectors.set(bytes, id, at, messages);
-        operations::send_parts(token, &vectors.header, mode)
+        // SAFETY: `set` has made the header of parts of this buffer and of `messages`; the caller's promise.
+        unsafe { operations::send_parts(token, &vectors.header, mode) }
     }
 }
 
@@ -215,7 +225,8 @@ mod tests {
 
     /// What the kernel would read for the next send of this buffer.
     fn parts(buffer: &mut SendBuffer, messages: &Messages) -> Vec<u8> {
-        buffer.operation(Token::of(Kind::Send), messages, SendMode::Try);
+        // SAFETY: not a waiting send.
+        let _ = unsafe { buffer.operation(Token::of_worker(Kind::Send), messages, SendMode::Try) };
         let vectors = buffer.vectors.as_ref().expect("a large message");
         let mut bytes = Vec::new();
         for part in &vectors.parts[..vectors.header.msg_iovlen] {

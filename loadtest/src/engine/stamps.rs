@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ringecho::engine::uring::turn::RECEIVES_MAX;
+use ringio::RECEIVES_MAX;
 use rustix::time::{ClockId, clock_gettime};
 
 /// A control message with a time in it: its header, seconds and nanoseconds.
@@ -37,7 +37,7 @@ impl Stamps {
 
     /// How the receive in this place of a turn is asked for. The kernel writes to it until that has completed.
     #[inline]
-    pub(super) fn header(&mut self, place: u32) -> *mut libc::msghdr {
+    pub(super) fn header(&mut self, place: u32) -> &mut libc::msghdr {
         let Stamp { header, control } = &mut self.stamps[place as usize];
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = CONTROL as _;

@@ -5,10 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::cqueue;
-use ringecho::engine::uring::buffers::BufferPool;
-use ringecho::engine::uring::ring::{Ring, RingOptions, Wait};
-use ringecho::engine::uring::submit::BUFFER_GROUP;
+use ringio::{Completion, Pool, Ring, RingOptions, Wait};
 use rustix::time::ClockId;
 use slab::Slab;
 use socket2::SockAddr;
@@ -48,7 +45,7 @@ const ALARM_MARGIN_NS: u64 = 2_000;
 pub(super) struct Worker<'a> {
     // The kernel holds addresses in what follows the ring: the ring goes first.
     pub(super) ring: Ring,
-    pub(super) pool: BufferPool,
+    pub(super) pool: Pool,
     pub(super) sends: Sends,
     pub(super) addresses: Addresses,
     alarms: Alarms,
@@ -68,9 +65,9 @@ pub(super) struct Worker<'a> {
     /// Codes of Close frames that are to be sent, other than that of an orderly end.
     pub(super) close_codes: HashMap<u32, u16>,
     pub(super) readable: Readable,
-    batch: Vec<Completion>,
-    /// Completions of sends, which are looked at before all others.
-    pub(super) send_batch: Vec<Completion>,
+    batch: Vec<(Token, Completion)>,
+    /// Completions of sends and their results, which are looked at before all others.
+    pub(super) send_batch: Vec<(Token, i32)>,
     /// Tries to send that have been queued since the last enter.
     pub(super) tries: Vec<Token>,
     /// An empty list, to take turns with that one.
@@ -94,22 +91,18 @@ pub(super) struct Worker<'a> {
     pub(super) receives: usize,
 }
 
-/// What completed, its result and its flags.
-pub(super) type Completion = (Token, i32, u32);
-
 impl<'a> Worker<'a> {
     pub(super) fn new(shared: &'a Shared, part: Part) -> Result<Self, EngineError> {
         let (entries, cq_entries) = if shared.threads > shared.cpus { (256, 2048) } else { (1024, 8192) };
         let options = RingOptions { entries, cq_entries, direct_descriptors: part.connections };
-        let ring = Ring::new(&options).map_err(EngineError::Ring)?;
+        let mut ring = Ring::new(&options).map_err(EngineError::Ring)?;
         let sources = shared.sources.of_connections(part.first, part.connections);
         let traffic = &shared.scenario.traffic;
         let targets: Vec<_> = shared.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
         check_kernel(&ring, !targets.iter().all(SockAddr::is_unix), !sources.is_empty())?;
         // A closed loop sends as soon as an echo is there: it has nothing to gain.
         let are_stamped = traffic.open.is_some() && !targets.iter().any(SockAddr::is_unix);
-        let pool =
-            BufferPool::new(&ring, BUFFER_GROUP, pool_shape(shared.threads as usize)).map_err(EngineError::Ring)?;
+        let pool = ring.add_pool(pool_shape(shared.threads as usize)).map_err(EngineError::Ring)?;
         let now_ns = shared.epoch.elapsed().as_nanos() as u64;
         let share = f64::from(part.connections) / f64::from(shared.scenario.connections);
         let connect = &shared.scenario.connect;
@@ -163,9 +156,9 @@ impl<'a> Worker<'a> {
             }
             self.shared.control.publish(self.part.thread, self.phase, &self.tally.counts);
             let wait = self.wait()?;
-            let all_submitted = self.ring.submit_and_wait(wait)?;
+            self.ring.enter(wait)?;
             self.look_at_the_clocks();
-            self.reap(all_submitted)?;
+            self.reap()?;
         }
         for (_, connection) in &mut self.connections {
             connection.abandon(&mut self.times, &mut self.tally, 0);
@@ -179,9 +172,7 @@ impl<'a> Worker<'a> {
     }
 
     fn listen(&mut self) {
-        let bell = operations::listen(self.shared.control.bell(self.part.thread));
-        // SAFETY: the submission holds no address; the control keeps the descriptor open as long as it lives.
-        unsafe { self.ring.push(&bell) };
+        self.ring.push(operations::listen(self.shared.control.bell(self.part.thread)));
     }
 
     /// Notices a new phase, and does a turn's worth of what the current one asks for.
@@ -269,7 +260,7 @@ impl<'a> Worker<'a> {
             } else if self.is_lazy() && next_ns - now_ns < LAZY_NS {
                 // An alarm ends such a wait, but only if it goes off during the wait itself, not while the kernel is still
                 // sending.
-                self.ring.submit()?;
+                self.ring.hand_over()?;
                 if self.alarms.first_ns() <= self.clock_ns() + ALARM_MARGIN_NS {
                     return Ok(Wait::default());
                 }
@@ -303,8 +294,8 @@ impl<'a> Worker<'a> {
     fn set_alarms(&mut self, next_ns: u64, after_ns: Option<u64>) -> bool {
         while let Some(at_ns) = self.alarms.wanted(next_ns, after_ns) {
             let Some(alarm) = self.alarms.set(at_ns) else { return true };
-            // SAFETY: the alarm's time is boxed, is written again only when it has gone off, and goes after the ring.
-            unsafe { self.ring.push(&alarm) };
+            // SAFETY: the alarm's time is boxed, and is written again only when it has gone off.
+            unsafe { self.ring.push_borrowed(alarm) };
         }
         false
     }
@@ -323,30 +314,32 @@ impl<'a> Worker<'a> {
     }
 
     /// Takes all completions, then acts on them: acting queues new submissions, which may complete meanwhile.
-    fn reap(&mut self, all_submitted: bool) -> io::Result<()> {
+    fn reap(&mut self) -> io::Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
         loop {
-            for entry in self.ring.completions() {
-                let token = Token::decode(entry.user_data());
-                let batch = if token.kind == Kind::Send { &mut self.send_batch } else { &mut batch };
-                batch.push((token, entry.result(), entry.flags()));
-            }
+            self.ring.reap(|completion| {
+                let token = Token::decode(completion.user_data);
+                match token.kind {
+                    Kind::Send => self.send_batch.push((token, completion.result)),
+                    _ => batch.push((token, completion)),
+                }
+            });
             // A try without a completion is over only if there is no completion left to be seen.
             if !self.ring.has_overflow() {
                 break;
             }
-            self.ring.submit_and_wait(Wait::default())?;
+            self.ring.enter(Wait::default())?;
         }
         self.is_held_up = false;
-        self.settle_sends(all_submitted);
+        self.settle_sends();
         self.receives = 0;
-        for (token, result, flags) in batch.drain(..) {
+        for (token, completion) in batch.drain(..) {
             match token.kind {
-                Kind::Ready => self.on_ready(token, result, flags),
-                Kind::Receive => self.on_receive(token.key, result, flags),
-                Kind::Connect => self.on_connect(token, result),
+                Kind::Ready => self.on_ready(token, completion.result, completion.goes_on()),
+                Kind::Receive => self.on_receive(token.key, completion),
+                Kind::Connect => self.on_connect(token, completion.result),
                 Kind::Alarm => self.alarms.gone_off(token),
-                Kind::Bell if !cqueue::more(flags) => self.listen(),
+                Kind::Bell if !completion.goes_on() => self.listen(),
                 Kind::Bell | Kind::Ignored | Kind::Send => {}
             }
         }

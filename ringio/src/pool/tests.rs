@@ -11,7 +11,9 @@ fn receive(pool: &Pool, data: &[u8]) -> Piece {
 }
 
 fn release<const N: usize>(pool: &Pool, pieces: [Piece; N]) {
-    pieces.into_iter().for_each(|piece| pool.release(piece));
+    for piece in pieces {
+        pool.release(piece);
+    }
 }
 
 /// Where in its buffer a piece begins.
@@ -103,7 +105,7 @@ fn a_piece_is_not_released_to_another_pool() {
 fn completions_that_name_buffers_keep_their_order() {
     let pool = Pool::detached(SHAPE);
     let (_first, second) = (pool.post_received(0, b"1"), pool.post_received(0, b"2"));
-    drop(second.expect("room").reap(&pool));
+    let _ = second.expect("room").reap(&pool);
 }
 
 #[test]
@@ -113,10 +115,6 @@ fn a_piece_may_outlive_its_pool() {
     drop(pool);
     piece.bytes_mut()[0] = b'S';
     assert_eq!(piece.bytes(), b"Still here");
-    // The bytes of a piece that is not released stay for good. Here Miri is not to count that as a leak.
-    let page = piece.start().as_ptr().map_addr(|address| address & !4095);
-    // SAFETY: the pool, of less than a page, allocated it at the start of a page; nothing uses it any more.
-    unsafe { std::alloc::dealloc(page, std::alloc::Layout::from_size_align(200, 4096).expect("a layout")) };
 }
 
 #[test]
@@ -153,8 +151,8 @@ fn a_pool_that_is_used_up_has_nothing_to_give() {
 #[test]
 fn completions_tell_what_their_flags_say() {
     let pool = Pool::detached(SHAPE);
-    let poll = Posted::plain(3, 1, true).reap(&pool);
-    assert!(poll.goes_on() && !poll.is_socket_nonempty() && poll.piece.is_none());
+    let posted = Posted::plain(3, 1, true).reap(&pool);
+    assert!(posted.goes_on() && !posted.is_socket_nonempty() && posted.piece.is_none());
     let receive = pool.post_received(4, b"some").expect("room").with_nonempty_socket().reap(&pool);
     assert!(!receive.goes_on() && receive.is_socket_nonempty());
     pool.release(receive.piece.expect("bytes"));

@@ -1,71 +1,87 @@
 //! What the engines with ordinary descriptors share (epoll, tokio-uring): tables of their own, how sockets get there,
-//! and what a connection does next. Who waits for events, and how, is the engine's.
+//! and sends from the buffer that was received into. How to wait for events is the engine's.
 
-pub mod acceptor;
-pub mod arrivals;
-mod backlog;
-mod connection;
+pub mod accepts;
 pub mod connections;
 pub mod table;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::sync::{Arc, mpsc};
+use std::thread;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
-use super::balance::Balance;
-use super::threads::{self, Workers};
+use super::admission::{Admission, Share};
+use super::threads::{self, Running, Workers};
 use super::{Engine, EngineError, system};
+use crate::sys;
 use crate::worker::{Control, Plan};
-use arrivals::Arrivals;
+use accepts::Accepts;
 
 /// An engine's worker: runs on the calling thread until it is told to stop and its connections are gone or out of time.
 /// It calls the function once, with what its start has come to.
-pub(super) type Run = fn(&Plan, &Arc<Control>, Arrivals, &dyn Fn(io::Result<()>)) -> io::Result<()>;
+pub(super) type Run = fn(&Plan, &Arc<Control>, Accepts, &dyn Fn(io::Result<()>)) -> io::Result<()>;
 
-/// Starts the workers, each with a descriptor table of its own where that is allowed, and the acceptor that hands them
-/// their sockets.
+/// Starts the workers, each with a descriptor table of its own where that is allowed. Each has copies of the listeners.
 pub(super) fn start(
     engine: Engine,
     plans: Vec<Plan>,
-    listeners: Vec<TcpListener>,
+    listeners: &[TcpListener],
     run: Run,
 ) -> Result<Workers, EngineError> {
-    let capacities: Vec<u32> = plans.iter().map(|plan| plan.capacity).collect();
-    let mut workers = Vec::new();
-    let mut doors = Vec::new();
-    for plan in plans {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (door, inside) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .map_err(|e| system("create a socket pair")(e.into()))?;
-        let (worker, ()) = if plan.has_own_table {
-            let number = inside.as_raw_fd();
-            let started = threads::start_worker(engine, plan, move |plan, control, started| {
-                if let Err(e) = table::detach(&[number, control.bell().as_raw_fd()]) {
-                    started(Err(e));
-                    return Ok(());
-                }
-                // SAFETY: this thread's table has just become its own; what is under this number in it is a copy, and
-                // nothing else owns it. The original stays with the thread that has created it.
-                let inside = unsafe { OwnedFd::from_raw_fd(number) };
-                run(plan, control, Arrivals::new(inside), started)
-            })?;
-            // The worker has its copy.
-            drop(inside);
-            started
-        } else {
-            threads::start_worker(engine, plan, move |plan, control, started| {
-                run(plan, control, Arrivals::new(inside), started)
-            })?
-        };
-        doors.push(door);
-        workers.push(worker);
-    }
-    let balance = Balance::new(capacities.into_iter().zip(workers.iter().map(|worker| worker.control.clone())));
-    let (acceptor, ()) = threads::start(engine, "acceptor".into(), move |control, started| {
-        acceptor::run(listeners, doors, balance, control, started)
-    })?;
-    Ok(Workers::new(acceptor, workers))
+    let controls = threads::controls(plans.len())?;
+    let capacities = plans.iter().map(|plan| plan.capacity);
+    let admission = Admission::new(capacities, start_ringer(controls.clone())?);
+    let cannot = system("prepare a listener");
+    listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)).map_err(cannot)?;
+    let start = |(plan, control): (Plan, _)| {
+        let share = admission.share(plan.index);
+        if plan.has_own_table {
+            return start_apart(engine, plan, control, listeners, share, run);
+        }
+        let copies: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
+        let accepts = Accepts::new(copies.map_err(system("copy a listener's descriptor"))?, share);
+        threads::start_worker(engine, plan, control, move |plan, control, started| run(plan, control, accepts, started))
+    };
+    let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
+    Ok(Workers::new(workers))
+}
+
+/// Starts the thread that wakes workers for each other: another worker's eventfd is not in a worker's own descriptor table.
+/// It ends with the last worker. Returns how to have a worker woken.
+fn start_ringer(controls: Vec<Arc<Control>>) -> Result<impl Fn(usize) + Send + Sync, EngineError> {
+    let (calls, called) = mpsc::channel::<usize>();
+    let ring = move || {
+        sys::block_signals();
+        for worker in called {
+            controls[worker].call();
+        }
+    };
+    thread::Builder::new().name("ringer".into()).spawn(ring).map_err(system("start a thread"))?;
+    // The thread is there as long as this end of the channel is.
+    Ok(move |worker| {
+        let _ = calls.send(worker);
+    })
+}
+
+/// Starts a worker with a descriptor table of its own.
+fn start_apart(
+    engine: Engine,
+    plan: Plan,
+    control: Arc<Control>,
+    listeners: &[TcpListener],
+    share: Share,
+    run: Run,
+) -> Result<Running, EngineError> {
+    let numbers: Vec<RawFd> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
+    threads::start_worker(engine, plan, control, move |plan, control, started| {
+        if let Err(e) = table::detach(&[&numbers[..], &[control.bell().as_raw_fd()]].concat()) {
+            started(Err(e));
+            return Ok(());
+        }
+        // SAFETY: this thread's table has just become its own; what is under these numbers in it are copies, and nothing
+        // else owns them. The originals stay with the thread that has created them, which waits for this one's start.
+        let copy = |&number| unsafe { TcpListener::from_raw_fd(number) };
+        run(plan, control, Accepts::new(numbers.iter().map(copy).collect(), share), started)
+    })
 }

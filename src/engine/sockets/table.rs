@@ -6,8 +6,8 @@ use std::os::fd::RawFd;
 
 /// Standard input, output and error, which every table keeps.
 const STANDARD_STREAMS: u32 = 3;
-/// Descriptors of a worker's table that are no connections: the standard streams, the bell, the acceptor's end, and what
-/// an engine waits on (a ring, an epoll, an eventfd), with some to spare.
+/// Descriptors of a worker's table that are no connections: the standard streams, its eventfd, copies of the listeners, and
+/// what an engine waits on (a ring, an epoll, an eventfd): 9 besides the listeners for tokio-uring, the most.
 pub const RESERVED: u64 = 16;
 
 /// Gives the calling thread a descriptor table of its own, with copies of the standard streams and of `kept` in it and

@@ -12,7 +12,7 @@
 //!   waits is tokio's `epoll_wait` on the ring, one more system call per turn;
 //! - each operation under way has an entry in the runtime's own slab, each task an allocation of its own: an idle
 //!   connection takes several hundred bytes;
-//! - `DEFER_TASKRUN` cannot be used: nobody would run the deferred work, since nobody enters the ring to wait.
+//! - `DEFER_TASKRUN` cannot be used: the runtime does not enter the ring to wait, and only that runs deferred work.
 
 mod operations;
 mod pool;
@@ -23,19 +23,25 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use io_uring_06::{IoUring, opcode};
 use tokio_uring::Runtime;
 
-use super::sockets::arrivals::Arrivals;
+use super::sockets::accepts::Accepts;
 use crate::worker::{Control, Plan};
-use worker::{Keeper, Worker};
+use worker::{Supervisor, Worker};
 
 /// Submissions that fit in the queue; more than that enter the kernel at once.
 const SQ_ENTRIES: u32 = 1024;
 /// Completions that fit.
 const CQ_ENTRIES: u32 = 8192;
 
-/// Whether this machine can run it.
+/// Whether this machine can run it. The runtime does not tell when the kernel refuses to be entered: it waits for ever. So a
+/// ring of our own is entered first.
 pub(super) fn probe() -> io::Result<()> {
+    let mut ring = IoUring::new(1)?;
+    // SAFETY: the operation names no memory.
+    unsafe { ring.submission().push(&opcode::Nop::new().build()).expect("a ring has room for one") };
+    ring.submit_and_wait(1)?;
     runtime(None).map(drop)
 }
 
@@ -51,7 +57,7 @@ fn runtime(entries: Option<u32>) -> io::Result<Runtime> {
 pub(super) fn run(
     plan: &Plan,
     control: &Arc<Control>,
-    arrivals: Arrivals,
+    accepts: Accepts,
     started: &dyn Fn(io::Result<()>),
 ) -> io::Result<()> {
     let runtime = match runtime(plan.ring_entries) {
@@ -63,7 +69,7 @@ pub(super) fn run(
     };
     started(Ok(()));
     let worker = Rc::new(Worker::new(plan, control));
-    runtime.block_on(async { Keeper::new(worker, arrivals).run().await })
+    runtime.block_on(async { Supervisor::new(worker, accepts).run().await })
 }
 
 #[cfg(test)]
@@ -88,7 +94,7 @@ mod tests {
         };
         let plan = Plan {
             index: 0,
-            cpu: 0,
+            cpu: None,
             has_own_table: true,
             capacity: 1,
             receive_memory: 1 << 20,

@@ -1,8 +1,10 @@
-//! Operations that tokio-uring's own types do not offer, by the door that it leaves open for them
-//! ([`UnsubmittedOneshot`]): waiting for readiness, and calls that do not wait.
+//! Operations that tokio-uring's own types do not offer, by its interface for such ([`UnsubmittedOneshot`]): waiting for
+//! readiness, and calls that do not wait.
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::net::TcpListener;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
@@ -10,12 +12,12 @@ use std::task::Context;
 use std::time::Duration;
 
 use crate::engine::sockets::connections::HEADROOM;
-use io_uring_06::types::{Fd, Timespec};
+use io_uring_06::types::{CancelBuilder, Fd, Timespec};
 use io_uring_06::{cqueue, opcode, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 /// An operation under way. Its output is its result, as system calls have it in the kernel (negative: an error number),
-/// and what it has used, which the runtime keeps until the kernel is done with it, even if nobody waits any more.
+/// and what it has used, which the runtime keeps until the kernel is done with it, even if the operation is dropped.
 pub(super) type Operation<D> = InFlightOneshot<D, GiveBack<D>>;
 
 /// Hands back what an operation has used.
@@ -45,14 +47,27 @@ pub(super) fn readable(socket: BorrowedFd) -> Operation<()> {
     submit((), opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLIN as u32).build())
 }
 
+/// Waits until a client has connected to the listener. Of several workers that wait, a connection wakes one.
+pub(super) fn connected(listener: BorrowedFd) -> Operation<()> {
+    let events = libc::EPOLLIN as u32 | libc::EPOLLEXCLUSIVE as u32;
+    submit((), opcode::PollAdd::new(Fd(listener.as_raw_fd()), events).build())
+}
+
+/// Ends all waits for this listener, of which the operation keeps a descriptor until then.
+pub(super) fn cancel_all(listener: TcpListener) -> Operation<TcpListener> {
+    let all = CancelBuilder::fd(Fd(listener.as_raw_fd())).all();
+    submit(listener, opcode::AsyncCancel2::new(all).build())
+}
+
 /// Waits until the socket takes bytes again.
 pub(super) fn writable(socket: BorrowedFd) -> Operation<()> {
     submit((), opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build())
 }
 
-/// Receives what is there, behind the headroom.
-pub(super) fn receive(socket: BorrowedFd, mut buffer: Vec<u8>) -> Operation<Vec<u8>> {
-    let room = &mut buffer[HEADROOM..];
+/// Receives what is there, behind the headroom; `at_most` so many bytes, if that is given.
+pub(super) fn receive(socket: BorrowedFd, mut buffer: Vec<u8>, at_most: Option<NonZeroU32>) -> Operation<Vec<u8>> {
+    let end = at_most.map_or(buffer.len(), |at_most| buffer.len().min(HEADROOM + at_most.get() as usize));
+    let room = &mut buffer[HEADROOM..end];
     let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), room.as_mut_ptr(), room.len() as u32)
         .flags(libc::MSG_DONTWAIT)
         .build();
@@ -66,6 +81,11 @@ pub(super) fn send(socket: BorrowedFd, bytes: Bytes) -> Operation<Bytes> {
         .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         .build();
     submit(bytes, entry)
+}
+
+/// Completes as soon as the kernel has seen it.
+pub(super) fn nothing() -> Operation<()> {
+    submit((), opcode::Nop::new().build())
 }
 
 /// Waits for some time.

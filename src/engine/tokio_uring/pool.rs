@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-/// Buffers of one size, of which there are only so many. Whoever finds none waits for one, first come, first served.
+/// Buffers of one size, of which there are only so many. A task that finds none waits for one, first come, first served.
 pub(super) struct Pool {
     size: usize,
     state: RefCell<State>,
@@ -15,9 +15,9 @@ struct State {
     /// How many more may be made.
     unmade: usize,
     waiting: VecDeque<Waker>,
-    /// The ticket of whoever comes next to wait. Tickets are given in the order of `waiting`.
+    /// The ticket of the task that comes next to wait. Tickets are given in the order of `waiting`.
     next_ticket: u64,
-    /// Free buffers that belong to those who have been woken and have not come yet.
+    /// Free buffers that belong to tasks that have been woken and have not run yet.
     reserved: usize,
 }
 
@@ -32,7 +32,7 @@ impl Pool {
         self.size
     }
 
-    /// A buffer, the most recently used one: it is still in cache. Whoever has to wait gets a ticket, and must come
+    /// A buffer, the most recently used one: it is still in cache. A task that has to wait gets a ticket, and must come
     /// again with it when woken.
     pub(super) fn poll_take(&self, ticket: &mut Option<u64>, cx: &Context) -> Poll<Vec<u8>> {
         let state = &mut *self.state.borrow_mut();

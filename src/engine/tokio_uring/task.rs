@@ -11,8 +11,12 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
-use crate::engine::fairness::LAST_RECEIVES;
-use crate::engine::sockets::connections::{Outgoing, Step};
+use crate::connection::lifecycle::{Facts, State as Life};
+use crate::engine::sockets::connections::{HEADROOM, Outgoing};
+
+/// In a connection's `flight`: the echo of its last receive is being sent, and what is left of it is still to be put behind
+/// the pending output. Nothing of our own may be put there before.
+pub(super) const SENDING_ECHO: u8 = 1;
 
 /// Serves a connection to its end.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, one byte each")]
@@ -23,14 +27,12 @@ pub(super) struct Task {
     /// Waits for readiness that are under way. They outlast a call of the worker.
     readable: Option<Operation<()>>,
     writable: Option<Operation<()>>,
-    /// The worker knows whom to call.
+    /// The worker has its waker.
     is_listening: bool,
     /// The last receive would not have fitted in a small buffer.
     wants_much: bool,
-    /// To say goodbye once a receive has found little.
-    is_leaving: bool,
-    /// Receives that it may still have until then.
-    last_receives: u8,
+    /// Its next receive is one of the background's.
+    is_budgeted: bool,
 }
 
 enum State {
@@ -40,10 +42,12 @@ enum State {
     Waiting {
         for_input: bool,
     },
+    /// For its turn, behind others.
+    AwaitingTurn,
     /// For a buffer to receive into; the ticket says for how long already.
     AwaitingBuffer(Option<u64>),
     Receiving(Operation<Vec<u8>>),
-    /// `is_pooled`: from the buffer that was received into, and not from memory of the connection's own.
+    /// `is_pooled`: from the buffer that was received into, and not from pending output.
     Sending {
         operation: Operation<Bytes>,
         is_pooled: bool,
@@ -62,41 +66,80 @@ impl Task {
             writable: None,
             is_listening: false,
             wants_much: false,
-            is_leaving: false,
-            last_receives: LAST_RECEIVES,
+            is_budgeted: false,
         }
     }
 
     /// Begins what the connection wants.
     fn decide(&mut self) -> State {
         let mut connections = self.worker.connections();
-        match connections.step(self.key) {
-            Step::Receive => State::Waiting { for_input: true },
-            Step::Wait => State::Waiting { for_input: false },
-            Step::Send => {
-                let (memory, sent) = connections.take_front(self.key);
-                let range = sent..memory.len();
-                let operation = operations::send(connections.socket(self.key), Bytes { memory, range });
-                State::Sending { operation, is_pooled: false }
+        let wants = connections.wants(self.key);
+        if wants.close {
+            if self.readable.is_some() || self.writable.is_some() {
+                let _ = shutdown(connections.socket(self.key), Shutdown::Both);
             }
-            Step::Leave => {
-                self.is_leaving = true;
-                State::AwaitingBuffer(None)
-            }
-            Step::ShutDown => {
-                // Not through the ring, which would keep a thread of the kernel's for it. It can only fail because the
-                // peer is gone, which the receive will tell.
-                let _ = shutdown(connections.socket(self.key), Shutdown::Write);
-                connections.shut_down(self.key);
-                State::Deciding
-            }
-            Step::Close => {
-                if self.readable.is_some() || self.writable.is_some() {
-                    let _ = shutdown(connections.socket(self.key), Shutdown::Both);
-                }
-                State::Ending
-            }
+            connections.get_mut(self.key).life.finish();
+            return State::Ending;
         }
+        if wants.send {
+            let (memory, sent) = connections.take_front(self.key);
+            let range = sent..memory.len();
+            let operation = operations::send(connections.socket(self.key), Bytes { memory, range });
+            return State::Sending { operation, is_pooled: false };
+        }
+        if wants.shutdown {
+            // Not through the ring, which would keep a thread of the kernel's for it. It can only fail because the
+            // peer is gone, which the receive will tell.
+            let _ = shutdown(connections.socket(self.key), Shutdown::Write);
+            connections.get_mut(self.key).life.shut_down();
+            return State::Deciding;
+        }
+        let life = &connections.get(self.key).life;
+        if !wants.receive || !life.facts.has(Facts::READABLE) {
+            return State::Waiting { for_input: wants.receive };
+        }
+        if !life.is_background() || life.state() == Life::Leaving {
+            return State::AwaitingBuffer(None);
+        }
+        connections.queue(self.key);
+        drop(connections);
+        self.worker.publish();
+        State::AwaitingTurn
+    }
+
+    /// Until the supervisor lets it go on.
+    fn poll_turn(&mut self, cx: &mut Context) -> Poll<State> {
+        if self.is_writable_again(cx) {
+            self.worker.calls.stop_listening(self.key);
+            return Poll::Ready(State::Deciding);
+        }
+        let worker = &*self.worker;
+        if worker.connections().is_queued(self.key) {
+            worker.calls.listen(self.key, cx);
+            return Poll::Pending;
+        }
+        worker.calls.stop_listening(self.key);
+        self.is_budgeted = true;
+        // What it wants may be something else by now.
+        let connections = worker.connections();
+        let can_receive = connections.wants(self.key).receive;
+        self.wants_much &= connections.at_most(self.key).is_none();
+        Poll::Ready(if can_receive { State::AwaitingBuffer(None) } else { State::Deciding })
+    }
+
+    /// Whether a slow reader's socket takes bytes again: its output goes before its next turn.
+    fn is_writable_again(&mut self, cx: &mut Context) -> bool {
+        let mut connections = self.worker.connections();
+        if !connections.get(self.key).life.facts.has(Facts::BLOCKED) {
+            return false;
+        }
+        self.writable.get_or_insert_with(|| operations::writable(connections.socket(self.key)));
+        let is_over = is_over(&mut self.writable, cx);
+        if is_over {
+            connections.unqueue(self.key);
+            connections.writable(self.key);
+        }
+        is_over
     }
 
     /// The end of a wait: its socket is ready, or the worker calls.
@@ -104,7 +147,7 @@ impl Task {
         let (worker, key) = (&*self.worker, self.key);
         let mut connections = worker.connections();
         let mut next = None;
-        if connections.is_blocked(key) {
+        if connections.get(key).life.facts.has(Facts::BLOCKED) {
             self.writable.get_or_insert_with(|| operations::writable(connections.socket(key)));
             if is_over(&mut self.writable, cx) {
                 connections.writable(key);
@@ -114,8 +157,8 @@ impl Task {
         if for_input && next.is_none() {
             self.readable.get_or_insert_with(|| operations::readable(connections.socket(key)));
             if is_over(&mut self.readable, cx) {
-                self.wants_much &= !connections.is_backlog_large();
-                next = Some(State::AwaitingBuffer(None));
+                connections.get_mut(key).life.facts.set(Facts::READABLE);
+                next = Some(State::Deciding);
             }
         }
         if let Some(next) = next {
@@ -134,7 +177,8 @@ impl Task {
     }
 
     fn receive(&mut self, buffer: Vec<u8>) -> State {
-        State::Receiving(operations::receive(self.worker.connections().socket(self.key), buffer))
+        let connections = self.worker.connections();
+        State::Receiving(operations::receive(connections.socket(self.key), buffer, connections.at_most(self.key)))
     }
 
     /// A receive is over: sends its echo from where it is.
@@ -159,19 +203,27 @@ impl Task {
 
     /// What a receive has come to. Returns what to send now.
     fn echo(&mut self, result: i32, buffer: &mut [u8]) -> Outgoing {
-        let mut connections = self.worker.connections_now();
+        let mut connections = self.worker.connections();
+        let is_budgeted = std::mem::take(&mut self.is_budgeted);
         let mut outgoing = Outgoing::InPlace(0..0);
         match result {
-            1.. => outgoing = connections.received(self.key, buffer, result as usize),
-            0 => connections.peer_finished(self.key),
+            1.. => {
+                let room = connections.at_most(self.key).map_or(usize::MAX, |most| most.get() as usize);
+                connections.note_received(self.key, result as usize, room.min(buffer.len() - HEADROOM));
+                outgoing = connections.received_into(self.key, buffer, result as usize, is_budgeted);
+            }
+            0 => {
+                connections.peer_finished(self.key);
+                connections.spent_on_nothing(is_budgeted, true);
+            }
+            _ if result == -libc::EAGAIN => connections.get_mut(self.key).life.found_nothing(),
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
         }
-        if std::mem::take(&mut self.is_leaving) {
-            self.last_receives = self.last_receives.saturating_sub(1);
-            if !self.wants_much || self.last_receives == 0 {
-                connections.say_goodbye(self.key);
-            }
+        if outgoing.bytes(buffer).is_empty() {
+            connections.go_on_leaving(self.key);
+        } else {
+            connections.get_mut(self.key).flight = SENDING_ECHO;
         }
         outgoing
     }
@@ -179,19 +231,23 @@ impl Task {
     /// A send is over: keeps what the socket has not taken.
     fn sent(&mut self, result: i32, bytes: Bytes, is_pooled: bool) -> State {
         let Bytes { memory, mut range } = bytes;
-        let mut connections = self.worker.connections_now();
+        let mut connections = self.worker.connections();
         let sent = usize::try_from(result).unwrap_or(0);
         range.start += sent;
         if result < 0 && !is_passing(result) {
             connections.broken(self.key);
         }
+        let has_echoed = std::mem::take(&mut connections.get_mut(self.key).flight) == SENDING_ECHO;
         if is_pooled {
-            connections.unsent(self.key, &memory[range]);
+            let offered = range.start - sent..range.end;
+            connections.sent_from_buffer(self.key, &memory[offered], sent);
             self.worker.give_back(memory);
         } else {
-            connections.put_front(self.key, memory, range.start);
+            connections.put_front(self.key, memory, range.start, sent);
         }
-        connections.sent(self.key, sent);
+        if has_echoed {
+            connections.go_on_leaving(self.key);
+        }
         drop(connections);
         self.worker.publish();
         State::Deciding
@@ -221,6 +277,7 @@ impl Future for Task {
                     let for_input = *for_input;
                     ready!(task.poll_wait(for_input, cx))
                 }
+                State::AwaitingTurn => ready!(task.poll_turn(cx)),
                 State::AwaitingBuffer(ticket) => {
                     let buffer = ready!(task.worker.pool(task.wants_much).poll_take(ticket, cx));
                     task.receive(buffer)

@@ -1,21 +1,22 @@
-//! What the tasks of one worker share, and the one that keeps an eye on the others.
+//! What the tasks of one worker share, and the supervisor task.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring_06::types::Timespec;
+use rustix::io::Errno;
 
 use super::operations::{self, Operation, is_over};
 use super::pool::Pool;
-use super::task::Task;
-use crate::engine::deadline::Clock;
-use crate::engine::sockets::arrivals::Arrivals;
+use super::task::{SENDING_ECHO, Task};
+use crate::engine::clock::Clock;
+use crate::engine::notice::Stalls;
+use crate::engine::sockets::accepts::Accepts;
 use crate::engine::sockets::connections::{Connections, HEADROOM};
 use crate::engine::stopping::Stopping;
 use crate::worker::{Control, Limits, Plan};
@@ -25,7 +26,7 @@ use crate::worker::{Control, Limits, Plan};
 /// are as much again at most.
 const SMALL: usize = 20 << 10;
 const LARGE: usize = 256 << 10;
-/// Connections told to close, or checked for deadlines, at once.
+/// Connections told to close at once.
 const SLICE: usize = 2048;
 
 /// What the tasks of one worker share.
@@ -37,9 +38,9 @@ pub(super) struct Worker {
     small: Pool,
     large: Pool,
     pub(super) calls: Calls,
-    /// Wakes the keeper.
-    keeper: RefCell<Option<Waker>>,
-    is_keeper_called: Cell<bool>,
+    /// Wakes the supervisor.
+    supervisor: RefCell<Option<Waker>>,
+    is_supervisor_called: Cell<bool>,
     is_ticking: Cell<bool>,
 }
 
@@ -47,8 +48,8 @@ impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
         let clock = Clock::new(&plan.limits);
         let (small, large) = pools(plan);
-        let receive = small.size().max(large.size());
-        let connections = Connections::new(plan, clock.timeouts(&plan.limits), receive);
+        let timeouts = clock.timeouts(&plan.limits);
+        let connections = Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts);
         Self {
             connections: RefCell::new(connections),
             clock,
@@ -57,8 +58,8 @@ impl Worker {
             small,
             large,
             calls: Calls::default(),
-            keeper: RefCell::new(None),
-            is_keeper_called: Cell::new(false),
+            supervisor: RefCell::new(None),
+            is_supervisor_called: Cell::new(false),
             is_ticking: Cell::new(false),
         }
     }
@@ -66,13 +67,6 @@ impl Worker {
     /// Not to be held while waiting.
     pub(super) fn connections(&self) -> RefMut<'_, Connections> {
         self.connections.borrow_mut()
-    }
-
-    /// The connections, with the clock set.
-    pub(super) fn connections_now(&self) -> RefMut<'_, Connections> {
-        let mut connections = self.connections();
-        connections.set_now(self.clock.now());
-        connections
     }
 
     /// Receive buffers.
@@ -90,27 +84,30 @@ impl Worker {
         self.pool(buffer.len() > self.small.size()).give_back(buffer);
     }
 
-    /// Publishes the counters, and has the keeper look at what has got a deadline.
+    /// Publishes the counters, and has the supervisor look at what has got a deadline or waits for its turn.
     pub(super) fn publish(&self) {
         let connections = self.connections.borrow();
         self.control.publish(connections.tally());
-        if connections.needs_sweep() && !self.is_ticking.get() {
-            self.call_keeper();
+        if connections.has_background() || (connections.has_deadlines() && !self.is_ticking.get()) {
+            self.call_supervisor();
         }
     }
 
     /// Forgets a connection and closes its socket.
     pub(super) fn remove(&self, key: u32) {
-        self.connections().remove(key);
+        let mut connections = self.connections();
+        connections.drop_output(key);
+        connections.remove(key);
+        drop(connections);
         self.publish();
         if self.connections().is_empty() {
-            self.call_keeper();
+            self.call_supervisor();
         }
     }
 
-    fn call_keeper(&self) {
-        self.is_keeper_called.set(true);
-        if let Some(waker) = self.keeper.take() {
+    fn call_supervisor(&self) {
+        self.is_supervisor_called.set(true);
+        if let Some(waker) = self.supervisor.take() {
             waker.wake();
         }
     }
@@ -167,31 +164,36 @@ impl Calls {
     }
 }
 
-/// Spawns the tasks of those who arrive, looks after deadlines and after the worker's end.
-pub(super) struct Keeper {
+/// Spawns the tasks of new connections, grants turns to the background, meets deadlines and shuts the worker down.
+pub(super) struct Supervisor {
     worker: Rc<Worker>,
-    /// `None`: nobody will come any more.
-    arrivals: Option<Arrivals>,
-    has_arrivals: Option<Operation<()>>,
-    is_told_to_stop: Option<Operation<()>>,
+    accepts: Accepts,
+    /// Waits for the listeners.
+    waits: Vec<Option<Operation<()>>>,
+    /// A client may have connected, or other workers count on this one to accept.
+    may_accept: bool,
+    is_needed: bool,
+    is_called: Option<Operation<()>>,
     tick: Option<Operation<Box<Timespec>>>,
     stopping: Stopping,
-    swept_at: u32,
-    /// The last sweep has come to its end.
-    is_swept: bool,
+    stalls: Stalls,
+    /// All deadlines that are due have been met.
+    is_punctual: bool,
 }
 
-impl Keeper {
-    pub(super) fn new(worker: Rc<Worker>, arrivals: Arrivals) -> Self {
+impl Supervisor {
+    pub(super) fn new(worker: Rc<Worker>, accepts: Accepts) -> Self {
         Self {
-            has_arrivals: Some(operations::readable(arrivals.as_fd())),
-            is_told_to_stop: Some(operations::readable(worker.control.bell())),
+            waits: accepts.listeners().map(|_| None).collect(),
+            may_accept: false,
+            is_needed: false,
+            is_called: Some(operations::readable(worker.control.bell())),
+            stalls: Stalls::new(&worker.limits),
             worker,
-            arrivals: Some(arrivals),
+            accepts,
             tick: None,
             stopping: Stopping::No,
-            swept_at: 0,
-            is_swept: true,
+            is_punctual: true,
         }
     }
 
@@ -202,10 +204,17 @@ impl Keeper {
     }
 
     async fn turn(&mut self) -> io::Result<bool> {
-        let needs_tick = self.worker.connections().needs_sweep();
-        match self.stopping.patience(self.worker.clock.tick(), needs_tick) {
-            Some(Duration::ZERO) => yield_now().await,
-            _ if !self.is_swept => yield_now().await,
+        let (had_deadlines, has_background) = {
+            let connections = self.worker.connections();
+            (connections.has_deadlines(), connections.has_background())
+        };
+        self.watch_listeners();
+        let patience = self.stopping.patience(self.worker.clock.tick(), had_deadlines);
+        match patience.into_iter().chain(self.accepts.patience()).min() {
+            patience if has_background || !self.is_punctual || patience == Some(Duration::ZERO) => {
+                pass_through_kernel().await;
+                let _ = poll_fn(|cx| Poll::Ready(self.poll_events(cx))).await;
+            }
             patience => {
                 if self.tick.is_none() {
                     self.tick = patience.map(operations::timeout);
@@ -214,10 +223,13 @@ impl Keeper {
                 poll_fn(|cx| self.poll_events(cx)).await;
             }
         }
-        if self.has_arrivals.is_none() {
-            self.take_arrivals()?;
+        let now = self.worker.clock.advance(Instant::now(), had_deadlines);
+        self.worker.connections().begin_turn(now);
+        if std::mem::take(&mut self.may_accept) {
+            self.accept();
         }
         let goes_on = self.look_at_time();
+        self.grant_turns();
         let called = self.worker.connections().take_called();
         for key in called {
             self.worker.calls.call(key);
@@ -226,61 +238,107 @@ impl Keeper {
         Ok(goes_on)
     }
 
-    /// Ready when there is something for the keeper to do.
+    /// Lets the background go on, as far as the turn's budget goes.
+    fn grant_turns(&self) {
+        let mut connections = self.worker.connections();
+        let mut foreground = 0;
+        while let Some(key) = connections.next_foreground() {
+            // It has become interactive while it waited.
+            foreground += 1;
+            connections.call(key);
+        }
+        while let Some(key) = connections.next_background() {
+            connections.spend_on(key);
+            connections.call(key);
+        }
+        debug_assert!(foreground <= connections.len());
+    }
+
+    /// Ready when there is something for the supervisor to do.
     fn poll_events(&mut self, cx: &mut Context) -> Poll<()> {
-        *self.worker.keeper.borrow_mut() = Some(cx.waker().clone());
-        if is_over(&mut self.is_told_to_stop, cx) {
-            self.worker.connections().close_at_leisure();
-            self.stopping.begin(self.worker.limits.drain_timeout);
+        *self.worker.supervisor.borrow_mut() = Some(cx.waker().clone());
+        if is_over(&mut self.is_called, cx) {
+            self.answer_bell();
             return Poll::Ready(());
         }
-        let is_called = self.worker.is_keeper_called.take();
-        if is_over(&mut self.has_arrivals, cx) | is_over(&mut self.tick, cx) | is_called {
+        let is_called = self.worker.is_supervisor_called.take();
+        for wait in &mut self.waits {
+            self.may_accept |= is_over(wait, cx);
+        }
+        if self.may_accept | is_over(&mut self.tick, cx) | is_called {
             return Poll::Ready(());
         }
         Poll::Pending
     }
 
-    fn take_arrivals(&mut self) -> io::Result<()> {
-        let Some(arrivals) = &self.arrivals else { return Ok(()) };
-        let more_may_come = arrivals.take(|socket| {
-            let key = self.worker.connections_now().accepted(socket);
+    /// The worker is to stop, or others count on it to accept.
+    fn answer_bell(&mut self) {
+        let bell = self.worker.control.bell();
+        let _ = rustix::io::read(bell, &mut [0; 8]);
+        self.is_called = Some(operations::readable(bell));
+        self.may_accept = true;
+        self.is_needed = true;
+        if self.worker.control.is_stopping() {
+            self.accepts.stop();
+            self.worker.connections().close_at_leisure();
+            self.stopping.begin(self.worker.limits.drain_timeout);
+        }
+    }
+
+    /// Waits for the listeners while the worker accepts. A wait that is under way stays so when it does not any more:
+    /// what it brings then is passed on.
+    fn watch_listeners(&mut self) {
+        let open = self.worker.connections().len();
+        let (waits, is_stopping) = (&mut self.waits, self.stopping != Stopping::No);
+        self.accepts.arrange(open, |listeners, _| {
+            for (wait, listener) in waits.iter_mut().zip(listeners).filter(|_| is_stopping) {
+                if wait.take().is_some() {
+                    let listener = listener.try_clone().map_err(|_| Errno::MFILE)?;
+                    // Detached: it holds the listener until the kernel has let go of it.
+                    drop(operations::cancel_all(listener));
+                }
+            }
+            Ok(())
+        });
+        if self.accepts.is_watching() {
+            for (wait, listener) in self.waits.iter_mut().zip(self.accepts.listeners()) {
+                wait.get_or_insert_with(|| operations::connected(listener));
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let is_called = std::mem::take(&mut self.is_needed);
+        self.accepts.take(is_called, |socket| {
+            let key = self.worker.connections().accepted(socket);
             // Detached: the task tells by removing the connection that it is done.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
-        })?;
+        });
         self.stopping.has_arrivals();
-        if more_may_come {
-            self.has_arrivals = Some(operations::readable(arrivals.as_fd()));
-        } else {
-            self.arrivals = None;
-        }
-        Ok(())
     }
 
     /// Deadlines and the drain. Returns whether the worker goes on.
     fn look_at_time(&mut self) -> bool {
-        let now = self.worker.clock.now();
-        let mut connections = self.worker.connections_now();
-        let at_most = SLICE.max(connections.len() / 4);
-        let is_due = now != self.swept_at && connections.needs_sweep();
-        self.is_swept = !is_due || connections.sweep(at_most);
-        if self.is_swept {
-            self.swept_at = now;
-        }
-        let is_empty = connections.is_empty() && self.arrivals.is_none();
-        self.stopping.goes_on(is_empty, |from| connections.ask_some_to_leave(from, SLICE))
+        let mut connections = self.worker.connections();
+        self.is_punctual = connections.meet_deadlines();
+        self.stalls.tell(connections.take_stalled());
+        let is_empty = connections.is_empty() && self.accepts.is_over();
+        self.stopping.goes_on(is_empty, |from| {
+            let end = (connections.keys_used() as usize).min(from + SLICE);
+            for key in from as u32..end as u32 {
+                if connections.ask_to_leave(key) {
+                    if connections.get(key).flight != SENDING_ECHO {
+                        connections.go_on_leaving(key);
+                    }
+                    connections.call(key);
+                }
+            }
+            (end < connections.keys_used() as usize).then_some(end)
+        })
     }
 }
 
-/// Lets the other tasks run.
-async fn yield_now() {
-    let mut has_yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut has_yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+/// Lets the other tasks run, and the runtime submit and reap: it does so only when no task is ready.
+async fn pass_through_kernel() {
+    operations::nothing().await;
 }

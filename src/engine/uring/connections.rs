@@ -1,508 +1,529 @@
-//! The connections of one worker: what an event means for them and what is to be submitted next.
+//! The connections of one worker's ring: what a completion means for them, and what is to be submitted next.
 //!
-//! Nothing here makes a system call. Events come in as method calls, operations go out as a list of [`Op`]s. The
+//! Nothing here makes a system call. Completions come in as method calls, operations go out as a list of [`Op`]s. The
 //! rules that keep it sound:
 //! - the kernel looks at memory to be sent only during the `io_uring_enter` that submits the send (`MSG_DONTWAIT`);
 //! - at most one send per connection in an enter, so that nothing can overtake;
 //! - an entry, its slot and its generation live until the last completion of the connection has been reaped.
 
+use ringio::{Operation, Piece, Pool, RECEIVES_MAX, Usual};
+
+use crate::connection::lifecycle::{Facts, State};
+use crate::connection::output::Lender;
+use crate::connection::{Connections as Core, Timeouts};
+use crate::protocol::{Output, Settings};
+use crate::worker::Backlog;
+
+use super::operation::{END, Op};
+use super::token::{Kind, Token};
+
 #[cfg(test)]
 mod checks;
-mod deadlines;
-mod leaving;
-mod receiving;
-mod settle;
-#[cfg(test)]
-mod tests;
 
-use std::num::NonZeroU32;
-use std::ptr::NonNull;
+/// Output of a slow reader below this is copied behind its pending output, so that what stays in the receive buffers are
+/// few and large pieces: 128 in a buffer of 512 KiB, which a turn can move out (docs/ARCHITECTURE.md).
+const COPY_BELOW: u32 = 4 << 10;
 
-use receiving::Readable;
-use slab::Slab;
+/// What of a connection the kernel holds, one bit each.
+pub(super) mod flight {
+    /// A receive is among the operations to submit, or submitted.
+    pub(in super::super) const RECEIVING: u8 = 1;
+    /// The front of the output is among the operations to submit, or submitted.
+    pub(in super::super) const SENDING: u8 = 1 << 1;
+    /// The poll is armed.
+    pub(in super::super) const POLLED: u8 = 1 << 2;
+    /// A `shutdown(SHUT_WR)` is not completed.
+    pub(in super::super) const SHUTTING: u8 = 1 << 3;
+    /// The close of the descriptor is in flight: the last operation of all.
+    pub(in super::super) const CLOSING: u8 = 1 << 4;
+    /// The poll is being cancelled, because the descriptor is to be closed.
+    pub(in super::super) const CANCELLING: u8 = 1 << 5;
+    /// The receive is from the background's budget.
+    pub(in super::super) const BUDGETED: u8 = 1 << 6;
+    /// The send that is not finished yet fell short, and can be tried again at once.
+    pub(in super::super) const RETRY: u8 = 1 << 7;
+}
+use flight::{BUDGETED, CANCELLING, CLOSING, POLLED, RECEIVING, RETRY, SENDING, SHUTTING};
 
-use crate::engine::deadline::{Ending, Sweep, Timeouts};
-use crate::protocol::{CloseCode, Output, Phase, Protocol, Session, Settings, Then};
-use crate::worker::{Backlog, Tally};
+impl Lender for Pool {
+    type Piece = Piece;
 
-use super::buffers::{BufferPool, Piece};
-use super::connection::{Connection, Flags};
-use super::output::Chunks;
-use super::submit::END;
-use super::token::{GENERATION_MASK, Token};
+    #[inline]
+    fn bytes<'a>(&'a self, piece: &'a Piece) -> &'a [u8] {
+        piece.bytes()
+    }
 
-/// An operation to submit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// Arm a multishot, edge-triggered poll for both directions.
-    Poll {
-        /// The descriptor.
-        slot: u32,
-    },
-    /// Receive without waiting into a buffer of the pool.
-    Receive {
-        /// The descriptor.
-        slot: u32,
-        /// How many bytes; `None`: as many as there are and the buffer has room for.
-        at_most: Option<NonZeroU32>,
-    },
-    /// Send without waiting, all or as much as fits; complete silently if it was all.
-    Send {
-        /// The descriptor.
-        slot: u32,
-        /// First byte.
-        address: NonNull<u8>,
-        /// How many.
-        len: u32,
-        /// The next turn sends what belongs behind it.
-        has_more: bool,
-    },
-    /// Cancel the operation that carries `target`.
-    Cancel {
-        /// Whose completion will say `ECANCELED`.
-        target: Token,
-    },
-    /// `shutdown(SHUT_WR)`.
-    Shutdown {
-        /// The descriptor.
-        slot: u32,
-    },
-    /// Close the descriptor.
-    Close {
-        /// The descriptor.
-        slot: u32,
-    },
+    #[inline]
+    fn len(piece: &Piece) -> usize {
+        piece.len() as usize
+    }
+
+    #[inline]
+    fn advance(piece: &mut Piece, by: usize) {
+        piece.advance(by as u32);
+    }
+
+    #[inline]
+    fn release(&mut self, piece: Piece) {
+        Pool::release(self, piece);
+    }
+}
+
+/// How much receives have brought of late, by which a turn's number of them is chosen.
+#[derive(Default)]
+struct Receives {
+    foreground: Usual,
+    background: Usual,
+    /// Receives among the operations to submit.
+    queued: usize,
 }
 
 /// Everything a worker knows about its connections.
-pub struct Connections {
-    entries: Slab<Connection>,
-    chunks: Chunks,
-    pool: BufferPool,
-    settings: Settings,
-    timeouts: Timeouts,
-    /// Unsent bytes from which on a connection is not read.
-    backlog_high: usize,
-    /// Unsent bytes of all connections together from which on nobody is read who does not read.
-    backlog_total: usize,
-    generation: u32,
-    /// The worker's clock: ticks since it started.
-    now: u32,
-    ops: Vec<(Token, Op)>,
+pub(super) struct Connections {
+    pub(super) core: Core<u32, Pool>,
+    pool: Pool,
+    ops: Vec<Op>,
     /// Connections whose send is among `ops`.
     queued_sends: Vec<u32>,
     /// Connections whose send the last enter has submitted.
     submitted_sends: Vec<u32>,
-    /// Connections whose send fell short, but that can send again as soon as it is finished.
-    retries: Vec<u32>,
-    readable: Readable,
-    blocked: Vec<u32>,
-    /// How many entries have a deadline.
-    timed: usize,
-    /// One more than the highest key ever used.
-    keys_used: usize,
-    sweep: Sweep,
+    receives: Receives,
+    /// Slow readers whose output lies in the receive buffers.
+    holders: Vec<u32>,
+    /// Below this, output of slow readers is copied.
+    copy_below: u32,
     /// The next enter must not wait: something is to be done as soon as its sends are out.
-    urgent: bool,
-    tally: Tally,
+    is_urgent: bool,
 }
 
 impl Connections {
     /// Room for `capacity` connections that receive into `pool`.
-    pub fn new(capacity: usize, pool: BufferPool, backlog: Backlog, settings: Settings, timeouts: Timeouts) -> Self {
-        // A connection is found to be over the mark when it has received a pool's worth more, and may receive another
-        // one before it is read no further.
-        let backlog_high = backlog.per_connection.saturating_sub(2 * pool.memory());
+    pub(super) fn new(capacity: usize, pool: Pool, backlog: Backlog, settings: Settings, timeouts: Timeouts) -> Self {
         Self {
-            readable: Readable::new(pool.shape()),
-            backlog_high,
-            backlog_total: backlog.total,
-            entries: Slab::with_capacity(capacity),
-            chunks: Chunks::new(),
+            copy_below: COPY_BELOW.min(pool.shape().size / 4),
+            core: Core::new(capacity, backlog, settings, timeouts),
             pool,
-            settings,
-            timeouts,
-            generation: 0,
-            now: 0,
             ops: Vec::new(),
             queued_sends: Vec::new(),
             submitted_sends: Vec::new(),
-            retries: Vec::new(),
-            blocked: Vec::new(),
-            timed: 0,
-            keys_used: 0,
-            sweep: Sweep::default(),
-            urgent: false,
-            tally: Tally::default(),
+            receives: Receives::default(),
+            holders: Vec::new(),
+            is_urgent: false,
         }
-    }
-
-    /// Connections that hold an entry.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether no connection holds an entry.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// What has been done so far.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Whether [`Connections::sweep`] has to be called.
-    pub fn needs_sweep(&self) -> bool {
-        self.timed > 0 || (self.timeouts.idle.is_some() && !self.entries.is_empty())
     }
 
     /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
-    pub fn is_urgent(&self) -> bool {
-        // The last enter has not taken all submissions, so that its sends are not finished: somebody may wait for that.
-        let has_unfinished = !self.submitted_sends.is_empty();
-        self.urgent || has_unfinished || !self.readable.is_empty()
-    }
-
-    /// Whether connections that come or go wait to be seen to.
-    pub fn has_passing_left(&self) -> bool {
-        self.readable.has_passing()
+    pub(super) fn is_urgent(&self) -> bool {
+        self.is_urgent || self.core.has_foreground() || self.core.has_background()
     }
 
     /// How many of the operations to submit will have completed when the enter that submits them returns.
-    pub fn queued_receives(&self) -> usize {
-        self.readable.submitted()
+    pub(super) fn queued_receives(&self) -> usize {
+        self.receives.queued
     }
 
-    /// Sets the worker's clock.
-    pub fn set_now(&mut self, tick: u32) {
-        self.now = tick;
-    }
-
-    /// The operations to submit, in order. Forgets them when the iterator is dropped.
-    pub fn take_ops(&mut self) -> std::vec::Drain<'_, (Token, Op)> {
-        self.urgent = false;
-        self.readable.forget_submitted();
+    /// Takes the operations to submit, in order, for [`Connections::submission`].
+    pub(super) fn take_ops(&mut self) -> Vec<Op> {
+        self.is_urgent = false;
+        self.receives.queued = 0;
         self.submitted_sends.append(&mut self.queued_sends);
-        self.ops.drain(..)
+        std::mem::take(&mut self.ops)
     }
 
-    // ----- events -----
+    /// Gives back the memory that [`Connections::take_ops`] took; the operations are submitted.
+    pub(super) fn give_back(&mut self, mut ops: Vec<Op>) {
+        ops.clear();
+        if self.ops.is_empty() {
+            self.ops = ops;
+        }
+    }
+
+    /// An operation as a submission.
+    #[inline]
+    pub(super) fn submission(&self, op: Op) -> Operation<'_> {
+        op.submission(|| {
+            let queue = self.core.get(op.token.key).output;
+            (self.core.outputs.front(queue, &self.pool), self.core.outputs.has_several(queue))
+        })
+    }
+
+    // ----- completions -----
 
     /// A socket has arrived in `slot`.
-    pub fn accepted(&mut self, slot: u32) {
-        self.generation = (self.generation + 1) & GENERATION_MASK;
-        let connection = Connection::new(Session::new(&self.settings), slot, self.generation, self.now);
-        let is_handshake = connection.session.phase() == Phase::Handshake;
-        let key = self.entries.insert(connection) as u32;
-        self.keys_used = self.keys_used.max(key as usize + 1);
-        self.tally.accepted += 1;
-        if is_handshake {
-            self.set_timed(key, true);
-        }
+    pub(super) fn accepted(&mut self, slot: u32) {
+        let key = self.core.accepted(slot);
         self.settle(key);
     }
 
     /// Something has happened on a socket: a completion of its poll.
     #[inline]
-    pub fn ready(&mut self, token: Token, result: i32, flags: u32) {
-        let key = token.key;
-        let connection = self.entry(token);
-        if !io_uring::cqueue::more(flags) {
+    pub(super) fn ready(&mut self, token: Token, result: i32, goes_on: bool) {
+        let key = self.checked(token);
+        let connection = self.core.get_mut(key);
+        if !goes_on {
             // Cancelled; or, for want of room for completions, ended by the kernel: `settle` arms it again.
-            connection.flags.clear(Flags::POLLED);
+            connection.flight &= !POLLED;
         }
         if result < 0 {
             if result != -libc::ECANCELED {
-                self.broken(key);
+                self.core.broken(key);
             }
         } else {
             // Errors and the end, too, are what a receive tells.
             if result & !i32::from(libc::POLLOUT) != 0 {
-                connection.flags.set(Flags::READABLE);
+                connection.life.facts.set(Facts::READABLE);
             }
             if result & END != 0 {
-                connection.flags.set(Flags::ENDED);
+                connection.life.facts.set(Facts::END_AHEAD);
             }
-            if result & i32::from(libc::POLLOUT) != 0 && connection.flags.has(Flags::BLOCKED) {
-                self.unblock(key);
-            }
-            if result & END != 0 {
-                self.wait_for_end(key);
+            if result & i32::from(libc::POLLOUT) != 0 && connection.life.facts.has(Facts::BLOCKED) {
+                if connection.flight & SENDING != 0 {
+                    connection.flight |= RETRY;
+                } else {
+                    self.core.writable(key);
+                }
             }
         }
         self.settle(key);
     }
 
-    /// The socket takes bytes again.
-    fn unblock(&mut self, key: u32) {
-        if self.entries[key as usize].flags.has(Flags::SENDING) {
-            self.retries.push(key);
-        } else {
-            self.is_read_again(key);
-        }
-    }
-
     /// The completion of a receive.
     #[inline]
-    pub fn received(&mut self, token: Token, result: i32, flags: u32) {
-        let key = token.key;
-        let piece = self.pool.take(result, flags);
-        let connection = self.entry(token);
-        connection.flags.clear(Flags::RECEIVING);
-        if result > 0 && !io_uring::cqueue::sock_nonempty(flags) && !connection.flags.has(Flags::ENDED) {
-            // Whatever arrives from now on, an event will tell.
-            connection.flags.clear(Flags::READABLE);
-        }
-        let is_ending = !connection.ending.is_open();
-        match piece {
-            Some(piece) if result > 0 && !is_ending => {
-                let was_amidst = connection.session.is_within_frame() || connection.flags.has(Flags::TIMED);
-                let lost = self.input(key, piece);
-                self.weigh(key, piece, lost, was_amidst);
+    pub(super) fn received(&mut self, token: Token, result: i32, piece: Option<Piece>, has_more: bool) {
+        let key = self.checked(token);
+        let connection = self.core.get_mut(key);
+        let is_budgeted = connection.flight & BUDGETED != 0;
+        connection.flight &= !(RECEIVING | BUDGETED);
+        if let Some(piece) = piece {
+            if !has_more && !connection.life.facts.has(Facts::END_AHEAD) {
+                // Whatever arrives from now on, an event will tell.
+                connection.life.facts.clear(Facts::READABLE);
             }
-            Some(piece) => {
-                if result > 0 {
-                    self.weigh(key, piece, 0, true);
-                }
-                self.pool.release(piece.buffer);
-            }
-            None => {}
-        }
-        if result <= 0 {
+            self.input(key, piece, is_budgeted);
+        } else {
             self.received_nothing(key, result);
+            self.core.spent_on_nothing(is_budgeted, result == 0);
         }
         if result != -libc::ENOBUFS {
-            self.go_on_leaving(key);
+            self.core.go_on_leaving(key);
         }
         self.settle(key);
     }
 
     #[cold]
     fn received_nothing(&mut self, key: u32, result: i32) {
-        let flags = &mut self.entries[key as usize].flags;
+        let life = &mut self.core.get_mut(key).life;
         match -result {
-            0 => flags.set(Flags::PEER_DONE),
-            libc::EAGAIN => flags.clear(Flags::READABLE),
+            0 => self.core.peer_finished(key),
+            libc::EAGAIN => life.found_nothing(),
             // It stays readable, and so waits for another receive.
             libc::EINTR | libc::ENOBUFS => {}
             // ECONNRESET, ETIMEDOUT, EPIPE and whatever else: the connection is gone.
-            _ => self.broken(key),
+            _ => self.core.broken(key),
         }
     }
 
+    /// Bytes from the peer: their echo is queued.
+    #[inline]
+    fn input(&mut self, key: u32, mut piece: Piece, is_budgeted: bool) {
+        let was_within_frame = self.core.get(key).life.is_within_frame();
+        let len = piece.len();
+        let (Output { head, range }, cost) = self.core.received(key, piece.bytes_mut());
+        let (connection, outputs) = self.core.get_with_outputs(key);
+        let is_blocked = connection.life.facts.has(Facts::BLOCKED);
+        // What is being sent must stay where it is.
+        let joins = is_blocked && connection.flight & SENDING == 0;
+        if !head.is_empty() {
+            outputs.push_owned(&mut connection.output, head, joins);
+        }
+        if range.is_empty() {
+            self.pool.release(piece);
+        } else if joins && (range.len() as u32) < self.copy_below {
+            outputs.copy(&mut connection.output, &piece.bytes()[range]);
+            self.pool.release(piece);
+        } else {
+            piece.narrow(range);
+            outputs.push_lent(&mut connection.output, piece);
+            if is_blocked {
+                self.note_holder(key);
+            }
+        }
+        self.core.charge(key, len, cost, was_within_frame, is_budgeted);
+        if is_blocked {
+            self.core.enforce_caps(key);
+        }
+        let usual = if is_budgeted { &mut self.receives.background } else { &mut self.receives.foreground };
+        usual.see(len);
+    }
+
     /// A completion of a send: not everything could be sent.
-    pub fn send_fell_short(&mut self, token: Token, result: i32) {
-        let connection = self.entry(token);
-        assert!(connection.flags.has(Flags::SENDING), "a send that nobody made");
+    pub(super) fn send_fell_short(&mut self, token: Token, result: i32) {
+        let key = self.checked(token);
+        let (connection, outputs) = self.core.get_with_outputs(key);
+        assert!(connection.flight & SENDING != 0, "a send that nobody made");
         match result {
             1.. => {
-                connection.flags.set(Flags::BLOCKED);
-                let queue = connection.queue;
-                self.chunks.advance(queue, result as u32);
-                self.tally.bytes_sent += result as u64;
-                self.progress(token.key);
+                outputs.advance(connection.output, result as usize);
+                self.core.sent(key, result as usize, false);
             }
-            _ if result == -libc::EAGAIN => connection.flags.set(Flags::BLOCKED),
+            _ if result == -libc::EAGAIN => self.core.sent(key, 0, false),
             _ if result == -libc::ENOBUFS || result == -libc::ENOMEM => {
                 // No event will tell when to try again.
-                connection.flags.set(Flags::BLOCKED);
-                self.retries.push(token.key);
+                connection.flight |= RETRY;
+                self.core.sent(key, 0, false);
             }
             // EPIPE, ECONNRESET: the peer is gone.
-            _ => self.broken(token.key),
+            _ => self.core.broken(key),
         }
     }
 
     /// All completions of the last enter have been seen: the sends that posted none are complete.
-    pub fn finish_sends(&mut self) {
-        let mut submitted = std::mem::take(&mut self.submitted_sends);
-        for key in submitted.drain(..) {
-            let connection = &mut self.entries[key as usize];
-            connection.flags.clear(Flags::SENDING);
-            if connection.flags.has(Flags::BLOCKED) {
-                self.list_blocked(key);
-            } else if connection.ending != Ending::Abort {
-                let sent = self.chunks.pop(&mut connection.queue, &mut self.pool);
-                self.tally.bytes_sent += sent as u64;
-                if connection.queue.is_empty() {
-                    connection.flags.clear(Flags::THROTTLED);
-                } else {
-                    self.progress(key);
+    pub(super) fn finish_sends(&mut self) {
+        let mut sends = std::mem::take(&mut self.submitted_sends);
+        for key in sends.drain(..) {
+            let (connection, outputs) = self.core.get_with_outputs(key);
+            let is_retried = connection.flight & RETRY != 0;
+            connection.flight &= !(SENDING | RETRY);
+            if connection.life.facts.has(Facts::BLOCKED) {
+                self.keep_unsent(key);
+                if is_retried {
+                    self.core.try_again(key);
                 }
+            } else if connection.life.state() != State::Aborted {
+                let sent = outputs.pop(&mut connection.output, &mut self.pool);
+                self.core.sent(key, sent, true);
             }
             self.settle(key);
         }
-        self.submitted_sends = submitted;
-        while let Some(key) = self.retries.pop() {
-            // The entry is still the same connection's: its queue is not empty.
-            self.is_read_again(key);
-            self.settle(key);
+        self.submitted_sends = sends;
+    }
+
+    /// A send fell short: the unsent bytes stay where they were received, if they are many, until the kernel needs the
+    /// buffer.
+    #[cold]
+    fn keep_unsent(&mut self, key: u32) {
+        let (connection, outputs) = self.core.get_with_outputs(key);
+        if outputs.pending(connection.output) < self.copy_below as usize {
+            outputs.move_out(connection.output, &mut self.pool);
+        } else {
+            self.note_holder(key);
         }
+        self.core.enforce_caps(key);
     }
 
     /// A cancellation has not found its target (one that does is silent): it has completed, and its completion tells
     /// all, or the kernel was just about to run it, and then it goes on. In that case: try again.
-    pub fn cancel_missed(&mut self, token: Token) {
-        let Some(connection) = self.entries.get_mut(token.key as usize) else { return };
-        if connection.generation == token.generation && connection.flags.has(Flags::CANCELLING) {
-            connection.flags.clear(Flags::CANCELLING);
-            self.settle(token.key);
-        }
-    }
-
-    /// The completion of a shutdown. It can only fail because the peer is gone, which the receive will tell.
-    pub fn shut_down(&mut self, token: Token) {
-        self.entry(token).flags.clear(Flags::SHUTTING);
-        self.settle(token.key);
-    }
-
-    /// The completion of a close: the connection is over.
-    pub fn closed(&mut self, token: Token) {
+    pub(super) fn cancel_missed(&mut self, token: Token) {
         let key = token.key;
-        self.set_timed(key, false);
-        let connection = self.entries.remove(key as usize);
-        assert!(connection.queue.is_empty(), "closed with output left");
-        debug_assert!(!connection.flags.has(Flags::RECEIVING.or(Flags::SENDING).or(Flags::POLLED)));
-        self.tally.released += 1;
-    }
-
-    /// The end of a turn: returns buffers to the kernel and receives from those who have sent something.
-    pub fn end_turn(&mut self) {
-        self.relieve_pool();
-        self.pool.publish();
-        self.receive_from_readable();
-    }
-
-    // ----- what events lead to -----
-
-    /// Bytes from the peer. Returns how many of them no echo has, in the open phase.
-    #[inline]
-    fn input(&mut self, key: u32, piece: Piece) -> u32 {
-        let connection = &mut self.entries[key as usize];
-        let phase_before = connection.session.phase();
-        if phase_before == Phase::Open {
-            connection.since = self.now;
-            connection.flags.clear(Flags::PINGED);
-        }
-        let reply = connection.session.receive(&self.settings, self.pool.bytes_mut(piece));
-        self.tally.messages += u64::from(reply.messages);
-        let Output { head, range } = reply.output;
-        let answered = (head.len() + range.len()) as u32;
-        if !head.is_empty() {
-            self.chunks.push_owned(&mut connection.queue, head);
-        }
-        if range.is_empty() {
-            self.pool.release(piece.buffer);
-        } else {
-            let output = Piece { offset: piece.offset + range.start as u32, len: range.len() as u32, ..piece };
-            self.chunks.push_pooled(&mut connection.queue, output);
-        }
-        let phase = connection.session.phase();
-        if connection.flags.has(Flags::BLOCKED) {
-            self.list_blocked(key);
-        }
-        match reply.then {
-            Then::Continue if phase_before == Phase::Handshake && phase == Phase::Open => {
-                self.entries[key as usize].since = self.now;
-                self.set_timed(key, false);
-            }
-            Then::Continue if phase == Phase::Closing => self.set_timed(key, true),
-            Then::Continue => {}
-            Then::Close => self.end(key, Ending::Close),
-            Then::Linger => self.end(key, Ending::Linger),
-        }
-        if (phase_before, phase) == (Phase::Open, Phase::Open) { piece.len.saturating_sub(answered) } else { 0 }
-    }
-
-    /// Begins the way out, unless the connection is further on it already.
-    fn end(&mut self, key: u32, how: Ending) {
-        let connection = &mut self.entries[key as usize];
-        if connection.ending.is_open() || how == Ending::Abort {
-            connection.ending = how;
-            connection.since = self.now;
-            self.set_timed(key, true);
-        }
-    }
-
-    /// The connection is of no use any more: drop what was to be sent.
-    fn broken(&mut self, key: u32) {
-        self.entries[key as usize].flags.set(Flags::PEER_DONE);
-        self.end(key, Ending::Abort);
-    }
-
-    /// Closes from our side: Close frame if the protocol has one, then whatever the peer answers or the deadline.
-    fn close(&mut self, key: u32, code: CloseCode, reason: &'static str) {
-        let connection = &mut self.entries[key as usize];
-        if !connection.ending.is_open() {
+        if !self.core.contains(key) || u32::from(self.core.generation(key)) != token.generation {
             return;
         }
-        connection.ending = Ending::No; // it may have been leaving
-        let is_closing = connection.session.phase() == Phase::Closing;
-        if is_closing || connection.flags.has(Flags::CLOSING.or(Flags::CANCELLING)) {
-            return;
-        }
-        let is_open = connection.session.phase() == Phase::Open;
-        if let Some(frame) = connection.session.close(code, reason) {
-            self.chunks.push_owned(&mut connection.queue, frame);
-            connection.since = self.now;
-            self.set_timed(key, true);
-        } else if !is_open {
-            self.end(key, Ending::Close);
-        } else if self.settings.protocol == Protocol::Tcp {
-            // What the peer has sent and we have not read would become a reset, and destroy echoes on their way.
-            self.end(key, Ending::Linger);
-        } // Otherwise a frame is being echoed: the session sends the Close behind it.
-        self.settle(key);
-    }
-
-    /// Some bytes went out: a peer that reads slowly is neither idle nor dead.
-    fn progress(&mut self, key: u32) {
-        let connection = &mut self.entries[key as usize];
-        if connection.session.phase() != Phase::Handshake {
-            connection.since = self.now;
-            connection.flags.clear(Flags::PINGED);
-        }
-    }
-
-    /// Notes a connection whose peer does not read and which may hold receive buffers.
-    fn list_blocked(&mut self, key: u32) {
-        let flags = &mut self.entries[key as usize].flags;
-        if !flags.has(Flags::LISTED) {
-            flags.set(Flags::LISTED);
-            self.blocked.push(key);
-        }
-    }
-
-    /// Frees receive buffers from peers that do not read, if the kernel runs short of them. Whoever has a full backlog
-    /// then is read no further.
-    fn relieve_pool(&mut self) {
-        if self.blocked.is_empty() || !(self.pool.is_short() || self.blocked.len() > self.entries.capacity()) {
-            return;
-        }
-        let mut throttled = Vec::new();
-        for key in self.blocked.drain(..) {
-            // The key may be another connection's by now: then there is nothing to evict, or it is rightly evicted.
-            let Some(connection) = self.entries.get_mut(key as usize) else { continue };
-            connection.flags.clear(Flags::LISTED);
-            if connection.flags.has(Flags::BLOCKED) && !connection.flags.has(Flags::SENDING) {
-                let pending = self.chunks.evict(&mut connection.queue, &mut self.pool);
-                let is_full = pending >= self.backlog_high || self.chunks.owned() >= self.backlog_total;
-                if is_full && !connection.flags.has(Flags::THROTTLED) {
-                    connection.flags.set(Flags::THROTTLED);
-                    throttled.push(key);
-                }
-            }
-        }
-        for key in throttled {
+        let connection = self.core.get_mut(key);
+        if connection.flight & CANCELLING != 0 {
+            connection.flight &= !CANCELLING;
             self.settle(key);
         }
     }
 
+    /// The completion of a shutdown. It can only fail because the peer is gone, which the receive will tell.
+    pub(super) fn shut_down(&mut self, token: Token) {
+        let key = self.checked(token);
+        self.core.get_mut(key).flight &= !SHUTTING;
+        self.settle(key);
+    }
+
+    /// The completion of a close: the connection is over.
+    pub(super) fn closed(&mut self, token: Token) {
+        let key = self.checked(token);
+        debug_assert_eq!(self.core.get(key).flight & (RECEIVING | SENDING | POLLED), 0);
+        self.forget_holder(key);
+        self.core.remove(key);
+    }
+
+    // ----- what a turn does -----
+
+    /// Settles the connections that a deadline or the server's end has changed.
+    pub(super) fn settle_called(&mut self) {
+        for key in self.core.take_called() {
+            if self.core.contains(key) {
+                self.settle(key);
+            }
+        }
+    }
+
+    /// Tells some connections that the server stops, from this key on. Returns where to go on.
+    pub(super) fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
+        let end = (self.core.keys_used() as usize).min(from + at_most);
+        for key in from as u32..end as u32 {
+            if self.core.ask_to_leave(key) {
+                if self.core.get(key).flight & RECEIVING == 0 {
+                    self.core.go_on_leaving(key);
+                }
+                self.settle(key);
+            }
+        }
+        (end < self.core.keys_used() as usize).then_some(end)
+    }
+
+    /// Returns buffers to the kernel that it may fill again.
+    pub(super) fn provide_buffers(&mut self) {
+        if !self.holders.is_empty() && self.pool.is_short() {
+            self.move_holders_out();
+        }
+        self.pool.publish();
+    }
+
+    /// Frees receive buffers from slow readers: all that they hold there, which is at most the buffers' size.
+    #[cold]
+    fn move_holders_out(&mut self) {
+        for key in std::mem::take(&mut self.holders) {
+            let (connection, outputs) = self.core.get_with_outputs(key);
+            if connection.flight & SENDING != 0 {
+                self.holders.push(key);
+                continue;
+            }
+            connection.life.facts.clear(Facts::HOLDS_BUFFERS);
+            outputs.move_out(connection.output, &mut self.pool);
+            self.core.enforce_caps(key);
+        }
+    }
+
+    fn note_holder(&mut self, key: u32) {
+        let facts = &mut self.core.get_mut(key).life.facts;
+        if !facts.has(Facts::HOLDS_BUFFERS) {
+            facts.set(Facts::HOLDS_BUFFERS);
+            self.holders.push(key);
+        }
+    }
+
+    fn forget_holder(&mut self, key: u32) {
+        if self.core.get(key).life.facts.has(Facts::HOLDS_BUFFERS) {
+            self.core.get_mut(key).life.facts.clear(Facts::HOLDS_BUFFERS);
+            self.holders.retain(|&holder| holder != key);
+        }
+    }
+
+    /// Has interactive connections received from that wait for it, as many as the receive buffers are thought to have room
+    /// for.
+    pub(super) fn receive_from_foreground(&mut self) {
+        if !self.core.has_foreground() {
+            return;
+        }
+        let usual = self.receives.foreground;
+        let room = self.pool.room_for(usual.average());
+        // Whole buffers may be fewer than interactive connections: some are kept for the background.
+        let kept = if self.core.has_background() { (room / 8).max(1).min(room / 2) } else { 0 };
+        for _ in 0..usual.per_turn().min(room - kept) {
+            let Some(key) = self.core.next_foreground() else { return };
+            self.receive(key, 0);
+        }
+    }
+
+    /// Has the background received from, as far as the turn's budget and the receive buffers go.
+    pub(super) fn receive_from_background(&mut self) {
+        if !self.core.has_background() {
+            return;
+        }
+        let usual = self.receives.background;
+        let room = self.pool.room_for(usual.average().max(1)).saturating_sub(self.receives.queued);
+        for _ in 0..room.clamp(1, RECEIVES_MAX) {
+            let Some(key) = self.core.next_background() else { return };
+            self.receive(key, BUDGETED);
+        }
+    }
+
+    fn receive(&mut self, key: u32, budgeted: u8) {
+        let connection = self.core.get(key);
+        let is_wanted = connection.life.wants(!connection.output.is_empty()).receive;
+        if is_wanted && connection.flight & (RECEIVING | CANCELLING | CLOSING) == 0 {
+            if budgeted != 0 {
+                self.core.spend_on(key);
+            }
+            let at_most = self.core.at_most(key);
+            self.core.get_mut(key).flight |= RECEIVING | budgeted;
+            self.submit(key, Kind::Receive, at_most);
+            self.receives.queued += 1;
+        }
+    }
+
+    // ----- what a connection wants -----
+
+    /// Submits whatever the connection wants and the kernel does not do yet.
     #[inline]
-    fn entry(&mut self, token: Token) -> &mut Connection {
-        let connection = &mut self.entries[token.key as usize];
-        assert_eq!(connection.generation, token.generation, "a completion outlived its connection");
-        connection
+    fn settle(&mut self, key: u32) {
+        let connection = self.core.get(key);
+        if connection.life.state() == State::Aborted {
+            return self.settle_aborted(key);
+        }
+        let flight = connection.flight;
+        let wants = connection.life.wants(!connection.output.is_empty());
+        if wants.send && flight & SENDING == 0 {
+            self.core.get_mut(key).flight |= SENDING;
+            self.submit(key, Kind::Send, None);
+            self.queued_sends.push(key);
+        }
+        let connection = self.core.get(key);
+        if connection.flight & SENDING != 0 {
+            // A send that succeeds is silent. If something waits for that, the enter must not wait for anything else.
+            self.is_urgent |= connection.life.awaits_output() || self.core.outputs.has_several(connection.output);
+        }
+        let can_receive = wants.receive && flight & (RECEIVING | CANCELLING | CLOSING) == 0;
+        if can_receive && connection.life.facts.has(Facts::READABLE) {
+            self.core.queue(key);
+        }
+        if flight & (POLLED | CANCELLING | CLOSING) == 0 {
+            self.core.get_mut(key).flight |= POLLED;
+            self.submit(key, Kind::Ready, None);
+        }
+        if wants.shutdown && flight & (SHUTTING | CLOSING) == 0 {
+            let connection = self.core.get_mut(key);
+            connection.life.shut_down();
+            connection.flight |= SHUTTING;
+            self.submit(key, Kind::Shutdown, None);
+        }
+        if wants.close && flight & (SHUTTING | CLOSING) == 0 {
+            self.close_descriptor(key);
+        }
+    }
+
+    fn settle_aborted(&mut self, key: u32) {
+        let (connection, outputs) = self.core.get_with_outputs(key);
+        if connection.flight & (SENDING | CLOSING | SHUTTING) != 0 {
+            self.is_urgent |= connection.flight & SENDING != 0;
+            return;
+        }
+        outputs.clear(&mut connection.output, &mut self.pool);
+        self.forget_holder(key);
+        self.close_descriptor(key);
+    }
+
+    /// Takes back what the kernel still holds, then closes. Closing does not cancel by itself.
+    fn close_descriptor(&mut self, key: u32) {
+        self.core.unqueue(key);
+        let connection = self.core.get_mut(key);
+        connection.life.finish();
+        if connection.flight & POLLED != 0 {
+            if connection.flight & CANCELLING == 0 {
+                connection.flight |= CANCELLING;
+                self.submit(key, Kind::Cancel, None);
+            }
+        } else if connection.flight & (RECEIVING | SENDING | SHUTTING | CLOSING) == 0 {
+            connection.flight |= CLOSING;
+            self.submit(key, Kind::Close, None);
+        }
+    }
+
+    #[inline]
+    fn submit(&mut self, key: u32, kind: Kind, at_most: Option<std::num::NonZeroU32>) {
+        let connection = self.core.get(key);
+        let token = Token { key, generation: self.core.generation(key).into(), kind };
+        self.ops.push(Op { token, slot: connection.io, at_most });
+    }
+
+    #[inline]
+    fn checked(&self, token: Token) -> u32 {
+        let generation = u32::from(self.core.generation(token.key));
+        assert_eq!(generation, token.generation, "a completion outlived its connection");
+        token.key
     }
 }

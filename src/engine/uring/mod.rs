@@ -1,38 +1,40 @@
-//! The native engine: a ring per worker, connections as direct descriptors, one `io_uring_enter` per turn.
+//! The native engine: a ring per worker, connections as direct descriptors, one `io_uring_enter` per turn, two while the
+//! background has input, too.
 
+use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 
-use super::balance::Balance;
+use super::admission::Admission;
 use super::threads::{self, Workers};
 use super::{Engine, EngineError};
-use crate::worker::Plan;
+use crate::worker::{Control, Plan};
+use accepts::{Accepts, Listeners};
 
-pub mod acceptor;
-pub mod buffers;
-mod connection;
-pub mod connections;
-mod output;
+mod accepts;
+mod connections;
+mod operation;
 mod probe;
-pub mod ring;
 #[cfg(test)]
 mod simulation;
-pub mod submit;
-pub mod token;
-pub mod turn;
-pub mod worker;
+mod token;
+mod worker;
 
 pub(super) use probe::probe;
 
-/// Starts the workers, and the acceptor that moves sockets into their rings.
+/// Starts the workers, which share the listeners.
 pub(super) fn start(plans: Vec<Plan>, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
-    let capacities: Vec<u32> = plans.iter().map(|plan| plan.capacity).collect();
-    let start =
-        |plan| threads::start_worker(Engine::Uring, plan, |plan, control, started| worker::run(plan, control, started));
-    let (workers, rings): (Vec<_>, Vec<_>) =
-        plans.into_iter().map(start).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-    let balance = Balance::new(capacities.into_iter().zip(workers.iter().map(|worker| worker.control.clone())));
-    let (acceptor, ()) = threads::start(Engine::Uring, "acceptor".into(), move |control, started| {
-        acceptor::run(listeners, rings, balance, control, started)
-    })?;
-    Ok(Workers::new(acceptor, workers))
+    let controls = threads::controls(plans.len())?;
+    let bells = controls.clone();
+    let admission = Admission::new(plans.iter().map(|plan| plan.capacity), move |worker| bells[worker].call());
+    let listeners = Arc::new(Listeners(listeners));
+    let start = |(plan, control): (Plan, _)| {
+        let accepts = Accepts::new(Arc::clone(&listeners), admission.share(plan.index));
+        let run = move |plan: &Plan, control: &Arc<Control>, started: &dyn Fn(io::Result<()>)| {
+            worker::run(plan, control, accepts, started)
+        };
+        threads::start_worker(Engine::Uring, plan, control, run)
+    };
+    let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
+    Ok(Workers::new(workers))
 }

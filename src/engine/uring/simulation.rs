@@ -1,22 +1,26 @@
 //! The connections against a simulated kernel, under seeded random schedules.
 //!
 //! The kernel here completes operations in any legal order, in batches of any size: receives of any size, ended
-//! multishots, empty pools, short sends, cancellations that race with completions, enters that take a part of the
-//! submissions, peers that stop reading, half-close, reset or misbehave. After each step the invariants are checked; a
-//! failing seed is printed and replays with `RINGECHO_SIMULATION_SEED`.
+//! multishots, empty pools, short sends, cancellations that race with completions, peers that stop reading, half-close,
+//! reset or misbehave, a clock that stands still and jumps. The worker's side makes the calls of `worker.rs` in their
+//! order. After each turn the invariants are checked; a failing seed is printed and replays with
+//! `RINGECHO_SIMULATION_SEED`.
 
 mod kernel;
 mod peer;
 mod random;
+mod script;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::engine::deadline::Timeouts;
+use ringio::{Pool, PoolShape};
+
+use crate::connection::Timeouts;
+use crate::engine::clock::Clock;
 use crate::engine::stopping::Stopping;
 use crate::protocol::{Protocol, Settings};
-use crate::worker::Backlog;
+use crate::worker::{Backlog, Limits};
 
-use super::buffers::{BufferPool, PoolShape};
 use super::connections::Connections;
 use super::token::Kind;
 use kernel::{Completion, Kernel};
@@ -24,9 +28,12 @@ use peer::Peer;
 use random::Random;
 
 const SLOTS: u32 = 5;
-const STEPS: usize = 400;
-/// Ticks that a server that acts gives its peers for each thing.
-const DEADLINE: u32 = 20;
+/// Turns of a schedule before it is let come to an end, at most.
+const STEPS: usize = 120;
+/// The finest that a worker's clock has.
+const TICK: Duration = Duration::from_millis(10);
+/// Ticks that a server that acts gives its peers for each thing, at most.
+const DEADLINE: usize = 24;
 /// Longer than any schedule takes: the drain ends when all is quiet.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Turns within which everything that can come to an end does.
@@ -41,106 +48,139 @@ struct Simulation {
     server_acts: bool,
     /// The worker is in an enter that waits for a completion.
     is_waiting: bool,
-    /// The last enter has taken all submissions.
-    all_submitted: bool,
+    /// All deadlines that were due have been met.
+    is_punctual: bool,
     /// The peers do nothing any more.
     is_abandoned: bool,
     stopping: Stopping,
-    tick: u32,
+    clock: Clock,
+    time: Instant,
+    had_deadlines: bool,
 }
 
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let protocol = if random.one_in(2) { Protocol::Tcp } else { Protocol::WebSocket };
-        let size = 8 + random.below(200) as u32;
+        let is_large = random.one_in(12);
+        let size = if is_large { 4096 << random.below(5) } else { 8 + random.below(200) as u32 };
+        let scale = if is_large { size as usize / 200 } else { 1 };
         let shape = PoolShape { count: 1 << random.below(4), size, incremental: !random.one_in(3) };
         let server_acts = random.one_in(3);
-        let deadline = server_acts.then_some(DEADLINE);
-        let timeouts = Timeouts { handshake: deadline, idle: deadline, close: deadline };
+        let kind = peer::Kind { protocol, server_acts, floods: random.one_in(10), scale };
+        let limits = limits(&mut random);
+        let clock = Clock::new(&limits);
+        let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
         let settings = Settings { protocol, ..Settings::default() };
-        let pool = BufferPool::detached(shape);
+        let pool = Pool::detached(shape);
         let (per_connection, total) = (pool.memory() * random.below(6), pool.memory() * random.below(12));
         let backlog = Backlog { per_connection, total };
         Self {
             connections: Connections::new(SLOTS as usize, pool, backlog, settings, timeouts),
-            kernel: Kernel::new(random, SLOTS, protocol, server_acts),
+            kernel: Kernel::new(random, SLOTS, kind),
             server_acts,
             is_waiting: false,
-            all_submitted: true,
+            is_punctual: true,
             is_abandoned: false,
             stopping: Stopping::No,
-            tick: 0,
+            clock,
+            time: Instant::now(),
+            had_deadlines: false,
         }
     }
 
     /// One turn of the worker's loop, or, while it waits, some time that passes.
     fn turn(&mut self) {
-        let Self { kernel, connections, .. } = self;
         if !self.is_waiting {
-            let is_urgent = connections.is_urgent();
-            let ops = connections.take_ops().collect();
-            self.all_submitted = kernel.enter(ops, connections);
+            self.had_deadlines = self.connections.core.has_deadlines();
             let is_telling = matches!(self.stopping, Stopping::Telling { .. });
-            self.is_waiting = !is_urgent && self.all_submitted && !is_telling;
+            let is_hurried = self.connections.is_urgent() || !self.is_punctual || is_telling;
+            self.is_waiting = self.connections.queued_receives() == 0 && !is_hurried;
+            self.enter();
         }
-        if self.is_abandoned {
-            kernel.go_on();
-        } else {
-            kernel.happen();
+        if !self.is_abandoned {
+            self.kernel.happen();
         }
-        self.tick += 1;
-        let is_called = connections.needs_sweep() && kernel.random.one_in(3);
-        if self.is_waiting && !is_called && !kernel.has_completions() {
-            kernel.check_waiting();
-            connections.check_waiting();
-            return; // Whatever the worker has not seen, nobody will show it.
+        if self.is_abandoned || (self.kernel.is_calm && self.kernel.random.one_in(2)) {
+            self.kernel.go_on();
+        }
+        let stall = if self.kernel.random.one_in(50) { 1000 } else { 1 };
+        self.time += TICK * stall * self.kernel.random.below(3) as u32 / 2;
+        let is_called = self.had_deadlines && self.kernel.random.one_in(3);
+        if self.is_waiting && !is_called && !self.kernel.has_completions() {
+            self.kernel.check_waiting();
+            self.connections.check_waiting();
+            return; // Whatever the worker has not seen, nothing will show it.
         }
         let at_least = usize::from(self.is_waiting && !is_called);
         self.is_waiting = false;
         self.after_enter(at_least);
     }
 
+    fn enter(&mut self) {
+        let ops = self.connections.take_ops();
+        self.kernel.enter(&ops, &self.connections);
+        self.connections.give_back(ops);
+    }
+
     /// The part of a turn that follows the enter.
     fn after_enter(&mut self, at_least: usize) {
-        let Self { kernel, connections, .. } = self;
-        connections.set_now(self.tick);
-        for completion in kernel.batch(at_least) {
+        let now = self.clock.advance(self.time, self.had_deadlines);
+        self.connections.core.begin_turn(now);
+        self.see_all(at_least);
+        if self.connections.core.has_foreground() && self.connections.core.has_background() {
+            self.connections.provide_buffers();
+            self.connections.receive_from_foreground();
+            self.enter();
+            self.see_all(0);
+        }
+        self.is_punctual = self.connections.core.meet_deadlines();
+        self.connections.settle_called();
+        self.connections.core.take_stalled();
+        let Self { kernel, connections, stopping, .. } = self;
+        if self.server_acts && !self.is_abandoned && kernel.random.one_in(60) {
+            connections.ask_some_to_leave(0, SLOTS as usize);
+        }
+        let some = |from| connections.ask_some_to_leave(from, 1 + kernel.random.below(SLOTS as usize));
+        stopping.goes_on(false, some);
+        connections.provide_buffers();
+        connections.receive_from_foreground();
+        connections.receive_from_background();
+        for slot in connections.throttled_slots() {
+            kernel.peers[slot as usize].iter_mut().for_each(Peer::is_throttled);
+        }
+        connections.check_invariants(self.is_punctual);
+    }
+
+    fn see_all(&mut self, at_least: usize) {
+        self.reap(at_least);
+        while self.kernel.random.one_in(4) {
+            // The kernel had more of what it defers than one enter runs.
+            self.kernel.go_on();
+            self.reap(0);
+        }
+        self.connections.finish_sends();
+        self.kernel.sends_finished();
+    }
+
+    fn reap(&mut self, at_least: usize) {
+        for completion in self.kernel.batch(at_least) {
             if completion.token.kind == Kind::Accepted {
                 self.stopping.has_arrivals();
             }
-            dispatch(connections, completion);
+            dispatch(&mut self.connections, completion);
         }
-        if self.all_submitted {
-            connections.finish_sends();
-            kernel.sends_finished();
-        }
-        if self.server_acts {
-            connections.sweep(SLOTS as usize);
-            if kernel.random.one_in(30) {
-                connections.ask_some_to_leave(0, SLOTS as usize);
-            }
-        }
-        // A worker sees all receives of an enter before it tells anybody.
-        if !kernel.has_unseen(Kind::Receive) {
-            let some = |from| connections.ask_some_to_leave(from, 1 + kernel.random.below(SLOTS as usize));
-            self.stopping.goes_on(false, some);
-        }
-        connections.end_turn();
-        let throttled = connections.throttled_slots();
-        kernel.peers.iter_mut().filter(|(slot, _)| throttled.contains(slot)).for_each(|(_, peer)| peer.is_throttled());
-        connections.check_invariants();
     }
 
     /// All peers send what they have, and those that read go on reading. Then, when nothing can happen any more, every
-    /// byte that is due has been echoed to these: nobody waits for an event that does not come, or for somebody else.
+    /// byte that is due has been echoed to these: no connection waits for an event that does not come, or for another.
     fn settle_down(&mut self) {
         self.kernel.is_calm = true;
         for _ in 0..PATIENCE {
-            self.kernel.peers.values_mut().for_each(|peer| peer.send(usize::MAX));
+            self.kernel.all_peers_mut().for_each(|peer| peer.send(usize::MAX));
             self.turn();
             if self.is_waiting && self.kernel.is_quiet() {
-                let readers = self.kernel.peers.values().filter(|peer| peer.reads && !peer.has_reset);
+                let readers = self.kernel.all_peers().filter(|peer| peer.reads && !peer.has_reset);
                 readers.for_each(Peer::check_complete);
                 return;
             }
@@ -148,36 +188,60 @@ impl Simulation {
         panic!("the worker does not come to rest");
     }
 
-    /// The server stops under load: everybody gets what is due, and a goodbye.
+    /// The server stops under load: all peers get what is due, and a goodbye.
     fn stop(&mut self) {
         self.kernel.is_calm = true;
+        self.connections.core.close_at_leisure();
         self.stopping.begin(DRAIN_TIMEOUT);
         self.is_waiting = false; // the bell rings
-        self.kernel.peers.values_mut().for_each(Peer::server_stops);
+        self.kernel.all_peers_mut().for_each(Peer::server_stops);
         for _ in 0..PATIENCE {
-            for peer in self.kernel.peers.values_mut() {
+            let Kernel { peers, random, .. } = &mut self.kernel;
+            for peer in peers.iter_mut().flatten() {
                 peer.reads = true;
                 // What it has begun it goes on with, at some time.
-                peer.send(if self.kernel.random.one_in(20) { usize::MAX } else { 0 });
+                peer.send(if random.one_in(20) { usize::MAX } else { 0 });
             }
             self.turn();
-            let has_sent_all = self.kernel.peers.values().all(|peer| peer.has_reset || peer.sent == peer.script.len());
-            if self.is_waiting && self.kernel.is_quiet() && has_sent_all {
-                self.kernel.peers.values().for_each(Peer::check_farewell);
+            let has_sent_all = |peer: &Peer| peer.has_reset || peer.has_finished || peer.has_sent_all();
+            if self.is_waiting && self.kernel.is_quiet() && self.kernel.all_peers().all(has_sent_all) {
+                self.kernel.all_peers().for_each(Peer::check_farewell);
                 return;
             }
         }
         panic!("the worker does not come to rest");
     }
 
-    /// The peers do nothing any more, not even leave: every connection ends at its deadline.
+    /// The peers do nothing any more, not even leave: every connection ends at its deadline, but for those whose peers
+    /// answer Pings and read. These stay, whatever the clock does.
     fn be_abandoned(&mut self) {
         self.is_abandoned = true;
+        self.kernel.is_calm = true;
+        for slot in self.connections.open_slots() {
+            self.kernel.peers[slot as usize].iter_mut().for_each(Peer::begin_vigil);
+        }
         // Until idle, until the Close frame is given up, and for completions that take their time.
         for _ in 0..20 * DEADLINE {
+            self.kernel.all_peers_mut().filter(|peer| peer.is_faithful).for_each(Peer::answer_ping);
+            self.turn();
+            if self.connections.core.is_empty() {
+                break;
+            }
+        }
+        let faithful = self.kernel.all_peers().filter(|peer| peer.is_faithful);
+        assert_eq!(
+            self.connections.core.len(),
+            faithful.count(),
+            "a deadline has passed and the connection is still there"
+        );
+        self.kernel.all_peers_mut().for_each(|peer| peer.is_faithful = false);
+        for _ in 0..20 * DEADLINE {
+            if self.connections.core.is_empty() {
+                break;
+            }
             self.turn();
         }
-        assert!(self.connections.is_empty(), "a deadline has passed and the connection is still there");
+        assert!(self.connections.core.is_empty(), "a Ping goes unanswered and the connection is still there");
         self.is_abandoned = false;
     }
 
@@ -185,13 +249,13 @@ impl Simulation {
     fn end(&mut self) {
         self.kernel.is_calm = true;
         for _ in 0..PATIENCE {
-            for peer in self.kernel.peers.values_mut() {
+            for peer in self.kernel.all_peers_mut() {
                 peer.reads = true;
                 peer.send(usize::MAX);
                 peer.finish();
             }
             self.turn();
-            if self.connections.is_empty() && self.kernel.is_quiet() {
+            if self.connections.core.is_empty() && self.kernel.is_quiet() {
                 return;
             }
         }
@@ -199,31 +263,46 @@ impl Simulation {
     }
 }
 
-fn dispatch(connections: &mut Connections, Completion { token, result, flags }: Completion) {
+/// Limits of a server that acts, each an odd number of the clock's ticks.
+fn limits(random: &mut Random) -> Limits {
+    let mut some = || TICK * (8 + random.below(DEADLINE - 8)) as u32;
+    Limits {
+        handshake_timeout: Some(some()),
+        // For a Pong, whose way takes some turns, there must be time.
+        idle_timeout: Some(2 * some()),
+        stall_timeout: Some(some()),
+        close_timeout: some(),
+        drain_timeout: DRAIN_TIMEOUT,
+    }
+}
+
+fn dispatch(connections: &mut Connections, Completion { token, posted, .. }: Completion) {
+    let completion = posted.reap(connections.pool());
+    let (result, goes_on) = (completion.result, completion.goes_on());
     let successor = connections.successor_of(token);
     match token.kind {
         Kind::Accepted => return connections.accepted(result as u32),
-        Kind::Ready => connections.ready(token, result, flags),
-        Kind::Receive => connections.received(token, result, flags),
+        Kind::Ready => connections.ready(token, result, goes_on),
+        Kind::Receive => {
+            let has_more = completion.is_socket_nonempty();
+            connections.received(token, result, completion.piece, has_more);
+        }
         Kind::Send => connections.send_fell_short(token, result),
+        Kind::Cancel => connections.cancel_missed(token),
         Kind::Shutdown => connections.shut_down(token),
         Kind::Close => connections.closed(token),
-        Kind::Cancel => connections.cancel_missed(token),
-        Kind::Wake => unreachable!("nobody rings"),
+        Kind::Wake => unreachable!("the bell is not rung"),
     }
     if successor.is_some() {
-        assert_eq!(
-            connections.successor_of(token),
-            successor,
-            "a completion of a former connection changes its successor"
-        );
+        let now = connections.successor_of(token);
+        assert_eq!(now, successor, "a completion of a former connection changes its successor");
     }
 }
 
 /// One schedule: random peers come and go; in the end all are let go, and everything must be back where it was.
 fn run(seed: u64) -> usize {
     let mut simulation = Simulation::new(seed);
-    for _ in 0..STEPS {
+    for _ in 0..20 + simulation.kernel.random.below(STEPS - 20) {
         if simulation.kernel.random.one_in(4) {
             simulation.kernel.connect();
         }
@@ -235,7 +314,7 @@ fn run(seed: u64) -> usize {
         simulation.stop();
     } else {
         simulation.settle_down();
-        simulation.kernel.peers.values_mut().for_each(|peer| peer.reads = true);
+        simulation.kernel.all_peers_mut().for_each(|peer| peer.reads = true);
         simulation.settle_down();
     }
     simulation.end();

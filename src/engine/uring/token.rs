@@ -1,9 +1,9 @@
-//! What a completion belongs to: the 64 bits of user data that every operation carries.
+//! The kinds of operations that a worker's ring can have in flight.
 
-/// The kinds of operations that a ring can have in flight.
+/// What an operation of a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Multishot poll of a connection's socket.
     Ready,
     /// Receive.
@@ -16,66 +16,42 @@ pub enum Kind {
     Shutdown,
     /// Close of a direct descriptor.
     Close,
-    /// A socket that the acceptor has moved into this ring; the result is its slot.
+    /// Accept, or what concerns the listeners otherwise.
     Accepted,
-    /// The worker's eventfd: somebody wants its attention.
+    /// Multishot poll of the worker's eventfd.
     Wake,
 }
 
-impl Kind {
-    const ALL: [Kind; 8] =
-        [Kind::Ready, Kind::Receive, Kind::Send, Kind::Cancel, Kind::Shutdown, Kind::Close, Kind::Accepted, Kind::Wake];
-}
+impl ringio::Kind for Kind {
+    const ALL: &'static [Self] = &[
+        Self::Ready,
+        Self::Receive,
+        Self::Send,
+        Self::Cancel,
+        Self::Shutdown,
+        Self::Close,
+        Self::Accepted,
+        Self::Wake,
+    ];
 
-/// Generations are counted in the 24 bits that key and kind leave.
-pub const GENERATION_MASK: u32 = (1 << 24) - 1;
+    #[inline]
+    fn number(self) -> u8 {
+        self as u8
+    }
+}
 
 /// Slab key, generation and kind of an operation.
-///
-/// The generation tells apart two connections that use the same key one after the other, so that a cancellation can
-/// never hit the wrong one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Key of the connection in the worker's slab.
-    pub key: u32,
-    /// The connection's generation, at most [`GENERATION_MASK`].
-    pub generation: u32,
-    /// What the operation does.
-    pub kind: Kind,
-}
-
-impl Token {
-    /// A token that belongs to the worker and to no connection.
-    pub const fn of_worker(kind: Kind) -> Self {
-        Self { key: 0, generation: 0, kind }
-    }
-
-    /// As user data.
-    #[inline]
-    pub const fn encode(self) -> u64 {
-        (self.key as u64) << 32 | (self.generation as u64) << 8 | self.kind as u64
-    }
-
-    /// From user data that [`Token::encode`] made.
-    #[inline]
-    pub fn decode(user_data: u64) -> Self {
-        Self {
-            key: (user_data >> 32) as u32,
-            generation: (user_data >> 8) as u32 & GENERATION_MASK,
-            kind: Kind::ALL[usize::from(user_data as u8)],
-        }
-    }
-}
+pub(super) type Token = ringio::Token<Kind>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringio::Kind as _;
 
     #[test]
-    fn user_data_round_trips() {
-        for kind in Kind::ALL {
-            let token = Token { key: u32::MAX, generation: GENERATION_MASK, kind };
-            assert_eq!(Token::decode(token.encode()), token);
+    fn kinds_are_at_the_place_of_their_number() {
+        for (place, kind) in Kind::ALL.iter().enumerate() {
+            assert_eq!(place, usize::from(kind.number()));
         }
     }
 }

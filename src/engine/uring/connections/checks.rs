@@ -1,82 +1,123 @@
 //! Invariants, for the simulation.
 
-use std::ptr::NonNull;
+use ringio::Pool;
 
-use super::super::buffers::BufferPool;
-use super::super::connection::{Connection, Flags};
-use super::super::output::EVICTED_BLOCK;
+use super::super::operation::Op;
 use super::super::token::Token;
 use super::Connections;
+use super::flight::{BUDGETED, CANCELLING, CLOSING, RECEIVING, RETRY, SENDING, SHUTTING};
+use crate::connection::Connection;
+use crate::connection::lifecycle::{Facts, State};
+use crate::connection::output::{BLOCK, CHUNK_OVERHEAD};
+
+/// What a state of an entry is recognised by: its generation, its flight and its facts, and how much is to be submitted.
+pub(in super::super) type Fingerprint = (u32, u8, Facts, usize);
 
 impl Connections {
-    pub(in super::super) fn pool_mut(&mut self) -> &mut BufferPool {
-        &mut self.pool
+    pub(in super::super) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
-    /// What a completion of a former connection must not change: the state of whoever has its entry now, and the number
-    /// of operations to submit.
-    pub(in super::super) fn successor_of(&self, token: Token) -> Option<(u32, Flags, usize)> {
-        let connection = self.entries.get(token.key as usize)?;
-        let state = (connection.generation, connection.flags, self.ops.len());
-        (connection.generation != token.generation).then_some(state)
+    /// What a completion of a former connection must not change: the state of the one that has its entry now.
+    pub(in super::super) fn successor_of(&self, token: Token) -> Option<Fingerprint> {
+        if !self.core.contains(token.key) {
+            return None;
+        }
+        let connection = self.core.get(token.key);
+        let generation = u32::from(self.core.generation(token.key));
+        let state = (generation, connection.flight, connection.life.facts, self.ops.len());
+        (generation != token.generation).then_some(state)
+    }
+
+    /// Whether the receive that is under way is from the background's budget.
+    pub(in super::super) fn is_budgeted(&self, key: u32) -> bool {
+        self.core.get(key).flight & BUDGETED != 0
+    }
+
+    /// Whether a connection's last receive is due, or it is leaving: it is received from without an event.
+    pub(in super::super) fn is_finishing(&self, key: u32) -> bool {
+        matches!(self.core.get(key).life.state(), State::Finishing | State::Leaving)
+    }
+
+    /// Sockets of connections that are open and not pinged.
+    pub(in super::super) fn open_slots(&self) -> Vec<u32> {
+        let has_end = Facts::PINGED.or(Facts::PEER_DONE).or(Facts::END_AHEAD);
+        let is_open = |c: &Connection<u32>| c.life.state() == State::Open && !c.life.facts.has(has_end);
+        self.core.iter().filter(|(_, c)| is_open(c) && c.life.can_ping()).map(|(_, c)| c.io).collect()
     }
 
     /// Sockets that are not read, because their peers do not read.
-    pub(in super::super) fn throttled_slots(&self) -> Vec<u32> {
-        let throttled = self.entries.iter().filter(|(_, connection)| connection.flags.has(Flags::THROTTLED));
-        throttled.map(|(_, connection)| connection.slot).collect()
+    pub(in super::super) fn throttled_slots(&self) -> impl Iterator<Item = u32> {
+        let throttled = self.core.iter().filter(|(_, connection)| connection.life.facts.has(Facts::THROTTLED));
+        throttled.map(|(_, connection)| connection.io)
+    }
+
+    /// The bytes of a send that is submitted, and whether more is announced.
+    pub(in super::super) fn sent_by(&self, op: Op) -> (&[u8], bool) {
+        let connection = self.core.get(op.token.key);
+        assert_eq!(u32::from(self.core.generation(op.token.key)), op.token.generation, "a send of a former connection");
+        assert!(connection.flight & SENDING != 0);
+        let outputs = &self.core.outputs;
+        (outputs.front(connection.output, &self.pool), outputs.has_several(connection.output))
     }
 
     /// What must hold after every turn.
-    pub(in super::super) fn check_invariants(&self) {
-        let timed = self.entries.iter().filter(|(_, c)| c.flags.has(Flags::TIMED)).count();
-        assert_eq!(timed, self.timed, "deadlines miscounted");
-        let queues = || self.entries.iter().map(|(_, connection)| connection.queue);
-        let chunks: usize = queues().map(|queue| self.chunks.memory(queue).count()).sum();
-        assert_eq!(chunks, self.chunks.len(), "a chunk that no queue holds");
-        self.pool.check_pieces(queues().flat_map(|queue| self.chunks.buffers(queue)));
-        for (key, connection) in &self.entries {
-            let flags = connection.flags;
-            assert!(connection.is_in_flight(), "a connection that no completion will move");
-            if flags.has(Flags::READABLE) && connection.wants_input() {
-                let is_next =
-                    flags.has(Flags::RECEIVING) || (flags.has(Flags::QUEUED) && self.readable.holds(key as u32));
+    pub(in super::super) fn check_invariants(&self, is_punctual: bool) {
+        self.core.check_invariants();
+        self.core.check_deadlines(is_punctual);
+        let lent = || self.core.iter().flat_map(|(_, connection)| self.core.outputs.lent(connection.output));
+        self.pool.check_pieces(lent().map(ringio::Piece::buffer));
+        let mut holders = 0;
+        for (key, connection) in self.core.iter() {
+            let (facts, flight) = (connection.life.facts, connection.flight);
+            assert!(flight & !(BUDGETED | RETRY) != 0, "a connection that no completion will move");
+            let wants = self.core.wants(key);
+            let is_ending = flight & (CANCELLING | CLOSING) != 0;
+            if facts.has(Facts::READABLE) && wants.receive && !is_ending {
+                let is_next = flight & RECEIVING != 0 || self.core.is_queued(key);
                 assert!(is_next, "a connection that nobody will receive from");
             }
-            let is_sending = flags.has(Flags::SENDING.or(Flags::BLOCKED).or(Flags::CLOSING));
-            assert!(connection.queue.is_empty() || is_sending, "output that nobody will send");
-            let memory: usize = self.chunks.memory(connection.queue).sum();
-            // What may come before the reading has stopped, our own answers and cut frames, a block that is sent in part.
-            let cap = self.backlog_high + 2 * self.pool.memory() + 512 + EVICTED_BLOCK;
-            assert!(memory <= cap, "a backlog of {memory} bytes over a cap of {cap}");
+            assert!(!wants.send || flight & SENDING != 0, "output that nobody will send");
+            assert!(!wants.shutdown || flight & SHUTTING != 0 || is_ending, "a shutdown that nobody will submit");
+            holders += usize::from(facts.has(Facts::HOLDS_BUFFERS));
+            self.check_memory(key);
         }
-        let cap = self.backlog_total + self.entries.capacity() * (2 * self.pool.memory() + 512);
-        assert!(self.chunks.owned() <= cap, "backlogs of {} bytes over a cap of {cap}", self.chunks.owned());
+        assert_eq!(holders, self.holders.len(), "a holder of buffers that is not noted");
+        let cap = self.core.backlog().total + self.core.len() * self.slack();
+        assert!(self.core.outputs.held() <= cap, "backlogs of {} bytes over a cap of {cap}", self.core.outputs.held());
     }
 
-    /// What must hold while the worker waits: nobody who is ending waits for a send that has completed silently.
+    /// What a connection may have beyond its cap: what may come before it turns out to be a slow reader and while a
+    /// receive is under way, our own answers and cut frames, and a block that is sent in part.
+    fn slack(&self) -> usize {
+        2 * self.pool.memory() + 512 + BLOCK
+    }
+
+    fn check_memory(&self, key: u32) {
+        let queue = self.core.get(key).output;
+        let (_, owned, pending) = self.core.outputs.count(queue);
+        let cap = self.core.backlog().per_connection + self.slack();
+        assert!(pending <= cap, "a backlog of {pending} bytes over a cap of {cap}");
+        // What is not joined in blocks are pieces of `copy_below` bytes and more; each costs a chunk's overhead.
+        let smallest = BLOCK.min(self.copy_below as usize);
+        let cap = cap + cap / smallest * CHUNK_OVERHEAD;
+        assert!(owned <= cap, "{owned} bytes of memory for a backlog of {pending}, over a cap of {cap}");
+    }
+
+    /// What must hold while the worker waits: no connection that is ending waits for a send that has completed silently.
     pub(in super::super) fn check_waiting(&self) {
-        let is_stuck = |c: &Connection| c.flags.has(Flags::SENDING) && !c.ending.is_open();
-        assert!(!self.entries.iter().any(|(_, c)| is_stuck(c)), "the end of a connection waits for something else");
-    }
-
-    /// What must hold when a send is submitted.
-    pub(in super::super) fn check_queued(&self, token: Token, address: NonNull<u8>, len: u32) {
-        let connection = &self.entries[token.key as usize];
-        assert_eq!(connection.generation, token.generation, "a send of a connection that is gone");
-        assert!(connection.flags.has(Flags::SENDING));
-        let front = self.chunks.front(connection.queue, &self.pool);
-        assert_eq!(
-            (NonNull::from(&front[0]), front.len() as u32),
-            (address, len),
-            "a send from memory that was given back"
-        );
+        for (_, connection) in self.core.iter() {
+            let is_stuck = connection.flight & SENDING != 0 && connection.life.awaits_output();
+            assert!(!is_stuck, "the end of a connection waits for something else");
+        }
     }
 
     /// What must hold when no connection is left.
     pub(in super::super) fn check_idle(&self) {
-        assert_eq!((self.entries.len(), self.chunks.len(), self.timed), (0, 0, 0));
+        assert_eq!((self.core.len(), self.core.outputs.len(), self.core.timers()), (0, 0, 0));
+        assert_eq!((self.core.outputs.held(), self.holders.len()), (0, 0));
+        assert!(!self.core.has_foreground() && !self.core.has_background());
         self.pool.check_pieces(std::iter::empty());
-        assert_eq!(self.tally.accepted, self.tally.released);
+        assert_eq!(self.core.tally().accepted, self.core.tally().released);
     }
 }

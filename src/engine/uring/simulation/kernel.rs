@@ -1,25 +1,20 @@
 //! The simulated kernel: takes submissions, lets things happen to sockets, and completes operations in any legal order.
 
-use std::collections::{BTreeMap, VecDeque};
+use ringio::testing::Posted;
 
-use crate::engine::uring::buffers::BufferPool;
-use crate::engine::uring::buffers::kernel::{CQE_BUFFER, Consumer};
-use crate::engine::uring::connections::{Connections, Op};
+use crate::engine::uring::connections::Connections;
+use crate::engine::uring::operation::Op;
 use crate::engine::uring::token::{Kind, Token};
-use crate::protocol::Protocol;
 
-use super::peer::Peer;
+use super::peer::{self, Peer};
 use super::random::Random;
 
-const CQE_MORE: u32 = 1 << 1;
-const CQE_SOCK_NONEMPTY: u32 = 1 << 2;
-
 /// A completion queue entry.
-#[derive(Clone, Copy)]
 pub(super) struct Completion {
     pub(super) token: Token,
-    pub(super) result: i32,
-    pub(super) flags: u32,
+    pub(super) posted: Posted,
+    /// Of a receive: the socket, and where in the peer's script the bytes are.
+    pub(super) received: Option<(u32, std::ops::Range<usize>)>,
 }
 
 impl Completion {
@@ -28,81 +23,84 @@ impl Completion {
         // What happens on one socket has an order, and so has what uses up the shared buffers: the kernel gives no offset
         // within a buffer.
         let (mine, others) = (self.token, other.token);
-        (mine.key, mine.generation) == (others.key, others.generation) || (self.flags & other.flags & CQE_BUFFER != 0)
+        (mine.key, mine.generation) == (others.key, others.generation)
+            || (self.posted.names_buffer() && other.posted.names_buffer())
     }
 }
 
-#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub(super) struct Kernel {
     pub(super) random: Random,
-    consumer: Consumer,
-    /// Submissions that no enter has taken yet.
-    queue: VecDeque<(Token, Op)>,
     /// What has happened and the worker has not seen.
     completions: Vec<Completion>,
-    pub(super) peers: BTreeMap<u32, Peer>,
+    /// By slot.
+    pub(super) peers: Vec<Option<Peer>>,
     free_slots: Vec<u32>,
     /// The last generation of each slab key.
-    generations: BTreeMap<u32, u32>,
+    generations: Vec<Option<u32>>,
     /// Sockets with a send that the worker cannot know to be complete.
     senders: Vec<u32>,
-    protocol: Protocol,
-    /// The server closes, pings and loses patience by itself.
-    server_acts: bool,
-    /// The peers send much and hardly read.
-    floods: bool,
-    /// Nobody resets or finishes, and no poll ends by itself: none of that may hide a connection that is stuck.
+    pub(super) kind: peer::Kind,
+    /// No peer resets or finishes, and no poll ends by itself: none of that may hide a connection that is stuck.
     pub(super) is_calm: bool,
     /// Before Linux 6.18 a one-shot receive that fails with `EAGAIN` names the buffer that it had chosen. Since 6.12, which
     /// brought incremental buffers, it has not used it; before, it has.
     names_buffer_in_vain: bool,
+    /// Sockets closed so far.
     pub(super) finished: usize,
 }
 
 impl Kernel {
-    pub(super) fn new(mut random: Random, slots: u32, protocol: Protocol, server_acts: bool) -> Self {
-        let floods = random.one_in(10);
+    pub(super) fn new(mut random: Random, slots: u32, kind: peer::Kind) -> Self {
         let names_buffer_in_vain = random.one_in(2);
         Self {
             random,
-            floods,
             is_calm: false,
             names_buffer_in_vain,
-            consumer: Consumer::default(),
-            queue: VecDeque::new(),
             completions: Vec::new(),
-            peers: BTreeMap::new(),
+            peers: (0..slots).map(|_| None).collect(),
             free_slots: (0..slots).collect(),
-            generations: BTreeMap::new(),
+            generations: Vec::new(),
             senders: Vec::new(),
-            protocol,
-            server_acts,
+            kind,
             finished: 0,
         }
     }
 
-    /// The acceptor moves a new socket into the ring, if there is a slot.
+    /// A peer connects, if there is a slot.
     pub(super) fn connect(&mut self) {
-        let Some(slot) = self.free_slots.pop() else { return };
-        self.peers.insert(slot, Peer::new(&mut self.random, self.protocol, self.server_acts, self.floods));
-        self.complete(Token::of_worker(Kind::Accepted), slot as i32, 0);
+        if !self.free_slots.is_empty() {
+            let peer = Peer::new(&mut self.random, self.kind);
+            self.accept(peer);
+        }
+    }
+
+    /// A peer has connected; there is a slot. Returns which one.
+    pub(super) fn accept(&mut self, peer: Peer) -> u32 {
+        let slot = self.free_slots.pop().expect("a free slot");
+        self.peers[slot as usize] = Some(peer);
+        self.complete(Token::of_worker(Kind::Accepted), slot as i32, false);
+        slot
     }
 
     pub(super) fn free_slots(&self) -> usize {
         self.free_slots.len()
     }
 
+    pub(super) fn all_peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().flatten()
+    }
+
+    pub(super) fn all_peers_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.peers.iter_mut().flatten()
+    }
+
     // ----- submissions -----
 
-    /// What `io_uring_enter` does with the submissions. Returns whether it has taken all: short of memory it does not.
-    pub(super) fn enter(&mut self, ops: Vec<(Token, Op)>, connections: &mut Connections) -> bool {
-        self.queue.extend(ops);
-        let count = if self.random.one_in(25) { self.random.below(self.queue.len() + 1) } else { self.queue.len() };
-        for _ in 0..count {
-            let (token, op) = self.queue.pop_front().expect("counted before");
-            self.start(token, op, connections);
+    /// What an enter does with the submissions.
+    pub(super) fn enter(&mut self, ops: &[Op], connections: &Connections) {
+        for &op in ops {
+            self.start(op, connections);
         }
-        self.queue.is_empty()
     }
 
     /// The worker knows that the sends without a completion are complete.
@@ -110,52 +108,51 @@ impl Kernel {
         self.senders.clear();
     }
 
-    fn start(&mut self, token: Token, op: Op, connections: &mut Connections) {
-        match op {
-            Op::Poll { slot } => self.arm_poll(token, slot),
-            Op::Receive { slot, at_most } => {
-                let at_most = at_most.map_or(usize::MAX, |at_most| at_most.get() as usize);
-                self.receive(token, slot, at_most, connections.pool_mut());
-            }
-            Op::Send { slot, address, len, has_more } => {
+    fn start(&mut self, op: Op, connections: &Connections) {
+        let Op { token, slot, .. } = op;
+        match token.kind {
+            Kind::Ready => self.arm_poll(token, slot),
+            Kind::Receive => self.receive(op, connections),
+            Kind::Send => {
                 assert!(!self.senders.contains(&slot), "two sends of one connection in flight");
                 self.senders.push(slot);
-                connections.check_queued(token, address, len);
-                // SAFETY: checked in the line before: they are the front of the connection's queue.
-                let bytes = unsafe { std::slice::from_raw_parts(address.as_ptr(), len as usize) };
+                let (bytes, has_more) = connections.sent_by(op);
                 self.send(token, slot, bytes, has_more);
             }
-            Op::Cancel { target } => self.cancel(token, target),
-            Op::Shutdown { slot } => {
+            Kind::Cancel => self.cancel(token, slot),
+            Kind::Shutdown => {
                 let peer = self.peer_of(token, slot);
                 peer.was_shut = true;
                 peer.is_corked = false;
                 peer.shutdown = Some(token);
             }
-            Op::Close { slot } => {
+            Kind::Close => {
                 self.peer_of(token, slot).check_end();
-                self.peers.remove(&slot);
+                self.peers[slot as usize] = None;
                 self.free_slots.push(slot);
                 self.finished += 1;
-                self.complete(token, 0, 0);
+                self.complete(token, 0, false);
             }
+            Kind::Accepted | Kind::Wake => unreachable!("not a connection's"),
         }
     }
 
     /// The socket in `slot`, which must be the one that `token`'s entry was made for.
     fn peer_of(&mut self, token: Token, slot: u32) -> &mut Peer {
         let identity = (token.key, token.generation);
-        let peer = self.peers.get_mut(&slot).expect("an operation on an open socket");
+        let peer = self.peers[slot as usize].as_mut().expect("an operation on an open socket");
         if peer.owner.is_none() {
             // The entry's first operation. Of who had it before nothing may be left but a cancellation that has missed.
             let is_left =
                 |it: &Completion| it.token.key == token.key && !matches!(it.token.kind, Kind::Cancel | Kind::Accepted);
             assert!(!self.completions.iter().any(is_left), "an entry is reused while an operation is in flight");
             peer.owner = Some(identity);
-            let before = self.generations.insert(token.key, token.generation);
+            let key = token.key as usize;
+            self.generations.resize(self.generations.len().max(key + 1), None);
+            let before = self.generations[key].replace(token.generation);
             assert_ne!(before, Some(token.generation), "two connections with the same tokens");
         }
-        assert_eq!(peer.owner, Some(identity), "an operation on somebody else's socket");
+        assert_eq!(peer.owner, Some(identity), "an operation on another connection's socket");
         peer
     }
 
@@ -170,38 +167,49 @@ impl Kernel {
     }
 
     /// Takes what there is, or, now and then, a part of it, and tells whether there is more.
-    fn receive(&mut self, token: Token, slot: u32, at_most: usize, pool: &mut BufferPool) {
-        let at_most = if self.random.one_in(4) { at_most.min(1 + self.random.below(100)) } else { at_most };
+    fn receive(&mut self, Op { token, slot, at_most }: Op, connections: &Connections) {
+        let at_most = at_most.map_or(usize::MAX, |at_most| at_most.get() as usize);
+        let scale = self.kind.scale;
+        let at_most = if self.random.one_in(4) { at_most.min(1 + self.random.below(100 * scale)) } else { at_most };
         let is_interrupted = self.random.one_in(50);
-        self.peer_of(token, slot);
-        let peer = self.peers.get_mut(&slot).expect("checked before");
+        let hears_of_reset = self.random.one_in(2);
+        let names_buffer = self.names_buffer_in_vain;
+        let pool = connections.pool();
+        let peer = self.peer_of(token, slot);
         peer.is_received_from();
-        let (result, flags) = if is_interrupted {
-            (-libc::EINTR, 0)
-        } else if peer.has_reset && (peer.inbox.is_empty() || self.random.one_in(2)) {
-            (-libc::ECONNRESET, 0)
-        } else if !peer.inbox.is_empty() {
-            let data: Vec<u8> = peer.inbox.iter().take(at_most).copied().collect();
-            match self.consumer.receive(pool, &data) {
-                Some((len, flags)) => {
-                    peer.inbox.drain(..len);
+        peer.is_drained = false;
+        let failed = |errno: i32| Posted::plain(token.encode(), -errno, false);
+        let mut received = None;
+        let posted = if is_interrupted {
+            failed(libc::EINTR)
+        } else if peer.has_reset && (peer.inbox().is_empty() || hears_of_reset) {
+            failed(libc::ECONNRESET)
+        } else if !peer.inbox().is_empty() {
+            let len = peer.inbox().len().min(at_most);
+            match pool.post_received(token.encode(), &peer.inbox()[..len]) {
+                Some(posted) => {
+                    let from = peer.received;
+                    peer.received += posted.result() as usize;
+                    received = Some((slot, from..peer.received));
                     // Of a reset behind them the last bytes do not tell, unlike of a FIN.
-                    let has_more = !peer.inbox.is_empty() || peer.has_finished;
+                    let has_more = !peer.inbox().is_empty() || peer.has_finished;
                     peer.is_known_empty = !has_more;
-                    (len as i32, if has_more { flags | CQE_SOCK_NONEMPTY } else { flags })
+                    if has_more { posted.with_nonempty_socket() } else { posted }
                 }
-                None => (-libc::ENOBUFS, 0),
+                None => failed(libc::ENOBUFS),
             }
         } else if peer.has_finished {
             peer.fin_delivered = true;
-            (0, 0)
+            peer.is_drained = true;
+            failed(0)
         } else {
-            // Who is asked to leave is received from without an event.
-            assert!(!peer.is_known_empty || peer.server_acts, "a receive from a socket that is known to be empty");
+            let is_asked = peer.server_acts || connections.is_finishing(token.key);
+            assert!(!peer.is_known_empty || is_asked, "a receive from a socket that is known to be empty");
             peer.is_known_empty = true;
-            (-libc::EAGAIN, if self.names_buffer_in_vain { self.consumer.fail(pool) } else { 0 })
+            peer.is_drained = true;
+            if names_buffer { pool.post_failed(token.encode(), -libc::EAGAIN) } else { failed(libc::EAGAIN) }
         };
-        self.complete(token, result, flags);
+        self.completions.push(Completion { token, posted, received });
     }
 
     fn send(&mut self, token: Token, slot: u32, bytes: &[u8], has_more: bool) {
@@ -225,34 +233,34 @@ impl Kernel {
             peer.lacks_room |= len < bytes.len() && (!is_short_of_memory || error == -libc::EAGAIN);
         }
         if result != 0 {
-            self.completions.push(Completion { token, result, flags: 0 });
+            self.complete(token, result, false);
         }
     }
 
-    fn cancel(&mut self, token: Token, target: Token) {
-        assert_eq!((token.key, token.generation), (target.key, target.generation), "cancels somebody else's operation");
+    fn cancel(&mut self, token: Token, slot: u32) {
+        let target = Token { kind: Kind::Ready, ..token };
         // An operation that is just being run is not found, and goes on.
         let is_missed = self.random.one_in(5);
-        let mut polls = self.peers.values_mut().map(|peer| &mut peer.poll);
-        let found = polls.find(|poll| **poll == Some(target)).filter(|_| !is_missed).and_then(Option::take);
+        let poll = &mut self.peer_of(token, slot).poll;
+        let found = poll.take_if(|poll| *poll == target && !is_missed);
         if found.is_some() {
-            self.complete(target, -libc::ECANCELED, 0);
+            self.complete(target, -libc::ECANCELED, false);
         } else {
             let error = if self.random.one_in(2) { libc::ENOENT } else { libc::EALREADY };
-            self.complete(token, -error, 0);
+            self.complete(token, -error, false);
         }
     }
 
-    fn complete(&mut self, token: Token, result: i32, flags: u32) {
-        self.completions.push(Completion { token, result, flags });
+    fn complete(&mut self, token: Token, result: i32, goes_on: bool) {
+        let posted = Posted::plain(token.encode(), result, goes_on);
+        self.completions.push(Completion { token, posted, received: None });
     }
 
     // ----- events -----
 
     /// Something happens to some of the sockets.
     pub(super) fn happen(&mut self) {
-        let slots: Vec<u32> = self.peers.keys().copied().collect();
-        for slot in slots {
+        for slot in 0..self.peers.len() {
             for _ in 0..self.random.below(4) {
                 self.happen_to(slot);
             }
@@ -261,42 +269,43 @@ impl Kernel {
 
     /// Operations complete that can, and nothing else happens.
     pub(super) fn go_on(&mut self) {
-        let slots: Vec<u32> = self.peers.keys().copied().collect();
-        for slot in slots {
+        for slot in 0..self.peers.len() {
             self.run(slot);
         }
     }
 
-    fn happen_to(&mut self, slot: u32) {
-        let what = self.random.below(12);
-        let amount = 1 + self.random.below(200);
-        let peer = self.peers.get_mut(&slot).expect("a peer");
-        match what {
+    fn happen_to(&mut self, slot: usize) {
+        let Self { random, kind, .. } = self;
+        let Some(peer) = self.peers[slot].as_mut() else { return };
+        let amount = 1 + random.below(200 * kind.scale);
+        let is_disturbed = !self.is_calm;
+        match random.below(12) {
+            0..=3 if peer.dribbles => peer.send(1 + amount % 7),
             0..=3 => peer.send(amount),
-            4 if !self.is_calm && peer.sent == peer.script.len() => peer.finish(),
-            5 if !self.is_calm && self.random.one_in(10) => peer.reset(),
-            6 if !self.is_calm && (!self.floods || self.random.one_in(20)) => peer.reads = !peer.reads,
+            4 if is_disturbed && (peer.has_sent_all() || random.one_in(20)) => peer.finish(),
+            5 if is_disturbed && random.one_in(10) => peer.reset(),
+            6 if is_disturbed && (!kind.floods || random.one_in(20)) => peer.reads = !peer.reads,
             7 | 8 => peer.read(amount),
             9 if peer.was_shut => peer.finish(),
-            10 if !self.is_calm && self.random.one_in(10) => self.end_multishot(slot),
+            10 if is_disturbed && random.one_in(10) => self.end_multishot(slot),
             _ => self.run(slot),
         }
     }
 
     /// The kernel ends a multishot poll for reasons of its own, like an overflow of completions.
-    fn end_multishot(&mut self, slot: u32) {
-        let Some(peer) = self.peers.get_mut(&slot) else { return };
+    fn end_multishot(&mut self, slot: usize) {
+        let Some(peer) = &mut self.peers[slot] else { return };
         let readiness = peer.readiness();
         peer.is_known_empty = false;
         if let Some(token) = peer.poll.take() {
-            self.complete(token, readiness, 0);
+            self.complete(token, readiness, false);
         }
     }
 
     /// Operations of this socket that can complete do.
-    fn run(&mut self, slot: u32) {
+    pub(super) fn run(&mut self, slot: usize) {
         let (is_alone, is_stale) = (self.random.one_in(3), self.random.one_in(3));
-        let peer = self.peers.get_mut(&slot).expect("a peer");
+        let Some(peer) = &mut self.peers[slot] else { return };
         let shut = peer.shutdown.take();
         if let Some(token) = peer.poll
             && (peer.has_arrival || peer.has_room)
@@ -309,9 +318,11 @@ impl Kernel {
             peer.has_arrival = false;
             peer.is_known_empty = false;
             peer.has_room &= events & i32::from(libc::POLLOUT) == 0;
-            self.completions.push(Completion { token, result: events, flags: CQE_MORE });
+            self.complete(token, events, true);
         }
-        self.completions.extend(shut.map(|token| Completion { token, result: 0, flags: 0 }));
+        if let Some(token) = shut {
+            self.complete(token, 0, false);
+        }
     }
 
     // ----- completions -----
@@ -321,34 +332,30 @@ impl Kernel {
         !self.completions.is_empty()
     }
 
-    /// Whether an operation of this kind has completed and the worker has not seen it.
-    pub(super) fn has_unseen(&self, kind: Kind) -> bool {
-        self.completions.iter().any(|completion| completion.token.kind == kind)
-    }
-
     /// What must hold while the worker waits: nothing is kept back for a send that does not come.
     pub(super) fn check_waiting(&self) {
         let is_stuck = |peer: &Peer| peer.is_corked && !peer.lacks_room && !peer.has_reset;
-        assert!(!self.peers.values().any(is_stuck), "the rest of an announced output is not sent");
+        assert!(!self.all_peers().any(is_stuck), "the rest of an announced output is not sent");
     }
 
     /// Nothing has happened that the worker does not know, and nothing will by itself.
     pub(super) fn is_quiet(&self) -> bool {
-        !self.has_completions() && self.queue.is_empty() && self.peers.values().all(Peer::is_quiet)
+        !self.has_completions() && self.all_peers().all(Peer::is_quiet)
     }
 
-    /// What the worker sees at its next look, in one of the orders that are legal: all the sends, for they complete within
-    /// the enter that submits them, and `at_least` that many in all if there are any.
+    /// What the worker sees at its next look, in one of the orders that are legal: all sends and receives, for they
+    /// complete within the enter that submits them, and `at_least` that many in all if there are any.
     pub(super) fn batch(&mut self, at_least: usize) -> Vec<Completion> {
         let all = self.completions.len();
         let size = if self.random.one_in(2) { all } else { self.random.below(all + 1).max(at_least.min(all)) };
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(all);
         while batch.len() < size {
             let any = self.random.below(self.completions.len());
             batch.push(self.take(any));
         }
-        while let Some(send) = self.completions.iter().position(|it| it.token.kind == Kind::Send) {
-            batch.push(self.take(send));
+        let is_within_enter = |it: &Completion| matches!(it.token.kind, Kind::Send | Kind::Receive);
+        while let Some(within) = self.completions.iter().position(is_within_enter) {
+            batch.push(self.take(within));
         }
         batch
     }

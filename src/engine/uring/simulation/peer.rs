@@ -1,12 +1,11 @@
 //! A connection's other end and its socket in the kernel: what it sends, and what it must get back.
 
-use std::collections::VecDeque;
-
-use crate::engine::fairness::LAST_RECEIVES;
+use crate::connection::lifecycle::LAST_RECEIVES;
 use crate::engine::uring::token::Token;
-use crate::protocol::{Protocol, Session, Settings};
+use crate::protocol::Protocol;
 
 use super::random::Random;
+use super::script::{OWN_PING, Script, without_own};
 
 /// What a peer is due when the server stops.
 struct Due {
@@ -16,20 +15,38 @@ struct Due {
     receives: usize,
 }
 
+/// What the peers of a schedule are like.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) protocol: Protocol,
+    /// The server closes, pings and loses patience by itself: what it sends is not only echo, and not all of it.
+    pub(super) server_acts: bool,
+    /// They send much and do not read.
+    pub(super) floods: bool,
+    /// How much longer than small their larger frames are, and what they send and read at once.
+    pub(super) scale: usize,
+}
+
 /// A peer and its socket.
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own about a socket
 pub(super) struct Peer {
-    /// What it will send, and how much of that it has.
-    pub(super) script: Vec<u8>,
+    /// What it will send, how much of that it has, and how much of that the server has received.
+    pub(super) script: Script,
     pub(super) sent: usize,
-    /// Arrived at the server's socket and not received.
-    pub(super) inbox: VecDeque<u8>,
+    pub(super) received: usize,
     pub(super) has_finished: bool,
     pub(super) has_reset: bool,
     /// Sent by the server and not read by the peer.
     pub(super) in_socket: usize,
     pub(super) socket_size: usize,
     pub(super) reads: bool,
+    /// It cuts its frames into pieces of a few bytes.
+    pub(super) dribbles: bool,
+    /// It answers Pings at once.
+    pub(super) answers_pings: bool,
+    pub(super) is_pinged: bool,
+    /// It answers Pings and reads, and did so when all others began to do nothing.
+    pub(super) is_faithful: bool,
     pub(super) poll: Option<Token>,
     /// Something has arrived that the poll has not told.
     pub(super) has_arrival: bool,
@@ -37,6 +54,8 @@ pub(super) struct Peer {
     pub(super) has_room: bool,
     /// A receive has told that nothing is left, and no event has come since.
     pub(super) is_known_empty: bool,
+    /// The last receive has found nothing, or the end.
+    pub(super) is_drained: bool,
     /// A send has found the socket's buffer full; when there is room again, that is an event.
     pub(super) lacks_room: bool,
     pub(super) shutdown: Option<Token>,
@@ -50,28 +69,41 @@ pub(super) struct Peer {
     echoed: Vec<u8>,
     due_at_stop: Option<Due>,
     protocol: Protocol,
-    /// The server closes, pings and loses patience by itself: what it sends is not only echo, and not all of it.
     pub(super) server_acts: bool,
 }
 
 impl Peer {
-    /// `floods`: it sends much and does not read.
-    pub(super) fn new(random: &mut Random, protocol: Protocol, server_acts: bool, floods: bool) -> Self {
-        let script = script(random, protocol, floods);
+    pub(super) fn new(random: &mut Random, kind: Kind) -> Self {
+        let script = Script::new(random, kind.protocol, kind.floods, kind.scale);
+        let socket_size = 1 + random.below(300 * kind.scale);
+        let mut peer = Self::with_script(script, socket_size, kind);
+        peer.reads = !kind.floods && !random.one_in(5);
+        peer.dribbles = kind.scale > 1 && random.one_in(4);
+        peer.answers_pings = random.one_in(2);
+        peer
+    }
+
+    /// One that reads.
+    pub(super) fn with_script(script: Script, socket_size: usize, kind: Kind) -> Self {
         Self {
-            expected: expected(&script, protocol),
+            expected: script.answer(script.len(), kind.protocol),
             script,
             sent: 0,
-            inbox: VecDeque::new(),
+            received: 0,
             has_finished: false,
             has_reset: false,
             in_socket: 0,
-            socket_size: 1 + random.below(300),
-            reads: !floods && !random.one_in(5),
+            socket_size,
+            reads: true,
+            dribbles: false,
+            answers_pings: false,
+            is_pinged: false,
+            is_faithful: false,
             poll: None,
             has_arrival: false,
             has_room: false,
             is_known_empty: false,
+            is_drained: false,
             lacks_room: false,
             shutdown: None,
             was_shut: false,
@@ -80,27 +112,58 @@ impl Peer {
             owner: None,
             echoed: Vec::new(),
             due_at_stop: None,
-            protocol,
-            server_acts,
+            protocol: kind.protocol,
+            server_acts: kind.server_acts,
         }
+    }
+
+    /// What has arrived at the server's socket and is not received.
+    pub(super) fn inbox(&self) -> &[u8] {
+        &self.script.bytes[self.received..self.sent]
+    }
+
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.sent == self.script.len()
     }
 
     /// The peer sends the next `amount` bytes of its script.
     pub(super) fn send(&mut self, amount: usize) {
-        if self.has_reset {
+        if self.has_reset || self.has_finished {
             return;
         }
         let end = self.script.len().min(self.sent.saturating_add(amount));
         self.has_arrival |= end > self.sent;
-        self.inbox.extend(&self.script[self.sent..end]);
         self.sent = end;
     }
 
-    /// The peer sends its FIN, if it has not yet.
+    /// It answers a Ping, if it does and has one to answer.
+    pub(super) fn answer_ping(&mut self) {
+        if self.is_pinged && self.script.insert_pong(self.sent) {
+            self.is_pinged = false;
+            self.send(super::script::PONG.len());
+        }
+    }
+
+    /// It is to stay open: it does nothing but answer Pings from now on, if it always has, and read at once.
+    pub(super) fn begin_vigil(&mut self) {
+        let has_end = self.has_finished || self.has_reset || self.script.has_close_before(self.sent);
+        if self.answers_pings && !has_end && self.script.is_boundary(self.sent) {
+            self.is_faithful = true;
+            self.reads = true;
+            self.socket_size = usize::MAX;
+            self.read(usize::MAX);
+        }
+    }
+
+    /// The peer sends its FIN, if it has not yet; what it has not sent it never will.
     pub(super) fn finish(&mut self) {
-        if !self.has_reset {
-            self.has_arrival |= !self.has_finished;
+        if !self.has_reset && !self.has_finished {
+            self.has_arrival = true;
             self.has_finished = true;
+            if !self.has_sent_all() {
+                self.script.truncate(self.sent);
+                self.expected = self.script.answer(self.sent, self.protocol);
+            }
         }
     }
 
@@ -130,7 +193,7 @@ impl Peer {
 
     /// What a poll finds.
     pub(super) fn readiness(&self) -> i32 {
-        let input = !self.inbox.is_empty() || self.has_finished || self.has_reset;
+        let input = !self.inbox().is_empty() || self.has_finished || self.has_reset;
         let room = self.in_socket < self.socket_size || self.has_reset;
         self.end() | (i32::from(libc::POLLIN) * i32::from(input)) | (i32::from(libc::POLLOUT) * i32::from(room))
     }
@@ -139,6 +202,7 @@ impl Peer {
     pub(super) fn take(&mut self, bytes: &[u8]) {
         self.in_socket += bytes.len();
         self.echoed.extend_from_slice(bytes);
+        self.is_pinged |= bytes == OWN_PING;
         if !self.server_acts {
             let from = self.echoed.len() - bytes.len();
             assert!(self.expected[from..].starts_with(bytes), "the echo is not what was sent");
@@ -155,7 +219,7 @@ impl Peer {
 
     /// The server stops.
     pub(super) fn server_stops(&mut self) {
-        let echo = expected(&self.script[..self.sent], self.protocol);
+        let echo = self.script.answer(self.sent, self.protocol);
         self.due_at_stop = Some(Due { echo, receives: LAST_RECEIVES.into() });
         self.server_acts = true;
     }
@@ -193,94 +257,11 @@ impl Peer {
         if self.server_acts {
             assert!(self.expected.starts_with(&without_own(&self.echoed).0), "the echo is not what was sent");
             self.check_farewell();
-        } else if self.fin_delivered && !self.has_reset {
+            return;
+        }
+        assert!(self.is_drained || self.has_reset, "closed without a look whether something is unread");
+        if self.fin_delivered && !self.has_reset {
             self.check_complete();
         }
     }
-}
-
-/// What the peer sends: for WebSocket an upgrade and frames whose echo does not depend on how they are cut.
-fn script(random: &mut Random, protocol: Protocol, is_long: bool) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if protocol == Protocol::WebSocket {
-        bytes.extend_from_slice(
-            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        );
-    }
-    let frames = if is_long || random.one_in(8) { 60 } else { random.below(6) };
-    for _ in 0..frames {
-        match random.below(8) {
-            0 | 1 => bytes.extend(frame(random, 0x89, 126)),
-            2 => bytes.extend(frame(random, 0x82, 900)),
-            3 => {
-                bytes.extend(frame(random, 0x02, 120));
-                bytes.extend(frame(random, 0x80, 120));
-            }
-            _ => bytes.extend(frame(random, 0x82, 120)),
-        }
-    }
-    match random.below(4) {
-        0 => bytes.extend_from_slice(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]),
-        1 => bytes.extend_from_slice(b"\xff\xff garbage that is no frame"),
-        _ => {}
-    }
-    bytes
-}
-
-/// A frame with fewer payload bytes than `bound`; they are random, and so is the key.
-fn frame(random: &mut Random, first: u8, bound: usize) -> Vec<u8> {
-    let len = random.below(bound);
-    let mut frame = match len {
-        0..126 => vec![first, 0x80 | len as u8],
-        _ => [&[first, 0xfe], &(len as u16).to_be_bytes()[..]].concat(),
-    };
-    let end = frame.len() + 4 + len;
-    while frame.len() < end {
-        frame.extend(random.next().to_ne_bytes());
-    }
-    frame.truncate(end);
-    frame
-}
-
-/// The whole answer to `script`, made in one piece.
-fn expected(script: &[u8], protocol: Protocol) -> Vec<u8> {
-    let settings = Settings { protocol, ..Settings::default() };
-    let mut session = Session::new(&settings);
-    let mut data = script.to_vec();
-    session.receive(&settings, &mut data).output.to_vec(&data)
-}
-
-/// What was sent without the Pings and the Close frame that the server has sent of its own accord, and whether a Close
-/// frame is there, of its own accord or not.
-fn without_own(sent: &[u8]) -> (Vec<u8>, bool) {
-    const PING: &[u8] = &[0x89, 0];
-    const CLOSE_AWAY: &[u8] = &[0x03, 0xe9];
-    if !sent.starts_with(b"HTTP/") {
-        return (sent.to_vec(), false); // bare TCP
-    }
-    let head = sent.windows(4).position(|window| window == b"\r\n\r\n").map_or(sent.len(), |end| end + 4);
-    let mut echo = sent[..head].to_vec();
-    let mut rest = &sent[head..];
-    let mut is_closed = false;
-    while !rest.is_empty() {
-        let len = match rest {
-            [_, 126, high, low, ..] => 4 + usize::from(u16::from_be_bytes([*high, *low])),
-            [_, len, ..] if *len < 126 => 2 + usize::from(*len),
-            _ => usize::MAX,
-        };
-        let (frame, behind) = rest.split_at(len.min(rest.len()));
-        is_closed |= frame.len() == len && frame[0] == 0x88;
-        match frame {
-            PING => {}
-            // Cut off by the end of the connection: whose it is cannot be seen.
-            [0x88 | 0x89, ..] if frame.len() < len => {}
-            [0x88, _, payload @ ..] if payload.starts_with(CLOSE_AWAY) => {
-                assert!(behind.is_empty(), "something is sent behind the Close frame");
-            }
-            _ => echo.extend_from_slice(frame),
-        }
-        rest = behind;
-    }
-    (echo, is_closed)
 }

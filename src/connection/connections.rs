@@ -1,0 +1,647 @@
+//! The connections of one worker: what has happened to them, which is next, what is due.
+//!
+//! An engine tells what came of its operations and asks for a connection's [`Wants`]; nothing here makes a system call,
+//! knows a ring or reads a clock.
+
+use std::num::NonZeroU32;
+
+#[cfg(test)]
+use super::lifecycle::PROBE_TICKS;
+use super::lifecycle::{Due, Facts, Farewell, Lifecycle, Received, State, Timeouts, Wants};
+use super::output::{Lender, Outputs};
+use super::schedule::{self, Budget, Cost, Shares, Standing};
+use super::table::{Connection, List, Table};
+use super::wheel::Wheel;
+use crate::protocol::{CloseCode, Event, Output, Settings};
+use crate::worker::{Backlog, Tally};
+
+/// Room that a slow reader must have below a cap: with less it is throttled rather than received from byte by byte.
+const ROOM_MIN: usize = 512;
+
+/// Everything a worker knows about its connections.
+pub(crate) struct Connections<E, L: Lender> {
+    table: Table<E>,
+    pub(crate) outputs: Outputs<L>,
+    wheel: Wheel,
+    foreground: List,
+    background: List,
+    shares: Shares,
+    budget: Budget,
+    /// What receives from bulk senders and slow readers have come to of late.
+    usual_cost: Cost,
+    settings: Settings,
+    timeouts: Timeouts,
+    backlog: Backlog,
+    /// The worker's clock: ticks since it started.
+    now: u32,
+    /// Connections that want something else than before although no operation of theirs has completed.
+    called: Vec<u32>,
+    /// Connections that were ended because their output was stuck, since it was last asked.
+    stalled: u32,
+    tally: Tally,
+}
+
+impl<E, L: Lender> Connections<E, L> {
+    /// Room for `capacity` connections.
+    pub(crate) fn new(capacity: usize, backlog: Backlog, settings: Settings, timeouts: Timeouts) -> Self {
+        Self {
+            table: Table::new(capacity),
+            outputs: Outputs::new(),
+            wheel: Wheel::new(),
+            foreground: List::EMPTY,
+            background: List::EMPTY,
+            shares: Shares::NEW,
+            budget: Budget::NONE,
+            usual_cost: schedule::QUANTUM,
+            settings,
+            timeouts,
+            backlog,
+            now: 0,
+            called: Vec::new(),
+            stalled: 0,
+            tally: Tally::default(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.len() == 0
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, key: u32) -> bool {
+        self.table.contains(key)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: u32) -> &Connection<E> {
+        self.table.get(key)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: u32) -> &mut Connection<E> {
+        self.table.get_mut(key)
+    }
+
+    #[inline]
+    pub(crate) fn get_with_outputs(&mut self, key: u32) -> (&mut Connection<E>, &mut Outputs<L>) {
+        (self.table.get_mut(key), &mut self.outputs)
+    }
+
+    #[inline]
+    pub(crate) fn generation(&self, key: u32) -> super::table::Generation {
+        self.table.get(key).generation
+    }
+
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Connection<E>)> {
+        self.table.iter()
+    }
+
+    /// What a connection wants next.
+    #[inline]
+    pub(crate) fn wants(&self, key: u32) -> Wants {
+        let connection = self.table.get(key);
+        connection.life.wants(!connection.output.is_empty())
+    }
+
+    /// What has been done so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Sets the worker's clock and begins a turn: the background gets another budget.
+    #[inline]
+    pub(crate) fn begin_turn(&mut self, now: u32) {
+        self.now = now;
+        self.budget = Budget::of_turn(self.budget);
+    }
+
+    /// Connections that want something else than before although no operation of theirs has completed.
+    pub(crate) fn take_called(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.called)
+    }
+
+    /// A connection wants something else than before.
+    pub(crate) fn call(&mut self, key: u32) {
+        self.called.push(key);
+    }
+
+    /// How many connections were ended because their output was stuck, since this was last asked.
+    pub(crate) fn take_stalled(&mut self) -> u32 {
+        std::mem::take(&mut self.stalled)
+    }
+
+    // ----- a connection's beginning and end -----
+
+    /// A socket has arrived.
+    pub(crate) fn accepted(&mut self, io: E) -> u32 {
+        let key = self.table.insert(Lifecycle::new(&self.settings, self.now), io);
+        self.tally.accepted += 1;
+        self.set_timer(key);
+        key
+    }
+
+    /// Forgets a connection whose last operation is complete and whose output is gone.
+    pub(crate) fn remove(&mut self, key: u32) -> E {
+        self.unqueue(key);
+        let connection = self.table.get_mut(key);
+        self.wheel.cancel(&mut connection.timer);
+        let connection = self.table.remove(key);
+        assert!(connection.output.is_empty(), "closed with output left");
+        self.tally.released += 1;
+        connection.io
+    }
+
+    // ----- events -----
+
+    /// Bytes from the peer, transformed in place where that is possible. Returns what to send, which is to be queued or
+    /// sent at once, and what the receive came to.
+    #[inline]
+    pub(crate) fn received(&mut self, key: u32, bytes: &mut [u8]) -> (Output, Cost) {
+        let len = bytes.len() as u32;
+        let life = &mut self.table.get_mut(key).life;
+        let Received { output, messages, frames, event } = life.received(&self.settings, bytes, self.now);
+        self.tally.messages += u64::from(messages);
+        let mut cost = schedule::cost_of_receive(len, frames);
+        if let Some(event) = event {
+            cost += self.happened(key, event);
+        }
+        (output, cost)
+    }
+
+    #[cold]
+    fn happened(&mut self, key: u32, event: Event) -> Cost {
+        self.set_timer(key);
+        match event {
+            Event::Opened => schedule::HANDSHAKE,
+            Event::Closing => 0,
+            Event::Closed(_) => schedule::END,
+        }
+    }
+
+    /// Judges a connection by what a receive has come to: interactive, or bulk. Its fact of being readable is up to date.
+    #[inline]
+    pub(crate) fn charge(&mut self, key: u32, bytes: u32, cost: Cost, was_within_frame: bool, is_budgeted: bool) {
+        if is_budgeted {
+            self.budget.correct(self.plan(key), cost);
+            self.usual_cost = self.usual_cost - self.usual_cost / 8 + cost / 8;
+        }
+        let connection = self.table.get_mut(key);
+        let was_bulk = connection.life.facts.has(Facts::BULK);
+        let has_more = connection.life.facts.has(Facts::READABLE);
+        let Standing { debt, is_bulk } = Standing::after(connection.debt, cost, has_more);
+        connection.debt = debt;
+        if is_bulk {
+            connection.life.facts.set(Facts::BULK);
+            self.shares.see_bulk(bytes, cost);
+        } else {
+            connection.life.facts.clear(Facts::BULK);
+            // A small piece of a large message is no small message.
+            let is_amidst = was_bulk || was_within_frame || connection.life.is_within_frame();
+            if !is_amidst && !connection.life.is_background() {
+                self.shares.see_interactive(self.now);
+            }
+        }
+    }
+
+    /// A receive from the background has brought nothing, or the end.
+    pub(crate) fn spent_on_nothing(&mut self, is_budgeted: bool, is_end: bool) {
+        if is_budgeted && is_end {
+            self.budget.spend(schedule::END);
+        }
+    }
+
+    /// Pending output of a connection of the background was sent.
+    pub(crate) fn spend_on_send(&mut self, bytes: usize, is_budgeted: bool) {
+        if is_budgeted {
+            self.budget.spend(schedule::cost_of_receive(bytes as u32, 0) / 2);
+        }
+    }
+
+    /// What a receive from a connection of the background is thought to come to.
+    #[inline]
+    fn plan(&self, key: u32) -> Cost {
+        if self.table.get(key).life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
+            self.usual_cost
+        } else {
+            schedule::RECEIVE
+        }
+    }
+
+    /// A connection of the background is received from: what that is thought to come to is spent.
+    #[inline]
+    pub(crate) fn spend_on(&mut self, key: u32) {
+        self.budget.spend(self.plan(key));
+    }
+
+    /// The kernel has taken `len` bytes of its pending output; `is_all`: all of what it was offered.
+    #[inline]
+    pub(crate) fn sent(&mut self, key: u32, len: usize, is_all: bool) {
+        self.tally.bytes_sent += len as u64;
+        let connection = self.table.get_mut(key);
+        let has_output = !connection.output.is_empty();
+        if !is_all {
+            connection.life.facts.set(Facts::BLOCKED);
+        }
+        if !has_output && connection.life.facts.has(Facts::THROTTLED) {
+            connection.life.facts.clear(Facts::THROTTLED);
+            connection.life.progressed(self.now);
+            self.set_timer(key);
+        } else if len > 0 && (has_output || !connection.life.facts.has(Facts::PINGED)) {
+            // But that a Ping could be sent says nothing of the peer.
+            connection.life.progressed(self.now);
+        }
+    }
+
+    /// The socket takes bytes again.
+    #[inline]
+    pub(crate) fn writable(&mut self, key: u32) {
+        let connection = self.table.get_mut(key);
+        if connection.life.facts.has(Facts::BLOCKED) {
+            connection.life.progressed(self.now); // its peer has read something
+            self.try_again(key);
+        }
+    }
+
+    /// A send is to be tried, although nothing has told that the socket takes bytes again.
+    pub(crate) fn try_again(&mut self, key: u32) {
+        let connection = self.table.get_mut(key);
+        if connection.life.facts.has(Facts::BLOCKED) {
+            connection.life.facts.clear(Facts::BLOCKED);
+            if connection.life.facts.has(Facts::IN_BACKGROUND) && !connection.life.is_background() {
+                self.unqueue(key);
+                self.queue(key);
+            }
+        }
+    }
+
+    /// Throttles a slow reader whose pending output has come to a cap.
+    #[inline]
+    pub(crate) fn enforce_caps(&mut self, key: u32) {
+        if self.table.get(key).life.facts.has(Facts::BLOCKED) && self.room_below_caps(key) < ROOM_MIN {
+            self.table.get_mut(key).life.throttle(self.now);
+            self.set_timer(key);
+        }
+    }
+
+    /// Bytes that may still be queued for a slow reader.
+    fn room_below_caps(&self, key: u32) -> usize {
+        let pending = self.outputs.pending(self.table.get(key).output);
+        let of_its_own = self.backlog.per_connection.saturating_sub(pending);
+        of_its_own.min(self.backlog.total.saturating_sub(self.outputs.held()))
+    }
+
+    /// The peer has shut down its side. What is pending is still sent, for as long as the peer takes it.
+    pub(crate) fn peer_finished(&mut self, key: u32) {
+        self.table.get_mut(key).life.peer_finished(self.now);
+        self.set_timer(key);
+    }
+
+    /// The connection is broken: its output is to be dropped.
+    pub(crate) fn broken(&mut self, key: u32) {
+        self.table.get_mut(key).life.broken(self.now);
+    }
+
+    // ----- scheduling -----
+
+    /// Has a connection that may have something to be received wait for its turn, unless it does already or is not to be
+    /// received from.
+    #[inline]
+    pub(crate) fn queue(&mut self, key: u32) {
+        let connection = self.table.get_mut(key);
+        if connection.life.facts.has(Facts::IN_FOREGROUND.or(Facts::IN_BACKGROUND)) {
+            return;
+        }
+        if connection.life.is_background() {
+            connection.life.facts.set(Facts::IN_BACKGROUND);
+            self.table.push_back(&mut self.background, key);
+        } else {
+            connection.life.facts.set(Facts::IN_FOREGROUND);
+            self.table.push_back(&mut self.foreground, key);
+        }
+    }
+
+    /// Takes a connection out of the list that it waits in, if it does.
+    #[inline]
+    pub(crate) fn unqueue(&mut self, key: u32) {
+        let facts = &mut self.table.get_mut(key).life.facts;
+        if facts.has(Facts::IN_FOREGROUND) {
+            facts.clear(Facts::IN_FOREGROUND);
+            self.table.unlink(&mut self.foreground, key);
+        } else if facts.has(Facts::IN_BACKGROUND) {
+            facts.clear(Facts::IN_BACKGROUND);
+            self.table.unlink(&mut self.background, key);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_foreground(&self) -> bool {
+        !self.foreground.is_empty()
+    }
+
+    #[inline]
+    pub(crate) fn has_background(&self) -> bool {
+        !self.background.is_empty()
+    }
+
+    /// Whether a connection waits for its turn.
+    #[inline]
+    pub(crate) fn is_queued(&self, key: u32) -> bool {
+        self.table.get(key).life.facts.has(Facts::IN_FOREGROUND.or(Facts::IN_BACKGROUND))
+    }
+
+    /// The interactive connection that has waited longest.
+    #[inline]
+    pub(crate) fn next_foreground(&mut self) -> Option<u32> {
+        let key = self.foreground.first()?;
+        self.unqueue(key);
+        Some(key)
+    }
+
+    /// The next connection of the background, if the turn's budget has something left. What it gets is to be spent.
+    pub(crate) fn next_background(&mut self) -> Option<u32> {
+        while self.budget.is_left() {
+            let key = self.background.first()?;
+            self.unqueue(key);
+            let connection = self.table.get_mut(key);
+            if connection.life.is_background() {
+                connection.debt = Standing::pay(connection.debt);
+                if !Standing::may_be_served(connection.debt) {
+                    self.budget.spend(schedule::LOOK);
+                    self.queue(key);
+                    continue;
+                }
+            }
+            return Some(key);
+        }
+        None
+    }
+
+    /// How much may be received from a connection at once; `None`: as much as there is.
+    #[inline]
+    pub(crate) fn at_most(&self, key: u32) -> Option<NonZeroU32> {
+        let facts = self.table.get(key).life.facts;
+        let is_backlog_large = self.outputs.held() >= self.backlog.total / 2;
+        let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
+        if !facts.has(Facts::BLOCKED) {
+            return at_most;
+        }
+        // An echo is not longer than what it answers.
+        let room = u32::try_from(self.room_below_caps(key)).unwrap_or(u32::MAX);
+        NonZeroU32::new(at_most.map_or(room, |at_most| at_most.get().min(room)).max(1))
+    }
+
+    // ----- what time and the end of the server bring -----
+
+    /// Whether some connection has a deadline: the clock is to be looked at.
+    #[inline]
+    pub(crate) fn has_deadlines(&self) -> bool {
+        !self.wheel.is_empty()
+    }
+
+    /// Meets what is due, as far as the turn's budget goes. Returns whether that is all; if not, it is to go on in the
+    /// next turn.
+    pub(crate) fn meet_deadlines(&mut self) -> bool {
+        while self.budget.is_left() {
+            let Some(key) = self.wheel.pop(self.now) else { return true };
+            self.table.get_mut(key).timer = super::wheel::Timer::NONE;
+            self.budget.spend(schedule::LOOK);
+            let due = self.due(key);
+            match due {
+                Due::Later(_) => {}
+                Due::Ping => self.ping(key),
+                Due::Close => self.close(key, CloseCode::GOING_AWAY, "idle"),
+                Due::Abort => self.abort(key),
+                Due::Probe => {
+                    self.table.get_mut(key).life.facts.set(Facts::PINGED);
+                    self.try_again(key);
+                }
+                Due::Stalled => {
+                    self.stalled += 1;
+                    self.abort(key);
+                }
+            }
+            if !matches!(due, Due::Later(_)) {
+                self.budget.spend(schedule::DEADLINE);
+                self.called.push(key);
+            }
+            self.set_timer(key);
+        }
+        self.wheel.is_empty()
+    }
+
+    /// What a deadline that has come up asks for.
+    fn due(&self, key: u32) -> Due {
+        let Connection { life, output, .. } = self.table.get(key);
+        let has_output = !output.is_empty();
+        // What has arrived already, during a stall perhaps, is received first: it may be what the deadline has waited for.
+        if life.state() == State::Open && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
+            return Due::Later(None);
+        }
+        life.due(&self.timeouts, has_output, self.now)
+    }
+
+    /// Sets the timer of a connection by its state as it is.
+    fn set_timer(&mut self, key: u32) {
+        let connection = self.table.get_mut(key);
+        match connection.life.due(&self.timeouts, !connection.output.is_empty(), self.now) {
+            Due::Later(None) => self.wheel.cancel(&mut connection.timer),
+            Due::Later(Some(at)) => self.wheel.set(&mut connection.timer, key, at, self.now),
+            _ => self.wheel.set(&mut connection.timer, key, self.now.wrapping_add(1), self.now),
+        }
+    }
+
+    fn ping(&mut self, key: u32) {
+        let connection = self.table.get_mut(key);
+        if let Some(frame) = connection.life.ping(!connection.output.is_empty(), self.now) {
+            self.outputs.push_owned(&mut connection.output, frame, false);
+        }
+    }
+
+    fn abort(&mut self, key: u32) {
+        self.table.get_mut(key).life.abort(self.now);
+    }
+
+    /// Closes from our side: a Close frame if the protocol has one, then whatever the peer answers or the deadline.
+    fn close(&mut self, key: u32, code: CloseCode, reason: &str) {
+        let connection = self.table.get_mut(key);
+        if let Farewell::Frame(frame) = connection.life.close(&self.settings, code, reason, self.now) {
+            self.outputs.push_owned(&mut connection.output, frame, false);
+        }
+        self.set_timer(key);
+    }
+
+    /// From now on closing may take as long as the peers like: the worker's drain deadline bounds it.
+    pub(crate) fn close_at_leisure(&mut self) {
+        self.timeouts.close = None;
+    }
+
+    /// Asks the connection with this key, if there is one, to leave; to be followed by [`Connections::go_on_leaving`].
+    /// Returns whether there is one.
+    pub(crate) fn ask_to_leave(&mut self, key: u32) -> bool {
+        let exists = self.table.contains(key);
+        if exists {
+            self.table.get_mut(key).life.leave();
+        }
+        exists
+    }
+
+    /// One more than the highest key that was ever used.
+    pub(crate) fn keys_used(&self) -> u32 {
+        self.table.keys_used()
+    }
+
+    /// Closes a connection that is leaving, if all that had arrived is received or it has brought enough.
+    #[inline]
+    pub(crate) fn go_on_leaving(&mut self, key: u32) {
+        if self.table.get(key).life.state() == State::Leaving {
+            let connection = self.table.get_mut(key);
+            if connection.life.has_brought_all(!connection.output.is_empty()) {
+                self.close(key, CloseCode::GOING_AWAY, "server is stopping");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl<E, L: Lender> Connections<E, L> {
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.backlog
+    }
+
+    pub(crate) fn timers(&self) -> usize {
+        self.wheel.len()
+    }
+
+    /// What must hold after every turn, whatever the engine.
+    pub(crate) fn check_invariants(&self) {
+        let (mut chunks, mut held, mut queued, mut timers) = (0, 0, [0, 0], 0);
+        for (_, connection) in self.table.iter() {
+            let counted = self.outputs.count(connection.output);
+            chunks += counted.0;
+            held += counted.1;
+            assert_eq!(counted.2, self.outputs.pending(connection.output), "pending output miscounted");
+            let facts = connection.life.facts;
+            queued[0] += usize::from(facts.has(Facts::IN_FOREGROUND));
+            queued[1] += usize::from(facts.has(Facts::IN_BACKGROUND));
+            timers += usize::from(connection.timer.is_set());
+        }
+        assert_eq!((chunks, held), (self.outputs.len(), self.outputs.held()), "a chunk that no queue holds");
+        assert_eq!(queued, [self.foreground.len(), self.background.len()], "a place in a list that nobody has");
+        assert_eq!(timers, self.wheel.len(), "a timer that nobody has");
+    }
+
+    /// What must hold after every turn: each deadline has a timer that comes up by then, and what was due has been met, if
+    /// `is_punctual`. A Ping is looked at again within half of the idle timeout when it could not be sent in time.
+    pub(crate) fn check_deadlines(&self, is_punctual: bool) {
+        for (key, connection) in self.table.iter() {
+            let (life, has_output) = (&connection.life, !connection.output.is_empty());
+            if life.state() == State::Done && !has_output {
+                continue; // it is being closed
+            }
+            let at = match self.due(key) {
+                Due::Later(None) => continue,
+                Due::Later(Some(at)) => at,
+                Due::Ping => self.now,
+                due => {
+                    assert!(
+                        !is_punctual,
+                        "{due:?} is due in state {:?}, {} {:?} {has_output} {key}",
+                        life.state(),
+                        self.now - life.since(),
+                        life.facts
+                    );
+                    self.now
+                }
+            };
+            let timer = self.wheel.at(connection.timer).expect("a deadline without a timer");
+            let is_pingable = life.state() == State::Open && !life.facts.has(Facts::PINGED.or(Facts::THROTTLED));
+            // A probe's ticks are not taken back when it has found progress.
+            let extra = if life.facts.has(Facts::THROTTLED.or(Facts::PEER_DONE)) { PROBE_TICKS } else { 0 };
+            let mut latest = (at + extra).max(self.now + u32::from(!is_punctual));
+            if let Some(idle) = self.timeouts.idle.filter(|_| is_pingable) {
+                latest = latest.max(self.now + idle.div_ceil(2)).max(life.since() + idle);
+            }
+            assert!(timer <= latest, "a timer at {timer} for a deadline at {at} in state {:?}", life.state());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::output::NoLender;
+    use crate::protocol::Protocol;
+
+    const IDLE: u32 = 8;
+    const STALL: u32 = 20;
+
+    /// One connection of bare TCP, which has brought `input` in tick 0.
+    fn connection_with(input: &[u8]) -> (Connections<u32, NoLender>, u32) {
+        let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+        let timeouts = Timeouts { idle: Some(IDLE), stall: Some(STALL), close: Some(4), handshake: None };
+        let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
+        let mut connections = Connections::new(4, backlog, settings, timeouts);
+        connections.begin_turn(0);
+        let key = connections.accepted(0);
+        let (output, _) = connections.received(key, &mut input.to_vec());
+        let (connection, outputs) = connections.get_with_outputs(key);
+        outputs.copy(&mut connection.output, &input[output.range]);
+        (connections, key)
+    }
+
+    /// The kernel takes `len` bytes of the output, which is in one block.
+    fn take(connections: &mut Connections<u32, NoLender>, key: u32, len: usize) {
+        let (connection, outputs) = connections.get_with_outputs(key);
+        let is_all = len == outputs.pending(connection.output);
+        if is_all {
+            outputs.pop(&mut connection.output, &mut NoLender);
+        } else {
+            outputs.advance(connection.output, len);
+        }
+        connections.sent(key, len, is_all);
+    }
+
+    /// The state after `ticks` further ticks.
+    fn after(connections: &mut Connections<u32, NoLender>, key: u32, ticks: u32) -> State {
+        for _ in 0..ticks {
+            connections.begin_turn(connections.now + 1);
+            assert!(connections.meet_deadlines());
+        }
+        connections.get(key).life.state()
+    }
+
+    #[test]
+    fn a_peer_that_reads_the_last_of_its_output_is_not_idle() {
+        let (mut connections, key) = connection_with(b"read late");
+        take(&mut connections, key, 2);
+        assert_eq!(after(&mut connections, key, IDLE - 1), State::Open);
+        connections.writable(key);
+        take(&mut connections, key, 7);
+        assert_eq!(after(&mut connections, key, IDLE - 1), State::Open);
+        assert_eq!(after(&mut connections, key, 1), State::Lingering);
+    }
+
+    #[test]
+    fn what_has_arrived_is_received_before_its_sender_is_idle() {
+        let (mut connections, key) = connection_with(b"");
+        connections.get_mut(key).life.facts.set(Facts::READABLE);
+        assert_eq!(after(&mut connections, key, IDLE), State::Open);
+        connections.get_mut(key).life.found_nothing();
+        assert_eq!(after(&mut connections, key, 1), State::Lingering);
+    }
+
+    #[test]
+    fn a_peer_that_has_finished_and_does_not_read_does_not_stay() {
+        let (mut connections, key) = connection_with(b"never read");
+        connections.timeouts.idle = None;
+        connections.peer_finished(key);
+        connections.sent(key, 0, false);
+        assert_eq!(after(&mut connections, key, STALL - 1 + PROBE_TICKS), State::Open);
+        assert_eq!((after(&mut connections, key, 1), connections.take_stalled()), (State::Aborted, 1));
+    }
+}

@@ -1,0 +1,470 @@
+//! A connection's life, once for all engines: what an event changes, what the connection wants next, and what is due when.
+//!
+//! ```text
+//! opening ──► open ──► closing ──► finishing ──► done        handshake, messages, own Close out, both Closes out
+//!    │          │         │            │
+//!    └──────────┴─────────┴────────────┴──► lingering ──► shut ──► done
+//! ```
+//!
+//! When the server stops, *leaving* comes before closing: what had arrived is echoed. The peer's Close leads from open to
+//! finishing. From each state an error or a deadline leads to *aborted*, and the end of the peer's input, once all is sent, to
+//! the close.
+
+use crate::protocol::{CloseCode, Event, Output, Phase, Protocol, Session, Settings, Then};
+
+/// Receives that a connection may still have when it is told to leave: its peer may be a bulk sender.
+pub(crate) const LAST_RECEIVES: u8 = 64;
+
+/// Ticks in which a send that was tried at the stall timeout has to show progress: it takes one turn of the loop, which may
+/// begin at the end of a tick.
+pub(super) const PROBE_TICKS: u32 = 2;
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The upgrade request is not complete.
+    Opening,
+    /// Messages are echoed.
+    Open,
+    /// The server stops: once all that has arrived is received, it is closed from our side.
+    Leaving,
+    /// Our Close frame is queued or sent, the peer's is awaited.
+    Closing,
+    /// Both Close frames are out as soon as the output is sent; then the server closes first (RFC 6455 7.1.1), unless
+    /// a last receive finds more input.
+    Finishing,
+    /// When the output is sent, sending is to be shut down. Input is discarded until the peer closes: closing with unread
+    /// input would make the kernel send a reset, which can destroy what is on its way (RFC 9112 9.6).
+    Lingering,
+    /// The same, when sending has been shut down.
+    Shut,
+    /// To be closed as soon as its output is sent.
+    Done,
+    /// To be closed at once; its output is dropped.
+    Aborted,
+}
+
+impl State {
+    /// Whether what is received means something.
+    #[inline]
+    pub(crate) fn is_served(self) -> bool {
+        matches!(self, State::Opening | State::Open | State::Leaving | State::Closing)
+    }
+
+    /// Whether what is received is discarded.
+    #[inline]
+    fn is_ending(self) -> bool {
+        !self.is_served()
+    }
+}
+
+/// Facts about a connection, one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts(u16);
+
+impl Facts {
+    /// There may be something to receive.
+    pub(crate) const READABLE: Self = Self(1);
+    /// The peer has shut down its side (EOF), or the connection is broken.
+    pub(crate) const PEER_DONE: Self = Self(1 << 1);
+    /// Behind what can be received there is an end to be found: no further event will tell.
+    pub(crate) const END_AHEAD: Self = Self(1 << 2);
+    /// The last send found the socket's buffer full: a slow reader.
+    pub(crate) const BLOCKED: Self = Self(1 << 3);
+    /// Its pending output has reached a cap: it is not received from until all of that is sent.
+    pub(crate) const THROTTLED: Self = Self(1 << 4);
+    /// A keepalive Ping went out since the peer was last heard; of a throttled connection, a send was tried in vain since
+    /// the last progress.
+    pub(crate) const PINGED: Self = Self(1 << 5);
+    /// A bulk sender: it is served a quantum at a time, behind interactive connections.
+    pub(crate) const BULK: Self = Self(1 << 6);
+    /// It waits in the scheduler's foreground list.
+    pub(crate) const IN_FOREGROUND: Self = Self(1 << 7);
+    /// It waits in the scheduler's background list.
+    pub(crate) const IN_BACKGROUND: Self = Self(1 << 8);
+    /// Some of its pending output lies in the receive buffers, beyond the turn that it was received in.
+    pub(crate) const HOLDS_BUFFERS: Self = Self(1 << 9);
+
+    #[inline]
+    pub(crate) const fn has(self, any: Self) -> bool {
+        self.0 & any.0 != 0
+    }
+
+    #[inline]
+    pub(crate) const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, fact: Self) {
+        self.0 |= fact.0;
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self, fact: Self) {
+        self.0 &= !fact.0;
+    }
+}
+
+/// What a connection wants of its engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a wish of its own
+pub(crate) struct Wants {
+    /// To be received from, when there may be something.
+    pub(crate) receive: bool,
+    /// Its pending output to be sent.
+    pub(crate) send: bool,
+    /// `shutdown(SHUT_WR)`.
+    pub(crate) shutdown: bool,
+    /// To be closed.
+    pub(crate) close: bool,
+}
+
+/// What a connection's deadline asks for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing before this tick; `None`: nothing at all.
+    Later(Option<u32>),
+    /// A Ping: half of the idle timeout is over.
+    Ping,
+    /// The closing handshake: a Ping went unanswered for the other half.
+    Close,
+    /// The end, without a Close frame.
+    Abort,
+    /// A send, although no event has told of room: the kernel does so only when a third of a socket's buffer is free, which
+    /// a slow reader may take longer for than its timeout.
+    Probe,
+    /// The end, because its output is stuck: the probe has found no room.
+    Stalled,
+}
+
+/// Deadlines, in ticks of the worker's clock; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timeouts {
+    /// From the accept to the end of the request.
+    pub(crate) handshake: Option<u32>,
+    /// Without any input: at half of it a Ping, at the end Close 1001.
+    pub(crate) idle: Option<u32>,
+    /// Without progress of the output of a connection that is not received from, because it is throttled or its peer has
+    /// shut down its side.
+    pub(crate) stall: Option<u32>,
+    /// From the decision to close, or from the last progress after it, to the close.
+    pub(crate) close: Option<u32>,
+}
+
+impl Timeouts {
+    /// Whether a connection whose output is stuck comes to its end by that rather than by being idle.
+    fn has_stall_before_idle(&self) -> bool {
+        self.stall.is_some_and(|stall| self.idle.is_none_or(|idle| stall <= idle))
+    }
+}
+
+/// What the server sends of its own accord when it closes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// A Close frame, to be queued.
+    Frame(Vec<u8>),
+    /// Nothing: the connection ends, or the session sends the Close frame behind the frame that is being echoed.
+    Nothing,
+}
+
+/// The life of one connection. Rare things live behind a pointer in the [`Session`].
+pub(crate) struct Lifecycle {
+    session: Session,
+    /// The tick that its current deadline counts from.
+    since: u32,
+    pub(crate) facts: Facts,
+    state: State,
+    /// Receives that it may still have when it is leaving.
+    last_receives: u8,
+}
+
+const _: () = assert!(size_of::<Lifecycle>() <= 32, "an idle connection pays for every byte");
+
+/// What a receive has come to.
+pub(crate) struct Received {
+    pub(crate) output: Output,
+    pub(crate) messages: u32,
+    pub(crate) frames: u32,
+    pub(crate) event: Option<Event>,
+}
+
+impl Lifecycle {
+    pub(crate) fn new(settings: &Settings, now: u32) -> Self {
+        let session = Session::new(settings);
+        let state = if session.phase() == Phase::Handshake { State::Opening } else { State::Open };
+        Self { session, since: now, facts: Facts(0), state, last_receives: LAST_RECEIVES }
+    }
+
+    #[inline]
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    /// What it wants; `has_output`: of what is queued something is left to be sent.
+    #[inline]
+    pub(crate) fn wants(&self, has_output: bool) -> Wants {
+        let facts = self.facts;
+        let can_receive = !facts.has(Facts::PEER_DONE.or(Facts::THROTTLED));
+        let is_over = facts.has(Facts::PEER_DONE) || self.state == State::Done;
+        match self.state {
+            State::Aborted => Wants { close: true, ..Wants::default() },
+            state => Wants {
+                receive: can_receive
+                    && match state {
+                        State::Finishing => !has_output,
+                        State::Done => false,
+                        _ => true,
+                    },
+                send: has_output && !facts.has(Facts::BLOCKED),
+                shutdown: state == State::Lingering && !has_output && !is_over,
+                close: is_over && !has_output,
+            },
+        }
+    }
+
+    /// Whether a send that completes silently is waited for: something else is to be done behind it.
+    #[inline]
+    pub(crate) fn awaits_output(&self) -> bool {
+        self.facts.has(Facts::PEER_DONE.or(Facts::THROTTLED)) || self.state.is_ending()
+    }
+
+    /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, in a handshake, closing, or with an end
+    /// behind its input.
+    #[inline]
+    pub(crate) fn is_background(&self) -> bool {
+        self.state != State::Open || self.facts.has(Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD))
+    }
+
+    /// Whether the peer is in the midst of a data frame.
+    #[inline]
+    pub(crate) fn is_within_frame(&self) -> bool {
+        self.session.is_within_frame()
+    }
+
+    /// The tick that its current deadline counts from.
+    #[cfg(test)]
+    pub(super) fn since(&self) -> u32 {
+        self.since
+    }
+
+    // ----- events -----
+
+    /// Bytes from the peer, transformed in place where that is possible.
+    #[inline]
+    pub(crate) fn received(&mut self, settings: &Settings, bytes: &mut [u8], now: u32) -> Received {
+        if !matches!(self.state, State::Open) {
+            return self.received_otherwise(settings, bytes, now);
+        }
+        self.since = now;
+        self.facts.clear(Facts::PINGED);
+        let reply = self.session.receive(settings, bytes);
+        if reply.event.is_some() {
+            self.happened(reply.event, reply.then, now);
+        }
+        Received { output: reply.output, messages: reply.messages, frames: reply.frames, event: reply.event }
+    }
+
+    #[inline(never)]
+    fn received_otherwise(&mut self, settings: &Settings, bytes: &mut [u8], now: u32) -> Received {
+        if !self.state.is_served() {
+            if self.state == State::Finishing {
+                self.state = State::Lingering; // the peer sends more behind its Close
+            }
+            return Received { output: Output::default(), messages: 0, frames: 0, event: None };
+        }
+        let reply = self.session.receive(settings, bytes);
+        self.happened(reply.event, reply.then, now);
+        Received { output: reply.output, messages: reply.messages, frames: reply.frames, event: reply.event }
+    }
+
+    fn happened(&mut self, event: Option<Event>, then: Then, now: u32) {
+        match event {
+            None => return,
+            Some(Event::Opened) if self.state == State::Opening => self.state = State::Open,
+            Some(Event::Opened) => {} // it is leaving already
+            Some(Event::Closing) => self.state = State::Closing,
+            Some(Event::Closed(_)) if then == Then::Linger => self.state = State::Lingering,
+            Some(Event::Closed(_)) => {
+                self.state = State::Finishing;
+                self.facts.set(Facts::READABLE); // a last receive is to find out
+            }
+        }
+        self.since = now;
+    }
+
+    /// A receive has found nothing, or the engine knows that there is nothing.
+    pub(crate) fn found_nothing(&mut self) {
+        self.facts.clear(Facts::READABLE);
+        if self.state == State::Finishing {
+            self.state = State::Done;
+        }
+    }
+
+    /// The peer has shut down its side.
+    pub(crate) fn peer_finished(&mut self, now: u32) {
+        self.since = now; // that is input, too
+        self.facts.set(Facts::PEER_DONE);
+    }
+
+    /// The connection is broken: a reset, a timeout, an error of the socket.
+    pub(crate) fn broken(&mut self, now: u32) {
+        self.facts.set(Facts::PEER_DONE);
+        self.abort(now);
+    }
+
+    pub(crate) fn abort(&mut self, now: u32) {
+        if self.state != State::Aborted {
+            self.state = State::Aborted;
+            self.since = now;
+        }
+    }
+
+    /// Its descriptor is being closed: nothing is queued for it any more.
+    pub(crate) fn finish(&mut self) {
+        if self.state != State::Aborted {
+            self.state = State::Done;
+        }
+    }
+
+    /// Some pending output was sent: a peer that reads slowly is neither idle nor dead.
+    #[inline]
+    pub(crate) fn progressed(&mut self, now: u32) {
+        if self.state != State::Opening {
+            self.since = now;
+            self.facts.clear(Facts::PINGED);
+        }
+    }
+
+    /// Its pending output has reached a cap.
+    pub(crate) fn throttle(&mut self, now: u32) {
+        if !self.facts.has(Facts::THROTTLED) {
+            self.facts.set(Facts::THROTTLED);
+            self.progressed(now);
+        }
+    }
+
+    /// Sending is shut down.
+    pub(crate) fn shut_down(&mut self) {
+        if self.state == State::Lingering {
+            self.state = State::Shut;
+        }
+    }
+
+    // ----- the server's own decisions -----
+
+    /// A keepalive Ping to be queued, if one can be sent now. Of a connection with pending output the progress counts.
+    pub(crate) fn ping(&mut self, has_output: bool, now: u32) -> Option<Vec<u8>> {
+        if has_output {
+            return None;
+        }
+        let frame = self.session.ping()?;
+        self.facts.set(Facts::PINGED);
+        self.since = now;
+        Some(frame)
+    }
+
+    /// Begins the closing handshake from our side, or the end where there is none.
+    pub(crate) fn close(&mut self, settings: &Settings, code: CloseCode, reason: &str, now: u32) -> Farewell {
+        if !matches!(self.state, State::Opening | State::Open | State::Leaving) {
+            return Farewell::Nothing;
+        }
+        // Of what was received since it was told to leave, its deadlines know nothing.
+        self.since = now;
+        let was_open = self.session.phase() == Phase::Open;
+        let frame = self.session.close(code, reason);
+        self.state = match frame {
+            Some(_) => State::Closing,
+            None if !was_open => State::Done,
+            // A close with unread input would make the kernel send a reset, and destroy echoes on their way.
+            None if settings.protocol == Protocol::Tcp => State::Lingering,
+            // The session sends the Close frame behind the binary frame that is being echoed.
+            None => {
+                self.state = State::Open;
+                return Farewell::Nothing;
+            }
+        };
+        frame.map_or(Farewell::Nothing, Farewell::Frame)
+    }
+
+    /// The server stops: what has arrived is received first. Returns whether that is new to the connection.
+    pub(crate) fn leave(&mut self) -> bool {
+        let is_news = matches!(self.state, State::Opening | State::Open);
+        if is_news {
+            self.state = State::Leaving;
+            // There may be something that no event has told of yet.
+            self.facts.set(Facts::READABLE);
+        }
+        is_news
+    }
+
+    /// Whether a connection that is leaving has brought all that had arrived, or enough. To be asked after each receive.
+    pub(crate) fn has_brought_all(&mut self, has_output: bool) -> bool {
+        if self.state != State::Leaving {
+            return false;
+        }
+        if self.facts.has(Facts::READABLE) && self.wants(has_output).receive && self.last_receives > 0 {
+            self.last_receives -= 1;
+            return false;
+        }
+        true
+    }
+
+    // ----- time -----
+
+    /// What is due at `now`, or when to look again.
+    pub(crate) fn due(&self, timeouts: &Timeouts, has_output: bool, now: u32) -> Due {
+        let elapsed = now.wrapping_sub(self.since);
+        let after = |limit: Option<u32>, due| match limit {
+            Some(limit) if elapsed >= limit => due,
+            limit => Due::Later(limit.map(|limit| self.since.wrapping_add(limit))),
+        };
+        match self.state {
+            State::Opening => after(timeouts.handshake, Due::Abort),
+            // Neither a throttled connection is received from nor one whose peer has shut down its side: it stays only while
+            // its output makes progress.
+            State::Open if self.is_send_only(has_output) && timeouts.has_stall_before_idle() => {
+                self.stuck(timeouts.stall, after)
+            }
+            State::Leaving if self.facts.has(Facts::THROTTLED) => self.stuck(timeouts.stall, after),
+            State::Open if self.facts.has(Facts::PINGED) => after(timeouts.idle.map(|idle| idle / 2), Due::Close),
+            // Within a frame no Close can be sent, and no Ping: this peer will not finish it.
+            State::Open if !self.session.at_frame_boundary() => self.unpinged(timeouts, Due::Abort, now),
+            State::Open if has_output => self.unpinged(timeouts, Due::Close, now),
+            // Bare TCP has no Ping.
+            State::Open if !self.can_ping() => after(timeouts.idle, Due::Close),
+            State::Open => after(timeouts.idle.map(|idle| idle.div_ceil(2)), Due::Ping),
+            State::Leaving | State::Aborted => Due::Later(None),
+            State::Closing | State::Finishing | State::Lingering | State::Shut | State::Done => {
+                after(timeouts.close, Due::Abort)
+            }
+        }
+    }
+
+    /// Whether it waits for its output to be sent, and for nothing else.
+    fn is_send_only(&self, has_output: bool) -> bool {
+        self.facts.has(Facts::THROTTLED) || (self.facts.has(Facts::PEER_DONE) && has_output)
+    }
+
+    /// What is due for a connection whose output may be stuck: a send is tried first.
+    fn stuck(&self, stall: Option<u32>, after: impl Fn(Option<u32>, Due) -> Due) -> Due {
+        if self.facts.has(Facts::PINGED) {
+            after(stall.map(|stall| stall.saturating_add(PROBE_TICKS)), Due::Stalled)
+        } else {
+            after(stall, Due::Probe)
+        }
+    }
+
+    /// What is due for an open connection that cannot be pinged now. As soon as it can, a Ping may be due half of the
+    /// timeout later: it is to be looked at again by then.
+    fn unpinged(&self, timeouts: &Timeouts, due: Due, now: u32) -> Due {
+        let Some(idle) = timeouts.idle else { return Due::Later(None) };
+        let left = idle.saturating_sub(now.wrapping_sub(self.since));
+        if left == 0 { due } else { Due::Later(Some(now.wrapping_add(left.min(idle.div_ceil(2))))) }
+    }
+
+    /// Whether its protocol and its phase have Pings, and one can be sent now.
+    pub(crate) fn can_ping(&self) -> bool {
+        self.session.can_ping()
+    }
+}

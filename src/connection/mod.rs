@@ -1,0 +1,22 @@
+//! The connection core of all engines, without I/O: no ring, no socket, no clock.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `connections.rs` | a worker's connections together: what engines call |
+//! | `lifecycle.rs` | a connection's states, what an event changes, what is wanted next, what is due when |
+//! | `table.rs` | entries by key, and the lists that run through them |
+//! | `output.rs` | pending output, and the memory that it takes |
+//! | `schedule.rs` | the scheduler: costs, the budget of a turn, a connection's quantum |
+//! | `wheel.rs` | timers |
+
+mod connections;
+pub(crate) mod lifecycle;
+pub(crate) mod output;
+pub(crate) mod schedule;
+mod table;
+mod wheel;
+
+pub(crate) use connections::Connections;
+pub(crate) use lifecycle::Timeouts;
+#[cfg(test)]
+pub(crate) use table::Connection;

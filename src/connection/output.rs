@@ -1,0 +1,432 @@
+//! Pending output: per connection a queue of chunks, in the receive buffers where they were made or in memory of their
+//! own. What it comes to is known where it is queued, and there the caps are enforced.
+
+use slab::Slab;
+
+const NONE: u32 = u32::MAX;
+
+/// Bytes in an owned block at most: what is sent is freed by blocks, and a block that is half sent still counts whole.
+/// (In tests small ones, so that the simulation's queues have several.)
+pub(crate) const BLOCK: usize = if cfg!(test) { 100 } else { 64 << 10 };
+/// What a chunk costs beside its bytes: its entry in the slab, and the allocator's share.
+pub(crate) const CHUNK_OVERHEAD: usize = 64;
+/// Entries that the slab of chunks keeps when all output is gone.
+const CHUNKS_KEPT: usize = 4096;
+
+/// Memory that is shared with the kernel and lent out in pieces: the receive buffers of an engine that has such.
+pub(crate) trait Lender {
+    /// A part of it that is held; not to be lost but given back.
+    type Piece;
+
+    fn bytes<'a>(&'a self, piece: &'a Self::Piece) -> &'a [u8];
+    fn len(piece: &Self::Piece) -> usize;
+    /// Drops the first bytes of a piece, fewer than it has.
+    fn advance(piece: &mut Self::Piece, by: usize);
+    fn release(&mut self, piece: Self::Piece);
+}
+
+/// For engines that lend nothing.
+pub(crate) struct NoLender;
+
+impl Lender for NoLender {
+    type Piece = std::convert::Infallible;
+
+    fn bytes<'a>(&'a self, piece: &'a Self::Piece) -> &'a [u8] {
+        match *piece {}
+    }
+
+    fn len(piece: &Self::Piece) -> usize {
+        match *piece {}
+    }
+
+    fn advance(piece: &mut Self::Piece, _: usize) {
+        match *piece {}
+    }
+
+    fn release(&mut self, piece: Self::Piece) {
+        match piece {}
+    }
+}
+
+/// Bytes to send and whose memory they are in.
+enum Source<P> {
+    /// Still where they were received.
+    Lent(P),
+    /// In memory of their own, `sent` of them sent already.
+    Owned { bytes: Vec<u8>, sent: usize },
+}
+
+struct Chunk<P> {
+    source: Source<P>,
+    /// The next one; behind the last one the first.
+    next: u32,
+    /// In the last chunk of a queue: the bytes that the queue holds.
+    pending: usize,
+}
+
+/// A connection's queue: its last chunk in the worker's [`Outputs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queue(u32);
+
+impl Queue {
+    pub(crate) const EMPTY: Self = Self(NONE);
+
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == NONE
+    }
+}
+
+/// The pending output of all connections of a worker.
+pub(crate) struct Outputs<L: Lender> {
+    chunks: Slab<Chunk<L::Piece>>,
+    /// Bytes of memory that the chunks own, with their overhead.
+    held: usize,
+}
+
+impl<L: Lender> Outputs<L> {
+    pub(super) fn new() -> Self {
+        Self { chunks: Slab::new(), held: 0 }
+    }
+
+    /// Bytes of memory that pending output takes beside the receive buffers.
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Bytes that a queue holds.
+    #[inline]
+    pub(crate) fn pending(&self, queue: Queue) -> usize {
+        if queue.is_empty() { 0 } else { self.chunks[queue.0 as usize].pending }
+    }
+
+    /// Whether a queue holds more than one chunk.
+    #[inline]
+    pub(crate) fn has_several(&self, queue: Queue) -> bool {
+        !queue.is_empty() && self.chunks[queue.0 as usize].next != queue.0
+    }
+
+    /// Puts a piece of the receive buffers, which is not empty, behind the others.
+    #[inline]
+    pub(crate) fn push_lent(&mut self, queue: &mut Queue, piece: L::Piece) {
+        let len = L::len(&piece);
+        self.push(queue, Source::Lent(piece), len);
+    }
+
+    /// Puts bytes in memory of their own behind the others. `joins`: they may be copied behind those of the last chunk.
+    pub(crate) fn push_owned(&mut self, queue: &mut Queue, mut bytes: Vec<u8>, joins: bool) {
+        if bytes.is_empty() {
+            return;
+        }
+        if joins && self.has_room_behind(*queue) {
+            return self.copy(queue, &bytes);
+        }
+        bytes.shrink_to_fit(); // it may wait for long
+        self.held += CHUNK_OVERHEAD + bytes.capacity();
+        let len = bytes.len();
+        self.push(queue, Source::Owned { bytes, sent: 0 }, len);
+    }
+
+    /// Copies bytes behind the others: into the last block while it has room, then into further ones.
+    pub(crate) fn copy(&mut self, queue: &mut Queue, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if !self.has_room_behind(*queue) {
+                self.held += CHUNK_OVERHEAD;
+                self.push(queue, Source::Owned { bytes: Vec::new(), sent: 0 }, 0);
+            }
+            let last = &mut self.chunks[queue.0 as usize];
+            let Source::Owned { bytes: block, .. } = &mut last.source else { unreachable!("a block has room") };
+            let before = block.capacity();
+            let fits;
+            (fits, bytes) = bytes.split_at(bytes.len().min(BLOCK - block.len()));
+            if block.is_empty() {
+                block.reserve_exact(fits.len());
+            } else if block.capacity() < block.len() + fits.len() {
+                let capacity = (2 * block.len()).max(block.len() + fits.len()).min(BLOCK);
+                block.reserve_exact(capacity - block.len());
+            }
+            block.extend_from_slice(fits);
+            last.pending += fits.len();
+            self.held += block.capacity() - before;
+        }
+    }
+
+    /// Whether the last chunk is a block that is not full.
+    fn has_room_behind(&self, queue: Queue) -> bool {
+        let last = (!queue.is_empty()).then(|| &self.chunks[queue.0 as usize].source);
+        matches!(last, Some(Source::Owned { bytes, .. }) if bytes.len() < BLOCK)
+    }
+
+    #[inline]
+    fn push(&mut self, queue: &mut Queue, source: Source<L::Piece>, len: usize) {
+        let entry = self.chunks.vacant_entry();
+        let key = entry.key() as u32;
+        if queue.is_empty() {
+            entry.insert(Chunk { source, next: key, pending: len });
+        } else {
+            entry.insert(Chunk { source, next: NONE, pending: 0 });
+            let last = &mut self.chunks[queue.0 as usize];
+            let first = std::mem::replace(&mut last.next, key);
+            let pending = last.pending + len;
+            let chunk = &mut self.chunks[key as usize];
+            (chunk.next, chunk.pending) = (first, pending);
+        }
+        queue.0 = key;
+    }
+
+    /// The bytes of the oldest chunk, which must exist.
+    #[inline]
+    pub(crate) fn front<'a>(&'a self, queue: Queue, lender: &'a L) -> &'a [u8] {
+        let first = self.chunks[queue.0 as usize].next;
+        match &self.chunks[first as usize].source {
+            Source::Lent(piece) => lender.bytes(piece),
+            Source::Owned { bytes, sent } => &bytes[*sent..],
+        }
+    }
+
+    /// Drops the first `sent` bytes of the oldest chunk, fewer than it has.
+    pub(crate) fn advance(&mut self, queue: Queue, by: usize) {
+        let last = &mut self.chunks[queue.0 as usize];
+        last.pending -= by;
+        let first = last.next;
+        match &mut self.chunks[first as usize].source {
+            Source::Lent(piece) => L::advance(piece, by),
+            Source::Owned { bytes, sent } => {
+                *sent += by;
+                assert!(*sent < bytes.len(), "all of a chunk is sent: it is to be popped");
+            }
+        }
+    }
+
+    /// Drops the oldest chunk, gives its memory back and returns how many bytes of it were not sent before.
+    #[inline]
+    pub(crate) fn pop(&mut self, queue: &mut Queue, lender: &mut L) -> usize {
+        match self.take_front(queue) {
+            Source::Lent(piece) => {
+                let len = L::len(&piece);
+                lender.release(piece);
+                len
+            }
+            Source::Owned { bytes, sent } => bytes.len() - sent,
+        }
+    }
+
+    #[inline]
+    fn take_front(&mut self, queue: &mut Queue) -> Source<L::Piece> {
+        let last = queue.0;
+        let first = self.chunks[last as usize].next;
+        let chunk = self.chunks.remove(first as usize);
+        let len = match &chunk.source {
+            Source::Lent(piece) => L::len(piece),
+            Source::Owned { bytes, sent } => {
+                self.held -= CHUNK_OVERHEAD + bytes.capacity();
+                bytes.len() - sent
+            }
+        };
+        if first == last {
+            *queue = Queue::EMPTY;
+            if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
+                self.chunks = Slab::new();
+            }
+        } else {
+            let last = &mut self.chunks[last as usize];
+            last.next = chunk.next;
+            last.pending -= len;
+        }
+        chunk.source
+    }
+
+    /// Drops everything.
+    pub(crate) fn clear(&mut self, queue: &mut Queue, lender: &mut L) {
+        while !queue.is_empty() {
+            self.pop(queue, lender);
+        }
+    }
+
+    /// Moves what a queue has in the receive buffers to memory of its own, so that the kernel can have these again.
+    /// What is owned already stays where it is. The queue may be empty: what it had may be sent by now.
+    ///
+    /// Nothing of the queue may be in the kernel's hands.
+    pub(crate) fn move_out(&mut self, queue: Queue, lender: &mut L) {
+        if queue.is_empty() {
+            return;
+        }
+        let mut key = queue.0;
+        while !queue.is_empty() {
+            key = self.chunks[key as usize].next;
+            let source = &mut self.chunks[key as usize].source;
+            if let Source::Lent(piece) = source {
+                let bytes = lender.bytes(piece).to_vec();
+                self.held += CHUNK_OVERHEAD + bytes.capacity();
+                if let Source::Lent(piece) = std::mem::replace(source, Source::Owned { bytes, sent: 0 }) {
+                    lender.release(piece);
+                }
+            }
+            if key == queue.0 {
+                break;
+            }
+        }
+    }
+
+    /// Takes the oldest chunk out, for an operation that has to own its bytes; says how many of them are sent already.
+    /// Only for engines that lend nothing.
+    pub(crate) fn take_block(&mut self, queue: &mut Queue) -> (Vec<u8>, usize) {
+        match self.take_front(queue) {
+            Source::Owned { bytes, sent } => (bytes, sent),
+            Source::Lent(_) => unreachable!("this engine lends nothing"),
+        }
+    }
+
+    /// Puts a block in front of the others, `sent` of whose bytes are sent.
+    pub(crate) fn put_block(&mut self, queue: &mut Queue, bytes: Vec<u8>, sent: usize) {
+        let len = bytes.len() - sent;
+        if len == 0 {
+            return;
+        }
+        self.held += CHUNK_OVERHEAD + bytes.capacity();
+        let source = Source::Owned { bytes, sent };
+        if queue.is_empty() {
+            return self.push(queue, source, len);
+        }
+        let last = queue.0 as usize;
+        let next = self.chunks[last].next;
+        let first = self.chunks.insert(Chunk { source, next, pending: 0 }) as u32;
+        self.chunks[last].next = first;
+        self.chunks[last].pending += len;
+    }
+}
+
+#[cfg(test)]
+impl<L: Lender> Outputs<L> {
+    /// Chunks of all queues together.
+    pub(crate) fn len(&self) -> usize {
+        self.chunks.len()
+    }
+
+    fn sources(&self, queue: Queue) -> Vec<&Source<L::Piece>> {
+        let mut sources = Vec::new();
+        let mut key = queue.0;
+        while key != NONE {
+            key = self.chunks[key as usize].next;
+            sources.push(&self.chunks[key as usize].source);
+            if key == queue.0 {
+                break;
+            }
+        }
+        sources
+    }
+
+    /// The pieces of the receive buffers that a queue holds.
+    pub(crate) fn lent(&self, queue: Queue) -> Vec<&L::Piece> {
+        let mut pieces = Vec::new();
+        for source in self.sources(queue) {
+            if let Source::Lent(piece) = source {
+                pieces.push(piece);
+            }
+        }
+        pieces
+    }
+
+    /// Chunks of a queue, the memory that it owns with its overhead, and its bytes, counted anew.
+    pub(crate) fn count(&self, queue: Queue) -> (usize, usize, usize) {
+        let mut count = (0, 0, 0);
+        for source in self.sources(queue) {
+            count.0 += 1;
+            match source {
+                Source::Lent(piece) => count.2 += L::len(piece),
+                Source::Owned { bytes, sent } => {
+                    count.1 += CHUNK_OVERHEAD + bytes.capacity();
+                    count.2 += bytes.len() - sent;
+                }
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outputs = super::Outputs<NoLender>;
+
+    fn drain(outputs: &mut Outputs, queue: &mut Queue, step: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while !queue.is_empty() {
+            let front = outputs.front(*queue, &NoLender);
+            let len = front.len().min(step);
+            sent.extend_from_slice(&front[..len]);
+            if len == front.len() {
+                outputs.pop(queue, &mut NoLender);
+            } else {
+                outputs.advance(*queue, len);
+            }
+            assert_eq!(outputs.pending(*queue), outputs.count(*queue).2);
+        }
+        sent
+    }
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_and_memory_goes_back() {
+        let bytes: Vec<u8> = (0..3 * BLOCK + 7).map(|index| (index % 251) as u8).collect();
+        for piece in [1, 7, BLOCK - 1, BLOCK, 3 * BLOCK] {
+            let (mut outputs, mut queue) = (Outputs::new(), Queue::EMPTY);
+            for (index, piece) in bytes.chunks(piece).enumerate() {
+                if index % 3 == 0 {
+                    outputs.push_owned(&mut queue, piece.to_vec(), index % 2 == 0);
+                } else {
+                    outputs.copy(&mut queue, piece);
+                }
+            }
+            let (chunks, held, pending) = outputs.count(queue);
+            assert_eq!((outputs.len(), outputs.held(), outputs.pending(queue)), (chunks, held, pending));
+            assert_eq!(pending, bytes.len());
+            assert!(drain(&mut outputs, &mut queue, 77) == bytes, "pieces of {piece}");
+            assert_eq!((outputs.held(), outputs.len()), (0, 0));
+        }
+    }
+
+    /// Frames that are cut between receives bring a few bytes at a time: they must not cost a block each.
+    #[test]
+    fn small_pieces_join_in_blocks() {
+        let (mut outputs, mut queue) = (Outputs::new(), Queue::EMPTY);
+        for _ in 0..10 * BLOCK / 2 {
+            outputs.push_owned(&mut queue, vec![7; 2], true);
+        }
+        assert!(outputs.len() <= 12, "{} chunks", outputs.len());
+        assert!(outputs.held() <= 12 * (BLOCK + CHUNK_OVERHEAD), "{} bytes", outputs.held());
+    }
+
+    /// A peer that was slow has read all, and is still among those that hold receive buffers.
+    #[test]
+    fn of_an_empty_queue_nothing_is_moved() {
+        let (mut outputs, mut other) = (Outputs::new(), Queue::EMPTY);
+        outputs.copy(&mut other, b"another connection's");
+        outputs.move_out(Queue::EMPTY, &mut NoLender);
+        outputs.move_out(other, &mut NoLender);
+        assert_eq!(drain(&mut outputs, &mut other, 100), b"another connection's");
+    }
+
+    #[test]
+    fn a_block_that_was_taken_out_goes_back_in_front() {
+        let (mut outputs, mut queue) = (Outputs::new(), Queue::EMPTY);
+        outputs.copy(&mut queue, b"front");
+        outputs.advance(queue, 1);
+        let (block, sent) = outputs.take_block(&mut queue);
+        assert_eq!((&block[..], sent, outputs.pending(queue)), (&b"front"[..], 1, 0));
+        outputs.copy(&mut queue, b" and behind");
+        outputs.put_block(&mut queue, block, sent + 2);
+        outputs.put_block(&mut queue, vec![1], 1);
+        assert_eq!((outputs.pending(queue), drain(&mut outputs, &mut queue, 3)), (13, b"nt and behind".to_vec()));
+    }
+
+    /// A slow reader may have taken everything by the time that the receive buffers run short.
+    #[test]
+    fn nothing_is_moved_out_of_an_empty_queue() {
+        let (mut outputs, mut other) = (Outputs::new(), Queue::EMPTY);
+        outputs.copy(&mut other, b"another's");
+        outputs.move_out(Queue::EMPTY, &mut NoLender);
+        assert_eq!(drain(&mut outputs, &mut other, 100), b"another's");
+    }
+}

@@ -1,0 +1,209 @@
+//! The scheduler: one cost, one budget, two lists.
+//!
+//! *Foreground*: interactive connections, in the order in which their input was noticed. *Background*: bulk senders, slow
+//! readers, handshakes and ends, by deficit round robin. In each turn of an engine's loop the background gets one
+//! [`BUDGET`], whatever the foreground does; a connection whose receives come to a [`QUANTUM`] without emptying its socket
+//! is in the background until it owes nothing. Hence the promise:
+//!
+//! **Between the turn in which a message of an interactive connection is noticed and the enter that sends its echo, a
+//! worker spends at most one budget and one receive on the background, and at most one quantum on each interactive
+//! connection whose input was noticed before.**
+
+use std::num::NonZeroU32;
+
+/// Nominal nanoseconds of a slow core (2.8 GHz, both ends on one machine), of what a connection has a worker and the kernel
+/// do: `scripts/compare-engines` gives the CPU time per echo that these were fitted to.
+pub(crate) type Cost = u32;
+
+/// A receive and the send of its echo, without their bytes and frames: an echo of 128 B, one at a time.
+pub(crate) const RECEIVE: Cost = 4_000;
+/// A frame: the echoes of 16 messages of 128 B that come in one receive, less one receive, by 15.
+const FRAME: Cost = 60;
+/// The bytes of a receive, a quarter of this for each: the echo of 1 MiB in pieces of 64 KiB, less the receives.
+const FOUR_BYTES: Cost = 3;
+/// An upgrade request and its answer, beyond the receive: the connections of `ringload --reconnect-every`, halved.
+pub(crate) const HANDSHAKE: Cost = 6_000;
+/// The end of a connection: cancel, close, and the kernel's release of the socket; the other half.
+pub(crate) const END: Cost = 8_000;
+/// A deadline that is met: a Ping or a Close frame, or an end.
+pub(crate) const DEADLINE: Cost = 4_000;
+/// A look at a timer, or at a connection that is not served: some cache misses.
+pub(crate) const LOOK: Cost = 100;
+
+/// What the background gets in a turn.
+pub(crate) const BUDGET: Cost = 100_000;
+/// What a connection gets before others have their turn: a receive of 64 KiB and its echo.
+pub(crate) const QUANTUM: Cost = 50_000;
+/// Bytes of such a receive.
+const QUANTUM_BYTES: u32 = 64 << 10;
+/// Bytes that may be received at once from a connection that may turn out to be a slow reader, when much is kept for such
+/// already; and what a receive of a bulk sender of small frames is cut to at most: less would be receives for nothing.
+const SMALL_RECEIVE: u32 = 16 << 10;
+
+/// In a connection's debt this is one: a debt of 255 is that of 32 quanta, more than a receive buffer full of empty frames
+/// is charged for.
+const DEBT_UNIT: Cost = QUANTUM / 8;
+
+/// What a receive comes to, with the echo of it.
+#[inline]
+pub(crate) fn cost_of_receive(bytes: u32, frames: u32) -> Cost {
+    RECEIVE.saturating_add(bytes / 4 * FOUR_BYTES).saturating_add(frames.saturating_mul(FRAME))
+}
+
+/// What is left of a turn's budget for the background.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget(i64);
+
+impl Budget {
+    /// For a turn. What the turn before has spent beyond its own is missing, but one receive is always there.
+    pub(crate) fn of_turn(before: Self) -> Self {
+        Self((before.0.min(0) + i64::from(BUDGET)).max(i64::from(RECEIVE)))
+    }
+
+    /// Before the first turn.
+    pub(crate) const NONE: Self = Self(0);
+
+    #[inline]
+    pub(crate) fn is_left(self) -> bool {
+        self.0 > 0
+    }
+
+    #[inline]
+    pub(crate) fn spend(&mut self, cost: Cost) {
+        self.0 -= i64::from(cost);
+    }
+
+    /// Something planned to come to `planned` has come to `cost`.
+    #[inline]
+    pub(crate) fn correct(&mut self, planned: Cost, cost: Cost) {
+        self.0 += i64::from(planned) - i64::from(cost);
+    }
+}
+
+/// A connection's debt after a receive, and whether it sends in bulk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) debt: u8,
+    pub(super) is_bulk: bool,
+}
+
+impl Standing {
+    /// `has_more`: the socket holds more, as far as is known.
+    #[inline]
+    pub(super) fn after(debt: u8, cost: Cost, has_more: bool) -> Self {
+        if cost < DEBT_UNIT && (debt == 0 || !has_more) {
+            return Self { debt: 0, is_bulk: false };
+        }
+        let owed = u32::from(debt).saturating_add(cost / DEBT_UNIT);
+        let is_bulk = owed >= QUANTUM / DEBT_UNIT;
+        // Without more to be received a deficit is forgotten, unless one receive alone was beyond the quantum.
+        let debt = if has_more || is_bulk { owed.min(u8::MAX.into()) as u8 } else { 0 };
+        Self { debt, is_bulk }
+    }
+
+    /// The debt when another turn of the connection's has come: less by a quantum.
+    #[inline]
+    pub(super) fn pay(debt: u8) -> u8 {
+        debt.saturating_sub((QUANTUM / DEBT_UNIT) as u8)
+    }
+
+    /// Whether a debt leaves something of the connection's turn.
+    #[inline]
+    pub(super) fn may_be_served(debt: u8) -> bool {
+        debt < (QUANTUM / DEBT_UNIT) as u8
+    }
+}
+
+/// How much may be received at once.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    /// The tick in which an interactive connection was last received from.
+    interactive_at: u32,
+    has_been_interactive: bool,
+    /// What a byte of bulk senders has come to of late, in 1/64 of the cost's unit: high when their frames are small.
+    bulk_byte: u32,
+}
+
+impl Shares {
+    pub(super) const NEW: Self =
+        Self { interactive_at: 0, has_been_interactive: false, bulk_byte: FOUR_BYTES * 64 / 4 };
+
+    #[inline]
+    pub(super) fn see_interactive(&mut self, now: u32) {
+        self.interactive_at = now;
+        self.has_been_interactive = true;
+    }
+
+    pub(super) fn see_bulk(&mut self, bytes: u32, cost: Cost) {
+        let byte = (u64::from(cost.saturating_sub(RECEIVE)) * 64 / u64::from(bytes.max(1))) as u32;
+        self.bulk_byte = self.bulk_byte - self.bulk_byte / 4 + byte / 4;
+    }
+
+    /// Whether an interactive connection is active: one was received from in this tick or the one before.
+    #[inline]
+    pub(crate) fn has_interactive(&self, now: u32) -> bool {
+        self.has_been_interactive && now.wrapping_sub(self.interactive_at) <= 1
+    }
+
+    /// Bytes that may be received at once; `None`: as many as there are, since no interactive connection is active.
+    #[inline]
+    pub(super) fn at_most(&self, is_bulk: bool, is_backlog_large: bool, now: u32) -> Option<NonZeroU32> {
+        if !self.has_interactive(now) {
+            return is_backlog_large.then_some(NonZeroU32::new(SMALL_RECEIVE)?);
+        }
+        let mut at_most = if is_backlog_large { SMALL_RECEIVE } else { QUANTUM_BYTES };
+        if is_bulk {
+            let affordable = QUANTUM * 64 / self.bulk_byte.max(1);
+            at_most = at_most.min(affordable.max(SMALL_RECEIVE / 4));
+        }
+        NonZeroU32::new(at_most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_messages_and_short_bursts_are_interactive() {
+        for (bytes, frames) in [(134, 1), (16 * 134, 16), (16 << 10, 1)] {
+            let standing = Standing::after(0, cost_of_receive(bytes, frames), false);
+            assert_eq!(standing, Standing { debt: 0, is_bulk: false }, "{bytes} in {frames}");
+        }
+    }
+
+    #[test]
+    fn a_quantum_without_a_pause_is_bulk() {
+        let cost = cost_of_receive(16 << 10, 1);
+        let mut standing = Standing { debt: 0, is_bulk: false };
+        let mut spent = 0;
+        while !standing.is_bulk {
+            standing = Standing::after(standing.debt, cost, true);
+            spent += cost;
+        }
+        assert!((QUANTUM / 2..=2 * QUANTUM).contains(&spent), "{spent}");
+        assert!(Standing::after(0, cost_of_receive(6 << 10, 1024), false).is_bulk, "small frames in masses");
+    }
+
+    #[test]
+    fn a_debt_is_paid_by_turns() {
+        let standing = Standing::after(0, 3 * QUANTUM, true);
+        assert!(standing.is_bulk);
+        let (mut debt, mut turns) = (standing.debt, 0);
+        while debt > 0 {
+            debt = Standing::pay(debt);
+            turns += 1;
+        }
+        assert_eq!(turns, 3);
+    }
+
+    #[test]
+    fn what_a_turn_overspends_the_next_ones_lack() {
+        let mut budget = Budget::of_turn(Budget::NONE);
+        budget.spend(BUDGET + QUANTUM);
+        assert!(!budget.is_left());
+        let mut budget = Budget::of_turn(budget);
+        budget.spend(BUDGET - QUANTUM);
+        assert!(!budget.is_left());
+    }
+}

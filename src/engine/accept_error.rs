@@ -1,0 +1,81 @@
+//! What an error of `accept(2)` means, and what becomes of connections that are not accepted any more: once for all
+//! engines.
+
+use std::net::TcpListener;
+
+use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+
+/// Connections that are turned away at a listener, at most: more come while it goes on than it can ever end with.
+const TURNED_AWAY_MAX: usize = 4096;
+/// Longer than an upgrade request of any browser. What is left unread makes the kernel send a reset after all.
+const REQUEST_MAX: usize = 4096;
+
+/// What is to be done about an accept that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AcceptError {
+    /// Nothing has gone wrong: no connection waits, a signal came, or the accept was cancelled.
+    Nothing,
+    /// One connection was lost before it was accepted: on to the next one.
+    Connection,
+    /// Descriptors or memory are short, or accepting is forbidden: the next try would fail as well, so it has to wait.
+    Lasting,
+}
+
+impl AcceptError {
+    /// The class of an error number.
+    pub(super) fn of(errno: i32) -> Self {
+        match errno {
+            libc::EAGAIN | libc::EINTR | libc::ECANCELED => Self::Nothing,
+            // The peer has reset it, or an error of the network was pending on it (accept(2), "Error handling").
+            libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+            | libc::ENONET => Self::Connection,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM; EPERM, EACCES of a security module, and whatever a seccomp filter answers:
+            // none of them takes the connection out of the kernel's queue.
+            _ => Self::Lasting,
+        }
+    }
+}
+
+/// Ends the connections that wait at listeners which are about to be closed: the kernel would reset them.
+pub(super) fn turn_away(listeners: &[TcpListener]) {
+    for listener in listeners.iter().filter(|listener| listener.set_nonblocking(true).is_ok()) {
+        for _ in 0..TURNED_AWAY_MAX {
+            match accept_with(listener, SocketFlags::CLOEXEC) {
+                Ok(socket) => {
+                    let _ = recv(socket, &mut [0; REQUEST_MAX], RecvFlags::DONTWAIT);
+                }
+                Err(e) if AcceptError::of(e.raw_os_error()) == AcceptError::Connection => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_takes_a_connection_out_of_the_queue_is_followed_by_another_accept_at_once() {
+        for (errno, class) in [
+            (libc::EAGAIN, AcceptError::Nothing),
+            (libc::ECANCELED, AcceptError::Nothing),
+            (libc::ECONNABORTED, AcceptError::Connection),
+            (libc::EPROTO, AcceptError::Connection),
+            (libc::ENFILE, AcceptError::Lasting),
+            (libc::EMFILE, AcceptError::Lasting),
+            (libc::ENOMEM, AcceptError::Lasting),
+            (libc::EPERM, AcceptError::Lasting),
+            (libc::ENOSYS, AcceptError::Lasting),
+        ] {
+            assert_eq!(AcceptError::of(errno), class, "{errno}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The clock that a worker's deadlines are counted with.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use crate::connection::Timeouts;
+use crate::worker::Limits;
+
+/// Ticks that a turn of the loop can take: if it takes longer, the process was stopped, suspended or throttled, and that
+/// is no time that a peer has let pass. Two, for a turn may begin at the end of a tick.
+const TICKS_PER_TURN_MAX: u32 = 2;
+
+/// The clock that a worker's deadlines are counted with.
+#[derive(Debug)]
+pub(super) struct Clock {
+    /// Ticks that have begun since the start.
+    ticks: Cell<u32>,
+    /// When the next one begins.
+    next: Cell<Instant>,
+    tick: Duration,
+}
+
+impl Clock {
+    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough.
+    pub(super) fn new(limits: &Limits) -> Self {
+        let shortest =
+            [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
+        let tick = shortest.min().unwrap_or_default() / 8;
+        Self {
+            ticks: Cell::new(0),
+            next: Cell::new(Instant::now()),
+            tick: tick.clamp(Duration::from_millis(10), Duration::from_millis(250)),
+        }
+    }
+
+    /// Between two looks at the deadlines.
+    pub(super) fn tick(&self) -> Duration {
+        self.tick
+    }
+
+    /// Looks at the time, once a turn. `is_counted`: some deadline has run since the last look.
+    #[inline]
+    pub(super) fn advance(&self, now: Instant, is_counted: bool) -> u32 {
+        if now >= self.next.get() {
+            self.pass(now, is_counted);
+        }
+        self.ticks.get()
+    }
+
+    /// Once in many turns: a division for each of them shows in profiles.
+    #[cold]
+    fn pass(&self, now: Instant, is_counted: bool) {
+        let passed = (now - self.next.get()).as_nanos() / self.tick.as_nanos() + 1;
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        if is_counted && passed > TICKS_PER_TURN_MAX {
+            self.ticks.set(self.ticks.get().wrapping_add(TICKS_PER_TURN_MAX));
+            self.next.set(now + self.tick);
+        } else {
+            self.ticks.set(self.ticks.get().wrapping_add(passed));
+            self.next.set(self.next.get() + self.tick * passed);
+        }
+    }
+
+    /// The limits in ticks. One more than they take: what has just begun has begun within a tick, and nothing is to end
+    /// early.
+    pub(super) fn timeouts(&self, limits: &Limits) -> Timeouts {
+        let ticks = |limit| self.in_ticks(limit).saturating_add(1);
+        Timeouts {
+            handshake: limits.handshake_timeout.map(ticks),
+            idle: limits.idle_timeout.map(ticks),
+            stall: limits.stall_timeout.map(ticks),
+            close: Some(ticks(limits.close_timeout)),
+        }
+    }
+
+    fn in_ticks(&self, duration: Duration) -> u32 {
+        // Ticks wrap around: half of their range is the longest that can be told apart.
+        u32::try_from(duration.as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u32::MAX).min(u32::MAX / 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(idle_timeout: Option<Duration>) -> Limits {
+        Limits {
+            handshake_timeout: None,
+            idle_timeout,
+            stall_timeout: None,
+            close_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn a_clock_counts_every_tick_that_has_begun() {
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))));
+        let start = clock.next.get();
+        let at = |ms| clock.advance(start + Duration::from_millis(ms), false);
+        assert_eq!([0, 1, 9, 10, 11, 19, 35, 35, 60, 60, 1041].map(at), [1, 1, 1, 2, 2, 2, 4, 4, 7, 7, 105]);
+    }
+
+    /// SIGSTOP, a suspended machine, a throttled cgroup: the peers' bytes may lie in the sockets already.
+    #[test]
+    fn a_stall_counts_as_two_ticks() {
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))));
+        let start = clock.next.get();
+        let at = |ms| clock.advance(start + Duration::from_millis(ms), true);
+        assert_eq!([0, 10, 25, 10_000, 10_001, 10_010, 10_020, 20_000].map(at), [1, 2, 3, 5, 5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn a_clock_is_fine_enough_for_the_shortest_limit() {
+        let coarse = Clock::new(&limits(None));
+        assert_eq!(coarse.tick(), Duration::from_millis(250));
+        assert_eq!(coarse.timeouts(&limits(None)).close, Some(21));
+        let fine = Clock::new(&limits(Some(Duration::from_millis(100))));
+        assert_eq!(fine.tick(), Duration::from_micros(12_500));
+        assert_eq!(fine.timeouts(&limits(Some(Duration::from_millis(100)))).idle, Some(9));
+    }
+}

@@ -1,0 +1,174 @@
+//! How a worker with a descriptor table of its own accepts: the listeners are in its table, too, and it waits for them
+//! beside its connections.
+//!
+//! A connection wakes one of the workers that wait (`EPOLLEXCLUSIVE`). If that one stops waiting before it has looked,
+//! it passes the call on.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use crate::engine::accept_error::{AcceptError, turn_away};
+use crate::engine::admission::{RETRY, Share};
+
+/// Connections accepted in one turn, at most: more would be a long turn when thousands come at once.
+const BATCH_MAX: u32 = 16;
+
+/// Everything a worker needs for accepting.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
+pub struct Accepts {
+    /// None when it has stopped.
+    listeners: Vec<TcpListener>,
+    share: Share,
+    /// Connections that have a descriptor.
+    open: u32,
+    /// The listeners are waited for.
+    is_watching: bool,
+    /// How many to accept at once: twice as many as last time if that has left some.
+    batch: u32,
+    /// The listener that is first in turn.
+    first: usize,
+    /// Connections may wait that no event will tell of.
+    has_left_some: bool,
+    /// Something has changed since the last turn.
+    has_changed: bool,
+    retry_at: Option<Instant>,
+    is_stopping: bool,
+}
+
+impl Accepts {
+    /// The listeners are copies in this worker's table, and do not block.
+    pub(super) fn new(listeners: Vec<TcpListener>, share: Share) -> Self {
+        Self {
+            listeners,
+            share,
+            open: 0,
+            is_watching: false,
+            batch: 1,
+            first: 0,
+            has_left_some: false,
+            has_changed: true,
+            retry_at: None,
+            is_stopping: false,
+        }
+    }
+
+    /// What to wait for.
+    pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().map(AsFd::as_fd)
+    }
+
+    /// Accepts no more.
+    pub fn stop(&mut self) {
+        self.is_stopping = true;
+        self.has_changed = true;
+    }
+
+    /// Whether the listeners are to be waited for.
+    pub fn is_watching(&self) -> bool {
+        self.is_watching
+    }
+
+    /// Whether no further connection will come.
+    pub fn is_over(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
+    /// How long the worker may wait until it is to try again.
+    pub fn patience(&self) -> Option<Duration> {
+        self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Accepts some of the connections that wait, no more than there is room for. `is_called`: because another worker does
+    /// not, so that no event tells of further ones.
+    pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd)) {
+        self.has_changed = true;
+        if self.is_stopping || self.retry_at.is_some() {
+            return;
+        }
+        // The place that waiting for the listeners reserves; what came earlier in this turn may have taken the last one.
+        let reserved = u32::from(self.is_watching && self.open < self.share.capacity());
+        self.share.publish(self.open, reserved);
+        let allowed = self.share.allowance() + reserved;
+        if allowed == 0 {
+            return self.share.pass_on();
+        }
+        let mut tries = if is_called { BATCH_MAX } else { self.batch }.min(allowed);
+        let mut came = 0;
+        self.first = (self.first + 1) % self.listeners.len();
+        for turn in 0..self.listeners.len() {
+            let listener = &self.listeners[(self.first + turn) % self.listeners.len()];
+            while tries > 0 {
+                match accept_with(listener, SocketFlags::CLOEXEC) {
+                    Ok(socket) => {
+                        self.open += 1;
+                        self.share.accepted();
+                        take(socket);
+                        came += 1;
+                    }
+                    Err(e) => match AcceptError::of(e.raw_os_error()) {
+                        AcceptError::Nothing => break,
+                        AcceptError::Connection => {}
+                        AcceptError::Lasting => return self.failed(e),
+                    },
+                }
+                tries -= 1;
+            }
+        }
+        self.batch = if tries == 0 { (2 * self.batch).min(BATCH_MAX) } else { came.max(1) };
+        self.has_left_some = is_called && tries == 0;
+    }
+
+    /// For want of something it cannot accept, or not wait for the listeners.
+    pub fn failed(&mut self, error: Errno) {
+        if self.retry_at.is_none() {
+            self.retry_at = Some(Instant::now() + RETRY);
+            self.has_changed = true;
+            self.share.failed(io::Error::from(error));
+        }
+    }
+
+    /// Decides whether the listeners are to be waited for, now that so many connections have a descriptor. If that changes,
+    /// `watch` does it.
+    #[inline]
+    pub fn arrange(&mut self, open: usize, watch: impl FnOnce(&[TcpListener], bool) -> Result<(), Errno>) {
+        let is_same = open as u32 == self.open && !self.has_changed;
+        if !is_same || self.retry_at.is_some() {
+            self.decide(open, watch);
+        }
+    }
+
+    fn decide(&mut self, open: usize, watch: impl FnOnce(&[TcpListener], bool) -> Result<(), Errno>) {
+        self.open = open as u32;
+        self.has_changed = false;
+        if self.retry_at.is_some_and(|at| Instant::now() >= at) {
+            self.retry_at = None;
+            self.share.try_again();
+        }
+        let was_watching = self.is_watching;
+        let may_accept = !self.is_stopping && self.retry_at.is_none();
+        self.share.publish(self.open, 0);
+        self.is_watching = may_accept && self.share.allowance() > 0;
+        if self.is_watching {
+            self.share.publish(self.open, 1);
+        }
+        let changes = self.is_watching != was_watching || self.is_stopping;
+        if changes && let Err(e) = watch(&self.listeners, self.is_watching) {
+            self.failed(e);
+        }
+        let has_left_some = std::mem::take(&mut self.has_left_some);
+        if !self.is_watching && (was_watching || has_left_some) && !self.is_stopping {
+            self.share.pass_on();
+        } else if self.is_watching && was_watching && has_left_some {
+            self.share.go_on();
+        }
+        if self.is_stopping {
+            turn_away(&self.listeners);
+            self.listeners.clear();
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What a worker submits for its connections.
+
+use std::num::NonZeroU32;
+
+use ringio::Operation;
+
+use super::token::{Kind, Token};
+
+/// Errors are told unasked.
+const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+
+/// What a poll tells of if there is an end to be found behind what can be received.
+pub(super) const END: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
+
+/// An operation to submit; the kind of its token says which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Op {
+    pub(super) token: Token,
+    /// The connection's descriptor.
+    pub(super) slot: u32,
+    /// How many bytes to receive; `None`: as many as there are and the buffer has room for.
+    pub(super) at_most: Option<NonZeroU32>,
+}
+
+impl Op {
+    /// As a submission. `output`: what a send is to send, and whether the next turn sends what belongs behind it.
+    #[inline]
+    pub(super) fn submission<'m>(self, output: impl FnOnce() -> (&'m [u8], bool)) -> Operation<'m> {
+        let operation = match self.token.kind {
+            Kind::Ready => Operation::poll(self.slot, POLL_EVENTS),
+            Kind::Receive => Operation::receive(self.slot, self.at_most),
+            Kind::Send => {
+                let (bytes, has_more) = output();
+                Operation::send(self.slot, bytes, has_more)
+            }
+            Kind::Cancel => Operation::cancel(Token { kind: Kind::Ready, ..self.token }.encode()),
+            Kind::Shutdown => Operation::shutdown(self.slot),
+            Kind::Close => Operation::close(self.slot),
+            Kind::Accepted | Kind::Wake => unreachable!("not a connection's"),
+        };
+        operation.with_user_data(self.token.encode())
+    }
+}

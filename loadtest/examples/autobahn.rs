@@ -16,9 +16,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringload::message::{MessageId, Messages, mask};
+use ringload::target::routes::Routes;
 use ringload::target::{Address, Protocol, Target};
 use ringload::websocket::frames::{
-    Event, FrameReader, MAX_CLIENT_HEADER, Opcode, Violation, close_code, write_client_header, write_control,
+    Event, FrameReader, MAX_CLIENT_HEADER, Opcode, Violation, write_client_header, write_control,
 };
 use ringload::websocket::handshake::{Answer, Extras, UpgradeRequest};
 
@@ -105,17 +106,18 @@ enum Then {
 impl Connection {
     /// Connects and upgrades.
     fn open(args: &Args, path: &str, number: u32) -> Result<Self, Box<dyn Error>> {
-        let target = Target::parse(&format!("{}{path}", args.url.trim_end_matches('/')))?;
-        let (Protocol::WebSocket, Address::Inet(address)) = (target.protocol, &target.address) else {
+        let target = Target::parse(&format!("{}{path}", args.url.trim_end_matches('/')), &Routes::default())?;
+        let (Protocol::WebSocket, Address::Inet(address)) = (target.protocol, &target.addresses[0]) else {
             return Err("only ws://host:port targets".into());
         };
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        let request = UpgradeRequest::new(&target.host, &target.path, &Extras::default(), std::process::id().into());
-        let mut bytes = vec![0; request.len()];
-        request.write(number, &mut bytes);
+        let request = UpgradeRequest::new(&target, &Extras::default(), std::process::id().into())?;
+        let mut bytes = vec![0; request.max_len()];
+        let len = request.write(number, &mut bytes);
+        bytes.truncate(len);
         stream.write_all(&bytes)?;
-        let early = receive_answer(&mut stream, |received| request.judge(number, received))?;
+        let early = receive_answer(&mut stream, |received| request.judge(number, received, false))?;
         Ok(Self {
             stream,
             pieces: args.pieces,
@@ -167,8 +169,8 @@ impl Connection {
                     }
                 }
                 Event::Ping(payload) => self.send_control(Opcode::Pong, &payload),
-                Event::Pong => {}
-                Event::Close(code) => return Ok(self.close(code.unwrap_or(close_code::NORMAL))),
+                Event::Pong(_) => {}
+                Event::Close(close) => return Ok(self.close(close.answer())),
             }
         }
         Ok(Then::GoOn)
@@ -208,7 +210,7 @@ fn receive_answer(stream: &mut TcpStream, judge: impl Fn(&[u8]) -> Answer) -> Re
     loop {
         match judge(&received) {
             Answer::Upgraded(head) => return Ok(received.split_off(head)),
-            Answer::Status(status) => return Err(format!("the server answered with HTTP status {status}").into()),
+            Answer::Refused(it) => return Err(format!("the server answered with HTTP status {}", it.status).into()),
             Answer::Invalid(why) => return Err(why.into()),
             Answer::Incomplete => {}
         }

@@ -1,31 +1,41 @@
 //! The command line: what may be said, and what it means.
 
+mod help;
+mod report_args;
 mod scenario_args;
 mod scenario_file;
 mod search_args;
 mod values;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
+use crate::interrupt::EXIT_BY_SIGNAL;
 use crate::output::display::Show;
-use crate::output::files::Results;
-use crate::output::{json, merge, say};
-use crate::run::{self, Settings};
+use crate::output::files::{Results, WriteError};
+use crate::output::{self, Voice, tell};
+use crate::run::{self, Ended, Settings};
+use crate::scenario::Transport;
 use crate::search::{self, Quantity};
 use crate::server::ServerChoice;
 use crate::target::Protocol;
+use report_args::ReportArgs;
 use scenario_args::ScenarioArgs;
 use search_args::SearchArgs;
 use values::Cpus;
 
-/// What the exit code says (documented in `--help`).
+/// What the exit code says (documented in `--help-all`).
 const EXIT_FAULTS: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_CANNOT_RUN: u8 = 3;
+
+/// The name in completions and manual pages.
+const NAME: &str = "ringload";
 
 /// A load generator for WebSocket echo servers.
 #[derive(Debug, Parser)]
@@ -37,29 +47,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Opens connections, echoes messages on them, checks every byte and prints what it measured
-    #[command(
-        args_override_self = true,
-        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong, a connection failed or a --fail-if \
-                            condition held, 2 bad arguments, 3 the run was not possible."
-    )]
+    /// Puts load on a WebSocket server, checks every echo, and measures
+    #[command(args_override_self = true, disable_help_flag = true)]
     Run(Box<RunArgs>),
-    /// Shows the results of runs again; several (from several machines) become one: histograms and counters are added
-    #[command(
-        after_help = "Exit code: 0 all was well, 1 an echo was lost or wrong, a connection failed or a --fail-if \
-                            condition held, 2 bad arguments, 3 a file could not be read or written."
-    )]
+    /// Shows the results of runs again; those of several machines become one, two can be laid side by side (--diff)
     Report(ReportArgs),
-}
-
-#[derive(Clone, Debug, Args)]
-struct ReportArgs {
-    /// Results that `ringload run --json` wrote
-    #[arg(required = true, value_name = "RESULTS")]
-    files: Vec<PathBuf>,
-
-    #[command(flatten)]
-    results: Results,
+    /// Writes manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory; it is made if it is not there
+        directory: PathBuf,
+    },
+    /// Prints completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 #[derive(Clone, Debug, Args)]
@@ -70,7 +74,9 @@ struct RunArgs {
     #[command(flatten)]
     search: SearchArgs,
 
-    /// Read options from a TOML file whose keys are their names, like `connections = 1000`; the command line wins
+    /// Options in a TOML file; the command line wins
+    ///
+    /// Its keys are the options' names, like `connections = 1000`.
     #[arg(long = "scenario", value_name = "FILE")]
     scenario_file: Option<PathBuf>,
 
@@ -78,13 +84,17 @@ struct RunArgs {
     #[arg(long, value_name = "OPTIONS", value_delimiter = ',', requires = "scenario_file")]
     without: Vec<String>,
 
-    /// Print the scenario as a file for --scenario, all defaults included, and do not run it
+    /// Print the scenario as a file for --scenario, with all defaults, and run nothing
     #[arg(long)]
     print_scenario: bool,
 
     /// Threads [default: one for each processor, more if the descriptor limit asks for them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
+
+    /// What moves the bytes
+    #[arg(long, value_name = "NAME", value_enum, default_value = "auto")]
+    transport: Transport,
 
     /// Processors for the load, like 1 or 0-3,6; each thread is pinned to one [default: all that may be used]
     #[arg(long, value_name = "LIST")]
@@ -98,17 +108,24 @@ struct RunArgs {
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true, conflicts_with = "url")]
     server_args: Option<String>,
 
-    /// The server's process, to report its processor time and memory
+    /// The server's process, to report CPU and memory
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
 
-    /// Start the server for the run with this command, split into words as a shell does, wait until it listens, and
-    /// stop it afterwards; its processor time and memory are reported with those of all its descendants
-    #[arg(long, value_name = "COMMAND", requires = "url", conflicts_with = "server_pid")]
+    /// Start the server with this command, then stop it
+    ///
+    /// The command is split into words as a shell does. The run begins when something listens at the first URL. CPU and
+    /// memory are reported as with --server-pid, with those of all its descendants.
+    #[arg(long, value_name = "CMD", requires = "url", conflicts_with = "server_pid")]
     server_cmd: Option<String>,
 
     #[command(flatten)]
     results: Results,
+
+    /// Serve the live series at http://ADDRESS/metrics in Prometheus' text format, like 127.0.0.1:9090
+    #[arg(long, value_name = "ADDRESS", help_heading = "Results")]
+    #[expect(clippy::doc_markdown, reason = "a URL in a help text")]
+    metrics: Option<SocketAddr>,
 
     /// Print lines, not a live screen, on a terminal as well
     #[arg(long)]
@@ -117,6 +134,14 @@ struct RunArgs {
     /// Print the results only
     #[arg(short = 'q', long)]
     quiet: bool,
+
+    /// Print this help
+    #[arg(short = 'h', long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+
+    /// Print all options, and more about each
+    #[arg(long, action = ArgAction::HelpLong)]
+    help_all: Option<bool>,
 }
 
 /// The whole command.
@@ -130,6 +155,15 @@ pub fn main() -> ExitCode {
     match parse(std::env::args_os().collect()) {
         Ok(Command::Run(args)) => args.run(),
         Ok(Command::Report(args)) => args.show(),
+        Ok(Command::Man { directory }) => match help::write_manual(command(), &directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(format_args!("cannot write to {}: {error}", directory.display()), EXIT_CANNOT_RUN),
+        },
+        Ok(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), NAME, &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
         Err(message) => complain(message, EXIT_USAGE),
     }
 }
@@ -139,47 +173,43 @@ fn complain(message: impl std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Prints what was asked for.
+fn print(text: &str) -> ExitCode {
+    match tell(format_args!("{text}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(WriteError::to_stdout(&error), EXIT_CANNOT_RUN),
+    }
+}
+
 fn exit_code(is_ok: bool) -> ExitCode {
     if is_ok { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAULTS) }
+}
+
+/// The definition of all commands.
+fn command() -> clap::Command {
+    help::complete(Cli::command())
 }
 
 /// Parses the arguments, with those of a scenario file before them if there is one.
 fn parse(mut args: Vec<OsString>) -> Result<Command, String> {
     // What is wrong with these alone may be right with those of the file, or else is complained about below.
-    let mut command = Cli::command().ignore_errors(true);
-    if let Ok(given) = command.try_get_matches_from_mut(&args)
+    let mut lenient = command().ignore_errors(true);
+    if let Ok(given) = lenient.try_get_matches_from_mut(&args)
         && let Some((name, given)) = given.subcommand()
         && let Some(path) = given.try_get_one::<PathBuf>("scenario_file").ok().flatten()
     {
-        let command = command.find_subcommand(name).expect("it was just found");
+        let command = lenient.find_subcommand(name).expect("it was just found");
         let from_file = scenario_file::arguments(path, command, given)?;
         // Behind the program and the subcommand.
         args.splice(2..2, from_file);
     }
-    Ok(Cli::parse_from(&args).command)
+    let given = command().get_matches_from(&args);
+    Ok(Cli::from_arg_matches(&given).unwrap_or_else(|error| error.exit()).command)
 }
 
 /// The words of more arguments for a server.
 fn words(args: &str) -> Result<Vec<String>, String> {
     shlex::split(args).ok_or_else(|| format!("--server-args {args:?}: its quotes do not match"))
-}
-
-impl ReportArgs {
-    fn show(self) -> ExitCode {
-        let reports: Result<Vec<_>, _> = self.files.iter().map(|file| json::read(file)).collect();
-        let reports = match reports {
-            Ok(reports) => reports,
-            Err(error) => return complain(error, EXIT_CANNOT_RUN),
-        };
-        if let Err(message) = self.results.resolve() {
-            return complain(message, EXIT_USAGE);
-        }
-        let report = merge::merge(&reports).expect("at least one file is required");
-        match self.results.publish(&report) {
-            Ok(is_ok) => exit_code(is_ok),
-            Err(error) => complain(error, EXIT_CANNOT_RUN),
-        }
-    }
 }
 
 impl RunArgs {
@@ -188,13 +218,10 @@ impl RunArgs {
             Ok(search) => search,
             Err(message) => return complain(message, EXIT_USAGE),
         };
-        self.scenario.fill_in(search.is_some());
+        self.scenario.fill_in(search.as_ref().map(|search| search.quantity));
         if self.print_scenario {
             return match self.scenario.resolve() {
-                Ok(_) => {
-                    say(format_args!("{}", self.scenario.to_toml()));
-                    ExitCode::SUCCESS
-                }
+                Ok(_) => print(&self.to_toml()),
                 Err(message) => complain(message, EXIT_USAGE),
             };
         }
@@ -204,6 +231,9 @@ impl RunArgs {
         if let Err(error) = self.results.check() {
             return complain(error, EXIT_CANNOT_RUN);
         }
+        if self.results.take_stdout() {
+            output::speak_on(if self.quiet { Voice::Nowhere } else { Voice::Stderr });
+        }
         let outcome = match search {
             Some(search) => search::run(&search, |value| self.for_step(search.quantity, value)),
             None => match self.resolve() {
@@ -212,12 +242,20 @@ impl RunArgs {
             },
         };
         match outcome {
-            Ok(is_ok) => exit_code(is_ok),
+            Ok(Ended { by_signal: Some(signal), .. }) => ExitCode::from((EXIT_BY_SIGNAL + signal) as u8),
+            Ok(Ended { is_ok, .. }) => exit_code(is_ok),
             Err(error) => {
                 let code = if error.is_usage() { EXIT_USAGE } else { EXIT_CANNOT_RUN };
                 complain(error, code)
             }
         }
+    }
+
+    /// What makes the scenario, as a scenario file.
+    fn to_toml(&self) -> String {
+        let mut scenario = self.scenario.clone();
+        scenario.fail_if = self.results.fail_if.iter().map(ToString::to_string).collect();
+        toml::to_string(&scenario).expect("options are plain values")
     }
 
     /// The settings of a search's run with this value.
@@ -249,171 +287,19 @@ impl RunArgs {
         Ok(Settings {
             scenario: self.scenario.resolve()?,
             server,
-            extras: self.scenario.extras(),
+            routes: self.scenario.routes(),
+            extras: self.scenario.extras()?,
             sources: self.scenario.sources()?,
             tls: self.scenario.tls(),
             threads: self.threads,
+            transport: self.transport,
             cpus: self.cpus.map(|cpus| cpus.0),
             results: self.results,
+            metrics: self.metrics,
             show,
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn resolve(args: &[&str]) -> Result<Settings, String> {
-        let cli = Cli::try_parse_from([&["ringload", "run"], args].concat()).map_err(|error| error.to_string())?;
-        let Command::Run(mut args) = cli.command else { unreachable!("the first argument is run") };
-        let search = args.search.resolve()?;
-        args.scenario.fill_in(search.is_some());
-        args.resolve()
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn nothing_said_is_a_run_against_an_own_server() {
-        let settings = resolve(&[]).unwrap();
-        assert!(matches!(settings.server, ServerChoice::Own { .. }));
-        assert_eq!((settings.scenario.connections, settings.scenario.active), (10_000, 10_000));
-        assert_eq!(settings.scenario.warmup, Duration::from_secs(2));
-        assert!(settings.scenario.connect.greet && settings.scenario.traffic.verify);
-        assert_eq!(resolve(&["--messages", "5"]).unwrap().scenario.warmup, Duration::ZERO);
-    }
-
-    #[test]
-    fn shares_and_counts_of_active_connections() {
-        let active = |text| resolve(&["-c", "1000", "--active", text]).map(|settings| settings.scenario.active);
-        assert_eq!(active("1%"), Ok(10));
-        assert_eq!(active("0"), Ok(0));
-        assert_eq!(active("1000"), Ok(1000));
-        assert!(active("1001").is_err() && active("101%").is_err() && active("-1").is_err() && active("x").is_err());
-    }
-
-    #[test]
-    fn an_open_loop_is_not_limited_in_depth_unless_asked_for() {
-        let traffic = |args: &[&str]| resolve(args).unwrap().scenario.traffic;
-        assert_eq!((traffic(&[]).depth, traffic(&[]).open), (1, None));
-        let open = traffic(&["--rate", "1000", "--arrivals", "poisson"]);
-        assert_eq!((open.depth, open.open.unwrap().rate as u32), (u32::MAX, 1000));
-        assert_eq!(traffic(&["--rate", "1000", "--depth", "4"]).depth, 4);
-    }
-
-    #[test]
-    fn a_life_of_all_is_a_turn_of_each() {
-        let every = |args: &[&str]| resolve(args).unwrap().scenario.upkeep.reconnect_every;
-        assert_eq!(every(&["-c", "1000", "--lifetime", "60"]), Some(Duration::from_millis(60)));
-        assert_eq!(every(&["--reconnect-every", "0.5"]), Some(Duration::from_millis(500)));
-        assert!(resolve(&["--reconnect-every", "1", "--lifetime", "1"]).is_err());
-    }
-
-    #[test]
-    fn a_printed_scenario_means_the_same_when_read_again() {
-        let path = std::env::temp_dir().join(format!("ringload-scenario-{}.toml", std::process::id()));
-        let text = |args: &[&str]| {
-            let args = ["ringload", "run"].iter().chain(args).map(OsString::from).collect();
-            let Command::Run(run) = parse(args).unwrap() else { unreachable!("the first argument is run") };
-            run.scenario.to_toml()
-        };
-        let said =
-            ["ws://127.0.0.1:1/", "ws+unix:/x", "--rate", "12.5", "-s", "1:2,3:4", "--text", "-a", "7%", "-H", "A: b"];
-        let more =
-            ["--lifetime", "9", "--slow-readers", "3", "--no-verify", "--source", "127.1.0.0/16", "--warmup", "0"];
-        let first = text(&[&said[..], &more].concat());
-        std::fs::write(&path, &first).unwrap();
-        let file = ["--scenario", path.to_str().unwrap()];
-        let (again, won) = (text(&file), text(&[&file[..], &["ws://b/", "--rate", "99", "--binary"]].concat()));
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(again, first);
-        assert!(
-            won.contains("url = [\"ws://b/\"]") && won.contains("rate = 99.0") && won.contains("text = false"),
-            "{won}"
-        );
-    }
-
-    #[test]
-    fn whatever_a_file_says_can_be_taken_back() {
-        let path = std::env::temp_dir().join(format!("ringload-taken-back-{}.toml", std::process::id()));
-        let all = "url = 'ws://a/'\nno-verify = true\nno-greet = true\ninsecure = true\nrate = 5\nlifetime = 9\n";
-        std::fs::write(&path, all).unwrap();
-        let parsed = |more: &[&str]| {
-            let args = [&["ringload", "run", "--scenario", path.to_str().unwrap()], more].concat();
-            match parse(args.into_iter().map(OsString::from).collect()) {
-                Ok(Command::Run(args)) => args.resolve(),
-                Ok(Command::Report(_)) => unreachable!("the first argument is run"),
-                Err(error) => Err(error),
-            }
-        };
-        let file = parsed(&[]).unwrap();
-        assert!(!file.scenario.traffic.verify && file.tls.insecure && file.scenario.traffic.open.is_some());
-        let without = parsed(&["--without", "no-verify,no-greet", "--without", "insecure,rate"]).unwrap();
-        assert!(without.scenario.traffic.verify && without.scenario.connect.greet && !without.tls.insecure);
-        assert!(without.scenario.traffic.open.is_none());
-        // What contradicts the command line has lost, too.
-        let every = parsed(&["--reconnect-every", "1"]).unwrap().scenario.upkeep.reconnect_every;
-        assert_eq!(every, Some(Duration::from_secs(1)));
-        assert!(matches!(parsed(&["--tcp"]).unwrap().server, ServerChoice::Own { protocol: Protocol::Tcp, .. }));
-        // What the command line alone would lack, the file may have.
-        assert!(matches!(parsed(&["--server-pid", "1"]).unwrap().server, ServerChoice::Running { pid: Some(1), .. }));
-        let error = parsed(&["--without", "verify"]).unwrap_err();
-        std::fs::remove_file(&path).unwrap();
-        assert!(error.contains("--without verify: not an option of a scenario; there are: active"), "{error}");
-    }
-
-    #[test]
-    fn words_are_split_as_a_shell_does() {
-        let args = |text: &str| match resolve(&["--server-args", text]).unwrap().server {
-            ServerChoice::Own { args, .. } => args,
-            ServerChoice::Running { .. } | ServerChoice::Command { .. } => unreachable!("there is no URL"),
-        };
-        assert_eq!(args("--workers 1  --subprotocol 'a b'"), ["--workers", "1", "--subprotocol", "a b"]);
-        assert!(args("").is_empty());
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for args in [
-            &["--connections", "0"][..],
-            &["--depth", "0"],
-            &["--size", "1073741825"],
-            &["--duration", "-1"],
-            &["--duration", "inf"],
-            &["--connect-rate", "nan"],
-            &["--connect-timeout", "0"],
-            &["--rate", "0"],
-            &["--rate", "5", "--active", "0"],
-            &["-c", "5", "--slow-readers", "6"],
-            &["-c", "5", "--slow-readers", "3", "--active", "3"],
-            &["--size", "5-4"],
-            &["--source", "x"],
-            &["--header", "x"],
-            &["--header", "a: b\r\nc: d"],
-            &["--subprotocol", "a b"],
-            &["--ping-every", "0"],
-            &["--slo", "p99=1ms"],
-            &["--find-max-rate", "--slo", "p98=1ms"],
-            &["--find-max-rate", "--find-max-connections"],
-            &["--find-max-rate", "--rate", "5"],
-            &["--server-pid", "1"],
-            &["--server-cmd", "server"],
-            &["ws://127.0.0.1:1/", "--server-cmd", "server", "--server-pid", "1"],
-            &["--fail-if", "speed>5"],
-            &["ws://127.0.0.1:1/", "--server-cpus", "0"],
-            &["ws://127.0.0.1:1/", "--server-args", "x"],
-            &["ws://127.0.0.1:1/", "--tcp"],
-            &["--server-args", "--path '/unfinished"],
-            &["--without", "rate"],
-        ] {
-            assert!(resolve(args).is_err(), "{args:?}");
-        }
-        assert_eq!(resolve(&["--size", "0"]).unwrap().scenario.traffic.sizes.max(), 0);
-    }
-}
+mod tests;

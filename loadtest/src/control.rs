@@ -32,7 +32,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [Self::Connect, Self::WarmUp, Self::Measure, Self::Drain, Self::Close, Self::Stop];
+    /// All, in their order.
+    pub const ALL: [Self; 6] = [Self::Connect, Self::WarmUp, Self::Measure, Self::Drain, Self::Close, Self::Stop];
 
     /// Whether active connections send.
     #[must_use]

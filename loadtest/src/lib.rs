@@ -4,16 +4,20 @@
 //!   the report, [`search`] conducts several.
 //! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases, [`pacing`] and, in an open loop, the
 //!   [`schedule`].
+//! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
 //!   [`times`] since when each counts.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
 //! - [`server`] finds the server or starts it.
-//! - [`stats`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
+//! - [`stats`], [`ends`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
 //!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
 
 pub mod cli;
 pub mod control;
+pub mod driver;
+pub mod ends;
 pub mod engine;
+pub mod interrupt;
 pub mod interval;
 pub mod machine;
 pub mod message;
@@ -21,7 +25,9 @@ pub mod observer;
 pub mod output;
 pub mod own_server;
 pub mod pacing;
+pub mod parsing;
 pub mod run;
+pub mod said;
 pub mod sampling;
 pub mod scenario;
 pub mod schedule;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sampling::quota::CpuQuotas;
+
 /// Kernel settings that decide how many connections a machine holds, and how fast it opens them.
 const SYSCTLS: [&str; 19] = [
     "fs.file-max",
@@ -28,7 +30,7 @@ const SYSCTLS: [&str; 19] = [
 ];
 
 /// A machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
@@ -42,6 +44,8 @@ pub struct Machine {
     pub cpu_model: String,
     /// Processors that this process may use.
     pub cpus_usable: usize,
+    /// How many of them its control group's CPU quota allows; absent without one.
+    pub cpu_quota_cores: Option<f64>,
     /// How the first of them chooses its frequency; absent where the machine does not say, as most virtual ones.
     pub cpu_governor: Option<String>,
     /// All memory.
@@ -72,6 +76,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease"),
             cpu_model: model("model name").or_else(|| model("CPU implementer")).unwrap_or_default(),
             cpus_usable: ringecho::sys::usable_cpus().map_or(0, |cpus| cpus.len()),
+            cpu_quota_cores: CpuQuotas::of(&[std::process::id()]).cores(),
             cpu_governor: (!governor.is_empty()).then_some(governor),
             memory_bytes: crate::sampling::memory_total_bytes(),
             descriptors_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,

@@ -2,12 +2,18 @@
 //!
 //! Every message is a function of its connection's number and its place in that connection's sequence, so an echo can
 //! be checked byte for byte without keeping what was sent. Messages of at least [`ID_LEN`] bytes start with both
-//! numbers in letters (valid UTF-8, whatever the opcode); the rest is cut from one shared table.
+//! numbers in letters (valid UTF-8, whatever the opcode); the rest is cut from one shared table. Messages that the user
+//! brings along are a function of the same two numbers.
 
+pub mod expect;
+pub mod own;
 pub mod sizes;
 
 use std::ops::Range;
 
+use crate::scenario::Traffic;
+use expect::Expect;
+use own::OwnMessages;
 use sizes::Sizes;
 
 /// Length of the identification at the start of a message. Shorter messages carry the pattern only.
@@ -37,8 +43,12 @@ const LARGE_KEYS: usize = 2;
 pub struct Messages {
     sizes: Sizes,
     text: bool,
-    verify: bool,
+    expect: Expect,
+    /// Messages with which the server begins on each connection.
+    welcomes: u32,
     framed: bool,
+    /// The user's messages, which are sent instead of generated ones.
+    own: Option<OwnMessages>,
     /// Two periods, so that any position has at least one period of bytes behind it.
     table: Box<[u8]>,
     /// The table under each key, for large messages only.
@@ -49,6 +59,8 @@ pub struct Messages {
 struct MaskedTable {
     key: [u8; 4],
     bytes: Box<[u8]>,
+    /// The user's messages under the key. Small ones are copied when they are sent, and not here.
+    own: Vec<Box<[u8]>>,
 }
 
 /// Which message.
@@ -64,7 +76,18 @@ impl Messages {
     /// Messages of these sizes; `text` ones consist of printable ASCII, binary ones of all byte values.
     #[must_use]
     pub fn new(sizes: impl Into<Sizes>, text: bool, verify: bool) -> Self {
-        let sizes = sizes.into();
+        let expect = if verify { Expect::Echo } else { Expect::Answers(1) };
+        Self::with(sizes.into(), text, expect, None)
+    }
+
+    /// The messages of a load.
+    #[must_use]
+    pub fn of(traffic: &Traffic) -> Self {
+        let messages = Self::with(traffic.sizes.clone(), traffic.text, traffic.expect, traffic.own.clone());
+        Self { welcomes: traffic.welcomes, ..messages }
+    }
+
+    fn with(sizes: Sizes, text: bool, expect: Expect, own: Option<OwnMessages>) -> Self {
         let mut random = SplitMix(0x0072_696e_676c_6f61);
         let table = (0..PERIOD).map(|_| {
             let byte = random.next() >> 32;
@@ -73,11 +96,17 @@ impl Messages {
         let table = table.collect::<Vec<u8>>().repeat(2).into_boxed_slice();
         let masked = (0..if sizes.max() >= LARGE { LARGE_KEYS } else { 0 }).map(|_| {
             let key = nonzero_key(random.next());
-            let mut bytes = table.clone();
-            mask(&mut bytes, key);
-            MaskedTable { key, bytes }
+            let masked = |bytes: &[u8]| {
+                let mut bytes: Box<[u8]> = bytes.into();
+                mask(&mut bytes, key);
+                bytes
+            };
+            let own = own.iter().flat_map(OwnMessages::list);
+            let own = own.map(|message| if message.len() < LARGE { Box::default() } else { masked(message) }).collect();
+            MaskedTable { key, bytes: masked(&table), own }
         });
-        Self { sizes, text, verify, framed: true, masked: masked.collect(), table }
+        let masked = masked.collect();
+        Self { sizes, text, expect, welcomes: 0, framed: true, own, masked, table }
     }
 
     /// The same messages without frames, and so without masks.
@@ -85,10 +114,42 @@ impl Messages {
     pub fn unframed(mut self) -> Self {
         self.framed = false;
         for masked in &mut self.masked {
+            // Masking once more undoes it.
+            mask(&mut masked.bytes, masked.key);
+            for message in &mut masked.own {
+                mask(message, masked.key);
+            }
             masked.key = [0; 4];
-            masked.bytes.copy_from_slice(&self.table);
         }
         self
+    }
+
+    /// The user's message that is sent as message `id`.
+    #[inline]
+    fn own(&self, id: MessageId) -> Option<(usize, &[u8])> {
+        let list = self.own.as_ref()?.list();
+        let index = id.connection.wrapping_add(id.sequence) as usize % list.len();
+        Some((index, &list[index]))
+    }
+
+    /// What is expected to come back.
+    #[inline]
+    #[must_use]
+    pub fn expect(&self) -> Expect {
+        self.expect
+    }
+
+    /// Whether answers are counted, not looked at. Without frames there is nothing to be counted but bytes.
+    #[inline]
+    #[must_use]
+    pub fn are_counted(&self) -> bool {
+        self.framed && self.expect != Expect::Echo
+    }
+
+    /// Messages with which the server begins on each connection.
+    #[must_use]
+    pub fn welcomes(&self) -> u32 {
+        self.welcomes
     }
 
     /// Whether each message is sent as a WebSocket frame.
@@ -102,6 +163,9 @@ impl Messages {
     #[inline]
     #[must_use]
     pub fn size_of(&self, id: MessageId) -> usize {
+        if let Some((_, own)) = self.own(id) {
+            return own.len();
+        }
         // Not the number that chooses the message's bytes.
         self.sizes.choose(|| SplitMix(id.bits() ^ SIZES).next())
     }
@@ -122,7 +186,7 @@ impl Messages {
     /// Whether messages carry their identification, at least those that are long enough.
     #[must_use]
     pub fn are_identified(&self) -> bool {
-        self.verify && self.sizes.max() >= ID_LEN
+        self.expect.compares() && self.own.is_none() && self.sizes.max() >= ID_LEN
     }
 
     /// Whether message `id` is large: then all of its payload but the identification is to be sent from
@@ -155,6 +219,9 @@ impl Messages {
     #[must_use]
     pub fn masked_part(&self, id: MessageId, at: usize) -> &[u8] {
         debug_assert!(at >= ID_LEN, "the identification is in no table");
+        if let Some((index, _)) = self.own(id) {
+            return &self.masked_table(id).own[index][at..];
+        }
         // Start and period are multiples of four: the key's phase at a position is the same in table and message.
         let position = (id.start() + at) % PERIOD;
         let end = (position + self.size_of(id) - at).min(self.table.len());
@@ -176,7 +243,7 @@ impl Messages {
     #[inline]
     #[must_use]
     pub fn matches(&self, id: MessageId, at: usize, bytes: &[u8]) -> bool {
-        if !self.verify {
+        if !self.expect.compares() {
             return true;
         }
         at + bytes.len() <= self.size_of(id)
@@ -192,6 +259,9 @@ impl Messages {
         range: Range<usize>,
         mut f: impl FnMut(Range<usize>, &[u8]) -> bool,
     ) -> bool {
+        if let Some((_, own)) = self.own(id) {
+            return f(0..range.len(), &own[range]);
+        }
         let mut at = range.start;
         if at < ID_LEN && !range.is_empty() && self.size_of(id) >= ID_LEN {
             let end = range.end.min(ID_LEN);
@@ -375,6 +445,28 @@ mod tests {
                 at += part.len();
             }
         }
+    }
+
+    #[test]
+    fn the_users_messages_are_sent_in_turn() {
+        let path = std::env::temp_dir().join(format!("ringload-own-{}.txt", std::process::id()));
+        let large = "x".repeat(LARGE + 3);
+        std::fs::write(&path, format!("a\nbc\n{large}\n")).unwrap();
+        let own = OwnMessages::read(&path, true).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let messages = Messages::with(own.sizes(), true, Expect::Echo, Some(own));
+        let id = |connection, sequence| MessageId { connection, sequence };
+        let text = |id| String::from_utf8(payload(&messages, id)).unwrap();
+        let of_second: Vec<_> = (0..4).map(|sequence| text(id(1, sequence)).len()).collect();
+        assert_eq!(of_second, [2, LARGE + 3, 1, 2]);
+        assert_eq!((text(id(0, 0)), text(id(0, 1))), ("a".to_owned(), "bc".to_owned()));
+        assert!(messages.matches(id(0, 1), 0, b"bc") && !messages.matches(id(0, 1), 0, b"bx"));
+        assert!(messages.matches(id(0, 1), 1, b"c") && !messages.are_identified());
+        let long = id(2, 0);
+        assert!(messages.is_large(long) && !messages.is_large(id(0, 0)));
+        let mut whole = vec![0; LARGE + 3];
+        messages.write_masked(long, 0, messages.masking_key(long), &mut whole);
+        assert!(whole[ID_LEN..] == *messages.masked_part(long, ID_LEN));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::control::{Control, Phase};
 use crate::interval::LiveReader;
 use crate::output::display::Display;
+use crate::output::live::Live;
 use crate::sampling::processes::Processes;
 use crate::sampling::{CpuTime, KernelMemory, Memory, resident_bytes};
 use crate::series::{Encoded, ProcessSample, Sample, SampleLatency, Series};
@@ -23,17 +24,22 @@ const PAUSE_AFTER_SLOW_WALK: u32 = 15;
 
 /// The watcher.
 #[derive(Debug)]
-pub struct Observer {
+pub struct Observer<'a> {
     sampler: Sampler,
     series: Series,
     display: Display,
+    live: &'a mut Live,
+    /// When it last looked in this phase, and the longest time from one look to the next.
+    looked: Option<Instant>,
+    stall: Duration,
 }
 
-impl Observer {
+impl<'a> Observer<'a> {
     /// For a run that begins now, with `payload_bytes` in a message on average.
     #[must_use]
-    pub fn new(server: Option<u32>, payload_bytes: f64, display: Display) -> Self {
-        Self { sampler: Sampler::new(server, payload_bytes), series: Series::default(), display }
+    pub fn new(server: Option<u32>, payload_bytes: f64, display: Display, live: &'a mut Live) -> Self {
+        let sampler = Sampler::new(server, payload_bytes);
+        Self { sampler, series: Series::default(), display, live, looked: None, stall: Duration::ZERO }
     }
 
     /// Something to be said once.
@@ -44,15 +50,26 @@ impl Observer {
     /// A phase begins; it is going to take `time`, if that is known.
     pub fn begin(&mut self, phase: Phase, time: Option<Duration>) {
         self.display.begin(phase, time);
+        self.looked = None;
     }
 
-    /// To be called all the time: takes a sample when it is time for one. True if the user wants the run to end.
-    pub fn look(&mut self, phase: Phase, counts: &Counts, control: &Control) -> bool {
-        if self.sampler.next <= Instant::now() {
+    /// To be called all the time: takes a sample when it is time for one.
+    pub fn look(&mut self, phase: Phase, counts: &Counts, control: &Control) {
+        let now = Instant::now();
+        // Taking a sample and drawing take their time in here: what is left is sleep, and what came in between.
+        self.stall = self.stall.max(self.looked.map_or(Duration::ZERO, |looked| now - looked));
+        if self.sampler.next <= now {
             self.take(phase, counts, control);
             self.sampler.next += INTERVAL;
         }
-        self.display.refresh(counts)
+        self.display.refresh(counts);
+        self.looked = Some(Instant::now());
+    }
+
+    /// The longest time that this process was not run although it wanted to be.
+    #[must_use]
+    pub fn stall(&self) -> Duration {
+        self.stall
     }
 
     /// The phase is over: what is left of the interval belongs to it, and the next phase begins with a new one.
@@ -65,6 +82,7 @@ impl Observer {
 
     fn take(&mut self, phase: Phase, counts: &Counts, control: &Control) {
         let sample = self.sampler.take(phase, counts, control);
+        self.live.take(&sample, counts);
         self.display.show(&sample, counts);
         self.series.push(sample);
     }
@@ -144,7 +162,7 @@ impl Sampler {
         let memory = self.walk(&processes);
         Some(ProcessSample {
             rss_bytes: memory.map_or_else(|| processes.resident_bytes(), |memory| memory.rss_bytes),
-            pss_bytes: memory.map(|memory| memory.pss_bytes),
+            pss_bytes: memory.and_then(|memory| memory.pss_bytes),
             processes: processes.count(),
             ..cores(used, interval_s)
         })

@@ -1,17 +1,18 @@
 //! A ringecho of one's own: the same executable again, as a child process that never outlives this one.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
+use crate::said::Said;
 use crate::target::Protocol;
 
 /// The hidden first argument that makes this executable the server.
@@ -19,6 +20,9 @@ pub const SERVE: &str = "serve";
 
 /// What the server's start-up line begins with, before its address.
 const LISTENING: &str = "ringecho listening on ";
+
+/// What the names of the server's variables begin with: each of its flags has one.
+const VARIABLES: &[u8] = b"RINGECHO_";
 
 /// How long the server may take to start, and to end.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,8 +35,8 @@ pub enum OwnServerError {
     #[error("cannot start the server: {0}")]
     Spawn(io::Error),
     /// It ended, or closed its output, before it listened.
-    #[error("the server ended before it listened (its own message is above); check --server-args")]
-    Ended,
+    #[error("the server ended before it listened; check --server-args; it said:\n{0}")]
+    Ended(String),
     /// It said nothing in time.
     #[error("the server did not say within {} s that it listens; check --server-args", START_TIMEOUT.as_secs())]
     Silent,
@@ -44,10 +48,14 @@ pub struct OwnServer {
     child: Child,
     address: SocketAddr,
     banner: String,
+    /// What it complains of.
+    said: Said,
+    is_quiet: bool,
 }
 
 impl OwnServer {
-    /// Starts a server with room for `connections` on a free loopback port; returns when it listens.
+    /// Starts a server with room for `connections` on a free loopback port; returns when it listens. What it complains of
+    /// is repeated when it has ended, unless `is_quiet`: it must not mix with what is shown here.
     ///
     /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
     pub fn start(
@@ -55,6 +63,7 @@ impl OwnServer {
         connections: u32,
         more_args: &[String],
         cpus: Option<&[usize]>,
+        is_quiet: bool,
     ) -> Result<Self, OwnServerError> {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("ringecho").args([SERVE, "--listen", "127.0.0.1:0", "--max-connections"]);
@@ -63,7 +72,11 @@ impl OwnServer {
             command.args(["--protocol", "tcp"]);
         }
         command.args(more_args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // What is in the environment is meant for another server: --server-args are for this one.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(VARIABLES)) {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C ends the load in order, and the load then ends the server.
         command.process_group(0);
         let affinity = cpus.map(cpu_set);
@@ -81,9 +94,19 @@ impl OwnServer {
         }
         let mut child = command.spawn().map_err(OwnServerError::Spawn)?;
         let output = child.stdout.take().expect("stdout is piped");
+        let said = Said::by(child.stderr.take().expect("stderr is piped"));
         // From here on `Drop` ends the child, whatever happens.
-        let mut server = Self { child, address: SocketAddr::from(([0; 4], 0)), banner: String::new() };
-        (server.address, server.banner) = wait_until_it_listens(output)?;
+        let mut server = Self { child, address: SocketAddr::from(([0; 4], 0)), banner: String::new(), said, is_quiet };
+        match wait_until_it_listens(output) {
+            Ok((address, banner)) => (server.address, server.banner) = (address, banner),
+            Err(reason) => {
+                server.is_quiet = true;
+                return Err(match reason {
+                    RecvTimeoutError::Disconnected => OwnServerError::Ended(server.said.quoted()),
+                    RecvTimeoutError::Timeout => OwnServerError::Silent,
+                });
+            }
+        }
         Ok(server)
     }
 
@@ -127,6 +150,11 @@ impl Drop for OwnServer {
     fn drop(&mut self) {
         // Nothing is left to be done about an error: the kernel ends the child with this process.
         let _ = self.stop();
+        if !self.is_quiet {
+            for line in self.said.lines() {
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+        }
     }
 }
 
@@ -155,7 +183,7 @@ fn cpu_set(cpus: &[usize]) -> CpuSet {
 
 /// Reads the server's output until it says where it listens. A thread goes on reading what it says later, so that it
 /// never waits for a full pipe.
-fn wait_until_it_listens(output: ChildStdout) -> Result<(SocketAddr, String), OwnServerError> {
+fn wait_until_it_listens(output: ChildStdout) -> Result<(SocketAddr, String), RecvTimeoutError> {
     let (found, waiting) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -164,10 +192,7 @@ fn wait_until_it_listens(output: ChildStdout) -> Result<(SocketAddr, String), Ow
             }
         }
     });
-    waiting.recv_timeout(START_TIMEOUT).map_err(|error| match error {
-        mpsc::RecvTimeoutError::Disconnected => OwnServerError::Ended,
-        mpsc::RecvTimeoutError::Timeout => OwnServerError::Silent,
-    })
+    waiting.recv_timeout(START_TIMEOUT)
 }
 
 /// The address in a start-up line.

@@ -1,31 +1,37 @@
 //! Conducts a run: from the limits and the first connection to the report.
 
+mod error;
+
+pub use error::RunError;
+
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use thiserror::Error;
-
 use crate::control::{Control, Phase};
+use crate::driver::plan::Ramp;
 use crate::engine::{self, Endpoint, EngineError, Shared};
+use crate::interrupt::Interrupt;
 use crate::message::Messages;
+use crate::message::expect::Expect;
 use crate::observer::Observer;
 use crate::output::display::{Display, Show};
-use crate::output::files::{Results, WriteError};
+use crate::output::files::Results;
+use crate::output::live::Live;
 use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
-use crate::output::table::count;
-use crate::own_server::OwnServerError;
+use crate::output::units::count;
 use crate::sampling::processes::Processes;
 use crate::sampling::{KernelMemory, Memory};
-use crate::scenario::{Scenario, threads_needed};
+use crate::scenario::{Scenario, Transport, threads_needed};
 use crate::server::{Server, ServerChoice};
-use crate::server_command::ServerCommandError;
-use crate::source::{SourceList, Sources, TooFewPorts, local_ports};
+use crate::source::{SourceList, Sources, local_ports};
 use crate::stats::{Counter, Counts, Tally};
-use crate::target::{Protocol, Target, TargetError};
-use crate::tls::{self, TlsError, TlsOptions};
+use crate::target::routes::Routes;
+use crate::target::{Address, Protocol, Target};
+use crate::tls::{self, TlsOptions};
 use crate::usage::{LoadCpus, Mark};
 use crate::websocket::handshake::{Extras, UpgradeRequest};
 
@@ -34,6 +40,9 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// The same under load, whose end is mostly known: each look counts as the generator's processor time.
 const LOAD_TICK: Duration = Duration::from_millis(20);
+
+/// A run that is ended early waits for echoes and Closes only while some come, so long for the next.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// How long threads may take to return when the run is over.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,6 +57,8 @@ pub struct Settings {
     pub scenario: Scenario,
     /// Its target.
     pub server: ServerChoice,
+    /// Where connections really go.
+    pub routes: Routes,
     /// What the upgrade requests ask for besides.
     pub extras: Extras,
     /// Whom `wss://` targets must convince.
@@ -58,138 +69,68 @@ pub struct Settings {
     pub threads: Option<u32>,
     /// Processors for them, if not all.
     pub cpus: Option<Vec<usize>>,
+    /// Who moves the bytes.
+    pub transport: Transport,
     /// Where the results go, and what must not be in them.
     pub results: Results,
+    /// Where metrics can be scraped meanwhile.
+    pub metrics: Option<SocketAddr>,
     /// What is shown meanwhile.
     pub show: Show,
 }
 
-/// Why there was no run, or no end to it.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// The URL.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// The server started for the run.
-    #[error(transparent)]
-    OwnServer(#[from] OwnServerError),
-    /// The server of `--server-cmd`.
-    #[error(transparent)]
-    ServerCommand(#[from] ServerCommandError),
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// Too many for one table of descriptors.
-    #[error(
-        "{0} connections through TLS do not fit into the {1} descriptors that this process may have (RLIMIT_NOFILE; raise \
-         it with `ulimit -n`)"
-    )]
-    TlsDescriptors(u32, u64),
-    /// Local ports.
-    #[error(transparent)]
-    Ports(#[from] TooFewPorts),
-    /// A thread's engine.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// Messages that cannot be seen.
-    #[error("--size 0 makes no messages without frames: choose at least 1 with tcp")]
-    EmptyTcp,
-    /// Frames where there are none.
-    #[error("--ping-every sends frames, and tcp has none")]
-    PingTcp,
-    /// A processor that is not there.
-    #[error("processor {0} of --cpus or --server-cpus cannot be used here (usable: {1:?})")]
-    Cpu(usize, Vec<usize>),
-    /// Too few threads for the descriptor limit.
-    #[error(
-        "--threads {threads} is too few: {connections} connections need {needed}, because each ring holds at most \
-         {limit} descriptors (RLIMIT_NOFILE; raise it with `ulimit -n`)"
-    )]
-    TooFewThreads {
-        /// As asked for.
-        threads: u32,
-        /// To open.
-        connections: u32,
-        /// At least.
-        needed: u32,
-        /// The limit on descriptors.
-        limit: u64,
-    },
-    /// A value that a search cannot try.
-    #[error("{0}")]
-    Step(String),
-    /// The process to sample.
-    #[error("cannot read the processor time and memory of process {0}: {1}")]
-    Sample(u32, io::Error),
-    /// A file to write.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// Something else that the system refused.
-    #[error("{0}: {1}")]
-    System(&'static str, io::Error),
-    /// A thread that does not return.
-    #[error("threads did not end within {} s", STOP_TIMEOUT.as_secs())]
-    Stuck,
+/// How a run, or a search, came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Nothing failed, got lost or came back wrong, and no threshold was broken.
+    pub is_ok: bool,
+    /// The signal that ended it early.
+    pub by_signal: Option<i32>,
 }
 
-impl RunError {
-    /// Whether the arguments are to blame.
-    #[must_use]
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Target(
-                TargetError::Syntax(_) | TargetError::Scheme(_) | TargetError::Mixed(..) | TargetError::Unix(..)
-            ) | Self::ServerCommand(ServerCommandError::Syntax(_))
-                | Self::Cpu(..)
-                | Self::TooFewThreads { .. }
-                | Self::EmptyTcp
-                | Self::PingTcp
-                | Self::Step(_)
-        )
-    }
+/// Runs, prints and writes the results.
+pub fn run(settings: &Settings) -> Result<Ended, RunError> {
+    let mut live = serve_metrics(settings)?;
+    live.log(settings.results.csv.as_deref());
+    let interrupt = watch_signals()?;
+    let report = perform(settings, &interrupt, &mut live)?;
+    let is_ok = settings.results.publish(&report, live)?;
+    Ok(Ended { is_ok, by_signal: interrupt.signal() })
 }
 
-/// Runs, prints and writes the results. True if nothing failed, got lost or came back wrong, and no threshold was broken.
-pub fn run(settings: &Settings) -> Result<bool, RunError> {
-    let report = perform(settings, watch_signals()?)?;
-    Ok(settings.results.publish(&report)?)
+/// Serves the metrics, if that is asked for.
+pub fn serve_metrics(settings: &Settings) -> Result<Live, RunError> {
+    Live::serve(settings.metrics).map_err(|error| RunError::System("cannot serve --metrics", error))
 }
 
 /// Runs once.
-pub fn perform(settings: &Settings, interrupted: Arc<AtomicBool>) -> Result<Report, RunError> {
+pub fn perform(settings: &Settings, interrupt: &Interrupt, live: &mut Live) -> Result<Report, RunError> {
     let layout = Layout::new(settings)?;
     let server = Server::reach(settings)?;
-    if server.targets()[0].protocol == Protocol::Tls {
-        check_tls(settings, &layout)?;
-    }
-    let mut run = Run::start(settings, &layout, &server, interrupted)?;
+    live.begin(&server.url());
+    let metrics = live.address();
+    let mut run = Run::start(settings, &layout, &server, interrupt, live)?;
     if let Some(banner) = server.banner() {
         run.observer.note(banner);
+    }
+    if let Some(address) = metrics {
+        run.observer.note(&format!("metrics at http://{address}/metrics"));
     }
     run.conduct()
 }
 
-/// Ctrl-C ends the run early, but in order; a second one ends the process at once.
-pub fn watch_signals() -> Result<Arc<AtomicBool>, RunError> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // The order matters: the first handler sees the flag as the signal before left it.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
-            .map_err(|error| RunError::System("cannot handle signals", error))?;
-    }
-    Ok(interrupted)
+/// Signals end the run early from here on.
+pub fn watch_signals() -> Result<Interrupt, RunError> {
+    Interrupt::watch().map_err(|error| RunError::System("cannot handle signals", error))
 }
 
 /// Descriptors that a process needs besides its connections', generously.
 const OTHER_DESCRIPTORS: u64 = 100;
 
-/// TLS takes a simpler way, where all connections share one table of descriptors.
-fn check_tls(settings: &Settings, layout: &Layout) -> Result<(), RunError> {
-    let connections = settings.scenario.connections;
+/// With epoll all connections share one table of descriptors.
+fn check_descriptors(connections: u32, layout: &Layout) -> Result<(), RunError> {
     if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
-        return Err(RunError::TlsDescriptors(connections, layout.descriptors));
+        return Err(RunError::Descriptors(connections, layout.descriptors));
     }
     Ok(())
 }
@@ -237,10 +178,9 @@ struct Run<'a> {
     started: SystemTime,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<Tally, EngineError>>>,
-    interrupted: Arc<AtomicBool>,
-    observer: Observer,
+    interrupt: Interrupt,
+    observer: Observer<'a>,
     before: MemoryAt,
-    has_server_ended: bool,
 }
 
 /// How waiting ended.
@@ -256,7 +196,8 @@ impl<'a> Run<'a> {
         settings: &'a Settings,
         layout: &Layout,
         server: &'a Server,
-        interrupted: Arc<AtomicBool>,
+        interrupt: &Interrupt,
+        live: &'a mut Live,
     ) -> Result<Self, RunError> {
         let (scenario, targets) = (&settings.scenario, server.targets());
         let ports = local_ports().map_err(|error| RunError::System("cannot read the range of local ports", error))?;
@@ -268,98 +209,115 @@ impl<'a> Run<'a> {
         if !is_framed && scenario.upkeep.ping_every.is_some() {
             return Err(RunError::PingTcp);
         }
+        if !is_framed && (traffic.welcomes > 0 || !matches!(traffic.expect, Expect::Echo | Expect::Answers(1))) {
+            return Err(RunError::ExpectTcp);
+        }
         let wanted = settings.sources.as_ref();
         let sources = Sources::new(targets, scenario.connections, ports, std::process::id(), wanted)?;
-        let messages = Messages::new(traffic.sizes.clone(), traffic.text, traffic.verify);
+        let messages = Messages::of(traffic);
         let seed = u64::from(std::process::id()) << 20;
         let tls = match targets[0].protocol {
             Protocol::Tls => Some(tls::config(&settings.tls)?),
             Protocol::WebSocket | Protocol::Tcp => None,
         };
+        let mut addresses = Vec::new();
         let endpoint = |target: &Target| {
+            let first = addresses.len();
+            addresses.extend(target.addresses.iter().map(Address::to_kernel));
+            let name = settings.tls.sni.as_ref().unwrap_or(&target.name);
             Ok(Endpoint {
-                address: target.address.to_kernel(),
-                request: UpgradeRequest::new(&target.host, &target.path, &settings.extras, seed),
-                name: tls.is_some().then(|| tls::server_name(&target.host)).transpose()?,
+                addresses: first..addresses.len(),
+                request: UpgradeRequest::new(target, &settings.extras, seed)?,
+                name: tls.is_some().then(|| tls::server_name(name)).transpose()?,
             })
         };
-        let endpoints = targets.iter().map(endpoint).collect::<Result<_, TlsError>>()?;
+        let endpoints = targets.iter().map(endpoint).collect::<Result<_, RunError>>()?;
+        let binds = !sources.of_connections(0, 1).is_empty();
+        let transport = engine::choose(settings.transport, &addresses, binds)?;
+        if transport == Transport::Epoll {
+            check_descriptors(scenario.connections, layout)?;
+        }
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server.pid())?;
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
             endpoints,
+            addresses,
             tls,
             sources,
             messages: if is_framed { messages } else { messages.unframed() },
             control,
             epoch: Instant::now(),
+            close_answered_ns: AtomicU64::new(0),
             threads: layout.threads,
             cpus: layout.cpus.len() as u32,
+            transport,
         });
         let threads = spawn_threads(&shared, layout)?;
-        let display = Display::new(settings.show, &headline(scenario, server, layout.threads));
-        let observer = Observer::new(server.pid(), traffic.sizes.mean(), display);
+        let display = Display::new(settings.show, &headline(scenario, server, layout.threads), interrupt);
+        let observer = Observer::new(server.pid(), traffic.mean_size(), display, live);
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
-        let started = SystemTime::now();
-        let has_server_ended = false;
-        Ok(Self {
-            scenario,
-            server,
-            load_cpus,
-            started,
-            shared,
-            threads,
-            interrupted,
-            observer,
-            before,
-            has_server_ended,
-        })
+        let (started, interrupt) = (SystemTime::now(), interrupt.clone());
+        Ok(Self { scenario, server, load_cpus, started, shared, threads, interrupt, observer, before })
     }
 
     /// Leads all threads through the phases.
     fn conduct(mut self) -> Result<Report, RunError> {
-        let wanted = u64::from(self.scenario.connections);
+        let wanted = u64::from(self.scenario.connections_at_first());
         let begun = Instant::now();
-        let connected = self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] == wanted)?;
+        let connected =
+            self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] + counts[Counter::Untried] == wanted)?;
         let connect_time = begun.elapsed();
         let idle = self.memory()?;
-        let open_when_idle = self.counts().open();
+        let connected_counts = self.counts();
+        let open_when_idle = connected_counts.open();
 
         let mut measured = None;
-        if connected == Waited::Done && self.scenario.active > 0 && open_when_idle > 0 {
+        // A plan may begin without a connection.
+        let has_load = open_when_idle > 0 || wanted == 0;
+        if connected == Waited::Done && self.scenario.active > 0 && has_load {
             measured = self.measure()?;
-        } else if connected == Waited::Done && open_when_idle > 0 {
+        } else if connected == Waited::Done && has_load {
             self.begin(Phase::Measure)?;
             self.wait(Phase::Measure, Some(self.scenario.duration), |_| false)?;
         }
 
         self.begin(Phase::Drain)?;
-        // A connection that is just being opened again is still to greet, and its greeting to come back.
-        let reopens = self.scenario.upkeep.reconnect_every.is_some();
+        // A connection that is just being opened is still to greet, and its greeting to come back.
+        let reopens = self.scenario.upkeep.reconnect_every.is_some() || self.scenario.plan.connections.is_some();
         self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| {
-            counts.in_flight() == 0 && !(reopens && counts[Counter::Settled] < counts[Counter::Attempted])
+            let is_coming = counts[Counter::Settled] < counts[Counter::Attempted];
+            counts.in_flight() == 0 && counts[Counter::PingsAwaited] == 0 && !(reopens && is_coming)
         })?;
         let at_end = self.memory()?;
+        let server_end = self.server.end();
         self.begin(Phase::Close)?;
-        self.wait(Phase::Close, Some(self.scenario.close_timeout), |counts| counts.open() == 0)?;
+        self.wait_for_closes()?;
         self.begin(Phase::Stop)?;
-        let was_interrupted = self.interrupted.load(Ordering::Relaxed);
+        let was_interrupted = self.interrupt.is_raised();
         let threads = self.shared.threads;
         let tally = self.join()?;
+        // What was being opened when the run was interrupted may have been opened after all, and in stages all are later.
+        let is_at_once = connected == Waited::Done && self.scenario.plan.connections.is_none();
+        let at_first = if is_at_once { connected_counts } else { tally.counts };
+        let stall = self.observer.stall();
         Ok(Report::new(Outcome {
             scenario: self.scenario,
             target: self.server.url(),
+            addresses: self.server.addresses(),
             server_pid: self.server.pid(),
             threads,
+            transport: self.shared.transport.name().to_owned(),
             started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             tally,
+            at_first,
             connect_time,
             measured,
             memory: MemoryMarks { before: self.before, idle, at_end, open_when_idle },
             series: self.observer.finish().into_samples(),
             interrupted: was_interrupted,
-            has_server_ended: self.has_server_ended,
+            server_end,
+            stall,
         }))
     }
 
@@ -375,20 +333,32 @@ impl<'a> Run<'a> {
         self.begin(Phase::Measure)?;
         let threads = u64::from(self.shared.threads);
         let (limit, requested) = (self.scenario.traffic.limit, u64::from(self.scenario.connections));
+        let is_planned = self.scenario.plan.connections.is_some();
         self.wait(Phase::Measure, Some(self.scenario.duration), |counts| {
-            counts.are_all_gone(requested) || (limit.is_some() && counts[Counter::QuotaMet] == threads)
+            (!is_planned && counts.are_all_gone(requested)) || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
         let last = Mark::now(self.counts(), self.server.pid());
         Ok(Some(last.since(&first, &self.load_cpus)))
     }
 
-    /// The memory now. That the server's process has ended meanwhile is a result, and no reason to have none.
-    fn memory(&mut self) -> Result<MemoryAt, RunError> {
-        match memory_now(self.server.pid()) {
-            Err(RunError::Sample(..)) => {
-                self.has_server_ended = true;
-                memory_now(None)
+    /// Waits until all connections are closed, however long that takes, as long as the server goes on answering: it is given
+    /// the closing timeout for the next answer, not for all of them.
+    fn wait_for_closes(&mut self) -> Result<(), RunError> {
+        let timeout = self.scenario.close_timeout;
+        let (mut answered, mut since) = (0, Instant::now());
+        self.wait(Phase::Close, None, move |counts| {
+            if counts[Counter::ClosesAnswered] > answered {
+                (answered, since) = (counts[Counter::ClosesAnswered], Instant::now());
             }
+            counts.open() == 0 || since.elapsed() >= timeout
+        })?;
+        Ok(())
+    }
+
+    /// The memory now. That the server's process has ended meanwhile is a result, and no reason to have none.
+    fn memory(&self) -> Result<MemoryAt, RunError> {
+        match memory_now(self.server.pid()) {
+            Err(RunError::Sample(..)) => memory_now(None),
             memory => memory,
         }
     }
@@ -406,7 +376,7 @@ impl<'a> Run<'a> {
         &mut self,
         phase: Phase,
         time: Option<Duration>,
-        done: impl Fn(&Counts) -> bool,
+        done: impl FnMut(&Counts) -> bool,
     ) -> Result<Waited, RunError> {
         self.observer.begin(phase, time);
         let waited = self.wait_while_watching(phase, time, done);
@@ -419,21 +389,27 @@ impl<'a> Run<'a> {
         &mut self,
         phase: Phase,
         time: Option<Duration>,
-        done: impl Fn(&Counts) -> bool,
+        mut done: impl FnMut(&Counts) -> bool,
     ) -> Result<Waited, RunError> {
         let deadline = time.map(|time| Instant::now() + time);
+        // What was unfinished, and since when it is just that.
+        let mut progress = ((0, 0), Instant::now());
         loop {
             // In this order: what was counted before a thread followed the phase proves nothing about it.
             let is_followed = self.shared.control.is_followed(phase);
             let counts = self.counts();
-            if self.observer.look(phase, &counts, &self.shared.control) {
-                self.interrupted.store(true, Ordering::Relaxed);
-            }
+            self.observer.look(phase, &counts, &self.shared.control);
             if is_followed && done(&counts) {
                 return Ok(Waited::Done);
             }
-            if phase < Phase::Drain && self.interrupted.load(Ordering::Relaxed) {
-                return Ok(Waited::Interrupted);
+            if self.interrupt.is_raised() {
+                let unfinished = (counts.in_flight(), counts.open());
+                if unfinished != progress.0 {
+                    progress = (unfinished, Instant::now());
+                }
+                if phase < Phase::Drain || progress.1.elapsed() > HURRY {
+                    return Ok(Waited::Interrupted);
+                }
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Waited::TimeOver);
@@ -485,11 +461,15 @@ fn spawn_threads(
 /// Says what the run is going to do.
 fn headline(scenario: &Scenario, server: &Server, threads: u32) -> String {
     let traffic = &scenario.traffic;
-    let pace = traffic
-        .open
-        .map_or_else(|| format!("depth {}", traffic.depth), |open| format!("{}/s in all", count(open.rate as u64)));
+    let in_stages = |ramp: &Option<Ramp>| if ramp.is_some() { "up to " } else { "" };
+    let (held, offered) = (in_stages(&scenario.plan.connections), in_stages(&scenario.plan.rate));
+    let pace = traffic.open.map_or_else(
+        || format!("depth {}", traffic.depth),
+        |open| format!("{offered}{}/s in all", count(open.rate as u64)),
+    );
+    let expect = if traffic.expect.compares() { String::new() } else { format!(", --expect {}", traffic.expect) };
     format!(
-        "ringload: {} connections to {} on {threads} threads; {} active, {} bytes, {pace}",
+        "ringload: {held}{} connections to {} on {threads} threads; {} active, {} bytes, {pace}{expect}",
         count(u64::from(scenario.connections)),
         server.url(),
         count(u64::from(scenario.active)),

@@ -1,6 +1,7 @@
 //! What the system says both sides use: processor time and memory of a process, memory of the kernel's sockets.
 
 pub mod processes;
+pub mod quota;
 
 use std::io;
 use std::ops::{Add, Sub};
@@ -66,15 +67,16 @@ impl Sub for CpuTime {
     }
 }
 
-/// A process's memory in bytes (`/proc/PID/smaps_rollup`).
+/// A process's memory in bytes (`/proc/PID/smaps_rollup`, and where that is not to be read `/proc/PID/status`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Resident.
     pub rss_bytes: u64,
-    /// Resident, shared pages divided among those who share them.
-    pub pss_bytes: u64,
+    /// Resident, shared pages divided among those who share them; absent where this may not be asked, as of the
+    /// processes of another user.
+    pub pss_bytes: Option<u64>,
     /// Resident and backed by no file.
     pub anonymous_bytes: u64,
 }
@@ -85,7 +87,7 @@ impl Add for Memory {
     fn add(self, other: Self) -> Self {
         Self {
             rss_bytes: self.rss_bytes + other.rss_bytes,
-            pss_bytes: self.pss_bytes + other.pss_bytes,
+            pss_bytes: self.pss_bytes.zip(other.pss_bytes).map(|(mine, theirs)| mine + theirs),
             anonymous_bytes: self.anonymous_bytes + other.anonymous_bytes,
         }
     }
@@ -94,9 +96,28 @@ impl Add for Memory {
 impl Memory {
     /// Of process `pid`.
     pub fn of_process(pid: u32) -> io::Result<Self> {
-        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let bytes = |name| kilobytes(&rollup, name).ok_or_else(|| invalid("/proc/PID/smaps_rollup"));
-        Ok(Self { rss_bytes: bytes("Rss:")?, pss_bytes: bytes("Pss:")?, anonymous_bytes: bytes("Anonymous:")? })
+        match std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) {
+            Ok(rollup) => Self::of_rollup(&rollup).ok_or_else(|| invalid("/proc/PID/smaps_rollup")),
+            // ptrace(2) access is what it asks for; the resident size is told to everybody.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+                Self::of_status(&status).ok_or_else(|| invalid("/proc/PID/status"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn of_rollup(rollup: &str) -> Option<Self> {
+        Some(Self {
+            rss_bytes: kilobytes(rollup, "Rss:")?,
+            pss_bytes: Some(kilobytes(rollup, "Pss:")?),
+            anonymous_bytes: kilobytes(rollup, "Anonymous:")?,
+        })
+    }
+
+    fn of_status(status: &str) -> Option<Self> {
+        let (rss_bytes, anonymous_bytes) = (kilobytes(status, "VmRSS:")?, kilobytes(status, "RssAnon:")?);
+        Some(Self { rss_bytes, pss_bytes: None, anonymous_bytes })
     }
 }
 
@@ -185,6 +206,13 @@ mod tests {
         let memory = Memory::of_process(pid).unwrap();
         assert!(memory.rss_bytes >= memory.anonymous_bytes && memory.anonymous_bytes > 0);
         assert!(resident_bytes(pid).unwrap() > 0);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let told_to_all = Memory::of_status(&status).unwrap();
+        assert!(
+            told_to_all.rss_bytes > memory.rss_bytes / 2
+                && told_to_all.pss_bytes.is_none()
+                && memory.pss_bytes > Some(0)
+        );
         assert!(KernelMemory::now().unwrap().available_bytes > 0);
         CpuTime::of_process(pid).unwrap();
     }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver::plan::Plan;
+use crate::message::expect::Expect;
+use crate::message::own::OwnMessages;
 use crate::message::sizes::Sizes;
 
 /// The load of a run.
@@ -19,6 +22,8 @@ pub struct Scenario {
     pub traffic: Traffic,
     /// What happens to connections beside that.
     pub upkeep: Upkeep,
+    /// How connections and rate change while there is load.
+    pub plan: Plan,
     /// Time before measuring begins.
     pub warmup: Duration,
     /// Measured time.
@@ -53,10 +58,22 @@ pub struct Traffic {
     pub open: Option<OpenLoop>,
     /// Text messages instead of binary ones.
     pub text: bool,
-    /// Whether every byte of every echo is compared.
-    pub verify: bool,
+    /// The user's messages, if they are not to be made up. The sizes are theirs then.
+    pub own: Option<OwnMessages>,
+    /// What is expected to come back.
+    pub expect: Expect,
+    /// Messages with which the server begins on each connection: they are not judged.
+    pub welcomes: u32,
     /// End after so many messages, beside the greetings.
     pub limit: Option<u64>,
+}
+
+impl Traffic {
+    /// The mean size of the messages.
+    #[must_use]
+    pub fn mean_size(&self) -> f64 {
+        self.own.as_ref().map_or_else(|| self.sizes.mean(), OwnMessages::mean_size)
+    }
 }
 
 /// Messages that are sent when they are due, whether or not earlier ones have come back.
@@ -90,6 +107,30 @@ pub struct Upkeep {
     pub slow_readers: u32,
 }
 
+/// Who moves the bytes of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// `io_uring`, or epoll where the machine forbids it
+    #[default]
+    Auto,
+    /// `io_uring`
+    Ring,
+    /// epoll, and a system call for each receive and send
+    Epoll,
+}
+
+impl Transport {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ring => "ring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
 /// One thread's part of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -117,6 +158,12 @@ impl Scenario {
             Part { thread: thread as usize, first, connections: end - first, limit }
         };
         (0..threads).map(part).collect()
+    }
+
+    /// Connections that are to be open when load begins.
+    #[must_use]
+    pub fn connections_at_first(&self) -> u32 {
+        self.plan.connections.as_ref().map_or(self.connections, |plan| plan.at(0).round() as u32)
     }
 
     /// Whether connection number `number` is one of the active ones, which are spread evenly among all.
@@ -153,6 +200,16 @@ impl Scenario {
     /// How many connections are no slow readers.
     fn regular(&self) -> u32 {
         self.connections.saturating_sub(self.upkeep.slow_readers)
+    }
+}
+
+impl Part {
+    /// How many of `count` connections are this thread's, if all threads share them as they share all `connections` of the
+    /// run. The threads' shares add up to `count`.
+    #[must_use]
+    pub fn share_of(&self, count: u32, connections: u32) -> u32 {
+        let below = |number: u32| share_u64(u64::from(count), u64::from(number), u64::from(connections));
+        (below(self.first + self.connections) - below(self.first)) as u32
     }
 }
 
@@ -199,8 +256,18 @@ pub(crate) mod tests {
             connections,
             connect: Connect { rate: 0.0, window: 10, timeout, greet: true },
             active,
-            traffic: Traffic { sizes: 16.into(), depth: 1, open: None, text: false, verify: true, limit },
+            traffic: Traffic {
+                sizes: 16.into(),
+                depth: 1,
+                open: None,
+                text: false,
+                own: None,
+                expect: Expect::Echo,
+                welcomes: 0,
+                limit,
+            },
             upkeep: Upkeep::default(),
+            plan: Plan::default(),
             warmup: timeout,
             duration: timeout,
             drain_timeout: timeout,

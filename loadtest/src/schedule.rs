@@ -10,6 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::driver::plan::Ramp;
 use crate::message::SplitMix;
 use crate::scenario::{Arrivals, OpenLoop};
 
@@ -22,6 +23,34 @@ pub struct Schedule {
     clocks: Vec<Clock>,
     free: Vec<ClockIndex>,
     wheel: Wheel,
+    /// If the rate changes, all times in clocks and wheel are load time.
+    warp: Option<Warp>,
+}
+
+/// Load time, which passes as fast as messages are wanted: at the open loop's rate as fast as real time does, at half
+/// that rate half as fast. In load time the rate is always the same.
+#[derive(Debug)]
+struct Warp {
+    plan: Ramp,
+    /// The rate at which load time is as fast as real time.
+    rate: f64,
+    /// When load began, in real time.
+    origin_ns: u64,
+}
+
+impl Warp {
+    /// What load time it is at `now_ns`.
+    fn load_ns(&self, now_ns: u64) -> u64 {
+        (self.plan.area_until(now_ns.saturating_sub(self.origin_ns) as f64) / self.rate) as u64
+    }
+
+    /// When it is that load time; `None` if it never is.
+    fn real_ns(&self, load_ns: u64) -> Option<u64> {
+        // The middle of the nanosecond, and the first real one that is not before it: the way back must not lead to an
+        // earlier time, at which nothing would be due yet.
+        let area = (load_ns as f64 + 0.5) * self.rate;
+        self.plan.time_of_area(area).map(|time_ns| self.origin_ns.saturating_add(time_ns.ceil() as u64))
+    }
 }
 
 /// Names one connection's clocks.
@@ -36,20 +65,27 @@ struct Clock {
     oldest_ns: u64,
     /// The connection, as its owner knows it; [`NOBODY`] if it is gone.
     key: u32,
-    /// The next clock in the same slot of the wheel, [`NONE`], or [`UNQUEUED`].
+    /// The next clock in the same slot of the wheel, [`NONE`], [`UNQUEUED`] or [`POPPED`].
     link: u32,
 }
 
 impl Clock {
-    /// How many messages are due at `now_ns` and not sent, if they come every `mean_ns`.
-    fn overdue(&self, now_ns: u64, mean_ns: f64) -> u64 {
-        if self.next_ns <= now_ns { 1 + ((now_ns - self.next_ns) as f64 / mean_ns) as u64 } else { 0 }
+    /// How many messages are due from `from_ns` to `now_ns` and not sent, if they come every `mean_ns`.
+    fn overdue(&self, from_ns: u64, now_ns: u64, mean_ns: f64) -> u64 {
+        let count = |until_ns: u64| until_ns.checked_sub(self.next_ns).map_or(0, |ns| 1 + (ns as f64 / mean_ns) as u64);
+        count(now_ns) - from_ns.checked_sub(1).map_or(0, count).min(count(now_ns))
+    }
+
+    fn is_queued(&self) -> bool {
+        self.link != UNQUEUED && self.link != POPPED
     }
 }
 
 const NOBODY: u32 = u32::MAX;
 const NONE: u32 = u32::MAX;
 const UNQUEUED: u32 = u32::MAX - 1;
+/// Not queued either: it has just been named by [`Schedule::pop`].
+const POPPED: u32 = u32::MAX - 2;
 
 /// A message that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +107,39 @@ impl Schedule {
             clocks: Vec::new(),
             free: Vec::new(),
             wheel: Wheel::new(mean_ns, now_ns),
+            warp: None,
         }
+    }
+
+    /// The same with a rate that changes, from [`Schedule::begin`] on. `open` has the highest one.
+    #[must_use]
+    pub fn planned(open: &OpenLoop, active: u32, plan: &Ramp) -> Self {
+        let warp = Some(Warp { plan: plan.clone(), rate: open.rate, origin_ns: 0 });
+        Self { warp, ..Self::new(open, active, 0) }
+    }
+
+    /// Load begins. To be called before any connection is started.
+    pub fn begin(&mut self, now_ns: u64) {
+        if let Some(warp) = &mut self.warp {
+            warp.origin_ns = now_ns;
+        }
+    }
+
+    #[inline]
+    fn load_ns(&self, now_ns: u64) -> u64 {
+        self.warp.as_ref().map_or(now_ns, |warp| warp.load_ns(now_ns))
+    }
+
+    /// The opposite; `None` for a time that never comes.
+    #[inline]
+    fn real_ns(&self, load_ns: u64) -> Option<u64> {
+        self.warp.as_ref().map_or(Some(load_ns), |warp| warp.real_ns(load_ns))
     }
 
     /// Starts the clocks of connection `key`, numbered `number` in the whole run: its first message is due within one
     /// mean interval. `phase` (0 to 1) spreads constant arrivals, so that connections do not send all at once.
     pub fn start(&mut self, key: u32, number: u32, phase: f64, now_ns: u64) -> ClockIndex {
+        let now_ns = self.load_ns(now_ns);
         let first_ns = match self.arrivals {
             Arrivals::Constant => {
                 // A connection that is opened again keeps its place: to begin anew would be to send more than is due.
@@ -97,11 +160,11 @@ impl Schedule {
     /// The connection is gone; its clocks may be given to another. Returns how many of its messages were due at `now_ns` and
     /// not sent.
     pub fn stop(&mut self, index: ClockIndex, now_ns: u64) -> u64 {
-        let missed = self.clocks[index as usize].overdue(now_ns, self.mean_ns);
+        let missed = self.clocks[index as usize].overdue(0, self.load_ns(now_ns), self.mean_ns);
         let clock = &mut self.clocks[index as usize];
         clock.key = NOBODY;
         // A queued clock is freed when the wheel gives it back.
-        if clock.link == UNQUEUED {
+        if !clock.is_queued() {
             self.free.push(index);
         }
         missed
@@ -111,7 +174,31 @@ impl Schedule {
     #[inline]
     #[must_use]
     pub fn is_due(&self, index: ClockIndex, now_ns: u64) -> bool {
-        self.clocks[index as usize].next_ns <= now_ns
+        self.clocks[index as usize].next_ns <= self.load_ns(now_ns)
+    }
+
+    /// When the connection's next message, which is due, became so.
+    #[inline]
+    #[must_use]
+    pub fn due_ns(&self, index: ClockIndex) -> u64 {
+        self.real_ns(self.clocks[index as usize].next_ns).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the connection's next message has been waiting for nothing but its time: it was queued, or has just been
+    /// named by [`Schedule::pop`].
+    #[inline]
+    #[must_use]
+    pub fn has_waited_for_time(&self, index: ClockIndex) -> bool {
+        self.clocks[index as usize].link != UNQUEUED
+    }
+
+    /// The connection's next message is due, and waits for something else.
+    #[inline]
+    pub fn hold(&mut self, index: ClockIndex) {
+        let clock = &mut self.clocks[index as usize];
+        if clock.link == POPPED {
+            clock.link = UNQUEUED;
+        }
     }
 
     /// The next message of connection `number` is sent.
@@ -128,28 +215,30 @@ impl Schedule {
         let clock = &mut self.clocks[index as usize];
         let due_ns = clock.oldest_ns;
         clock.oldest_ns += interval_ns;
-        due_ns
+        self.real_ns(due_ns).unwrap_or(u64::MAX)
     }
 
     /// Asks for the connection to be named by [`Schedule::pop`] when its next message is due.
     #[inline]
     pub fn queue(&mut self, index: ClockIndex) {
-        if self.clocks[index as usize].link == UNQUEUED {
+        if !self.clocks[index as usize].is_queued() {
             self.wheel.insert(&mut self.clocks, index);
         }
     }
 
     /// The next connection whose turn has come at `now_ns`.
     pub fn pop(&mut self, now_ns: u64) -> Option<Due> {
+        let now_ns = self.load_ns(now_ns);
         self.wheel.advance(&mut self.clocks, now_ns);
         while let Some(&Reverse((due_ns, index))) = self.wheel.near.peek()
             && due_ns <= now_ns
         {
             self.wheel.near.pop();
             let clock = &mut self.clocks[index as usize];
-            clock.link = UNQUEUED;
+            clock.link = POPPED;
             if clock.key != NOBODY {
-                return Some(Due { key: clock.key, due_ns });
+                let key = clock.key;
+                return Some(Due { key, due_ns: self.real_ns(due_ns).unwrap_or(u64::MAX) });
             }
             self.free.push(index);
         }
@@ -160,14 +249,17 @@ impl Schedule {
     #[must_use]
     pub fn upcoming(&mut self) -> (Option<u64>, Option<u64>) {
         self.wheel.look_ahead(&mut self.clocks);
-        self.wheel.upcoming()
+        let (next_ns, after_ns) = self.wheel.upcoming();
+        let real_ns = |load_ns| self.real_ns(load_ns);
+        (next_ns.and_then(real_ns), after_ns.and_then(real_ns))
     }
 
-    /// How many messages are due at `now_ns` and not sent.
+    /// How many messages are due from `from_ns` to `now_ns` and not sent.
     #[must_use]
-    pub fn overdue(&self, now_ns: u64) -> u64 {
+    pub fn overdue(&self, from_ns: u64, now_ns: u64) -> u64 {
+        let (from_ns, now_ns) = (self.load_ns(from_ns), self.load_ns(now_ns));
         let live = self.clocks.iter().filter(|clock| clock.key != NOBODY);
-        live.map(|clock| clock.overdue(now_ns, self.mean_ns)).sum()
+        live.map(|clock| clock.overdue(from_ns, now_ns, self.mean_ns)).sum()
     }
 
     /// The time between the message of connection `number` that is due at `due_ns` and the one behind it. Not a function of the
@@ -324,6 +416,55 @@ mod tests {
     }
 
     #[test]
+    fn a_planned_rate_is_kept_while_it_changes() {
+        let stages = [(2, 1000.0), (2, 1000.0), (2, 0.0), (2, 0.0), (1, 500.0)];
+        let plan = Ramp::new(0.0, &stages.map(|(time_s, rate)| (std::time::Duration::from_secs(time_s), rate)));
+        for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
+            let open = OpenLoop { rate: plan.max(), arrivals };
+            let mut schedule = Schedule::planned(&open, 20, &plan);
+            let origin_ns = 7 * SECOND;
+            schedule.begin(origin_ns);
+            let clocks: Vec<_> =
+                (0..20_u32).map(|number| schedule.start(number, number, f64::from(number) / 20.0, origin_ns)).collect();
+            for &clock in &clocks {
+                schedule.queue(clock);
+            }
+            let mut per_second = [0_i64; 9];
+            let mut turns = 0;
+            while let Some(now_ns) = schedule.upcoming().0.filter(|&next_ns| next_ns < origin_ns + 9 * SECOND) {
+                turns += 1;
+                assert!(turns < 20_000, "nothing is due at {now_ns}, though it was announced");
+                while let Some(due) = schedule.pop(now_ns) {
+                    assert!(due.due_ns <= now_ns && due.due_ns + 1000 > now_ns, "{due:?} at {now_ns}");
+                    let clock = clocks[due.key as usize];
+                    assert!(schedule.is_due(clock, now_ns) && schedule.has_waited_for_time(clock));
+                    assert_eq!(schedule.due_ns(clock), due.due_ns);
+                    schedule.sent(clock, due.key);
+                    assert_eq!(schedule.settled(clock, due.key), due.due_ns);
+                    schedule.queue(clock);
+                    per_second[((due.due_ns - origin_ns) / SECOND) as usize] += 1;
+                }
+            }
+            for (second, expected) in [250, 750, 1000, 1000, 750, 250, 0, 0, 250].into_iter().enumerate() {
+                let tolerance = if arrivals == Arrivals::Constant { 25 } else { 130 };
+                assert!((per_second[second] - expected).abs() <= tolerance, "{arrivals:?} {second}: {per_second:?}");
+            }
+            assert_eq!(per_second[6..8], [0, 0], "{arrivals:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_overdue_counts_from_a_moment_on() {
+        let mut schedule = schedule(10.0, Arrivals::Constant, 1);
+        schedule.start(0, 0, 0.5, 0);
+        // Due at 50, 150, 250, ... ms.
+        assert_eq!(schedule.overdue(0, SECOND), 10);
+        assert_eq!(schedule.overdue(SECOND / 2, SECOND), 5);
+        assert_eq!(schedule.overdue(SECOND / 20, SECOND), 10);
+        assert_eq!(schedule.overdue(2 * SECOND, SECOND), 0);
+    }
+
+    #[test]
     fn rare_messages_of_many_connections_are_all_found_in_order() {
         // One message per connection in 100 s.
         let played = play(&mut schedule(100.0, Arrivals::Constant, 10_000), 10_000, 150);
@@ -385,9 +526,9 @@ mod tests {
         let mut schedule = schedule(1000.0, Arrivals::Constant, 2);
         let first = schedule.start(0, 0, 0.0, 0);
         schedule.start(1, 1, 0.0, 0);
-        assert_eq!(schedule.overdue(SECOND - 1), 1000);
+        assert_eq!(schedule.overdue(0, SECOND - 1), 1000);
         assert_eq!(schedule.stop(first, SECOND - 1), 500);
-        assert_eq!(schedule.overdue(SECOND - 1), 500);
+        assert_eq!(schedule.overdue(0, SECOND - 1), 500);
     }
 
     #[test]

@@ -5,13 +5,13 @@ mod knee;
 
 pub use goal::Goal;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
+use crate::interrupt::Interrupt;
+use crate::output::files::WriteError;
+use crate::output::live::Live;
 use crate::output::report::{LatencyReport, Report};
-use crate::output::say;
-use crate::output::table::count;
-use crate::run::{self, RunError, Settings};
+use crate::output::units::{count, time};
+use crate::output::{say, tell};
+use crate::run::{self, Ended, RunError, Settings};
 use crate::sampling::KernelMemory;
 use knee::Knee;
 
@@ -52,53 +52,74 @@ const BYTES_PER_CONNECTION: u64 = 12 << 10;
 const MEMORY_SHARE: f64 = 0.7;
 
 /// Searches; `settings_for` makes the settings of a run with a certain value. Prints each step and the best run's
-/// results. True if any value held.
-pub fn run(search: &Search, settings_for: impl Fn(u64) -> Result<Settings, String>) -> Result<bool, RunError> {
-    let interrupted = run::watch_signals()?;
+/// results. All is well if any value held.
+pub fn run(search: &Search, settings_for: impl Fn(u64) -> Result<Settings, String>) -> Result<Ended, RunError> {
+    let interrupt = run::watch_signals()?;
     let limit = search.limit.min(search.quantity.machine_limit()?);
     let mut knee = Knee::new(START, limit);
     let mut best = None;
-    while let Some(value) = knee.next() {
+    let mut live = None;
+    while let Some(value) = knee.next().filter(|_| !interrupt.is_raised()) {
         let settings = settings_for(value).map_err(RunError::Step)?;
-        let (report, mut fault) = step(search, &settings, value, &interrupted)?;
-        let mut report = Some(report);
-        if fault.is_some() && !interrupted.load(Ordering::Relaxed) {
-            // One bad run may be somebody else's fault.
-            let (again, second) = step(search, &settings, value, &interrupted)?;
-            (report, fault) = (Some(again), second);
+        if live.is_none() {
+            live = Some(run::serve_metrics(&settings)?);
         }
-        if interrupted.load(Ordering::Relaxed) {
+        let live = live.as_mut().expect("just made");
+        let mut step = try_out(search, &settings, value, &interrupt, live)?;
+        if step.fault.is_some() && !step.is_cut_short {
+            // One bad run may be somebody else's fault.
+            step = try_out(search, &settings, value, &interrupt, live)?;
+        }
+        if step.is_cut_short {
             break;
         }
-        knee.note(value, fault.is_none());
-        if fault.is_none() {
-            best = report.map(|report| (settings, report));
+        knee.note(value, step.fault.is_none());
+        if step.fault.is_none() {
+            best = Some((settings, step.report));
         }
     }
     let unit = search.quantity.unit();
-    say(format_args!("{}\n", knee.describe(unit, limit < search.limit)));
-    match best {
-        Some((settings, report)) => Ok(settings.results.publish(&report)?),
-        None => Ok(false),
-    }
+    let is_unfinished = interrupt.is_raised();
+    let found = if is_unfinished { knee.describe_unfinished(unit) } else { knee.describe(unit, limit < search.limit) };
+    let told = tell(format_args!("{found}\n")).map_err(|error| WriteError::to_stdout(&error));
+    let is_ok = match best {
+        Some((settings, report)) => settings.results.publish(&report, Live::default())?,
+        None => false,
+    };
+    told?;
+    Ok(Ended { is_ok, by_signal: interrupt.signal() })
 }
 
-/// One run and what was wrong with it, if anything.
-fn step(
+/// One run of a search.
+struct Step {
+    report: Report,
+    /// What was wrong with it, if anything.
+    fault: Option<String>,
+    /// It was interrupted, and counts for nothing. A signal behind its end is of no concern to it.
+    is_cut_short: bool,
+}
+
+/// Runs with this value, and says what came of it.
+fn try_out(
     search: &Search,
     settings: &Settings,
     value: u64,
-    interrupted: &Arc<AtomicBool>,
-) -> Result<(Report, Option<String>), RunError> {
-    let report = run::perform(settings, Arc::clone(interrupted))?;
+    interrupt: &Interrupt,
+    live: &mut Live,
+) -> Result<Step, RunError> {
+    let report = run::perform(settings, interrupt, live)?;
+    let is_cut_short = interrupt.is_raised();
     let fault = search.judge(&report, value);
     let latency = report.measured.as_ref().and_then(|measured| measured.latency_us.as_ref());
-    let latency = latency.map_or(String::new(), |it| {
-        format!("p50 {:.2} ms  p99 {:.2} ms  p99.9 {:.2} ms", it.p50 / 1e3, it.p99 / 1e3, it.p99_9 / 1e3)
-    });
-    let verdict = fault.as_ref().map_or_else(|| "holds".to_owned(), |fault| format!("fails: {fault}"));
+    let latency = latency
+        .map_or(String::new(), |it| format!("p50 {}  p99 {}  p99.9 {}", time(it.p50), time(it.p99), time(it.p99_9)));
+    let verdict = match &fault {
+        _ if is_cut_short => "interrupted: does not count".to_owned(),
+        None => "holds".to_owned(),
+        Some(fault) => format!("fails: {fault}"),
+    };
     say(format_args!("{:>12}{}  {latency}  {verdict}\n", count(value), search.quantity.unit()));
-    Ok((report, fault))
+    Ok(Step { report, fault, is_cut_short })
 }
 
 impl Quantity {
@@ -156,6 +177,6 @@ impl Search {
     fn own_fault(&self, lag: Option<&LatencyReport>) -> Option<String> {
         let strictest_us = self.goals.iter().map(Goal::limit_us).fold(f64::INFINITY, f64::min).min(1e5);
         let lag = lag.filter(|lag| lag.p99 > strictest_us / 2.0)?;
-        Some(format!(" (but ringload itself was late by {:.2} ms at p99: this may be its limit)", lag.p99 / 1e3))
+        Some(format!(" (but ringload itself was late by {} at p99: this may be its limit)", time(lag.p99)))
     }
 }

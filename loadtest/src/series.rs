@@ -104,6 +104,12 @@ impl Encoded {
         Self(data_encoding::BASE64.encode(&bytes))
     }
 
+    /// The encoded form.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The histogram; `None` if this is none.
     #[must_use]
     pub fn decode(&self) -> Option<IntervalHistogram> {
@@ -111,14 +117,14 @@ impl Encoded {
         Deserializer::new().deserialize(&mut bytes.as_slice()).ok()
     }
 
-    /// Both together; just the other one if this is none.
+    /// Both together. Both must be histograms, as all are that were made here or read from a file.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
-        let sum = self.decode().zip(other.decode()).and_then(|(mut sum, other)| {
-            sum.add(other).ok()?;
-            Some(Self::new(&sum))
-        });
-        sum.unwrap_or_else(|| other.clone())
+        let [mut sum, other] = [self, other].map(|it| it.decode().expect("histograms are checked when they are read"));
+        // Whatever bounds a file's histograms have.
+        sum.auto(true);
+        sum.add(other).expect("there is memory for a larger histogram");
+        Self::new(&sum)
     }
 }
 

@@ -1,5 +1,8 @@
 //! The server that is measured: found, or started for the run.
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+use crate::output::display::Show;
 use crate::own_server::OwnServer;
 use crate::run::{RunError, Settings};
 use crate::server_command::ServerCommand;
@@ -53,16 +56,19 @@ impl Server {
     /// Call it on a thread that lives as long as the server is to: the kernel ends a child with that thread.
     pub fn reach(settings: &Settings) -> Result<Self, RunError> {
         Ok(match &settings.server {
-            ServerChoice::Running { urls, pid } => {
-                Self { targets: Target::parse_all(urls)?, pid: *pid, started: Started::BySomebodyElse }
-            }
+            ServerChoice::Running { urls, pid } => Self {
+                targets: Target::parse_all(urls, &settings.routes)?,
+                pid: *pid,
+                started: Started::BySomebodyElse,
+            },
             ServerChoice::Command { urls, command } => {
-                let targets = Target::parse_all(urls)?;
-                let server = ServerCommand::start(command, &targets[0].address)?;
+                let targets = Target::parse_all(urls, &settings.routes)?;
+                let server = ServerCommand::start(command, &targets[0].addresses)?;
                 Self { targets, pid: Some(server.pid()), started: Started::Command { _guard: server } }
             }
             ServerChoice::Own { protocol, args, cpus } => {
-                let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref())?;
+                let is_quiet = settings.show == Show::Nothing;
+                let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref(), is_quiet)?;
                 let targets = vec![Target::local(*protocol, own.address())];
                 Self { targets, pid: Some(own.pid()), started: Started::Own(own) }
             }
@@ -85,15 +91,50 @@ impl Server {
         }
     }
 
+    /// All addresses of all targets, in their order.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.targets.iter().flat_map(|target| &target.addresses).map(ToString::to_string).collect()
+    }
+
     /// Its process, if it is known.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
 
+    /// How its process ended, if it has ended.
+    #[must_use]
+    pub fn end(&self) -> Option<String> {
+        let pid = self.pid?;
+        let ended = "the server's process ended before the run did";
+        if matches!(self.started, Started::BySomebodyElse) {
+            return crate::sampling::processes::has_ended(pid).then(|| ended.to_owned());
+        }
+        // Its status is left for those that wait for it.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(Pid::from_raw(pid as i32)?), options).ok()??;
+        Some(match (status.terminating_signal(), status.exit_status()) {
+            (Some(signal), _) => format!("the server's process was killed by {} before the run ended", name_of(signal)),
+            (None, Some(code)) => format!("{ended}, with exit code {code}"),
+            (None, None) => ended.to_owned(),
+        })
+    }
+
     /// What it said when it started, if this process has started it.
     #[must_use]
     pub fn banner(&self) -> Option<&str> {
         if let Started::Own(own) = &self.started { Some(own.banner()) } else { None }
+    }
+}
+
+/// A signal for people.
+fn name_of(signal: i32) -> String {
+    match signal {
+        libc::SIGKILL => "SIGKILL (if nobody sent it, the kernel had no memory left: see `dmesg`)".to_owned(),
+        libc::SIGSEGV => "SIGSEGV".to_owned(),
+        libc::SIGABRT => "SIGABRT".to_owned(),
+        libc::SIGTERM => "SIGTERM".to_owned(),
+        signal => format!("signal {signal}"),
     }
 }

@@ -1,18 +1,17 @@
 //! A server of somebody else's, started for the run by `--server-cmd` and stopped after it.
 
-use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, PipeReader};
+use std::io::{self, PipeReader};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 use thiserror::Error;
 
+use crate::said::Said;
 use crate::target::Address;
 
 /// How long the server may take to listen, and to end before it is ended.
@@ -22,11 +21,16 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked at meanwhile.
 const TICK: Duration = Duration::from_millis(20);
 
-/// So much of its output is kept for the case that it fails.
-const LAST_LINES: usize = 20;
+/// The process group of the server that runs, if one does.
+static GROUP: AtomicI32 = AtomicI32::new(0);
 
-/// How long the end of its output is waited for.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Kills the server of this process with all its children, if one runs: for an end of the process that drops nothing.
+pub fn kill_all() {
+    if let Some(group) = Pid::from_raw(GROUP.load(Ordering::Relaxed)) {
+        // An error only says that it has just ended.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
 
 /// Why there is no server.
 #[derive(Debug, Error)]
@@ -57,29 +61,24 @@ pub enum ServerCommandError {
 #[derive(Debug)]
 pub struct ServerCommand {
     child: Child,
-    said: Arc<Mutex<VecDeque<String>>>,
-    listener: JoinHandle<()>,
+    said: Said,
 }
 
 impl ServerCommand {
-    /// Starts `command`, split into words as a shell does, and returns when something listens on `address`.
+    /// Starts `command`, split into words as a shell does, and returns when something listens on one of `addresses`.
     ///
     /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
-    pub fn start(command: &str, address: &Address) -> Result<Self, ServerCommandError> {
+    pub fn start(command: &str, addresses: &[Address]) -> Result<Self, ServerCommandError> {
         let words = shlex::split(command).filter(|words| !words.is_empty());
         let words = words.ok_or_else(|| ServerCommandError::Syntax(command.to_owned()))?;
-        if listens(address) {
-            return Err(ServerCommandError::Taken(address.clone()));
+        if let Some(taken) = addresses.iter().find(|address| listens(address)) {
+            return Err(ServerCommandError::Taken(taken.clone()));
         }
         let (child, output) = spawn(&words).map_err(|error| ServerCommandError::Spawn(words[0].clone(), error))?;
-        let said = Arc::default();
-        let listener = {
-            let said = Arc::clone(&said);
-            std::thread::spawn(move || listen_to(output, &said))
-        };
+        GROUP.store(child.id() as i32, Ordering::Relaxed);
         // From here on `Drop` ends the child, whatever happens.
-        let mut server = Self { child, said, listener };
-        server.wait_until_it_listens(address)?;
+        let mut server = Self { child, said: Said::by(output) };
+        server.wait_until_it_listens(addresses)?;
         Ok(server)
     }
 
@@ -89,35 +88,19 @@ impl ServerCommand {
         self.child.id()
     }
 
-    fn wait_until_it_listens(&mut self, address: &Address) -> Result<(), ServerCommandError> {
+    fn wait_until_it_listens(&mut self, addresses: &[Address]) -> Result<(), ServerCommandError> {
+        let address = &addresses[0];
         let deadline = Instant::now() + START_TIMEOUT;
-        while !listens(address) {
+        while !addresses.iter().any(listens) {
             if let Some(status) = self.child.try_wait().map_err(ServerCommandError::Watch)? {
-                self.hear_out();
-                return Err(ServerCommandError::Ended(status, address.clone(), self.last_words()));
+                return Err(ServerCommandError::Ended(status, address.clone(), self.said.quoted()));
             }
             if Instant::now() >= deadline {
-                return Err(ServerCommandError::Silent(address.clone(), self.last_words()));
+                return Err(ServerCommandError::Silent(address.clone(), self.said.quoted()));
             }
             std::thread::sleep(TICK);
         }
         Ok(())
-    }
-
-    /// What an ended server said last may still be on its way; its children may keep the pipe open for long.
-    fn hear_out(&self) {
-        let deadline = Instant::now() + LAST_WORDS_TIMEOUT;
-        while !self.listener.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(TICK);
-        }
-    }
-
-    fn last_words(&self) -> String {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_empty() {
-            return "  (nothing)".to_owned();
-        }
-        said.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     }
 
     /// Asks the whole group to end, and ends it if it does not.
@@ -132,6 +115,7 @@ impl ServerCommand {
         }
         // Whoever of the group is left, if anybody.
         let _ = kill_process_group(group, Signal::KILL);
+        GROUP.store(0, Ordering::Relaxed);
         self.child.wait().map(drop)
     }
 }
@@ -161,17 +145,6 @@ fn spawn(words: &[String]) -> io::Result<(Child, PipeReader)> {
     Ok((command.spawn()?, output))
 }
 
-/// Reads all that the server says, so that it never waits for a full pipe, and keeps the end of it.
-fn listen_to(output: PipeReader, said: &Mutex<VecDeque<String>>) {
-    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() == LAST_LINES {
-            said.pop_front();
-        }
-        said.push_back(String::from_utf8_lossy(&line).into_owned());
-    }
-}
-
 fn listens(address: &Address) -> bool {
     match address {
         Address::Inet(address) => TcpStream::connect_timeout(address, Duration::from_millis(200)).is_ok(),
@@ -190,22 +163,25 @@ mod tests {
     #[test]
     fn what_is_no_command_is_refused() {
         for nonsense in ["", "  ", "server 'unfinished"] {
-            let result = ServerCommand::start(nonsense, &free_address());
+            let result = ServerCommand::start(nonsense, &[free_address()]);
             assert!(matches!(result, Err(ServerCommandError::Syntax(_))), "{nonsense}");
         }
-        assert!(matches!(ServerCommand::start("/no/such/server", &free_address()), Err(ServerCommandError::Spawn(..))));
+        assert!(matches!(
+            ServerCommand::start("/no/such/server", &[free_address()]),
+            Err(ServerCommandError::Spawn(..))
+        ));
     }
 
     #[test]
     fn a_server_that_fails_is_quoted() {
-        let error = ServerCommand::start("sh -c 'echo no licence; exit 3'", &free_address()).unwrap_err();
+        let error = ServerCommand::start("sh -c 'echo no licence; exit 3'", &[free_address()]).unwrap_err();
         assert!(error.to_string().contains("no licence") && error.to_string().contains('3'), "{error}");
     }
 
     #[test]
     fn a_port_in_use_is_not_measured_by_mistake() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let result = ServerCommand::start("sleep 9", &Address::Inet(listener.local_addr().unwrap()));
+        let result = ServerCommand::start("sleep 9", &[Address::Inet(listener.local_addr().unwrap())]);
         assert!(matches!(result, Err(ServerCommandError::Taken(_))));
     }
 }

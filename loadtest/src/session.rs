@@ -4,10 +4,11 @@
 
 use std::collections::VecDeque;
 
+use crate::message::expect::Expect;
 use crate::message::{ID_LEN, MessageId, Messages};
 use crate::stats::{Counter, Tally};
 use crate::times::{NO_TIMES, SendTimes};
-use crate::websocket::frames::{Event, FrameReader, Violation, close_code};
+use crate::websocket::frames::{Event, FrameReader, ServerClose, Violation};
 
 /// Overtaken messages that a connection remembers; what has been overtaken by so many is lost.
 const MAX_OVERTAKEN: usize = 4096;
@@ -56,8 +57,10 @@ pub struct Signals {
     /// The payload of a ping that is to be answered: the latest (RFC 6455 section 5.5.3), if it came before the server's
     /// Close (section 5.5.2).
     pub ping: Option<Box<[u8]>>,
-    /// The server sent its Close: the code of the one that answers it, which is the same (RFC 6455 section 5.5.1).
-    pub close: Option<u16>,
+    /// The payloads of pongs.
+    pub pongs: Vec<Box<[u8]>>,
+    /// The server sent its Close.
+    pub close: Option<ServerClose>,
 }
 
 /// What is out of order on a connection.
@@ -67,6 +70,8 @@ struct Trouble {
     doubt: Option<Doubt>,
     /// Messages that a later one has overtaken, in their order, and since when they count.
     overtaken: VecDeque<(u32, Option<u64>)>,
+    /// Messages with which the server is still to begin: they are not judged.
+    welcomes: u32,
 }
 
 /// A message that is not the expected one: as much of its identification as has arrived, until it is known what it is.
@@ -96,8 +101,10 @@ enum Verdict {
 impl Session {
     /// A connection with this number in the whole run.
     #[must_use]
-    pub fn new(number: u32) -> Self {
-        Self { reader: FrameReader::default(), trouble: None, times: NO_TIMES, number, sent: 0, echoed: 0, received: 0 }
+    pub fn new(number: u32, messages: &Messages) -> Self {
+        let welcomes = messages.welcomes();
+        let trouble = (welcomes > 0).then(|| Box::new(Trouble { welcomes, ..Trouble::default() }));
+        Self { reader: FrameReader::default(), trouble, times: NO_TIMES, number, sent: 0, echoed: 0, received: 0 }
     }
 
     /// The connection's number.
@@ -148,9 +155,14 @@ impl Session {
 
     /// Takes the next message to send; it counts as sent at `now_ns`.
     #[inline]
-    pub fn send(&mut self, now_ns: u64, times: &mut SendTimes, tally: &mut Tally) -> MessageId {
+    pub fn send(&mut self, now_ns: u64, messages: &Messages, times: &mut SendTimes, tally: &mut Tally) -> MessageId {
         times.sent(&mut self.times, self.number, self.sent, now_ns);
-        self.send_untimed(tally)
+        let id = self.send_untimed(tally);
+        if messages.expect() == Expect::Nothing {
+            tally.unawaited(times.settled(self.times, self.number, self.echoed));
+            self.echoed = self.sent;
+        }
+        id
     }
 
     /// Takes the next message to send, whose latency will not be asked for: a connection that is to be idle gets no
@@ -176,6 +188,12 @@ impl Session {
         while let Some(event) = self.next_event(&mut input, judging.messages)? {
             match event {
                 Event::Payload { .. } if judging.is_closed => return Err(Violation::AfterClose),
+                Event::Payload { end, .. } if self.trouble.is_some() && self.is_welcome(end, judging) => {}
+                Event::Payload { end, .. } if judging.messages.are_counted() => {
+                    if end {
+                        self.answered(judging);
+                    }
+                }
                 Event::Payload { text, bytes, end } => {
                     let expected = self.expected();
                     let at = self.received as usize;
@@ -194,14 +212,46 @@ impl Session {
                 }
                 Event::Ping(_) if judging.is_closed => {}
                 Event::Ping(payload) => signals.ping = Some(payload),
-                Event::Pong => judging.tally.count(Counter::Pongs),
-                Event::Close(code) => {
-                    signals.close = Some(code.unwrap_or(close_code::NORMAL));
+                Event::Pong(payload) => {
+                    judging.tally.count(Counter::Pongs);
+                    signals.pongs.push(payload);
+                }
+                Event::Close(close) => {
+                    signals.close = Some(close);
                     judging.is_closed = true;
                 }
             }
         }
         Ok(signals)
+    }
+
+    /// Whether a message is one of those with which the server begins; `end` says that it has come in full.
+    #[cold]
+    fn is_welcome(&mut self, end: bool, judging: &mut Judging) -> bool {
+        let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.welcomes > 0) else { return false };
+        if end {
+            judging.tally.count(Counter::Welcomes);
+            trouble.welcomes -= 1;
+            if trouble.welcomes == 0 {
+                self.trouble = None;
+            }
+        }
+        true
+    }
+
+    /// An answer has come, of which nothing else is known: it is for the oldest message in flight, if there is one.
+    fn answered(&mut self, judging: &mut Judging) {
+        if self.in_flight() == 0 {
+            return judging.tally.count(Counter::Pushed);
+        }
+        // Answers so far: the bytes of answers are of no interest.
+        self.received += 1;
+        if let Expect::Answers(count) = judging.messages.expect()
+            && self.received >= count
+        {
+            self.received = 0;
+            self.settle_expected(good_end(judging), judging);
+        }
     }
 
     #[inline]

@@ -59,11 +59,11 @@ impl Sources {
         salt: u32,
         wanted: Option<&SourceList>,
     ) -> Result<Self, TooFewPorts> {
-        let inet = |target: &Target| match target.address {
-            Address::Inet(address) => Some(address),
+        let inet = |address: &Address| match address {
+            Address::Inet(address) => Some(*address),
             Address::Unix(_) => None,
         };
-        let addresses: Vec<SocketAddr> = targets.iter().filter_map(inet).collect();
+        let addresses: Vec<SocketAddr> = targets.iter().flat_map(|target| &target.addresses).filter_map(inet).collect();
         let is_loopback = addresses.iter().all(|it| it.is_ipv4() && it.ip().is_loopback());
         if addresses.is_empty() {
             return Ok(Self { blocks: Vec::new(), per_address: u32::MAX });
@@ -79,7 +79,7 @@ impl Sources {
         };
         // Ports are taken per pair of addresses.
         let count = blocks.iter().map(|block| u64::from(block.count)).sum::<u64>().max(1);
-        let available = count * u64::from(ports) * targets.len() as u64;
+        let available = count * u64::from(ports) * addresses.len() as u64;
         if u64::from(connections) > available {
             return Err(TooFewPorts { wanted: connections, available, addresses: count, target: targets[0].url() });
         }
@@ -179,12 +179,13 @@ pub fn local_ports() -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::routes::Routes;
 
     const PORTS: u32 = 28_232;
 
     fn sources(url: &str, connections: u32, list: Option<&str>) -> Result<Sources, TooFewPorts> {
         let list = list.map(|list| list.parse::<SourceList>().unwrap());
-        Sources::new(&[Target::parse(url).unwrap()], connections, PORTS, 129, list.as_ref())
+        Sources::new(&[Target::parse(url, &Routes::default()).unwrap()], connections, PORTS, 129, list.as_ref())
     }
 
     #[test]

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+pub use crate::ends::{Cause, EarlyEnd, EarlyEnds, Failures};
 use crate::interval::LiveLatencies;
+use crate::websocket::handshake::Refusal;
 
 /// Latencies above this are recorded as this, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 600 * 1_000_000_000;
 
-/// What is counted. Each message that was sent ends as exactly one of `Echoed`, `Reordered`, `Corrupted`, `Late` and
-/// `Lost`; what came back beside that is `Duplicated` or `Unexpected`.
+/// What is counted. Each message that was sent ends as exactly one of `Echoed`, `Reordered`, `Corrupted`, `Late`, `Lost` and
+/// `Unawaited`; what came back beside that is `Duplicated`, `Unexpected`, `Pushed` or one of the `Welcomes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {
@@ -25,6 +27,10 @@ pub enum Counter {
     Settled,
     /// Attempts that failed; [`Failures`] knows why.
     Failed,
+    /// Attempts that became connections ready for messages.
+    Ready,
+    /// Connections that were not even tried, because a whole window of attempts had failed and none had succeeded.
+    Untried,
     /// Opened connections that are no longer open.
     Ended,
     /// Opened connections that the server closed or reset before it was told to.
@@ -35,6 +41,14 @@ pub enum Counter {
     ClosesSent,
     /// Closing handshakes that the server completed.
     ClosesAnswered,
+    /// Connections whose TCP connection this side ended, because the server had not a second after both Closes.
+    Lingered,
+    /// TLS connections that the server ended without a `close_notify`.
+    NoCloseNotify,
+    /// Connections that were given up because the server did not answer the Close.
+    CloseTimeouts,
+    /// Connections that were closed because the plan wanted fewer.
+    Retired,
     /// Messages sent.
     Sent,
     /// Messages that came back as they were, in their turn.
@@ -53,16 +67,30 @@ pub enum Counter {
     Duplicated,
     /// Messages that this side never sent.
     Unexpected,
+    /// Messages whose answers are not awaited.
+    Unawaited,
+    /// Messages of the server's own accord, where no echoes are expected.
+    Pushed,
+    /// Messages with which the server began, as it was expected to.
+    Welcomes,
     /// Messages of an open loop that were due and not sent when sending ended.
     Unsent,
     /// Echoes within the measured time; in an open loop, echoes of messages that were due in it.
     MeasuredEchoes,
+    /// Messages of an open loop that were due within the measured time, sent or not: what was offered.
+    MeasuredDue,
     /// The server's pings that were answered.
     Pings,
     /// This side's pings.
     PingsSent,
     /// The server's pongs.
     Pongs,
+    /// Those among them that answer no ping: other bytes, or once more. RFC 6455 allows them, few servers mean them.
+    PongsUnasked,
+    /// This side's pings that may still be answered.
+    PingsAwaited,
+    /// This side's pings that were never answered, though neither was a later one on the same connection.
+    PingsUnanswered,
     /// Connections that were closed in order to be opened again.
     Recycled,
     /// Messages sent by slow readers, whose echoes nobody reads.
@@ -77,8 +105,14 @@ pub enum Counter {
 pub const COUNTERS: usize = Counter::QuotaMet as usize + 1;
 
 /// The values of all counters at one time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts([u64; COUNTERS]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([0; COUNTERS])
+    }
+}
 
 impl std::ops::Index<Counter> for Counts {
     type Output = u64;
@@ -114,21 +148,22 @@ impl Counts {
     #[must_use]
     pub fn are_all_gone(&self, requested: u64) -> bool {
         let is_nobody_coming = self[Counter::Settled] == self[Counter::Attempted]
-            && self[Counter::Attempted] == requested + self[Counter::Recycled];
+            && self[Counter::Attempted] + self[Counter::Untried] == requested + self[Counter::Recycled];
         self.open() == 0 && is_nobody_coming
     }
 
-    /// Messages that have come back as they were, without those that greet.
+    /// Messages that have come back as they were, without those that greet; those that were sent, where nothing is to
+    /// come back.
     #[must_use]
     pub fn load(&self) -> u64 {
-        self[Counter::Echoed].saturating_sub(self[Counter::Greetings])
+        self[Counter::Echoed].saturating_sub(self[Counter::Greetings]) + self[Counter::Unawaited]
     }
 
     /// Messages whose echo is still to come.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        use Counter::{Corrupted, Echoed, Late, Lost, Reordered};
-        let settled: u64 = [Echoed, Reordered, Corrupted, Late, Lost].iter().map(|&end| self[end]).sum();
+        use Counter::{Corrupted, Echoed, Late, Lost, Reordered, Unawaited};
+        let settled: u64 = [Echoed, Reordered, Corrupted, Late, Lost, Unawaited].iter().map(|&end| self[end]).sum();
         // A reader may meet the owner half-way.
         self[Counter::Sent].saturating_sub(settled)
     }
@@ -150,9 +185,15 @@ impl Counts {
 
 /// One thread's counts, where others can read them. Only the owner writes, so plain stores are enough; the alignment
 /// keeps one thread's stores out of another's cache lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct PublishedCounts([AtomicU64; COUNTERS]);
+
+impl Default for PublishedCounts {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; COUNTERS])
+    }
+}
 
 impl PublishedCounts {
     /// Shows the owner's counts to everybody.
@@ -174,83 +215,6 @@ impl PublishedCounts {
         counts
     }
 }
-
-/// Why a connection could not be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
-    /// Nobody listens there (`ECONNREFUSED`).
-    Refused,
-    /// The peer reset or closed the connection before the upgrade was complete.
-    Reset,
-    /// No TCP connection within `--connect-timeout`.
-    ConnectTimeout,
-    /// Connected, but no answer to the upgrade within `--connect-timeout`.
-    UpgradeTimeout,
-    /// Upgraded, but the greeting was not echoed within `--connect-timeout`.
-    GreetingTimeout,
-    /// An HTTP status other than 101.
-    Status(u16),
-    /// An answer that is no valid upgrade.
-    Invalid(&'static str),
-    /// This machine has run out of something; the error number says of what.
-    LocalLimit(i32),
-    /// Another system error.
-    Os(i32),
-}
-
-impl Cause {
-    /// The cause behind the error number of a socket operation.
-    #[must_use]
-    pub fn of_error(errno: i32) -> Self {
-        match errno {
-            libc::ECONNREFUSED => Self::Refused,
-            libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED => Self::Reset,
-            libc::ETIMEDOUT => Self::ConnectTimeout,
-            libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
-                Self::LocalLimit(errno)
-            }
-            _ => Self::Os(errno),
-        }
-    }
-
-    /// What can be done about it on this side, if anything.
-    #[must_use]
-    pub fn remedy(self) -> Option<&'static str> {
-        match self {
-            Self::LocalLimit(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => Some(
-                "out of local ports, or --source names an address that is not this machine's: widen \
-                 net.ipv4.ip_local_port_range, add source addresses, or wait for old connections to leave TIME_WAIT",
-            ),
-            Self::LocalLimit(libc::EMFILE) => Some("out of descriptors: raise `ulimit -n`"),
-            Self::LocalLimit(libc::ENFILE) => Some("out of open files in all: raise fs.file-max"),
-            Self::LocalLimit(_) => Some("out of memory for sockets: see net.ipv4.tcp_mem and free memory"),
-            Self::Refused => Some("is the server running and listening on this address?"),
-            Self::ConnectTimeout => Some(
-                "the server accepts too slowly: lower --connect-rate or --connect-window, raise net.core.somaxconn",
-            ),
-            _ => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused => f.write_str("connection refused"),
-            Self::Reset => f.write_str("reset or closed before the upgrade"),
-            Self::ConnectTimeout => f.write_str("connect timed out"),
-            Self::UpgradeTimeout => f.write_str("upgrade timed out"),
-            Self::GreetingTimeout => f.write_str("greeting not echoed in time"),
-            Self::Status(status) => write!(f, "HTTP status {status}"),
-            Self::Invalid(why) => f.write_str(why),
-            Self::LocalLimit(errno) => write!(f, "local limit: {}", std::io::Error::from_raw_os_error(*errno)),
-            Self::Os(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
-        }
-    }
-}
-
-/// Failed attempts by cause.
-pub type Failures = BTreeMap<Cause, u64>;
 
 /// Latencies of echoes in nanoseconds, to three significant digits.
 #[derive(Clone, Debug)]
@@ -361,16 +325,25 @@ impl Measuring {
 pub struct Tally {
     /// The counters.
     pub counts: Counts,
-    /// Failed attempts by cause.
+    /// Failed attempts by cause and address.
     pub failures: Failures,
+    /// Attempts that went on to a name's next address, by what was wrong with the one before.
+    pub detours: Failures,
+    /// What the server said with each status other than 101: the first time.
+    pub refusals: BTreeMap<u16, Refusal>,
+    /// How the server ended connections before it was told to.
+    pub early_ends: EarlyEnds,
     /// Protocol violations by their description.
     pub violations: BTreeMap<String, u64>,
     /// Latencies within the measured time: from sending in a closed loop, from being due in an open one.
     pub latencies: Latencies,
-    /// How late this side was to notice that a message of an open loop was due, within the measured time.
+    /// How late this side was to notice that a message of an open loop was due: of the messages whose latencies are
+    /// measured, so that both can be compared.
     pub lag: Latencies,
     /// From the beginning of an attempt to a connection that is ready.
     pub connects: Latencies,
+    /// From a ping to its pong, at any time.
+    pub pings: Latencies,
     /// Latencies at any time, for the conductor to look at while the run goes on.
     pub live: Arc<LiveLatencies>,
     /// Which echoes count as measured just now.
@@ -384,11 +357,35 @@ impl Tally {
         self.counts[counter] += 1;
     }
 
-    /// Counts an attempt that failed.
-    pub fn fail(&mut self, cause: Cause) {
+    /// Counts an attempt that failed at the address of this number.
+    pub fn fail(&mut self, cause: Cause, address: usize) {
         self.count(Counter::Failed);
         self.count(Counter::Settled);
-        *self.failures.entry(cause).or_default() += 1;
+        *self.failures.entry((cause, address)).or_default() += 1;
+    }
+
+    /// Counts an attempt that was refused.
+    pub fn refuse(&mut self, refusal: Refusal, address: usize) {
+        self.fail(Cause::Status(refusal.status), address);
+        self.refusals.entry(refusal.status).or_insert(refusal);
+    }
+
+    /// What the server said with this failure, if it said anything: the first time.
+    #[must_use]
+    pub fn said(&self, cause: Cause) -> Option<String> {
+        let Cause::Status(status) = cause else { return None };
+        self.refusals.get(&status).map(ToString::to_string).filter(|said| !said.is_empty())
+    }
+
+    /// Counts an attempt that goes on to another address.
+    pub fn detour(&mut self, cause: Cause, address: usize) {
+        *self.detours.entry((cause, address)).or_default() += 1;
+    }
+
+    /// Counts a connection that the server ended before it was told to.
+    pub fn closed_early(&mut self, end: EarlyEnd) {
+        self.count(Counter::ClosedEarly);
+        self.early_ends.count(end, 1);
     }
 
     /// Counts a good echo as `end`. Its latency is unknown if nobody noted since when the message has counted.
@@ -407,11 +404,31 @@ impl Tally {
         }
     }
 
-    /// Notes how late this side noticed a message that was due.
+    /// Counts a message that was sent and is not to be answered.
     #[inline]
-    pub fn lag(&mut self, lag_ns: u64) {
-        if self.measuring.is_on() {
+    pub fn unawaited(&mut self, since_ns: Option<u64>) {
+        self.count(Counter::Unawaited);
+        if self.measuring.counts(since_ns) {
+            self.count(Counter::MeasuredEchoes);
+        }
+    }
+
+    /// A message of an open loop is sent that was due at `due_ns`, and this side is to blame for `lag_ns` of its lateness.
+    /// Those whose lag counts are those whose latency will.
+    #[inline]
+    pub fn sent_due(&mut self, due_ns: u64, lag_ns: u64) {
+        if self.measuring.counts(Some(due_ns)) {
+            self.count(Counter::MeasuredDue);
             self.lag.record(lag_ns);
+        }
+    }
+
+    /// Since when messages of an open loop have counted as measured.
+    #[must_use]
+    pub fn measured_from_ns(&self) -> Option<u64> {
+        match self.measuring {
+            Measuring::ByDue { from_ns, .. } => Some(from_ns),
+            Measuring::Off | Measuring::ByArrival => None,
         }
     }
 
@@ -421,9 +438,16 @@ impl Tally {
         self.latencies.add(&other.latencies);
         self.lag.add(&other.lag);
         self.connects.add(&other.connects);
-        for (&cause, count) in &other.failures {
-            *self.failures.entry(cause).or_default() += count;
+        self.pings.add(&other.pings);
+        for (mine, theirs) in [(&mut self.failures, &other.failures), (&mut self.detours, &other.detours)] {
+            for (&key, count) in theirs {
+                *mine.entry(key).or_default() += count;
+            }
         }
+        for (&status, refusal) in &other.refusals {
+            self.refusals.entry(status).or_insert_with(|| refusal.clone());
+        }
+        self.early_ends.add(&other.early_ends);
         for (violation, count) in &other.violations {
             *self.violations.entry(violation.clone()).or_default() += count;
         }
@@ -444,13 +468,13 @@ mod tests {
         for _ in 0..10 {
             slow.echo(Counter::Echoed, Some(5), 5_000_005);
         }
-        slow.fail(Cause::Status(503));
+        slow.fail(Cause::Status(503), 0);
         fast.add(&slow);
         assert_eq!(fast.latencies.count(), 100);
         let micros = |percent| fast.latencies.percentile(percent).unwrap().as_micros();
         assert_eq!((micros(50.0), micros(90.0)), (50, 90));
         assert!((4990..=5010).contains(&micros(91.0)));
-        assert_eq!(fast.failures[&Cause::Status(503)], 1);
+        assert_eq!(fast.failures[&(Cause::Status(503), 0)], 1);
         assert_eq!(fast.counts[Counter::MeasuredEchoes], 100);
         assert!(!fast.counts.are_clean());
     }
@@ -477,6 +501,20 @@ mod tests {
         tally.echo(Counter::Echoed, None, 9_001_999);
         assert_eq!((tally.counts[Counter::MeasuredEchoes], tally.latencies.count()), (2, 2));
         assert!(tally.latencies.max().unwrap().as_micros() >= 8999);
+    }
+
+    /// What was due before the measured time and is noticed in it is in neither, or the lag could exceed the latency.
+    #[test]
+    fn lag_and_latency_are_of_the_same_messages() {
+        let mut tally = Tally::default();
+        tally.measuring.begin(1_000_000_000, true);
+        for due_ns in [400_000_000, 1_000_000_000] {
+            tally.sent_due(due_ns, 1_018_000_000 - due_ns);
+            tally.echo(Counter::Echoed, Some(due_ns), 1_019_000_000);
+        }
+        let (lag, latency) = (&tally.lag, &tally.latencies);
+        assert_eq!((lag.count(), latency.count()), (1, 1));
+        assert!(lag.max() < latency.max() && lag.max().unwrap().as_millis() == 18, "{lag:?}");
     }
 
     #[test]

@@ -4,11 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::output::report::Report;
+use crate::output::units;
+use crate::parsing;
 
 /// What can be named, for messages and `--help`.
-pub const NAMES: &str = "p50, p99, p99.9 (any percentile), min, mean, max, lag-p99 (times, like 5ms or 800us); \
+pub const NAMES: &str = "p50, p95, p99, p99.9 (any percentile), min, mean, max, lag-p99, ping-p99 (times, like 5ms or 800us); \
      rate, connect-rate (per second); bytes-rate (per second, like 100MiB); errors, lost, reordered, corrupted, \
-     late, duplicated, unexpected, unsent, failed, closed-early, violations, connections (counts); server-cpu, load-cpu (cores); server-cpu-per-echo, \
+     late, duplicated, unexpected, unsent, pings-unanswered, failed, closed-early, violations, connections (counts); server-cpu, load-cpu (cores); server-cpu-per-echo, \
      load-cpu-per-echo (times); server-rss, server-bytes-per-connection, load-bytes-per-connection (bytes)";
 
 /// A condition; where it holds, the run has failed.
@@ -36,6 +38,7 @@ enum Quantity {
     Percentile(f64),
     Latency(Edge),
     LagPercentile(f64),
+    PingPercentile(f64),
     Count(Count),
     Rate,
     ConnectRate,
@@ -69,6 +72,7 @@ enum Count {
     Duplicated,
     Unexpected,
     Unsent,
+    PingsUnanswered,
     Failed,
     ClosedEarly,
     Violations,
@@ -113,12 +117,19 @@ impl FromStr for Threshold {
         let find =
             |(sign, comparison)| text.split_once(sign).map(|(name, limit)| (name.trim(), comparison, limit.trim()));
         let Some((name, comparison, limit)) = COMPARISONS.into_iter().find_map(find) else {
-            return Err("not a condition like p99>5ms (with >, >=, <, <=, == or !=)".to_owned());
+            let form = "not a condition like p99>5ms (with >, >=, <, <=, == or !=)";
+            return Err(format!("{form}; what can be named: {NAMES}"));
         };
         let quantity = Quantity::named(name)
             .ok_or_else(|| format!("there is no {name:?} to compare; what can be named: {NAMES}"))?;
-        let limit = quantity.unit().parse(limit)?;
+        let limit = quantity.unit().parse(limit).map_err(|wrong| format!("{wrong}; what can be named: {NAMES}"))?;
         Ok(Self { text: text.trim().to_owned(), quantity, comparison, limit })
+    }
+}
+
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -153,6 +164,9 @@ impl Quantity {
         if let Some(percentile) = name.strip_prefix("lag-p").and_then(percentile) {
             return Some(Self::LagPercentile(percentile));
         }
+        if let Some(percentile) = name.strip_prefix("ping-p").and_then(percentile) {
+            return Some(Self::PingPercentile(percentile));
+        }
         if let Some(percentile) = name.strip_prefix('p').and_then(percentile) {
             return Some(Self::Percentile(percentile));
         }
@@ -170,6 +184,7 @@ impl Quantity {
             "late" => Self::Count(Count::Late),
             "duplicated" => Self::Count(Count::Duplicated),
             "unsent" => Self::Count(Count::Unsent),
+            "pings-unanswered" => Self::Count(Count::PingsUnanswered),
             "unexpected" => Self::Count(Count::Unexpected),
             "failed" => Self::Count(Count::Failed),
             "closed-early" => Self::Count(Count::ClosedEarly),
@@ -188,7 +203,11 @@ impl Quantity {
 
     fn unit(self) -> Unit {
         match self {
-            Self::Percentile(_) | Self::Latency(_) | Self::LagPercentile(_) | Self::CpuPerEcho(_) => Unit::Time,
+            Self::Percentile(_)
+            | Self::LagPercentile(_)
+            | Self::PingPercentile(_)
+            | Self::Latency(_)
+            | Self::CpuPerEcho(_) => Unit::Time,
             Self::BytesRate | Self::ServerRss | Self::BytesPerConnection(_) => Unit::Bytes,
             Self::Count(_) | Self::Rate | Self::ConnectRate | Self::Cores(_) => Unit::Number,
         }
@@ -203,6 +222,7 @@ impl Quantity {
         };
         match self {
             Self::Percentile(percent) => at_percentile(measured?.latency_histogram.as_ref()?, percent),
+            Self::PingPercentile(percent) => at_percentile(report.ping_histogram.as_ref()?, percent),
             Self::LagPercentile(percent) => at_percentile(measured?.lag_histogram.as_ref()?, percent),
             Self::Latency(edge) => {
                 let latency = measured?.latency_us?;
@@ -236,11 +256,12 @@ impl Count {
             Self::Late => messages.late,
             Self::Duplicated => messages.duplicated,
             Self::Unsent => messages.unsent,
+            Self::PingsUnanswered => messages.pings_unanswered,
             Self::Unexpected => messages.unexpected,
             Self::Failed => connections.failed,
             Self::ClosedEarly => connections.closed_early,
             Self::Violations => connections.violations.iter().map(|violation| violation.count).sum(),
-            Self::Connections => connections.opened,
+            Self::Connections => connections.ready,
         }
     }
 }
@@ -255,22 +276,11 @@ fn at_percentile(histogram: &crate::series::Encoded, percent: f64) -> Option<f64
 
 impl Unit {
     fn parse(self, text: &str) -> Result<f64, String> {
-        let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let number: f64 = number.replace('_', "").parse().map_err(|_| format!("{text:?} is no number of 0 or more"))?;
-        let factor = match (self, unit.trim()) {
-            (Self::Time, "ns") => 1e-3,
-            (Self::Time, "ms") => 1e3,
-            (Self::Time, "s") => 1e6,
-            (Self::Time, "us" | "µs") | (Self::Bytes, "" | "B") | (Self::Number, "") => 1.0,
-            (Self::Time, _) => return Err(format!("{text:?} is no time: its unit must be ns, us, ms or s")),
-            (Self::Bytes, "KiB") => 1024.0,
-            (Self::Bytes, "MiB") => 1024.0 * 1024.0,
-            (Self::Bytes, "GiB") => 1024.0 * 1024.0 * 1024.0,
-            (Self::Bytes, _) => return Err(format!("{text:?} is no size: its unit must be B, KiB, MiB or GiB")),
-            (Self::Number, _) => return Err(format!("{text:?} must be a bare number")),
-        };
-        Ok(number * factor)
+        match self {
+            Self::Time => parsing::duration_with_unit(text).map(|limit| limit.as_nanos() as f64 / 1e3),
+            Self::Bytes => parsing::bytes(text).map(|limit| limit as f64),
+            Self::Number => parsing::number(text),
+        }
     }
 
     fn show(self, value: f64) -> String {
@@ -278,8 +288,8 @@ impl Unit {
             Self::Time if value >= 1e6 => format!("{:.3} s", value / 1e6),
             Self::Time if value >= 1e3 => format!("{:.3} ms", value / 1e3),
             Self::Time => format!("{value:.1} µs"),
-            Self::Bytes => crate::output::table::bytes(value),
-            Self::Number if value.fract() == 0.0 => crate::output::table::count(value as u64),
+            Self::Bytes => units::bytes(value),
+            Self::Number if value.fract() == 0.0 => units::count(value as u64),
             Self::Number => format!("{value:.2}"),
         }
     }
@@ -310,6 +320,8 @@ mod tests {
             "server-cpu>0.6",
             "P50 >= 1_000_000ns",
             "bytes-rate<10KiB",
+            "rate<1k",
+            "server-rss>5GB",
             "load-cpu==2",
         ] {
             assert_eq!(fails(met, &report), None, "{met}");
@@ -362,15 +374,14 @@ mod tests {
             (">5", "what can be named"),
             ("p101>5ms", "what can be named"),
             ("speed>5", "server-cpu-per-echo"),
-            ("p99>5", "its unit must be ns, us, ms or s"),
-            ("p99>ms", "no number"),
-            ("p99>-5ms", "no number"),
-            ("errors>5ms", "bare number"),
-            ("rate<1k", "bare number"),
-            ("server-rss>5MB", "B, KiB"),
+            ("p99>5", "has no unit"),
+            ("p99>ms", "no time"),
+            ("p99>-5ms", "no time"),
+            ("errors>5ms", "not a number"),
+            ("server-rss>5 parsecs", "no size"),
         ] {
             let error = nonsense.parse::<Threshold>().unwrap_err();
-            assert!(error.contains(message), "{nonsense}: {error}");
+            assert!(error.contains(message) && error.contains("what can be named"), "{nonsense}: {error}");
         }
     }
 }

@@ -38,7 +38,10 @@ impl SendTimes {
     #[must_use]
     pub fn new(scenario: &Scenario, now_ns: u64) -> Self {
         match &scenario.traffic {
-            Traffic { open: Some(open), .. } => Self(Kind::Due(Schedule::new(open, scenario.active, now_ns))),
+            Traffic { open: Some(open), .. } => Self(Kind::Due(match &scenario.plan.rate {
+                Some(plan) => Schedule::planned(open, scenario.active, plan),
+                None => Schedule::new(open, scenario.active, now_ns),
+            })),
             traffic => Self::closed(traffic.depth),
         }
     }

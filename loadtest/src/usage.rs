@@ -1,24 +1,34 @@
 //! What both sides have used of the processors between two moments.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::output::report::{Measured, Usage};
 use crate::sampling::CpuTime;
 use crate::sampling::processes::{MachineCpu, Processes, Threads};
+use crate::sampling::quota::CpuQuotas;
 use crate::stats::Counts;
 
-/// A thread with less than this share of a side's work is a helper: it keeps no processor busy.
-const HELPER_SHARE: f64 = 0.02;
+/// A thread that is less busy than this share of the busiest one is a helper (a clock, a logger): were the busiest one
+/// full, this one would still leave 95 % of its processor to others.
+const HELPER_SHARE: f64 = 0.05;
 
 /// What both sides have used and done at one moment.
 #[derive(Debug)]
 pub struct Mark {
     at: Instant,
     counts: Counts,
-    server: Option<(CpuTime, Threads)>,
-    load: (CpuTime, Threads),
+    server: Option<Side>,
+    load: Side,
     machine: MachineCpu,
+}
+
+/// One side at one moment.
+#[derive(Debug)]
+struct Side {
+    cpu: CpuTime,
+    threads: Threads,
+    quotas: CpuQuotas,
 }
 
 /// The processors that the load's threads are pinned to, and how many threads there are.
@@ -30,19 +40,31 @@ pub struct LoadCpus {
     pub threads: usize,
 }
 
+impl Side {
+    fn of(processes: &Processes, cpu: CpuTime) -> Self {
+        Self { cpu, threads: processes.threads(), quotas: CpuQuotas::of(processes.pids()) }
+    }
+
+    fn since(&self, first: &Self) -> Usage {
+        let cpu = self.cpu - first.cpu;
+        let busiest_thread = self.threads.busiest_since(&first.threads);
+        Usage { cpu, busiest_thread, throttling: self.quotas.since(&first.quotas), ..Usage::default() }
+    }
+}
+
 impl Mark {
     /// Now. Without the server if its process has ended.
     #[must_use]
     pub fn now(counts: Counts, server_pid: Option<u32>) -> Self {
         let server = |pid| {
             let processes = Processes::of(pid).ok()?;
-            Some((processes.cpu_time().ok()?, processes.threads()))
+            Some(Side::of(&processes, processes.cpu_time().ok()?))
         };
         Self {
             at: Instant::now(),
             counts,
             server: server_pid.and_then(server),
-            load: (CpuTime::of_self(), Processes::of_self().threads()),
+            load: Side::of(&Processes::of_self(), CpuTime::of_self()),
             machine: MachineCpu::now(),
         }
     }
@@ -50,37 +72,56 @@ impl Mark {
     /// What happened since `first`.
     #[must_use]
     pub fn since(&self, first: &Self, load_cpus: &LoadCpus) -> Measured {
+        let time = self.at - first.at;
         let mut load = Usage {
-            cpu: self.load.0 - first.load.0,
-            busiest_thread: self.load.1.busiest_since(&first.load.1),
             cpus: load_cpus.cpus.iter().copied().collect(),
             cores_max: load_cpus.cpus.len().min(load_cpus.threads),
-            ..Usage::default()
+            ..self.load.since(&first.load)
         };
         let mut server = self.server.as_ref().zip(first.server.as_ref()).map(|(last, first)| {
-            let workers = last.1.workers_since(&first.1, HELPER_SHARE);
+            let workers = last.threads.workers_since(&first.threads, HELPER_SHARE);
+            let used = last.since(first);
             Usage {
-                cpu: last.0 - first.0,
-                busiest_thread: last.1.busiest_since(&first.1),
-                cores_max: workers.count.min(workers.cpus.len()),
+                cores_max: cores_max(workers.count, workers.cpus.len(), used.cpu.total(), time),
                 cpus: workers.cpus.into_iter().collect(),
-                ..Usage::default()
+                ..used
             }
         });
         if let Some(server) = &mut server {
             server.others = self.others(first, server, &load);
         }
         load.others = self.others(first, &load, server.as_ref().unwrap_or(&Usage::default()));
-        Measured { time: self.at - first.at, echoes: self.counts.load() - first.counts.load(), server, load }
+        Measured { time, echoes: self.counts.load() - first.counts.load(), server, load }
     }
 
     /// What processes of neither side used of the processors of `side`. Where the sides share some of them, all that the
     /// other one used is taken for used there: rather too little than too much is said of others.
-    fn others(&self, first: &Self, side: &Usage, other_side: &Usage) -> std::time::Duration {
+    fn others(&self, first: &Self, side: &Usage, other_side: &Usage) -> Duration {
         let cpus = side.cpus.iter().copied().collect();
         let busy = self.machine.busy_since(&first.machine, &cpus);
         let shared = other_side.cpus.iter().any(|cpu| cpus.contains(cpu));
         let others = busy.saturating_sub(side.cpu.total());
         if shared { others.saturating_sub(other_side.cpu.total()) } else { others }
+    }
+}
+
+/// How many processors a server can keep busy: one for each worker and not more than they may use, but as many as it has
+/// kept busy. Threads that come and go are not there to be counted, and have done their work nevertheless.
+fn cores_max(workers: usize, cpus: usize, used: Duration, time: Duration) -> usize {
+    let busy = (used.as_secs_f64() / time.as_secs_f64().max(1e-9)).ceil() as usize;
+    workers.min(cpus).max(busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_can_use_at_least_what_it_has_used() {
+        let second = Duration::from_secs(1);
+        assert_eq!(cores_max(103, 2, second.mul_f64(0.64), second), 2);
+        assert_eq!(cores_max(1, 8, second.mul_f64(0.64), second), 1);
+        assert_eq!(cores_max(0, 0, second.mul_f64(0.64), second), 1, "its threads were gone at the end");
+        assert_eq!(cores_max(1, 8, second.mul_f64(2.5), second), 3);
     }
 }

@@ -3,54 +3,16 @@
 mod runner;
 mod server;
 
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use runner::{ringload, run_to_end};
-use serde_json::Value;
+use runner::{Files, check_schema, ringload};
 use server::{Behaviour, start};
-
-/// A directory of its own for each test; it is gone when this is dropped.
-struct Files(PathBuf);
-
-impl Files {
-    fn new(test: &str) -> Self {
-        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    fn text(&self, name: &str) -> String {
-        std::fs::read_to_string(self.0.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-
-    fn json(&self, name: &str) -> Value {
-        serde_json::from_str(&self.text(name)).expect("valid JSON")
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 const SHORT: [&str; 9] = ["run", "-c", "4", "--duration", "1.3", "--warmup", "0.2", "--close-timeout", "2"];
 
 fn run(url: &str, more: &[&str]) -> Output {
     ringload(&[&SHORT[..], &[url], more].concat())
-}
-
-fn check_schema(results: &Value) {
-    let schema = include_str!("../../docs/ringload.schema.json");
-    let validator = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).expect("a valid schema");
-    let errors: Vec<_> = validator.iter_errors(results).map(|it| format!("{}: {it}", it.instance_path())).collect();
-    assert!(errors.is_empty(), "{errors:#?}");
 }
 
 #[test]
@@ -64,7 +26,7 @@ fn every_file_is_written_and_the_json_follows_its_schema() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let results = files.json("r.json");
     check_schema(&results);
-    assert_eq!(results["version"], 2);
+    assert_eq!(results["version"], 3);
     let series = results["series"].as_array().unwrap();
     assert!(series.iter().any(|sample| sample["phase"] == "measure" && sample["echoes_per_s"].as_f64() > Some(0.0)));
     assert!(series.iter().all(|sample| sample["server"]["rss_bytes"].as_u64() > Some(0)));
@@ -87,32 +49,6 @@ fn faults_follow_the_schema_too() {
 }
 
 #[test]
-fn reports_are_merged_by_addition() {
-    let files = Files::new("merge");
-    let url = format!("ws://{}/", start(Behaviour::Echo));
-    let [a, b, both, html] = ["a.json", "b.json", "both.json", "both.html"].map(|name| files.path(name));
-    for json in [&a, &b] {
-        assert_eq!(run(&url, &["--json", json]).status.code(), Some(0));
-    }
-    let output = ringload(&["report", &a, &b, "--json", &both, "--html", &html]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("2 merged"));
-    let merged = files.json("both.json");
-    check_schema(&merged);
-    let echoed = |results: &Value| results["messages"]["echoed"].as_u64().unwrap();
-    assert_eq!(echoed(&merged), echoed(&files.json("a.json")) + echoed(&files.json("b.json")));
-    assert_eq!(merged["runs"].as_array().unwrap().len(), 2);
-    // What was merged can be merged again, and judged.
-    assert_eq!(ringload(&["report", &both, "--fail-if", "echoes<1"]).status.code(), Some(2));
-    assert_eq!(ringload(&["report", &both, "--fail-if", "connections==8"]).status.code(), Some(1));
-    std::fs::write(files.0.join("b.json"), "{\"version\": 1}").unwrap();
-    let output = ringload(&["report", &a, &b]);
-    assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("version 1"), "{output:?}");
-    assert_eq!(ringload(&["report"]).status.code(), Some(2));
-}
-
-#[test]
 fn thresholds_decide_the_exit_code() {
     let url = format!("ws://{}/", start(Behaviour::Echo));
     let met = run(&url, &["--fail-if", "errors>0", "--fail-if", "p99>30s", "--fail-if", "rate<1"]);
@@ -121,7 +57,8 @@ fn thresholds_decide_the_exit_code() {
     assert_eq!(broken.status.code(), Some(1), "{broken:?}");
     let text = String::from_utf8_lossy(&broken.stdout);
     assert!(text.contains("p50>1ns: it is") && text.contains("rate<1_000_000_000: it is"), "{text}");
-    assert_eq!(text.matches("FAILED").count(), 2);
+    let result = text.lines().find(|line| line.starts_with("result")).unwrap();
+    assert!(result.contains("FAILED: --fail-if") && result.matches("--fail-if").count() == 2, "{text}");
     let nonsense = run(&url, &["--fail-if", "speed>5"]);
     assert_eq!(nonsense.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&nonsense.stderr).contains("what can be named"), "{nonsense:?}");
@@ -135,6 +72,67 @@ fn a_file_that_cannot_be_written_is_refused_before_the_run() {
     let output = run("ws://127.0.0.1:1/", &["--html", "r.out", "--json", "r.out"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("r.out is to be written twice"));
+}
+
+#[test]
+fn the_same_file_is_refused_however_it_is_spelled_and_a_link_is_left_alone() {
+    let files = Files::new("spelled");
+    let (new, spelled) = (files.path("r.out"), files.path("./r.out"));
+    let output = run("ws://127.0.0.1:1/", &["--html", &new, "--json", &spelled]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is to be written twice"));
+
+    let link = files.path("latest.json");
+    std::os::unix::fs::symlink("results.json", &link).unwrap();
+    let output = run(&format!("ws://{}/", start(Behaviour::Echo)), &["--json", &link]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(std::path::Path::new(&link).is_symlink());
+    check_schema(&files.json("results.json"));
+}
+
+#[test]
+fn standard_output_takes_one_file_and_nothing_else() {
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let output = run(&url, &["--json", "-"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    check_schema(&serde_json::from_slice(&output.stdout).expect("nothing but JSON"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("p99"), "people read the rest elsewhere: {output:?}");
+
+    let output = run(&url, &["-q", "--json", "-", "--fail-if", "rate<0"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    check_schema(&serde_json::from_slice(&output.stdout).expect("nothing but JSON"));
+
+    let output = run(&url, &["-q", "--csv", "-"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(lines.starts_with("time_s,") && lines.lines().count() > 1, "{lines}");
+    assert_eq!(run(&url, &["--json", "-", "--csv", "-"]).status.code(), Some(2));
+    assert!(!std::path::Path::new("-").exists(), "no file of this name");
+}
+
+#[test]
+fn what_cannot_be_printed_is_not_a_success() {
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let short = [&SHORT[..], &["-q", &url]].concat();
+    for args in [&short[..], &["run", "--print-scenario"], &["completions", "bash"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
+        let status = command.args(args).stdout(full).stderr(std::process::Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(3), "{args:?}");
+    }
+}
+
+#[test]
+fn manual_pages_and_completions_name_every_option() {
+    let files = Files::new("manual");
+    let output = ringload(&["man", &files.path("man")]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let page = files.text("man/ringload-run.1").replace("\\-", "-");
+    let completions = String::from_utf8(ringload(&["completions", "bash"]).stdout).unwrap();
+    for option in ["--connections", "--stages", "--slow-readers", "--fail-if", "--help-all"] {
+        assert!(page.contains(option) && completions.contains(option), "{option}");
+    }
+    assert!(files.text("man/ringload.1").contains("ringload"));
 }
 
 /// `/dev/full` can be opened, and takes nothing.
@@ -176,32 +174,4 @@ fn a_command_brings_its_server_and_takes_it_along() {
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no licence"), "{output:?}");
     assert_eq!(run(&format!("ws://{address}/"), &["--server-cmd", "'"]).status.code(), Some(2));
-}
-
-/// The page in a real browser, where there is one: it must not complain about anything.
-#[test]
-fn a_browser_shows_the_page_without_complaint() {
-    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
-    else {
-        eprintln!("SKIPPED: there is no Chromium here, the page was not opened");
-        return;
-    };
-    let files = Files::new("browser");
-    let html = files.path("r.html");
-    let output = run(&format!("ws://{}/", start(Behaviour::Echo)), &["--html", &html]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let profile = format!("--user-data-dir={}", files.path("profile"));
-    let url = format!("file://{html}");
-    let output = run_to_end(
-        Command::new(browser)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
-            .args(["--disable-background-networking", "--disable-component-update"])
-            .args(["--enable-logging=stderr", "--dump-dom", &profile, &url]),
-    );
-    let (dom, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(dom.contains("Open connections"), "{dom}\n{log}");
-    let complaints: Vec<_> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
-    assert!(complaints.is_empty(), "{complaints:#?}");
 }

@@ -49,6 +49,8 @@ fn without_frames_the_same_is_checked() {
     }
     assert_eq!(run_any(&[&url, "--size", "0"]).code, Some(2));
     assert_eq!(run_any(&[&url, "--ping-every", "1"]).code, Some(2));
+    assert_eq!(run_any(&[&url, "--expect", "2"]).code, Some(2));
+    assert_eq!(run_any(&[&url, "--expect", "any"]).code, Some(0));
 }
 
 #[test]
@@ -63,30 +65,6 @@ fn without_a_url_it_brings_its_own_server() {
     }
     let outcome = run_any(&["--server-args", "--no-such-option"]);
     assert_eq!(outcome.code, Some(3), "{}", outcome.output);
-}
-
-#[test]
-fn an_interrupt_ends_the_run_early_but_in_order() {
-    let url = format!("ws://{}/", start(Behaviour::Echo));
-    let mut run = Running::start(&["run", &url, "-c", "4", "--warmup", "0", "--duration", "60"]);
-    run.wait_for("measure");
-    run.signal(Signal::INT);
-    let (code, text) = run.end();
-    assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("ended early") && text.contains("latency"), "{text}");
-}
-
-#[test]
-fn a_second_interrupt_ends_it_at_once() {
-    // What is in flight never comes back, and would be waited for.
-    let url = format!("ws://{}/", start(Behaviour::Deaf));
-    let waits = ["--no-greet", "--duration", "60", "--drain-timeout", "60"];
-    let mut run = Running::start(&[&["run", &url, "-c", "4", "--warmup", "0"][..], &waits].concat());
-    run.wait_for("measure");
-    run.signal(Signal::INT);
-    run.wait_for("drain");
-    run.signal(Signal::INT);
-    assert_eq!(run.end().0, Some(130));
 }
 
 #[test]

@@ -136,6 +136,12 @@ fn a_file_can_say_it_all_and_the_command_line_wins() {
     let printed = ringload(&[&["run", "--print-scenario"][..], &file].concat());
     let text = String::from_utf8_lossy(&printed.stdout);
     assert!(text.contains("connections = 99") && text.contains("size = \"10-20\""), "{text}");
+    std::fs::write(&path, format!("url = '{url}'\nfail-if = ['rate>=0', 'errors>0']\nduration = '200ms'\n")).unwrap();
+    let broken = ringload(&[&["run", "-q", "-c", "2", "--warmup", "0"][..], &file].concat());
+    assert_eq!(broken.status.code(), Some(1), "{broken:?}");
+    assert!(String::from_utf8_lossy(&broken.stdout).contains("rate>=0"), "{broken:?}");
+    let overruled = [&["run", "-q", "-c", "2", "--warmup", "0", "--fail-if", "errors>0"][..], &file].concat();
+    assert_eq!(ringload(&overruled).status.code(), Some(0));
     std::fs::write(&path, "sise = 5").unwrap();
     let refused = ringload(&[&["run"][..], &file].concat());
     assert_eq!(refused.status.code(), Some(2));

@@ -4,7 +4,7 @@ mod runner;
 mod server;
 
 use runner::run_any;
-use server::{Behaviour, start, start_tls, start_tls_for};
+use server::{Behaviour, authority, start, start_tls, start_tls_echo_as, start_tls_for};
 
 #[test]
 fn echoes_through_tls_are_checked_like_others() {
@@ -96,4 +96,58 @@ fn what_is_no_tls_is_told_as_such() {
     );
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(outcome(&format!("wss://{nobody}/")).failures(), [("connection refused".to_owned(), 4)]);
+}
+
+/// Writes a file for one test.
+fn file(name: &str, text: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.pem", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_self_signed_certificate_that_is_named_is_trusted_under_its_name() {
+    let certified = authority("chat.example");
+    let address = start_tls_echo_as(&certified, None);
+    let ca = file("self-signed", &certified.cert.pem());
+    let (url, named) = (format!("wss://{address}/"), format!("wss://chat.example:{}/", address.port()));
+    let route = address.to_string();
+    let resolve = format!("chat.example:{}:{}", address.port(), address.ip());
+    for args in [
+        [url.as_str(), "--sni", "chat.example"],
+        [named.as_str(), "--connect-to", &route],
+        [named.as_str(), "--resolve", &resolve],
+    ] {
+        let outcome = run_any(&[&args[..], &["--ca", &ca]].concat());
+        assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.output);
+        assert!(outcome.number("/measured/echoes") > 0, "{args:?}: {}", outcome.output);
+    }
+    let other = run_any(&[&url, "--ca", &ca]);
+    assert!(other.failures()[0].0.contains("another name (--sni"), "{:?}", other.failures());
+    std::fs::remove_file(ca).unwrap();
+}
+
+#[test]
+fn a_server_that_asks_for_a_certificate_is_shown_one() {
+    let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+    let url = format!("wss://{}/", start_tls_echo_as(&authority("localhost"), Some(&client)));
+    let (certificate, key) =
+        (file("client-cert", &client.cert.pem()), file("client-key", &client.signing_key.serialize_pem()));
+    let good = run_any(&[&url, "--insecure", "--cert", &certificate, "--key", &key]);
+    assert_eq!(good.code, Some(0), "{}", good.output);
+    let without = run_any(&[&url, "--insecure"]);
+    assert!(without.failures()[0].0.contains("client certificate (--cert"), "{}", without.output);
+    let keyless = run_any(&[&url, "--insecure", "--cert", &certificate]);
+    assert_eq!(keyless.code, Some(3), "{}", keyless.output);
+    assert!(keyless.output.contains("private key"), "{}", keyless.output);
+    for path in [certificate, key] {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn without_tls_a_tls_port_says_what_it_is() {
+    let outcome = run_any(&[&format!("ws://{}/", start_tls().0)]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    assert!(outcome.output.contains("wss://"), "{}", outcome.output);
 }

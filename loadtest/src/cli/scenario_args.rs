@@ -6,134 +6,216 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Serialize, Serializer};
 
-use super::values::{Active, number, positive_seconds, rate, seconds};
+use super::values::{
+    Active, Depth, Given, Stage, connect_rate, count, count_or_none, messages, positive_seconds, rate, seconds,
+};
+use crate::driver::plan::{Plan, Ramp};
+use crate::message::expect::Expect;
+use crate::message::own::OwnMessages;
 use crate::message::sizes::Sizes;
+use crate::parsing::show_duration;
 use crate::scenario::{Arrivals, Connect, OpenLoop, Scenario, Traffic, Upkeep};
 use crate::search::Quantity;
 use crate::source::SourceList;
+use crate::target::routes::{ConnectTo, Resolve, Routes};
 use crate::tls::TlsOptions;
-use crate::websocket::handshake::Extras;
+use crate::websocket::handshake::{Extras, check_header, is_token};
+
+/// Payload bytes of a message, if nothing else is said.
+const DEFAULT_SIZE: usize = 128;
+
+/// Connections to a server that is somebody's: kind to it, and enough to see something.
+const CONNECTIONS: u32 = 100;
+
+/// Connections to a ringecho that is there for the run only: the demonstration of README.md.
+const OWN_CONNECTIONS: u32 = 10_000;
 
 /// The load. Serialized, this is a scenario file.
 #[derive(Clone, Debug, Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct ScenarioArgs {
-    /// The server, as ws://host:port/path, wss://host/path (TLS), ws+unix:/socket:/path or tcp://host:port (messages
-    /// without frames, for comparison); connections to several take turns. Without it a ringecho is started on a free
-    /// port for the run
+    /// Servers, as ws://host:port/path, wss://, ws+unix: or tcp://; without one, a ringecho for the run
+    ///
+    /// ws://host:port/path, wss://host/path (TLS), ws+unix:/socket:/path, or tcp://host:port (messages without frames, for
+    /// comparison). Connections to several take turns. Without a URL a ringecho is started on a free port for the run.
     #[expect(clippy::doc_markdown, reason = "URLs in a help text")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) url: Vec<String>,
 
-    /// Speak bare TCP with the server started for the run
-    #[arg(long, conflicts_with = "url")]
-    pub(super) tcp: bool,
+    /// Connections [default: 100; without a URL 10k]
+    ///
+    /// With --connection-stages, those that are opened before the first stage [default: 0].
+    #[arg(short = 'c', long, value_name = "N", value_parser = count)]
+    connections: Option<u32>,
 
-    /// Connections to open
-    #[arg(short = 'c', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    connections: u32,
+    /// Change the number of connections in stages, like "1m:10k, 5m:10k, 1m:0"
+    ///
+    /// In each stage it goes, in a straight line, from where it is to that number. The first stage begins with
+    /// --connections; the run takes the time of all stages.
+    #[arg(long, value_name = "STAGES", value_delimiter = ',', conflicts_with = "duration")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    connection_stages: Vec<Stage>,
 
     /// Connections to begin per second; 0 is as fast as it goes
-    #[arg(long, value_name = "N/S", default_value_t = 0.0, value_parser = rate)]
+    #[arg(long, value_name = "N/S", default_value = "0", value_parser = connect_rate)]
     connect_rate: f64,
 
     /// Connections being opened at the same time
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = count)]
     connect_window: u32,
 
     /// Time for a connection to become ready
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = positive_seconds)]
-    #[serde(serialize_with = "as_seconds")]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive_seconds)]
+    #[serde(serialize_with = "as_time")]
     connect_timeout: Duration,
 
     /// Connections that send: a number, or a share like 1%
     #[arg(short = 'a', long, value_name = "N|P%", default_value = "100%")]
     active: Active,
 
-    /// Payload bytes of a message: a size, a range like 16-4096, or sizes with weights like 128:90,65536:10; from 16 on,
-    /// messages carry their connection and sequence number
-    #[arg(short = 's', long, value_name = "BYTES", default_value = "128")]
-    #[serde(serialize_with = "as_text")]
-    size: Sizes,
+    /// Payload of a message, like 16KiB [default: 128]
+    ///
+    /// One size, a range like 16-4KiB (all sizes equally often), or sizes with weights like 128:90,64KiB:10. From 16 bytes on, messages carry their
+    /// connection and sequence number.
+    #[arg(short = 's', long, value_name = "BYTES")]
+    #[serde(serialize_with = "as_maybe_text")]
+    size: Option<Sizes>,
 
-    /// Open loop: so many messages a second, by all active connections together, whether or not echoes have come back;
-    /// latency counts from when a message was due
-    #[arg(short = 'r', long, value_name = "N/S", value_parser = positive)]
+    /// Send this message instead of made-up ones
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["size", "message_file"])]
+    message: Option<String>,
+
+    /// Send the content of this file: as one message, or with --lines each line as one, in turn
+    #[arg(long, value_name = "FILE", conflicts_with = "size")]
+    message_file: Option<PathBuf>,
+
+    /// Each line of --message-file is a message; empty ones are left out
+    #[arg(long, requires = "message_file")]
+    lines: bool,
+
+    /// What is to come back: echo, any, N or none
+    ///
+    /// echo (the default): the message itself, every byte compared. any: one message, whatever it is; others may come unasked. N: so
+    /// many of those. none: nothing is awaited.
+    #[arg(long, value_name = "WHAT", conflicts_with = "no_verify")]
+    #[serde(serialize_with = "as_maybe_text")]
+    expect: Option<Expect>,
+
+    /// The server begins with so many messages on each connection, which are not judged
+    #[arg(long, value_name = "N", default_value = "0", value_parser = count_or_none)]
+    welcome: u32,
+
+    /// Open loop: so many messages per second in all
+    ///
+    /// By all active connections together, whether or not echoes have come back; latency counts from when a message was
+    /// due. Without it, each connection sends when its echo is back (--depth).
+    #[arg(short = 'r', long, value_name = "N/S", value_parser = rate)]
     rate: Option<f64>,
+
+    /// Rate in stages, like "30s:1000, 2m:20k, 30s:0"
+    ///
+    /// In each stage the rate goes, in a straight line, from where it is to that one. The first stage begins with --rate,
+    /// or with 0; the run takes the time of all stages, --warmup included.
+    #[arg(long, value_name = "STAGES", value_delimiter = ',', conflicts_with = "duration")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stages: Vec<Stage>,
 
     /// How the messages of an open loop are spread over time
     #[arg(long, value_enum, default_value_t = Arrivals::Constant)]
     arrivals: Arrivals,
 
-    /// Messages in flight on each active connection at most [default: 1, with --rate unlimited]
-    #[arg(short = 'd', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    depth: Option<u32>,
+    /// Messages in flight per connection [default: 1]
+    ///
+    /// At most; with a rate, they are unlimited by default.
+    #[arg(short = 'd', long, value_name = "N")]
+    depth: Option<Depth>,
 
-    /// Measured time [default: 10, in a search 3]
-    #[arg(short = 't', long, value_name = "SECONDS", value_parser = seconds)]
-    #[serde(serialize_with = "as_maybe_seconds")]
+    /// Measured time [default: 10s; in a search 3s]
+    #[arg(short = 't', long, value_name = "TIME", value_parser = seconds)]
+    #[serde(serialize_with = "as_maybe_time", skip_serializing_if = "Option::is_none")]
     duration: Option<Duration>,
 
-    /// Time with load before measuring begins [default: 2, with --messages 0, in a search 1]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    #[serde(serialize_with = "as_maybe_seconds")]
+    /// Load before that [default: 2s; with --messages or stages 0; in a search 1s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[serde(serialize_with = "as_maybe_time")]
     warmup: Option<Duration>,
 
     /// End after so many messages, or after --duration if that comes first
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = messages)]
     messages: Option<u64>,
 
-    /// Send text messages (printable ASCII)
+    /// Send text messages (printable ASCII). Messages of one's own are text if they are UTF-8, unless --binary is given
     #[arg(long, overrides_with = "binary")]
     text: bool,
 
     /// Send binary messages (the default)
     #[arg(long, overrides_with = "text")]
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     binary: bool,
 
     /// Do not have each connection echo one message before it counts as ready
     #[arg(long)]
     no_greet: bool,
 
-    /// Do not compare echoes with what was sent
+    /// Do not compare echoes with what was sent: the same as --expect any
     #[arg(long)]
+    #[serde(skip)]
     no_verify: bool,
 
-    /// While there is load, close a connection in order and open it again so often; connections take turns
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
-    #[serde(serialize_with = "as_maybe_seconds")]
+    /// Under load, close a connection in order and open it again so often
+    ///
+    /// Connections take turns: it is the time from one to the next, in all.
+    #[arg(long, value_name = "TIME", value_parser = positive_seconds)]
+    #[serde(serialize_with = "as_maybe_time")]
     reconnect_every: Option<Duration>,
 
     /// The same, said differently: how long each connection lives
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds, conflicts_with = "reconnect_every")]
-    #[serde(serialize_with = "as_maybe_seconds")]
+    #[arg(long, value_name = "TIME", value_parser = positive_seconds, conflicts_with = "reconnect_every")]
+    #[serde(serialize_with = "as_maybe_time")]
     lifetime: Option<Duration>,
 
-    /// While there is load, ping each connection so often
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
-    #[serde(serialize_with = "as_maybe_seconds")]
+    /// Under load, ping each connection so often
+    #[arg(long, value_name = "TIME", value_parser = positive_seconds)]
+    #[serde(serialize_with = "as_maybe_time")]
     ping_every: Option<Duration>,
 
     /// Connections that send as much as the server takes, and read nothing; they are not among the active ones
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = count_or_none)]
     slow_readers: u32,
 
-    /// Source addresses: a block like 127.1.0.0/16, or a list of addresses and blocks [default: on IPv4 loopback a block
-    /// in 127.64.0.0/9, otherwise as the kernel chooses]
+    /// Source addresses: a block like 127.1.0.0/16, or a list of addresses and blocks
+    ///
+    /// Default: on IPv4 loopback a block in 127.64.0.0/9, otherwise as the kernel chooses.
     #[arg(long, value_name = "CIDR|LIST")]
     source: Option<String>,
 
-    /// A subprotocol to offer; may be said several times, the most wanted first
+    /// A subprotocol to offer; may be given several times, the most wanted first
     #[arg(long, value_name = "NAME", value_parser = token)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     subprotocol: Vec<String>,
 
-    /// A header of the upgrade request; may be said several times
-    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = header)]
+    /// A header of the request, like "Cookie: a=b"
+    ///
+    /// May be given several times. It replaces that of the same name. {n} in it, or in the URL's path, is the connection's number, {line:FILE} a line
+    /// of a file, the connections taking turns.
+    #[arg(short = 'H', long, value_name = "HEADER", value_parser = header)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     header: Vec<String>,
+
+    /// Connect to this host and port, whatever the URL says
+    ///
+    /// Or for one host and port only, with both before that: HOST:PORT:HOST:PORT; may be given several times.
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_texts")]
+    connect_to: Vec<Given<ConnectTo>>,
+
+    /// Addresses of a host and port, instead of the resolver's
+    ///
+    /// May be given several times.
+    #[arg(long, value_name = "HOST:PORT:ADDRESS[,...]")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_texts")]
+    resolve: Vec<Given<Resolve>>,
 
     /// wss: take any certificate
     #[arg(long)]
@@ -143,44 +225,80 @@ pub(super) struct ScenarioArgs {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
+    /// wss: the name to ask for and to find in the certificate [default: the URL's host]
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
+
+    /// wss: show this certificate (PEM) to a server that asks for one
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+
+    /// wss: the certificate's private key [default: in the same file]
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+
     /// Time to wait for outstanding echoes at the end
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    #[serde(serialize_with = "as_seconds")]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = seconds)]
+    #[serde(serialize_with = "as_time")]
     drain_timeout: Duration,
 
     /// Time for closing all connections in order at the end
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    #[serde(serialize_with = "as_seconds")]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
+    #[serde(serialize_with = "as_time")]
     close_timeout: Duration,
+
+    /// Speak bare TCP with the server started for the run
+    #[arg(long, conflicts_with = "url")]
+    pub(super) tcp: bool,
+
+    /// The conditions of the results that fail the run: on the command line they are among the options of the results.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) fail_if: Vec<String>,
 }
 
 impl ScenarioArgs {
     /// Fills in the defaults that depend on other options.
-    pub(super) fn fill_in(&mut self, is_search: bool) {
-        let (duration, warmup) = match (is_search, self.messages) {
-            (true, _) => (3, 1),
-            (false, Some(_)) => (10, 0),
-            (false, None) => (10, 2),
+    pub(super) fn fill_in(&mut self, search: Option<Quantity>) {
+        let has_stages = !(self.stages.is_empty() && self.connection_stages.is_empty());
+        let (duration, warmup) = match (search, self.messages) {
+            (Some(_), _) => (3, 1),
+            (None, Some(_)) => (10, 0),
+            (None, None) => (10, if has_stages { 0 } else { 2 }),
         };
-        self.duration.get_or_insert(Duration::from_secs(duration));
+        if !has_stages {
+            self.duration.get_or_insert(Duration::from_secs(duration));
+        }
         self.warmup.get_or_insert(Duration::from_secs(warmup));
+        if self.connection_stages.is_empty() {
+            self.connections.get_or_insert(if self.url.is_empty() { OWN_CONNECTIONS } else { CONNECTIONS });
+        }
+        let is_open_loop = self.rate.is_some() || !self.stages.is_empty() || search == Some(Quantity::Rate);
+        self.depth.get_or_insert(if is_open_loop { Depth::Unlimited } else { Depth::Limited(1) });
+        let is_compared = !std::mem::take(&mut self.no_verify);
+        self.expect.get_or_insert(if is_compared { Expect::Echo } else { Expect::Answers(1) });
+        if self.message.is_none() && self.message_file.is_none() {
+            self.size.get_or_insert(Sizes::Fixed(DEFAULT_SIZE));
+        }
     }
 
     /// Gives the quantity that a search varies a value.
     pub(super) fn set(&mut self, quantity: Quantity, value: u64) {
         match quantity {
             Quantity::Rate => self.rate = Some(value as f64),
-            Quantity::Connections => self.connections = u32::try_from(value).unwrap_or(u32::MAX),
+            Quantity::Connections => self.connections = Some(u32::try_from(value).unwrap_or(u32::MAX)),
         }
     }
 
     /// What the options mean, once they are all filled in; refuses those that contradict each other.
     pub(super) fn resolve(&self) -> Result<Scenario, String> {
-        let Some(regular) = self.connections.checked_sub(self.slow_readers) else {
-            return Err(format!(
-                "--slow-readers {} is more than --connections {}",
-                self.slow_readers, self.connections
-            ));
+        let plan = self.plan()?;
+        let connections = match &plan.connections {
+            Some(ramp) => ramp.max().ceil() as u32,
+            None => self.connections.unwrap_or(CONNECTIONS),
+        };
+        let Some(regular) = connections.checked_sub(self.slow_readers) else {
+            return Err(format!("--slow-readers {} is more than --connections {connections}", self.slow_readers));
         };
         let active = match self.active {
             Active::Count(count) if count > regular => {
@@ -189,94 +307,164 @@ impl ScenarioArgs {
             Active::Count(count) => count,
             Active::Percent(percent) => (f64::from(regular) * percent / 100.0).round() as u32,
         };
-        let open = self.rate.map(|rate| OpenLoop { rate, arrivals: self.arrivals });
+        let rate = plan.rate.as_ref().map(Ramp::max).or(self.rate);
+        let open = rate.map(|rate| OpenLoop { rate, arrivals: self.arrivals });
         if open.is_some() && active == 0 {
             return Err("--rate needs active connections".to_owned());
         }
+        let warmup = self.warmup.unwrap_or_default();
+        let duration = self.measured_time(&plan, warmup)?;
+        let own = self.own_messages()?;
+        let expect = self.expect.unwrap_or_default();
+        if expect == Expect::Nothing && active > 0 && open.is_none() {
+            return Err("--expect none needs --rate: nothing comes back that would tell when to send again".to_owned());
+        }
         Ok(Scenario {
-            connections: self.connections,
+            connections,
             connect: Connect {
                 rate: self.connect_rate,
                 window: self.connect_window,
                 timeout: self.connect_timeout,
-                greet: !self.no_greet,
+                greet: !self.no_greet && expect != Expect::Nothing,
             },
             active,
             traffic: Traffic {
-                sizes: self.size.clone(),
-                depth: self.depth.unwrap_or(if open.is_some() { u32::MAX } else { 1 }),
+                sizes: match &own {
+                    Some(own) => own.sizes(),
+                    None => self.size.clone().unwrap_or(Sizes::Fixed(DEFAULT_SIZE)),
+                },
+                depth: match self.depth {
+                    Some(Depth::Limited(depth)) => depth,
+                    Some(Depth::Unlimited) | None => u32::MAX,
+                },
                 open,
-                text: self.text,
-                verify: !self.no_verify,
+                text: self.text || (!self.binary && own.as_ref().is_some_and(OwnMessages::are_text)),
+                own,
+                expect,
+                welcomes: self.welcome,
                 limit: self.messages,
             },
             upkeep: Upkeep {
-                reconnect_every: self.reconnect_every.or_else(|| self.lifetime.map(|it| it / self.connections)),
+                reconnect_every: self.reconnect_every.or_else(|| self.lifetime.map(|it| it / connections)),
                 ping_every: self.ping_every,
                 slow_readers: self.slow_readers,
             },
-            warmup: self.warmup.unwrap_or_default(),
-            duration: self.duration.unwrap_or_default(),
+            plan,
+            warmup,
+            duration,
             drain_timeout: self.drain_timeout,
             close_timeout: self.close_timeout,
         })
     }
 
+    /// How the load changes.
+    fn plan(&self) -> Result<Plan, String> {
+        let rate = ramp("--stages", self.rate.unwrap_or(0.0), &self.stages)?;
+        let connections =
+            ramp("--connection-stages", f64::from(self.connections.unwrap_or(0)), &self.connection_stages)?;
+        if connections.as_ref().is_some_and(|ramp| ramp.max() > f64::from(u32::MAX)) {
+            return Err("--connection-stages: that many connections cannot be".to_owned());
+        }
+        if connections.is_some() && self.slow_readers > 0 {
+            return Err("--slow-readers and --connection-stages cannot be used together".to_owned());
+        }
+        Ok(Plan { connections, rate })
+    }
+
+    /// The time behind the warm-up: as it was asked for, or what the stages leave.
+    fn measured_time(&self, plan: &Plan, warmup: Duration) -> Result<Duration, String> {
+        let stages = plan.connections.iter().chain(&plan.rate).map(Ramp::duration).max();
+        let Some(stages) = stages else { return Ok(self.duration.unwrap_or_default()) };
+        match stages.checked_sub(warmup) {
+            Some(measured) if !measured.is_zero() => Ok(measured),
+            _ => Err("--warmup takes all the time of the stages".to_owned()),
+        }
+    }
+
+    /// The user's messages, if there are any.
+    fn own_messages(&self) -> Result<Option<OwnMessages>, String> {
+        let own = match (&self.message, &self.message_file) {
+            (Some(text), _) => OwnMessages::text(text),
+            (None, Some(path)) => {
+                OwnMessages::read(path, self.lines).map_err(|why| format!("--message-file: {why}"))?
+            }
+            (None, None) => return Ok(None),
+        };
+        if self.text && !own.are_text() {
+            return Err(format!("--text: not all of {} is UTF-8", own.from()));
+        }
+        Ok(Some(own))
+    }
+
     /// What the upgrade requests ask for.
-    pub(super) fn extras(&self) -> Extras {
-        Extras { subprotocols: self.subprotocol.clone(), headers: self.header.clone() }
+    pub(super) fn extras(&self) -> Result<Extras, String> {
+        Extras::new(&self.subprotocol, &self.header).map_err(|error| format!("-H: {error}"))
+    }
+
+    /// Where connections really go.
+    pub(super) fn routes(&self) -> Routes {
+        Routes {
+            connect_to: self.connect_to.iter().map(|it| it.value.clone()).collect(),
+            resolve: self.resolve.iter().map(|it| it.value.clone()).collect(),
+        }
     }
 
     /// Whom to trust.
     pub(super) fn tls(&self) -> TlsOptions {
-        TlsOptions { insecure: self.insecure, ca: self.ca.clone() }
+        TlsOptions {
+            insecure: self.insecure,
+            ca: self.ca.clone(),
+            sni: self.sni.clone(),
+            certificate: self.cert.clone(),
+            key: self.key.clone(),
+        }
     }
 
     /// Where connections come from.
     pub(super) fn sources(&self) -> Result<Option<SourceList>, String> {
         self.source.as_deref().map(|list| list.parse().map_err(|error| format!("--source: {error}"))).transpose()
     }
-
-    /// The options as a scenario file, all defaults included.
-    pub(super) fn to_toml(&self) -> String {
-        toml::to_string(self).expect("options are plain values")
-    }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
-    match number(text)? {
-        rate if rate >= 0.001 => Ok(rate),
-        _ => Err("less than one message in 1000 seconds".to_owned()),
+/// The stages of `option` from `start` on, if there are any.
+fn ramp(option: &str, start: f64, stages: &[Stage]) -> Result<Option<Ramp>, String> {
+    if stages.is_empty() {
+        return Ok(None);
     }
+    let stages: Vec<_> = stages.iter().map(|stage| (stage.time, stage.value)).collect();
+    let ramp = Ramp::new(start, &stages);
+    if ramp.max() <= 0.0 || ramp.duration().is_zero() {
+        return Err(format!("{option}: there is no load in these stages"));
+    }
+    Ok(Some(ramp))
 }
 
-/// A token (RFC 9110 section 5.6.2).
 fn token(text: &str) -> Result<String, String> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.is_empty() || !text.bytes().all(is_token) {
-        return Err("not a token: letters, digits and !#$%&'*+-.^_`|~".to_owned());
+    if is_token(text) {
+        return Ok(text.to_owned());
     }
-    Ok(text.to_owned())
+    Err("not a token: letters, digits and !#$%&'*+-.^_`|~".to_owned())
 }
 
 fn header(text: &str) -> Result<String, String> {
-    let (name, value) = text.split_once(':').ok_or("not a header like `Name: value`")?;
-    token(name)?;
-    if value.bytes().any(|byte| byte.is_ascii_control()) {
-        return Err("a control character in a header".to_owned());
-    }
-    Ok(format!("{name}: {}", value.trim()))
+    check_header(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
-fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
+fn as_texts<T, S: Serializer>(values: &[Given<T>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(|it| &it.text))
+}
+
+fn as_time<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&show_duration(*duration))
 }
 
 #[expect(clippy::ref_option, reason = "serde wants it so")]
-fn as_maybe_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+fn as_maybe_time<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(show_duration).serialize(serializer)
 }
 
-fn as_text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&value.to_string())
+#[expect(clippy::ref_option, reason = "serde wants it so")]
+fn as_maybe_text<S: Serializer>(value: &Option<impl ToString>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(ToString::to_string).serialize(serializer)
 }

@@ -12,9 +12,13 @@ use clap::{Arg, ArgMatches, Args, Command};
 use toml::{Table, Value};
 
 use super::scenario_args::ScenarioArgs;
+use crate::output::files::Results;
 
 /// The key for what is no option on the command line: the targets.
 const URL: &str = "url";
+
+/// The key for what must not be in the results: the one of their options that is part of a scenario.
+const FAIL_IF: &str = "fail-if";
 
 /// The arguments that stand for the scenario file at `path`, where the command line of `command` has `given`.
 pub(super) fn arguments(path: &Path, command: &Command, given: &ArgMatches) -> Result<Vec<OsString>, String> {
@@ -76,8 +80,11 @@ fn argument(key: &str, value: &Value, takes_value: bool) -> Result<Option<OsStri
 type Options = BTreeMap<String, bool>;
 
 fn options() -> Options {
+    let is_option = |arg: &&Arg| name(arg) == FAIL_IF;
+    let results = Results::augment_args(Command::new("results"));
     let command = ScenarioArgs::augment_args(Command::new("scenario"));
-    command.get_arguments().map(|arg| (name(arg).to_owned(), arg.get_action().takes_values())).collect()
+    let args = command.get_arguments().chain(results.get_arguments().filter(is_option));
+    args.map(|arg| (name(arg).to_owned(), arg.get_action().takes_values())).collect()
 }
 
 fn name(arg: &Arg) -> &str {
@@ -95,11 +102,20 @@ mod tests {
     #[test]
     fn keys_are_options() {
         let text = "url = 'ws://a/'\nconnections = 5\nduration = 1.5\nactive = '1%'\ntext = true\nno-greet = false\n\
-                    header = ['A: 1', 'B: 2']\n";
+                    header = ['A: 1', 'B: 2']\nfail-if = ['p99>5ms']\nstages = '1s:5, 2s:0'\n";
         let mut arguments = parse(text, &options(), |_| false).unwrap();
         arguments.sort();
-        let expected =
-            ["--active=1%", "--connections=5", "--duration=1.5", "--header=A: 1", "--header=B: 2", "--text", "ws://a/"];
+        let expected = [
+            "--active=1%",
+            "--connections=5",
+            "--duration=1.5",
+            "--fail-if=p99>5ms",
+            "--header=A: 1",
+            "--header=B: 2",
+            "--stages=1s:5, 2s:0",
+            "--text",
+            "ws://a/",
+        ];
         assert_eq!(arguments, expected.map(OsString::from));
         assert_eq!(parse("header = ['A: 1']\nurl = 'ws://a/'", &options(), |_| true), Ok(Vec::new()));
     }

@@ -2,22 +2,30 @@
 
 use clap::Args;
 
+use super::values::messages;
 use crate::search::{Goal, Quantity, Search};
 
 /// What is to be found.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SearchArgs {
-    /// Find the highest rate that holds, in an open loop, up to N messages a second, in short runs of their own
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "10000000",
-          value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["find_max_connections", "rate", "messages"])]
+    /// Find the highest rate that holds
+    ///
+    /// Up to N messages a second, in an open loop, in a series of short runs.
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "10M",
+          value_parser = messages,
+          conflicts_with_all = ["find_max_connections", "rate", "messages", "stages", "connection_stages"])]
     find_max_rate: Option<u64>,
 
-    /// Find the most connections that hold, up to N or what this machine's memory has room for
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1000000",
-          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    /// Find the most connections that hold
+    ///
+    /// Up to N, or to what this machine's memory has room for, in a series of short runs.
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1M",
+          value_parser = connections, conflicts_with_all = ["stages", "connection_stages"])]
     find_max_connections: Option<u64>,
 
-    /// What holds: latencies within these limits, like p99=10ms or p50=1ms,max=1s
+    /// What holds in a search, like p99=10ms
+    ///
+    /// Several limits are separated by commas: p50=1ms,max=1s.
     #[arg(long, value_name = "GOALS", value_delimiter = ',')]
     slo: Vec<Goal>,
 }
@@ -34,5 +42,15 @@ impl SearchArgs {
             }
             (None, None) => Ok(None),
         }
+    }
+}
+
+/// More connections than any machine holds are a slip.
+const MAX_CONNECTIONS: u64 = 100_000_000;
+
+fn connections(text: &str) -> Result<u64, String> {
+    match messages(text)? {
+        count if count <= MAX_CONNECTIONS => Ok(count),
+        _ => Err(format!("more than {MAX_CONNECTIONS}")),
     }
 }

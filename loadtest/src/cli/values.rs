@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::parsing;
+
 /// A number of connections, or a share of all.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Active {
@@ -12,35 +14,84 @@ pub(super) enum Active {
     Percent(f64),
 }
 
+/// A value together with its text, as a scenario file is to have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Given<T> {
+    pub(super) text: String,
+    pub(super) value: T,
+}
+
+impl<T: FromStr> FromStr for Given<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self { text: text.to_owned(), value: text.parse()? })
+    }
+}
+
 /// A list of processors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cpus(pub(super) Vec<usize>);
 
-/// A number of 0 or more.
-pub(super) fn number(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        _ => Err("not a number of 0 or more".to_owned()),
+/// Messages in flight on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    Limited(u32),
+    Unlimited,
+}
+
+/// A part of the time with load: in that time the load changes, in a straight line, to that value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Stage {
+    pub(super) time: Duration,
+    pub(super) value: f64,
+}
+
+/// A number of connections or processes, at least 1.
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    match count_or_none(text)? {
+        0 => Err("must be more than 0".to_owned()),
+        count => Ok(count),
     }
 }
 
-/// Connections per second.
-pub(super) fn rate(text: &str) -> Result<f64, String> {
-    match number(text)? {
+/// A number of connections, or 0.
+pub(super) fn count_or_none(text: &str) -> Result<u32, String> {
+    u32::try_from(parsing::whole(text)?).map_err(|_| format!("more than {}", u32::MAX))
+}
+
+/// A number of messages, at least 1.
+pub(super) fn messages(text: &str) -> Result<u64, String> {
+    match parsing::whole(text)? {
+        0 => Err("must be more than 0".to_owned()),
+        count => Ok(count),
+    }
+}
+
+/// Connections per second; 0 is no limit.
+pub(super) fn connect_rate(text: &str) -> Result<f64, String> {
+    match per_second(text)? {
         rate if rate > 0.0 && rate < 0.01 => Err("less than one connection in 100 seconds".to_owned()),
         rate => Ok(rate),
     }
 }
 
-/// Longer runs than this are a slip.
-const MAX_SECONDS: f64 = 31.0 * 24.0 * 3600.0;
+/// Messages per second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    match per_second(text)? {
+        rate if rate >= 0.001 => Ok(rate),
+        _ => Err("less than one message in 1000 seconds".to_owned()),
+    }
+}
+
+/// `500`, `10k` or `10k/s`.
+fn per_second(text: &str) -> Result<f64, String> {
+    parsing::number(text.trim().strip_suffix("/s").unwrap_or(text))
+}
 
 /// A duration.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    match number(text)? {
-        seconds if seconds > MAX_SECONDS => Err("longer than a month".to_owned()),
-        seconds => Ok(Duration::from_secs_f64(seconds)),
-    }
+    parsing::duration(text)
 }
 
 /// A duration that is not 0.
@@ -49,17 +100,62 @@ pub(super) fn positive_seconds(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(duration) }
 }
 
+impl FromStr for Depth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "unlimited" {
+            return Ok(Self::Unlimited);
+        }
+        match count(text)? {
+            depth if depth <= MAX_DEPTH => Ok(Self::Limited(depth)),
+            _ => Err(format!("more than {MAX_DEPTH}")),
+        }
+    }
+}
+
+/// More messages in flight on one connection than any socket buffers hold.
+const MAX_DEPTH: u32 = 65_536;
+
+impl Serialize for Depth {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Limited(depth) => serializer.serialize_u32(*depth),
+            Self::Unlimited => serializer.serialize_str("unlimited"),
+        }
+    }
+}
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: String| format!("{text:?} is no stage like 30s:1000 (a time and the value at its end){why}");
+        let (time, value) = text.split_once(':').ok_or_else(|| wrong(String::new()))?;
+        let time = seconds(time.trim()).map_err(|error| wrong(format!(": {error}")))?;
+        let value = per_second(value).map_err(|error| wrong(format!(": {error}")))?;
+        Ok(Self { time, value })
+    }
+}
+
+impl Serialize for Stage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}:{}", parsing::show_duration(self.time), self.value))
+    }
+}
+
 impl FromStr for Active {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(percent) = text.strip_suffix('%') {
-            return match number(percent)? {
+            return match parsing::number(percent)? {
                 percent if percent <= 100.0 => Ok(Self::Percent(percent)),
                 _ => Err("more than 100%".to_owned()),
             };
         }
-        text.parse().map(Self::Count).map_err(|_| "neither a number of connections nor a share like 1%".to_owned())
+        let wrong = |_| "neither a number of connections nor a share like 1%".to_owned();
+        count_or_none(text).map(Self::Count).map_err(wrong)
     }
 }
 
@@ -94,6 +190,17 @@ impl FromStr for Cpus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stage_is_a_time_and_a_value() {
+        let stage = |text: &str| text.parse::<Stage>().map(|stage| (stage.time, stage.value));
+        assert_eq!(stage(" 2m:20k"), Ok((Duration::from_secs(120), 20_000.0)));
+        assert_eq!(stage("1.5: 0"), Ok((Duration::from_millis(1500), 0.0)));
+        assert_eq!(stage("30s:500/s"), Ok((Duration::from_secs(30), 500.0)));
+        for wrong in ["", "30s", "30s:", ":5", "30s:-1", "x:5", "30s:5:6"] {
+            assert!(stage(wrong).unwrap_err().contains("is no stage like 30s:1000"), "{wrong}");
+        }
+    }
 
     #[test]
     fn lists_of_processors() {

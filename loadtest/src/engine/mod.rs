@@ -1,27 +1,20 @@
-//! Moves the bytes: one ring per thread, batched, with no buffer for an idle connection.
+//! Moves the bytes: does what the [driver](crate::driver) wants, and tells it what happens.
 //!
-//! `worker` is the loop, `receiving` an echo's way in, `sending` a message's way out; `opening` and `closing` are the two
-//! ends of a connection's life, `upkeep` what happens to it in between; `sends` holds what is being sent; `operations` are
-//! the submissions and their names. `tls` is the other, simpler way for `wss://` targets.
+//! There are two transports, `ring` on `io_uring` and `epoll` for machines that forbid it, each with a thread's own ring or
+//! epoll set. `layer` is what lies between them and the driver: nothing, or TLS. `sends` holds what is being sent.
 
-mod alarms;
-mod closing;
-mod connection;
-mod opening;
-mod operations;
-mod receiving;
-mod sending;
+mod epoll;
+mod layer;
+mod ring;
 mod sends;
-mod stamps;
 mod tls;
-mod upkeep;
-mod worker;
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use ringio::{Ring, opcode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockAddr;
@@ -29,7 +22,7 @@ use thiserror::Error;
 
 use crate::control::Control;
 use crate::message::Messages;
-use crate::scenario::{Part, Scenario};
+use crate::scenario::{Part, Scenario, Transport};
 use crate::source::Sources;
 use crate::stats::Tally;
 use crate::websocket::handshake::UpgradeRequest;
@@ -41,6 +34,8 @@ pub struct Shared {
     pub scenario: Scenario,
     /// Where it goes: connections take turns.
     pub endpoints: Vec<Endpoint>,
+    /// The addresses of all endpoints, in the kernel's form.
+    pub addresses: Vec<SockAddr>,
     /// Where it comes from.
     pub sources: Sources,
     /// How TLS is spoken, if it is.
@@ -55,13 +50,17 @@ pub struct Shared {
     pub threads: u32,
     /// How many processors they may use.
     pub cpus: u32,
+    /// When a Close was last answered, in nanoseconds since the epoch.
+    pub close_answered_ns: AtomicU64,
+    /// Who moves the bytes: not [`Transport::Auto`] any more.
+    pub transport: Transport,
 }
 
 /// One target.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Its address, in the kernel's form.
-    pub address: SockAddr,
+    /// Which of all addresses are its own: one at least.
+    pub addresses: Range<usize>,
     /// The upgrade request.
     pub request: UpgradeRequest,
     /// The name in its certificate, for TLS.
@@ -72,20 +71,14 @@ impl Shared {
     /// The endpoint of connection number `number`.
     #[inline]
     #[must_use]
-    pub fn endpoint_of(&self, number: u32) -> usize {
-        number as usize % self.endpoints.len()
-    }
-
-    /// The upgrade request of connection number `number`.
-    #[must_use]
-    pub fn request_of(&self, number: u32) -> &UpgradeRequest {
-        &self.endpoints[self.endpoint_of(number)].request
+    pub fn endpoint_of(&self, number: u32) -> &Endpoint {
+        &self.endpoints[number as usize % self.endpoints.len()]
     }
 
     /// Bytes of the longest upgrade request.
     #[must_use]
     pub fn longest_request(&self) -> usize {
-        self.endpoints.iter().map(|endpoint| endpoint.request.len()).max().unwrap_or(0)
+        self.endpoints.iter().map(|endpoint| endpoint.request.max_len()).max().unwrap_or(0)
     }
 }
 
@@ -114,23 +107,22 @@ pub enum EngineError {
 
 /// Runs one thread's part until the control says [`Stop`](crate::control::Phase::Stop).
 pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
-    if shared.tls.is_some() {
-        return tls::run(shared, part);
+    match shared.transport {
+        Transport::Epoll => epoll::run(shared, part).map_err(EngineError::Epoll),
+        Transport::Ring | Transport::Auto => ring::run(shared, part),
     }
-    let mut worker = worker::Worker::new(shared, part)?;
-    worker.run().map_err(EngineError::Enter)?;
-    Ok(worker.into_tally())
 }
 
-/// Whether this kernel has all operations that a run needs: to set options of sockets through the ring, and to bind them.
-fn check_kernel(ring: &Ring, sets_options: bool, binds: bool) -> Result<(), EngineError> {
-    let lacks = |code| ring.lacks(&[code]).map(|lacking| lacking.is_some()).map_err(EngineError::Ring);
-    if binds && lacks(opcode::Bind::CODE)? {
-        return Err(EngineError::OldKernel("IORING_OP_BIND", "6.11"));
+/// The transport for a run to these targets, which `binds` its sockets to source addresses or not: the ring, or epoll if it
+/// is `wanted` or if this machine forbids rings, which is said in one line.
+pub fn choose(wanted: Transport, targets: &[SockAddr], binds: bool) -> Result<Transport, EngineError> {
+    match (wanted, ring::check(targets, binds)) {
+        (Transport::Epoll, _) => Ok(Transport::Epoll),
+        (_, Ok(())) => Ok(Transport::Ring),
+        (Transport::Ring, Err(error)) => Err(error),
+        (Transport::Auto, Err(error)) => {
+            eprintln!("ringload: using epoll, which costs more per message: {error}");
+            Ok(Transport::Epoll)
+        }
     }
-    // A command of IORING_OP_URING_CMD, for which the kernel cannot be asked: this operation came with the same version.
-    if sets_options && lacks(opcode::FutexWait::CODE)? {
-        return Err(EngineError::OldKernel("SOCKET_URING_OP_SETSOCKOPT", "6.7"));
-    }
-    Ok(())
 }

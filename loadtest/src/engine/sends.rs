@@ -2,14 +2,17 @@
 
 use std::num::NonZeroU32;
 
-use ringio::Operation;
-
-use super::operations::{self, SendMode, Token};
+use super::Shared;
+use crate::driver::Output;
 use crate::message::{ID_LEN, MessageId, Messages};
+use crate::scenario::Traffic;
 use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, client_header_len, write_client_header};
 
 /// A buffer's bytes at most: what is due beyond that follows in the next send.
 const MAX_BUFFER: usize = 64 * 1024;
+
+/// The least that a buffer holds: an upgrade request or two control frames.
+const MIN_BUFFER: usize = 512;
 
 /// Parts of a large message in one send at most.
 const MAX_PARTS: usize = 8;
@@ -31,7 +34,7 @@ pub(super) struct SendBuffer {
     bytes: Box<[u8]>,
     len: usize,
     sent: usize,
-    /// Bytes in the operation made last.
+    /// Bytes in the last offer.
     offered: usize,
     /// The large message whose payload follows behind the bytes, and from which position on.
     large: Option<(MessageId, usize)>,
@@ -46,6 +49,12 @@ struct Vectors {
 }
 
 impl Sends {
+    /// For a thread of a run.
+    pub(super) fn of(shared: &Shared) -> Self {
+        let minimum = shared.longest_request().max(MIN_BUFFER);
+        Self::new(&shared.messages, messages_per_send(&shared.scenario.traffic), minimum)
+    }
+
     /// Buffers for `depth` messages at a time, and for at least `minimum` bytes.
     pub(super) fn new(messages: &Messages, depth: u32, minimum: usize) -> Self {
         let copied = messages.copied_at_most();
@@ -79,6 +88,12 @@ impl Sends {
     }
 }
 
+/// Messages that a buffer has room for. A stalled server makes every connection of an open loop hold a buffer, so those
+/// are small.
+fn messages_per_send(traffic: &Traffic) -> u32 {
+    if traffic.open.is_some() { traffic.depth.min(16) } else { traffic.depth }
+}
+
 impl SendBuffer {
     /// Whether everything has been sent.
     #[inline]
@@ -102,29 +117,54 @@ impl SendBuffer {
         }
     }
 
-    /// The kernel has taken all that the last operation offered.
+    /// The kernel has taken all that was offered last.
     #[inline]
     pub(super) fn advance_all(&mut self, messages: &Messages) {
         self.advance(self.offered, messages);
     }
 
-    /// Lets `write` fill the empty buffer and say how much it wrote.
-    pub(super) fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
-        debug_assert!(self.is_empty(), "filling a buffer in use");
-        self.len = write(&mut self.bytes);
+    /// Makes room for `len` bytes in the empty buffer.
+    pub(super) fn reserve(&mut self, len: usize) {
+        debug_assert!(self.is_empty(), "growing a buffer in use");
+        if self.bytes.len() < len {
+            self.bytes = vec![0; len.next_power_of_two()].into();
+        }
     }
 
-    /// Whether message `id` can be added. A large one has a buffer to itself.
+    /// What has not been sent yet, or the first parts of it. Everything that the offer names stays where it is as long as
+    /// this buffer is not written to and `messages` lives.
     #[inline]
-    pub(super) fn has_room(&self, id: MessageId, messages: &Messages) -> bool {
+    pub(super) fn offer(&mut self, messages: &Messages) -> Offer<'_> {
+        let bytes = &self.bytes[self.sent..self.len];
+        let Some((id, at)) = self.large else {
+            self.offered = bytes.len();
+            return Offer::Bytes(bytes);
+        };
+        let vectors = self.vectors.get_or_insert_with(Vectors::new);
+        self.offered = vectors.set(bytes, id, at, messages);
+        Offer::Parts(&vectors.header)
+    }
+}
+
+/// What is to be handed to the kernel.
+pub(super) enum Offer<'a> {
+    /// Bytes that follow each other.
+    Bytes(&'a [u8]),
+    /// Several pieces of memory.
+    Parts(&'a libc::msghdr),
+}
+
+impl Output for SendBuffer {
+    /// A large message has a buffer to itself.
+    #[inline]
+    fn has_room(&self, id: MessageId, messages: &Messages) -> bool {
         let size = messages.size_of(id);
         let frame = client_header_len(size) + size;
         self.is_empty() || (self.large.is_none() && !messages.is_large(id) && self.bytes.len() - self.len >= frame)
     }
 
-    /// Adds message `id` as one masked frame.
     #[inline]
-    pub(super) fn add_message(&mut self, id: MessageId, messages: &Messages) {
+    fn add_message(&mut self, id: MessageId, messages: &Messages) {
         let (key, size, is_large) = (messages.masking_key(id), messages.size_of(id), messages.is_large(id));
         if messages.are_framed() {
             let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
@@ -136,28 +176,8 @@ impl SendBuffer {
         self.large = is_large.then_some((id, copied));
     }
 
-    /// The operation that sends what has not been sent yet. Everything it names stays where it is as long as this
-    /// buffer is not written to and `messages` lives.
-    ///
-    /// # Safety
-    /// With [`SendMode::Wait`] that must be until the send has completed.
-    #[inline]
-    pub(super) unsafe fn operation<'m>(
-        &'m mut self,
-        token: Token,
-        messages: &'m Messages,
-        mode: SendMode,
-    ) -> Operation<'m> {
-        let bytes = &self.bytes[self.sent..self.len];
-        let Some((id, at)) = self.large else {
-            self.offered = bytes.len();
-            // SAFETY: the caller's promise.
-            return unsafe { operations::send(token, bytes, mode) };
-        };
-        let vectors = self.vectors.get_or_insert_with(Vectors::new);
-        self.offered = vectors.set(bytes, id, at, messages);
-        // SAFETY: `set` has made the header of parts of this buffer and of `messages`; the caller's promise.
-        unsafe { operations::send_parts(token, &vectors.header, mode) }
+    fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+        self.len += write(&mut self.bytes[self.len..]);
     }
 }
 
@@ -194,7 +214,6 @@ impl Vectors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::operations::Kind;
     use crate::message::mask;
 
     fn id(sequence: u32) -> MessageId {
@@ -225,8 +244,7 @@ mod tests {
 
     /// What the kernel would read for the next send of this buffer.
     fn parts(buffer: &mut SendBuffer, messages: &Messages) -> Vec<u8> {
-        // SAFETY: not a waiting send.
-        let _ = unsafe { buffer.operation(Token::of_worker(Kind::Send), messages, SendMode::Try) };
+        assert!(matches!(buffer.offer(messages), Offer::Parts(_)));
         let vectors = buffer.vectors.as_ref().expect("a large message");
         let mut bytes = Vec::new();
         for part in &vectors.parts[..vectors.header.msg_iovlen] {

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::parsing;
+
 /// The largest message.
 pub const MAX_SIZE: usize = 1 << 30;
 
@@ -98,12 +100,14 @@ fn below(random: u64, bound: u64) -> u64 {
 impl FromStr for Sizes {
     type Err = String;
 
-    /// `128`, `16-4096`, or `128:90,65536:10`.
+    /// `128`, `16-4KiB`, or `128:90,64KiB:10`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let size = |text: &str| match text.trim().parse::<usize>() {
-            Ok(size) if size <= MAX_SIZE => Ok(size),
-            Ok(_) => Err(format!("more than {MAX_SIZE} bytes")),
-            Err(_) => Err("not a size like 128, a range like 16-4096 or a list like 128:90,65536:10".to_owned()),
+        let size = |text: &str| match parsing::bytes(text.trim()) {
+            Ok(size) if size <= MAX_SIZE as u64 => Ok(size as usize),
+            Ok(_) => Err("more than 1 GiB".to_owned()),
+            Err(_) => {
+                Err("not a size like 128 or 16KiB, a range like 16-4KiB or a list like 128:90,64KiB:10".to_owned())
+            }
         };
         if text.contains(':') {
             let weighted = |part: &str| {
@@ -147,6 +151,8 @@ mod tests {
         for text in ["0", "128", "16-4096", "128:90,65536:10"] {
             assert_eq!(text.parse::<Sizes>().unwrap().to_string(), text);
         }
+        assert_eq!("1KiB-2KiB".parse::<Sizes>().unwrap().to_string(), "1024-2048");
+        assert_eq!("128:90,64KiB:10".parse::<Sizes>().unwrap().to_string(), "128:90,65536:10");
         for wrong in ["", "x", "5-5", "9-5", "-1", "1:0", "1:2,3", "1073741825", "1:x"] {
             assert!(wrong.parse::<Sizes>().is_err(), "{wrong}");
         }

@@ -1,18 +1,60 @@
 //! The time series for spreadsheets: one line per sample, all fields numbers but the phase; what is not known is empty.
 
-use std::io::{self, Write};
+use std::io::{self, LineWriter, Write};
+use std::path::Path;
 
+use super::files;
 use crate::series::{ProcessSample, Sample};
 
 /// Writes the series under a line of headings.
 pub fn write(series: &[Sample], file: &mut impl Write) -> io::Result<()> {
+    write_headings(file)?;
+    series.iter().try_for_each(|sample| write_sample(sample, file))
+}
+
+fn write_headings(file: &mut impl Write) -> io::Result<()> {
     let headings: Vec<_> = columns(None).into_iter().map(|(heading, _)| heading).collect();
-    writeln!(file, "{}", headings.join(","))?;
-    for sample in series {
-        let fields: Vec<_> = columns(Some(sample)).into_iter().map(|(_, field)| field).collect();
-        writeln!(file, "{}", fields.join(","))?;
+    file.write_all((headings.join(",") + "\n").as_bytes())
+}
+
+fn write_sample(sample: &Sample, file: &mut impl Write) -> io::Result<()> {
+    let fields: Vec<_> = columns(Some(sample)).into_iter().map(|(_, field)| field).collect();
+    // In one piece: whoever reads along sees whole lines.
+    file.write_all((fields.join(",") + "\n").as_bytes())
+}
+
+/// A file that grows while the run goes on: what has been measured is there, however the run ends.
+pub(super) struct CsvLog(io::Result<Output>);
+
+/// Where the lines go.
+type Output = LineWriter<Box<dyn Write>>;
+
+impl std::fmt::Debug for CsvLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("CsvLog").field(&self.0.as_ref().map(|_| "open")).finish()
     }
-    Ok(())
+}
+
+impl CsvLog {
+    /// Begins it. An error does not end the run; it is told at the end.
+    pub(super) fn create(path: &Path) -> Self {
+        let created = files::create(path).map(LineWriter::new);
+        Self(created.and_then(|mut file| write_headings(&mut file).map(|()| file)))
+    }
+
+    /// Adds a line.
+    pub(super) fn add(&mut self, sample: &Sample) {
+        if let Ok(file) = &mut self.0
+            && let Err(error) = write_sample(sample, file)
+        {
+            self.0 = Err(error);
+        }
+    }
+
+    /// How it went.
+    pub(super) fn finish(self) -> io::Result<()> {
+        super::unless_nobody_reads(self.0.and_then(|mut file| file.flush()))
+    }
 }
 
 /// Headings and fields beside each other, so that they cannot get out of step.

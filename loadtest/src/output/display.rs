@@ -1,12 +1,13 @@
 //! What is shown while a run goes on: a live screen on a terminal, a line a second elsewhere, or nothing.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use super::progress::Lines;
 use super::say;
 use super::screen::Screen;
+use super::terminal;
 use crate::control::Phase;
+use crate::interrupt::Interrupt;
 use crate::series::Sample;
 use crate::stats::Counts;
 
@@ -34,16 +35,15 @@ pub enum Display {
 }
 
 impl Display {
-    /// Begins to show a run that `headline` describes.
+    /// Begins to show a run that `headline` describes, and that `interrupt` ends.
     #[must_use]
-    pub fn new(show: Show, headline: &str) -> Self {
-        let is_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    pub fn new(show: Show, headline: &str, interrupt: &Interrupt) -> Self {
         if show == Show::Nothing {
             return Self::Nothing;
         }
-        if show == Show::Best && is_terminal {
+        if show == Show::Best && super::is_on_stdout() && terminal::can_be_taken() {
             // A terminal that cannot be drawn on still takes lines.
-            if let Ok(screen) = Screen::open(headline.to_owned()) {
+            if let Ok(screen) = Screen::open(headline.to_owned(), interrupt.clone()) {
                 return Self::Screen(Box::new(screen));
             }
         }
@@ -75,11 +75,10 @@ impl Display {
         }
     }
 
-    /// To be called all the time. True if the user wants the run to end.
-    pub fn refresh(&mut self, counts: &Counts) -> bool {
-        match self {
-            Self::Screen(screen) => screen.refresh(counts),
-            _ => false,
+    /// To be called all the time.
+    pub fn refresh(&mut self, counts: &Counts) {
+        if let Self::Screen(screen) = self {
+            screen.refresh(counts);
         }
     }
 }

@@ -1,19 +1,25 @@
 //! The files that the results are written to, and the flags that name them.
 
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::diff::Diff;
+use super::live::Live;
 use super::report::Report;
-use super::{csv, hdr, html, json, say, table};
+use super::{csv, hdr, html, json, summary, table, tell};
 use crate::thresholds::{self, Threshold};
 
 /// Where the results go beside the table, and what must not be in them. Shared by `run` and `report`.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Results")]
 pub struct Results {
-    /// Write everything as JSON (docs/ringload.schema.json); `ringload report` reads it again
+    /// Write everything as JSON; - is standard output
+    ///
+    /// Its form is docs/ringload.schema.json; `ringload report` reads it again. With - what people read goes to standard
+    /// error, with --quiet nowhere.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
@@ -21,15 +27,25 @@ pub struct Results {
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
 
-    /// Write a page with charts: one file that needs no network
+    /// Write a page with charts
+    ///
+    /// One file that needs no network.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+
+    /// Append a summary in Markdown, as for "$GITHUB_STEP_SUMMARY"
+    #[arg(long, value_name = "FILE")]
+    #[expect(clippy::doc_markdown, reason = "a help text, in which the variable is to be read as it is written")]
+    pub summary: Option<PathBuf>,
 
     /// Write the latencies of each second in the log format of `HdrHistogram`
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
 
-    /// Fail (exit code 1) where this holds, like "p99>5ms", "errors>0" or "rate<100000"; may be given several times
+    /// Exit code 1 if this holds, like "p99>5ms"
+    ///
+    /// Like "errors>0" or "rate<100k"; may be given several times. docs/LOADTEST.md lists what can be named, and so does
+    /// the message about a condition that names nothing.
     #[arg(long, value_name = "CONDITION", action = clap::ArgAction::Append)]
     pub fail_if: Vec<Threshold>,
 }
@@ -43,64 +59,229 @@ impl WriteError {
     fn new(path: &Path, error: &io::Error) -> Self {
         Self(format!("{}: {error}", path.display()))
     }
+
+    /// What was to be printed could not be.
+    #[must_use]
+    pub fn to_stdout(error: &io::Error) -> Self {
+        Self(format!("to standard output: {error}"))
+    }
 }
 
 impl Results {
-    /// Refuses files that would be written over each other.
+    /// The files, as they are named.
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.json, &self.csv, &self.html, &self.hdr, &self.summary].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// Whether one of the files is standard output.
+    #[must_use]
+    pub fn take_stdout(&self) -> bool {
+        self.paths().any(is_stdout)
+    }
+
+    /// Refuses files that would be written over each other, however their paths are spelled.
     pub fn resolve(&self) -> Result<(), String> {
-        let files: Vec<_> = [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten().collect();
-        let twice = files.iter().enumerate().find(|&(index, file)| files[..index].contains(file) && !is_device(file));
-        twice.map_or(Ok(()), |(_, file)| Err(format!("{} is to be written twice", file.display())))
+        let mut seen = Vec::new();
+        for path in self.paths() {
+            let Some(file) = Identity::of(path) else { continue };
+            if seen.contains(&file) {
+                return Err(format!("{} is to be written twice", path.display()));
+            }
+            seen.push(file);
+        }
+        Ok(())
     }
 
     /// Refuses, before a long run, files that cannot be written. It leaves none behind.
     pub fn check(&self) -> Result<(), WriteError> {
-        for path in [&self.json, &self.csv, &self.html, &self.hdr].into_iter().flatten() {
+        for path in self.paths().filter(|path| !is_stdout(path)) {
             let is_new = !path.exists();
+            let file = end_of_links(path);
             let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
             opened
-                .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
+                .and_then(|_| if is_new { std::fs::remove_file(file) } else { Ok(()) })
                 .map_err(|error| WriteError::new(path, &error))?;
         }
         Ok(())
     }
 
+    /// Whether anything is to be written.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.paths().next().is_some()
+    }
+
+    /// Prints two results side by side and writes the files that can show them so.
+    pub fn publish_diff(&self, diff: &Diff) -> Result<(), WriteError> {
+        let written = [
+            tell(format_args!("{}", diff.render())).map_err(|error| WriteError::to_stdout(&error)),
+            write(self.html.as_deref(), |file| html::write_diff(diff, file)),
+            append(self.summary.as_deref(), &summary::of_diff(diff)),
+        ];
+        all_written(written)
+    }
+
     /// Prints the table, writes the files and judges. True if nothing was wrong and no threshold was broken. A file that
     /// cannot be written keeps nothing else from being tried: a run is not to be had again.
-    pub fn publish(&self, report: &Report) -> Result<bool, WriteError> {
-        say(format_args!("{}", table::render(report)));
+    ///
+    /// The CSV file has been written by `live` if that has one.
+    pub fn publish(&self, report: &Report, live: Live) -> Result<bool, WriteError> {
+        let breaches = thresholds::breaches(&self.fail_if, report);
         let written = [
+            tell(format_args!("{}", table::render(report, &breaches))).map_err(|error| WriteError::to_stdout(&error)),
             write(self.json.as_deref(), |file| json::write(report, file)),
-            write(self.csv.as_deref(), |file| csv::write(&report.series, file)),
-            write(self.html.as_deref(), |file| html::write(report, file)),
+            match (live.csv_result(), &self.csv) {
+                (Some(result), Some(path)) => result.map_err(|error| WriteError::new(path, &error)),
+                _ => write(self.csv.as_deref(), |file| csv::write(&report.series, file)),
+            },
+            append(self.summary.as_deref(), &summary::of_run(report, &breaches)),
+            write(self.html.as_deref(), |file| html::write(report, &breaches, file)),
             write(self.hdr.as_deref(), |file| hdr::write(report, file)),
         ];
-        let breaches = thresholds::breaches(&self.fail_if, report);
-        for breach in &breaches {
-            say(format_args!("{:<14} {breach}\n", "FAILED"));
-        }
-        let unwritten: Vec<_> = written.into_iter().filter_map(|it| it.err().map(|error| error.0)).collect();
-        if !unwritten.is_empty() {
-            return Err(WriteError(unwritten.join("; ")));
-        }
+        all_written(written)?;
         Ok(report.ok && breaches.is_empty())
     }
 }
 
-/// What is written there does not stay: `/dev/null`, a pipe.
-fn is_device(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
+fn all_written<const N: usize>(written: [Result<(), WriteError>; N]) -> Result<(), WriteError> {
+    let unwritten: Vec<_> = written.into_iter().filter_map(|it| it.err().map(|error| error.0)).collect();
+    if unwritten.is_empty() { Ok(()) } else { Err(WriteError(unwritten.join("; "))) }
 }
 
-fn write(
-    path: Option<&Path>,
-    content: impl FnOnce(&mut io::BufWriter<std::fs::File>) -> io::Result<()>,
-) -> Result<(), WriteError> {
+/// The name of standard output among files.
+const STDOUT: &str = "-";
+
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == STDOUT
+}
+
+/// What tells a file from others, whatever the path to it looks like.
+#[derive(PartialEq, Eq)]
+enum Identity {
+    Stdout,
+    /// By device and inode.
+    Existing(u64, u64),
+    /// By the place where it is going to be.
+    New(PathBuf),
+}
+
+impl Identity {
+    /// `None` where several may be written: what goes to `/dev/null` or a pipe does not stay.
+    fn of(path: &Path) -> Option<Self> {
+        if is_stdout(path) {
+            return Some(Self::Stdout);
+        }
+        match std::fs::metadata(path) {
+            Ok(metadata) => metadata.is_file().then(|| Self::Existing(metadata.dev(), metadata.ino())),
+            Err(_) => Some(Self::New(end_of_links(path))),
+        }
+    }
+}
+
+/// Where a file is going to be that does not exist yet: behind links that lead nowhere, in a directory of one name.
+fn end_of_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&path) {
+            Ok(target) => path = directory(&path).join(target),
+            Err(_) => break,
+        }
+    }
+    match (std::fs::canonicalize(directory(&path)), path.file_name()) {
+        (Ok(directory), Some(name)) => directory.join(name),
+        _ => path,
+    }
+}
+
+/// The kernel's own limit on links in a row.
+const MAX_LINKS: usize = 40;
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Behind what is there already: the steps of a job share one file.
+fn append(path: Option<&Path>, text: &str) -> Result<(), WriteError> {
+    let Some(path) = path else { return Ok(()) };
+    if is_stdout(path) {
+        return write(Some(path), |file| file.write_all(text.as_bytes()));
+    }
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| WriteError::new(path, &error))
+}
+
+/// The file at `path`, empty, or standard output.
+pub(super) fn create(path: &Path) -> io::Result<Box<dyn Write>> {
+    Ok(if is_stdout(path) { Box::new(io::stdout()) } else { Box::new(std::fs::File::create(path)?) })
+}
+
+type Output = io::BufWriter<Box<dyn Write>>;
+
+fn write(path: Option<&Path>, content: impl FnOnce(&mut Output) -> io::Result<()>) -> Result<(), WriteError> {
     let Some(path) = path else { return Ok(()) };
     let all = || {
-        let mut file = io::BufWriter::new(std::fs::File::create(path)?);
-        content(&mut file)?;
-        file.flush()
+        let mut output = io::BufWriter::new(create(path)?);
+        content(&mut output)?;
+        output.flush()
     };
-    all().map_err(|error| WriteError::new(path, &error))
+    let written = if is_stdout(path) { super::unless_nobody_reads(all()) } else { all() };
+    written.map_err(|error| WriteError::new(path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of its own; it is gone when this is dropped.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ringload-{test}-{}", std::process::id()));
+            std::fs::create_dir_all(path.join("sub")).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn two(json: &Path, html: &Path) -> Results {
+        Results { json: Some(json.to_owned()), html: Some(html.to_owned()), ..Results::default() }
+    }
+
+    #[test]
+    fn a_file_is_the_same_however_it_is_spelled() {
+        let directory = Directory::new("same-file");
+        let at = |name: &str| directory.0.join(name);
+        let is_refused = |json: &str, html: &str| two(&at(json), &at(html)).resolve().is_err();
+        assert!(is_refused("new", "./new") && is_refused("new", "sub/../new"));
+        assert!(!is_refused("new", "other") && !is_refused("new", "sub/new"));
+        std::os::unix::fs::symlink("new", at("link")).unwrap();
+        assert!(is_refused("link", "new"), "before the file is there");
+        std::fs::write(at("new"), "").unwrap();
+        std::fs::hard_link(at("new"), at("hard")).unwrap();
+        assert!(is_refused("link", "new") && is_refused("hard", "link"), "and when it is there");
+        assert!(two(Path::new("-"), Path::new("-")).resolve().is_err());
+        assert!(two(Path::new("/dev/null"), Path::new("/dev/null")).resolve().is_ok());
+    }
+
+    #[test]
+    fn the_check_leaves_everything_as_it_was() {
+        let directory = Directory::new("check");
+        let at = |name: &str| directory.0.join(name);
+        std::os::unix::fs::symlink("sub/later", at("dangling")).unwrap();
+        std::fs::write(at("old"), "content").unwrap();
+        two(&at("dangling"), &at("old")).check().unwrap();
+        two(&at("new"), Path::new("-")).check().unwrap();
+        assert!(at("dangling").is_symlink() && !at("sub/later").exists() && !at("new").exists());
+        assert_eq!(std::fs::read_to_string(at("old")).unwrap(), "content");
+        assert!(two(&at("no/directory"), &at("old")).check().is_err());
+    }
 }

@@ -3,25 +3,51 @@
 //! It is drawn here, as SVG, and readable without any script; the small script only reads values out under the pointer.
 
 mod chart;
+mod diff;
 mod facts;
+mod heat;
+mod over_time;
 mod percentiles;
 
 use std::io::{self, Write};
 
-use self::chart::{Chart, Line};
+pub(super) use self::facts::asked_for;
+use super::diff::Diff;
 use super::report::Report;
-use super::table::count;
-use crate::series::Sample;
+use super::units::count;
+use crate::thresholds::Breach;
 use crate::verdict::Bound;
 
 const STYLE: &str = include_str!("html/style.css");
 const SCRIPT: &str = include_str!("html/script.js");
 
-const MIB: f64 = 1024.0 * 1024.0;
-
-/// Writes the page.
-pub fn write(report: &Report, file: &mut impl Write) -> io::Result<()> {
+/// Writes the page of one result.
+pub fn write(report: &Report, breaches: &[Breach], file: &mut impl Write) -> io::Result<()> {
     let title = title(report);
+    begin(&title, file)?;
+    writeln!(file, "<header><h1>{}</h1>{}</header>\n<main>", escape(&title), facts::result(report, breaches))?;
+    writeln!(file, "{}{}", verdict(report), facts::key_figures(report))?;
+    writeln!(file, "<section><h2>Over time</h2>\n<div class=\"charts\">")?;
+    for figure in over_time::figures(&report.series) {
+        writeln!(file, "{figure}")?;
+    }
+    writeln!(file, "</div></section>")?;
+    if let Some(section) = percentiles::section(report) {
+        writeln!(file, "{section}")?;
+    }
+    writeln!(file, "{}{}{}", facts::details(report), facts::scenario(report), facts::machines(report))?;
+    end(report, file)
+}
+
+/// Writes the page of two results side by side.
+pub fn write_diff(diff: &Diff, file: &mut impl Write) -> io::Result<()> {
+    let title = format!("{} and {}", diff.names[0], diff.names[1]);
+    begin(&title, file)?;
+    writeln!(file, "<header><h1>{}</h1></header>\n<main>\n{}", escape(&title), diff::sections(diff))?;
+    end(diff.reports[1], file)
+}
+
+fn begin(title: &str, file: &mut impl Write) -> io::Result<()> {
     writeln!(file, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>")?;
     writeln!(file, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>")?;
     writeln!(file, "<meta name=\"color-scheme\" content=\"light dark\"/>")?;
@@ -29,18 +55,10 @@ pub fn write(report: &Report, file: &mut impl Write) -> io::Result<()> {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
     writeln!(file, "<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\"/>")?;
     writeln!(file, "<link rel=\"icon\" href=\"data:,\"/>")?;
-    writeln!(file, "<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>", escape(&title))?;
-    writeln!(file, "<header><h1>{}</h1>{}</header>\n<main>", escape(&title), facts::result(report))?;
-    writeln!(file, "{}{}", verdict(report), facts::key_figures(report))?;
-    writeln!(file, "<section><h2>Over time</h2>\n<div class=\"charts\">")?;
-    for chart in charts(&report.series) {
-        writeln!(file, "{}", chart.render())?;
-    }
-    writeln!(file, "</div></section>")?;
-    if let Some(section) = percentiles::section(report) {
-        writeln!(file, "{section}")?;
-    }
-    writeln!(file, "{}{}{}", facts::details(report), facts::scenario(report), facts::machines(report))?;
+    writeln!(file, "<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>", escape(title))
+}
+
+fn end(report: &Report, file: &mut impl Write) -> io::Result<()> {
     let tail = format!("ringload {}, form of results {}", report.ringload, report.version);
     writeln!(file, "</main>\n<footer>{}</footer>\n<script>\n{SCRIPT}</script>\n</body>\n</html>", escape(&tail))
 }
@@ -56,7 +74,7 @@ fn title(report: &Report) -> String {
 fn verdict(report: &Report) -> String {
     let Some(verdict) = &report.verdict else { return String::new() };
     let class = match verdict.bound {
-        Bound::GeneratorBound | Bound::MachineBound => "warn",
+        Bound::GeneratorBound | Bound::MachineBound | Bound::ServerEnded => "warn",
         Bound::ServerBound | Bound::Neither | Bound::Unknown => "plain",
     };
     let mut warnings = String::new();
@@ -66,78 +84,6 @@ fn verdict(report: &Report) -> String {
     let warnings = if warnings.is_empty() { warnings } else { format!("<ul class=\"warnings\">{warnings}</ul>") };
     let (name, reason) = (escape(verdict.bound.name()), escape(&verdict.reason));
     format!("<section class=\"verdict {class}\"><h2>Verdict: {name}</h2><p>{reason}</p>{warnings}</section>\n")
-}
-
-fn charts(series: &[Sample]) -> Vec<Chart> {
-    let line = |name, color, value: &dyn Fn(&Sample) -> Option<f64>| {
-        // A sample speaks of its whole interval: the first one begins where that does.
-        let begin = series.first().map(|first| (first.time_s - first.interval_s, value(first)));
-        let points = begin.into_iter().chain(series.iter().map(|sample| (sample.time_s, value(sample)))).collect();
-        Line { name, color, points }
-    };
-    let server = |value: fn(&crate::series::ProcessSample) -> Option<f64>| {
-        move |sample: &Sample| sample.server.as_ref().and_then(value)
-    };
-    let charts = [
-        ("Open connections", "connections", false, vec![line("open", 0, &|it| Some(it.connections_open as f64))]),
-        ("Connections opened", "connections/s", false, vec![line("opened", 0, &|it| Some(it.connections_per_s))]),
-        ("Rate", "echoes/s", false, vec![line("echoes", 0, &|it| Some(it.echoes_per_s))]),
-        ("Payload, each way", "MiB/s", false, vec![line("payload", 0, &|it| Some(it.payload_bytes_per_s / MIB))]),
-        (
-            "Latency of each second",
-            "µs, log scale",
-            true,
-            vec![
-                line("p50", 0, &|it| Some(it.latency_us?.p50)),
-                line("p99", 1, &|it| Some(it.latency_us?.p99)),
-                line("max", 2, &|it| Some(it.latency_us?.max)),
-            ],
-        ),
-        (
-            "Processor time",
-            "cores",
-            false,
-            vec![
-                line("server", 0, &server(|it| Some(it.cores()))),
-                line("server, user space only", 2, &server(|it| Some(it.cpu_user_cores))),
-                line("load generator", 1, &|it| Some(it.load.cores())),
-            ],
-        ),
-        (
-            "Memory of the processes",
-            "MiB",
-            false,
-            vec![
-                line("server, resident", 0, &server(|it| Some(it.rss_bytes as f64 / MIB))),
-                line("server, proportional", 2, &server(|it| Some(it.pss_bytes? as f64 / MIB))),
-                line("load generator", 1, &|it| Some(it.load.rss_bytes as f64 / MIB)),
-            ],
-        ),
-        (
-            "Memory of the kernel",
-            "MiB",
-            false,
-            vec![
-                line("slab", 0, &|it| Some(it.kernel.slab_bytes as f64 / MIB)),
-                line("TCP queues", 1, &|it| Some(it.kernel.tcp_queue_bytes as f64 / MIB)),
-            ],
-        ),
-    ];
-    let phases = phases(series);
-    let chart = |(title, unit, log, lines)| Chart { title, unit, log, lines, phases: phases.clone() };
-    charts.into_iter().map(chart).filter(Chart::shows_something).collect()
-}
-
-/// The phases with the times at which they end.
-fn phases(series: &[Sample]) -> Vec<(&'static str, f64)> {
-    let mut phases: Vec<(&'static str, f64)> = Vec::new();
-    for sample in series {
-        match phases.last_mut() {
-            Some((name, end)) if *name == sample.phase.name() => *end = sample.time_s,
-            _ => phases.push((sample.phase.name(), sample.time_s)),
-        }
-    }
-    phases
 }
 
 /// Text as it may stand in an element or an attribute.
@@ -161,12 +107,12 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::report::tests::report;
-    use super::super::report::{Failure, Report};
+    use super::super::report::{EarlyEnd, Failure, Report};
     use super::*;
 
     fn page(report: &Report) -> String {
         let mut page = Vec::new();
-        write(report, &mut page).unwrap();
+        write(report, &[], &mut page).unwrap();
         String::from_utf8(page).unwrap()
     }
 
@@ -207,6 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn two_results_are_laid_side_by_side() {
+        let (before, mut after) = (report(), report());
+        after.measured.as_mut().unwrap().echoes_per_s = 500.0;
+        let mut page = Vec::new();
+        let names = ["<before>".to_owned(), "after".to_owned()];
+        write_diff(&Diff::of([&before, &after], names), &mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        check_tags(&page);
+        assert!(page.contains("&lt;before&gt;") && page.contains("-50 %") && page.contains("class=\"worse\""));
+        assert_eq!(page.matches("<b>Rate</b>").count(), 2, "one chart of each");
+    }
+
+    #[test]
     fn nothing_is_loaded_from_anywhere() {
         let page = page(&report());
         for reference in ["src=", "@import", "url(", "fetch(", "XMLHttpRequest", "http://", "https://"] {
@@ -219,7 +178,10 @@ mod tests {
     fn what_servers_say_cannot_become_markup() {
         let mut hostile = report();
         let cause = "<script>alert(1)</script>&\u{1}\"".to_owned();
-        hostile.connections.failures.push(Failure { cause, count: 1, remedy: Some("<u>".to_owned()) });
+        let (address, said) = ("<i>".to_owned(), Some("<i>".to_owned()));
+        hostile.connections.failures.push(Failure { cause, address, count: 1, said, remedy: Some("<u>".to_owned()) });
+        let (how, reason) = ("<i>".to_owned(), Some("<u>".to_owned()));
+        hostile.connections.early_ends.push(EarlyEnd { how, code: None, reason, count: 1, remedy: None });
         hostile.runs[0].target = "ws://x/?a=<i>&b='\"".to_owned();
         let page = page(&hostile);
         check_tags(&page);

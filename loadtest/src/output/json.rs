@@ -20,6 +20,9 @@ pub enum ReadError {
     /// Its content.
     #[error("{0} does not hold results of ringload: {1}")]
     Content(PathBuf, serde_json::Error),
+    /// A histogram in it.
+    #[error("{0}: {1} cannot be decoded (the file is damaged)")]
+    Histogram(PathBuf, String),
     /// Its version.
     #[error("{0} has version {1} of the results' form, this ringload reads version {VERSION}")]
     Version(PathBuf, u32),
@@ -37,7 +40,26 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     if version != VERSION {
         return Err(ReadError::Version(path.to_owned(), version));
     }
-    serde_json::from_str(&text).map_err(content)
+    let report: Report = serde_json::from_str(&text).map_err(content)?;
+    match damaged_histogram(&report) {
+        Some(name) => Err(ReadError::Histogram(path.to_owned(), name)),
+        None => Ok(report),
+    }
+}
+
+/// The name of a histogram that is none: merged without it, percentiles would be those of the other runs.
+fn damaged_histogram(report: &Report) -> Option<String> {
+    let measured = report.measured.as_ref();
+    let of_the_run = [
+        ("connections.latency_histogram", report.connections.latency_histogram.as_ref()),
+        ("ping_histogram", report.ping_histogram.as_ref()),
+        ("measured.latency_histogram", measured.and_then(|it| it.latency_histogram.as_ref())),
+        ("measured.lag_histogram", measured.and_then(|it| it.lag_histogram.as_ref())),
+    ];
+    let of_samples = report.series.iter().map(|sample| sample.latency_histogram.as_ref()).enumerate();
+    let of_samples = of_samples.map(|(index, it)| (format!("series[{index}].latency_histogram"), it));
+    let mut all = of_the_run.into_iter().map(|(name, it)| (name.to_owned(), it)).chain(of_samples);
+    all.find(|(_, it)| it.is_some_and(|it| it.decode().is_none())).map(|(name, _)| name)
 }
 
 #[cfg(test)]
@@ -54,6 +76,12 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ringload-json-{}.json", std::process::id()));
         std::fs::write(&path, &written).unwrap();
         assert_eq!(read(&path).unwrap(), report());
+        let whole = String::from_utf8(written).unwrap();
+        let histogram = report().measured.unwrap().latency_histogram.unwrap();
+        let damaged = whole.replacen(histogram.text(), "HISTFAAAAAAA", 1);
+        std::fs::write(&path, damaged).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("measured.latency_histogram cannot be decoded"), "{error}");
         std::fs::write(&path, r#"{"version": 999}"#).unwrap();
         assert!(matches!(read(&path), Err(ReadError::Version(_, 999))));
         std::fs::write(&path, "{}").unwrap();
@@ -66,7 +94,7 @@ mod tests {
     #[test]
     fn the_schema_is_that_of_the_types() {
         let mut schema = schemars::schema_for!(Report);
-        schema.insert("title".to_owned(), "Results of ringload, version 2".into());
+        schema.insert("title".to_owned(), format!("Results of ringload, version {VERSION}").into());
         let schema = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         if std::env::var_os("UPDATE_SCHEMA").is_some() {
             std::fs::write(SCHEMA, &schema).unwrap();

@@ -4,17 +4,21 @@
 //! Runs on several machines against one server are told apart by their machines' boot ids. What two runs saw of the same
 //! thing (the server's process, a machine's kernel) counts once.
 
+mod groups;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::groups::{Group, Groups};
+
 use super::report::{
-    Connections, CpuReport, Failure, LatencyReport, MeasuredReport, MemoryAt, MemoryMarks, MemoryReport, MessageCounts,
-    Report, RunReport, Violation,
+    Connections, CpuReport, EarlyEnd, Failure, LatencyReport, MeasuredReport, MemoryAt, MemoryMarks, MemoryReport,
+    MessageCounts, Report, RunReport, Violation,
 };
 use crate::sampling::{KernelMemory, Memory};
 use crate::series::{Encoded, ProcessSample, Sample, SampleLatency};
 use crate::verdict::Verdict;
 
-/// Merges runs; `None` if there are none.
+/// Merges runs that can be one result ([`Groups`]); `None` if there are none.
 #[must_use]
 pub fn merge(reports: &[Report]) -> Option<Report> {
     let [first, rest @ ..] = reports else { return None };
@@ -22,7 +26,13 @@ pub fn merge(reports: &[Report]) -> Option<Report> {
         return Some(first.clone());
     }
     let seen = Seen::of(reports);
-    let verdicts: Vec<_> = reports.iter().filter_map(|it| Some((it.name(), it.verdict.clone()?))).collect();
+    let verdicts: Vec<_> =
+        reports.iter().zip(names(reports)).filter_map(|(it, name)| Some((name, it.verdict.clone()?))).collect();
+    let (ping_us, ping_histogram) = latencies(reports.iter().filter_map(|it| it.ping_histogram.as_ref()));
+    let mut verdict = Verdict::together(&verdicts);
+    if let Some(verdict) = &mut verdict {
+        verdict.warnings.splice(0..0, groups::overlap_warning(reports));
+    }
     Some(Report {
         version: first.version,
         ringload: first.ringload.clone(),
@@ -31,17 +41,29 @@ pub fn merge(reports: &[Report]) -> Option<Report> {
         runs: reports.iter().flat_map(|report| report.runs.clone()).collect(),
         connections: connections(reports),
         messages: messages(reports),
+        ping_us,
+        ping_histogram,
         measured: measured(reports, &seen),
-        verdict: Verdict::together(&verdicts),
+        verdict,
         memory: memory(reports, &seen),
         series: series(reports, &seen),
     })
 }
 
-impl Report {
-    fn name(&self) -> String {
-        self.runs.first().map(|run| run.machine.hostname.clone()).unwrap_or_default()
-    }
+/// The hosts' names; where one has several runs, with the run's number.
+fn names(reports: &[Report]) -> Vec<String> {
+    let host = |report: &Report| report.runs.first().map(|run| run.machine.hostname.clone()).unwrap_or_default();
+    let hosts: Vec<_> = reports.iter().map(host).collect();
+    let name = |(index, host): (usize, &String)| {
+        let is_alone = hosts.iter().filter(|other| *other == host).count() == 1;
+        if is_alone { host.clone() } else { format!("{host} (run {})", index + 1) }
+    };
+    hosts.iter().enumerate().map(name).collect()
+}
+
+/// When the first of its runs began, which is where its series begins.
+fn started(report: &Report) -> f64 {
+    report.runs.iter().map(|run| run.started_unix_s).fold(f64::INFINITY, f64::min).min(f64::MAX)
 }
 
 /// Which of the reports are the first to tell of their server and of their machine.
@@ -73,37 +95,57 @@ fn sum<T>(items: &[T], value: impl Fn(&T) -> u64) -> u64 {
 }
 
 fn connections(reports: &[Report]) -> Connections {
-    let mut failures: BTreeMap<String, Failure> = BTreeMap::new();
     let mut violations: BTreeMap<String, Violation> = BTreeMap::new();
+    let mut early_ends: BTreeMap<(String, Option<String>), EarlyEnd> = BTreeMap::new();
     for report in reports {
-        for it in &report.connections.failures {
-            let failure = failures.entry(it.cause.clone()).or_insert_with(|| Failure { count: 0, ..it.clone() });
-            failure.count += it.count;
-        }
         for it in &report.connections.violations {
             let violation = violations.entry(it.what.clone()).or_insert_with(|| Violation { count: 0, ..it.clone() });
             violation.count += it.count;
+        }
+        for it in &report.connections.early_ends {
+            let key = (it.how.clone(), it.reason.clone());
+            early_ends.entry(key).or_insert_with(|| EarlyEnd { count: 0, ..it.clone() }).count += it.count;
         }
     }
     let all: Vec<_> = reports.iter().map(|report| &report.connections).collect();
     let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
     Connections {
         requested: sum(&all, |it| it.requested),
+        ready: sum(&all, |it| it.ready),
+        failed_at_first: sum(&all, |it| it.failed_at_first),
+        untried: sum(&all, |it| it.untried),
+        not_opened: sum(&all, |it| it.not_opened),
         attempted: sum(&all, |it| it.attempted),
         opened: sum(&all, |it| it.opened),
         failed: sum(&all, |it| it.failed),
-        failures: failures.into_values().collect(),
+        failures: failures(reports, |it| &it.failures),
+        detours: failures(reports, |it| &it.detours),
+        early_ends: early_ends.into_values().collect(),
         closed_early: sum(&all, |it| it.closed_early),
         violations: violations.into_values().collect(),
         connect_s: all.iter().map(|it| it.connect_s).fold(0.0, f64::max),
         opened_per_s: all.iter().map(|it| it.opened_per_s).sum(),
         closes_sent: sum(&all, |it| it.closes_sent),
         closes_answered: sum(&all, |it| it.closes_answered),
+        close_timeouts: sum(&all, |it| it.close_timeouts),
+        lingered: sum(&all, |it| it.lingered),
+        no_close_notify: sum(&all, |it| it.no_close_notify),
+        retired: sum(&all, |it| it.retired),
         recycled: sum(&all, |it| it.recycled),
         slow_ended: sum(&all, |it| it.slow_ended),
         latency_us,
         latency_histogram,
     }
+}
+
+/// Failures for the same cause at the same address are added.
+fn failures(reports: &[Report], of: fn(&Connections) -> &Vec<Failure>) -> Vec<Failure> {
+    let mut sum: BTreeMap<(String, String), Failure> = BTreeMap::new();
+    for it in reports.iter().flat_map(|report| of(&report.connections)) {
+        let key = (it.cause.clone(), it.address.clone());
+        sum.entry(key).or_insert_with(|| Failure { count: 0, ..it.clone() }).count += it.count;
+    }
+    sum.into_values().collect()
 }
 
 fn messages(reports: &[Report]) -> MessageCounts {
@@ -117,10 +159,15 @@ fn messages(reports: &[Report]) -> MessageCounts {
         late: sum(&all, |it| it.late),
         duplicated: sum(&all, |it| it.duplicated),
         unexpected: sum(&all, |it| it.unexpected),
+        unawaited: sum(&all, |it| it.unawaited),
+        pushed: sum(&all, |it| it.pushed),
+        welcomes: sum(&all, |it| it.welcomes),
         unsent: sum(&all, |it| it.unsent),
         pings_answered: sum(&all, |it| it.pings_answered),
         pings_sent: sum(&all, |it| it.pings_sent),
+        pings_unanswered: sum(&all, |it| it.pings_unanswered),
         pongs: sum(&all, |it| it.pongs),
+        pongs_unasked: sum(&all, |it| it.pongs_unasked),
         slow_sent: sum(&all, |it| it.slow_sent),
     }
 }
@@ -139,6 +186,7 @@ fn measured(reports: &[Report], seen: &Seen) -> Option<MeasuredReport> {
         seconds: all.iter().map(|it| it.seconds).fold(0.0, f64::max),
         echoes,
         echoes_per_s: all.iter().map(|it| it.echoes_per_s).sum(),
+        offered_per_s: all.iter().filter_map(|it| it.offered_per_s).reduce(|sum, other| sum + other),
         payload_bytes_per_s: all.iter().map(|it| it.payload_bytes_per_s).sum(),
         latency_us,
         latency_histogram,
@@ -166,6 +214,7 @@ fn cpu(all: &[&CpuReport], echoes: u64) -> Option<CpuReport> {
         // Numbers of several machines' processors mean nothing together.
         cpus: if let [one] = all { one.cpus.clone() } else { Vec::new() },
         others_cores: total(|it| it.others_cores),
+        throttling: all.iter().filter_map(|it| it.throttling.clone()).max_by(|a, b| a.share().total_cmp(&b.share())),
         us_per_echo: (echoes > 0).then(|| used_s * 1e6 / echoes as f64),
     })
 }
@@ -200,7 +249,6 @@ fn add_kernel(sum: KernelMemory, other: KernelMemory) -> KernelMemory {
 
 /// Samples whose ends are nearest to the same second by the clock become one.
 fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
-    let started = |report: &Report| report.runs.first().map_or(0.0, |run| run.started_unix_s);
     let zero = reports.iter().map(started).fold(f64::INFINITY, f64::min);
     let mut seconds: BTreeMap<i64, Vec<Sample>> = BTreeMap::new();
     for (index, report) in reports.iter().enumerate() {
@@ -310,6 +358,15 @@ mod tests {
         assert_eq!(rates, [1000, 900 + 1000, 900]);
         let both = merged.series[1].latency_histogram.as_ref().unwrap().decode().unwrap();
         assert_eq!(both.len(), 1900);
+    }
+
+    #[test]
+    fn two_runs_of_one_host_have_names_of_their_own() {
+        let mut other = of_machine("b", None, 1000.0);
+        other.runs[0].machine.hostname = "elsewhere".to_owned();
+        let host = report().runs[0].machine.hostname.clone();
+        let names = names(&[of_machine("a", None, 1000.0), other, of_machine("a", None, 1000.0)]);
+        assert_eq!(names, [format!("{host} (run 1)"), "elsewhere".to_owned(), format!("{host} (run 3)")]);
     }
 
     #[test]

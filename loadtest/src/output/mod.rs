@@ -1,20 +1,74 @@
 //! What a run shows: a screen or lines while it goes on; at its end a table, and files for people and programs.
 
 pub mod csv;
+pub mod diff;
 pub mod display;
 pub mod files;
 pub mod hdr;
 pub mod html;
 pub mod json;
+pub mod live;
 pub mod merge;
+pub mod metrics;
 pub mod progress;
 pub mod report;
+pub mod result;
 pub mod screen;
+pub mod summary;
 pub mod table;
+pub mod terminal;
+pub mod units;
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Writes to standard output. That nobody reads it any more (`| head`) is no reason to end: there are files, too.
+/// Where people read what is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Voice {
+    /// Standard output.
+    Stdout,
+    /// Standard error, because standard output takes one of the files.
+    Stderr,
+    /// Nowhere.
+    Nowhere,
+}
+
+static VOICE: AtomicU8 = AtomicU8::new(Voice::Stdout as u8);
+
+/// From here on people read what is said there.
+pub fn speak_on(voice: Voice) {
+    VOICE.store(voice as u8, Ordering::Relaxed);
+}
+
+/// Whether people read standard output.
+#[must_use]
+pub fn is_on_stdout() -> bool {
+    VOICE.load(Ordering::Relaxed) == Voice::Stdout as u8
+}
+
+/// Says something by the way. That it cannot be read (`| head`, a full disk) is no reason to end.
 pub fn say(text: std::fmt::Arguments) {
-    let _ = std::io::stdout().write_fmt(text);
+    let _ = tell(text);
+}
+
+/// Says a result. That nobody reads it any more is no fault; that it is lost, as on a full disk, is one.
+pub fn tell(text: std::fmt::Arguments) -> io::Result<()> {
+    let written = match VOICE.load(Ordering::Relaxed) {
+        voice if voice == Voice::Stdout as u8 => {
+            let mut out = io::stdout().lock();
+            out.write_fmt(text).and_then(|()| out.flush())
+        }
+        voice if voice == Voice::Stderr as u8 => io::stderr().write_fmt(text),
+        _ => Ok(()),
+    };
+    unless_nobody_reads(written)
+}
+
+/// An error, unless it says that the reader of a pipe has gone.
+pub(crate) fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }

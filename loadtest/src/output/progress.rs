@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::say;
-use super::table::{bytes, count};
+use super::units::{bytes, count, time};
 use crate::control::Phase;
 use crate::series::Sample;
 use crate::stats::{Counter, Counts};
@@ -45,7 +45,7 @@ fn line(sample: &Sample, counts: &Counts) -> String {
     if sample.phase == Phase::Connect {
         line = format!("{line} {:>7}/s connects", count(sample.connections_per_s as u64));
     } else if let Some(latency) = &sample.latency_us {
-        line = format!("{line}  p50 {:.0} p99 {:.0} µs", latency.p50, latency.p99);
+        line = format!("{line}  p50 {} p99 {}", time(latency.p50), time(latency.p99));
     }
     line = format!("{line}  load cpu {:>3.0} %", sample.load.cores() * 100.0);
     if let Some(server) = &sample.server {
@@ -81,7 +81,7 @@ mod tests {
         let measuring = sample(3.0, 12_345.0, 80);
         assert_eq!(
             line(&measuring, &counts),
-            "   3.0 s  measure        100 open    12,345/s echoes  p50 80 p99 80 µs  load cpu  25 %, server cpu  50 %, 0 B"
+            "   3.0 s  measure        100 open    12,345/s echoes  p50 80.4 µs p99 80.4 µs  load cpu  25 %, server cpu  50 %, 0 B"
         );
         counts[Counter::Lost] = 7;
         let connecting = Sample { phase: Phase::Connect, connections_per_s: 5000.0, ..measuring };

@@ -1,50 +1,28 @@
 //! The results of a run, computed once and shown in several ways. This is also the form of the JSON output, which
 //! `ringload report` reads again.
 
-use std::time::Duration;
+mod connections;
+mod messages;
+mod outcome;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::connections::{Connections, EarlyEnd, Failure, Violation};
+pub use self::messages::MessageCounts;
+pub use self::outcome::{Measured, MemoryMarks, Outcome, Usage};
 use crate::machine::Machine;
-use crate::sampling::{CpuTime, KernelMemory, Memory};
+use crate::sampling::quota::Throttling;
+use crate::sampling::{KernelMemory, Memory};
 use crate::scenario::{Arrivals, Scenario};
 use crate::series::{Encoded, Sample};
-use crate::stats::{Counter, Latencies, Tally};
-use crate::verdict::Verdict;
+use crate::stats::{Counter, Counts, Latencies, Tally};
+use crate::verdict::{Doubts, Verdict};
 
 /// Changes with the form of [`Report`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// With fewer connections than this, what grows is something else.
 const MIN_CONNECTIONS: u64 = 1000;
-
-/// What was measured between two moments.
-#[derive(Clone, Debug)]
-pub struct Measured {
-    /// From one to the other.
-    pub time: Duration,
-    /// Echoes in between.
-    pub echoes: u64,
-    /// What the server used, if its process is known.
-    pub server: Option<Usage>,
-    /// What the load generator used.
-    pub load: Usage,
-}
-
-/// What one side used between two moments.
-#[derive(Clone, Debug, Default)]
-pub struct Usage {
-    /// Processor time.
-    pub cpu: CpuTime,
-    /// That of its busiest thread.
-    pub busiest_thread: Duration,
-    /// Processors that it may use.
-    pub cpus: Vec<usize>,
-    /// How many of them it can keep busy: not more than it has threads for.
-    pub cores_max: usize,
-    /// What processes of neither side used of these processors.
-    pub others: Duration,
-}
 
 /// Memory at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,60 +35,6 @@ pub struct MemoryAt {
     pub load: Memory,
     /// The kernel's.
     pub kernel: KernelMemory,
-}
-
-/// Memory over the run.
-#[derive(Clone, Copy, Debug)]
-pub struct MemoryMarks {
-    /// Before the first connection.
-    pub before: MemoryAt,
-    /// With all connections open and nothing going on.
-    pub idle: MemoryAt,
-    /// After the load.
-    pub at_end: MemoryAt,
-    /// Connections that were open for `idle`.
-    pub open_when_idle: u64,
-}
-
-/// All that a run yields.
-#[derive(Debug)]
-pub struct Outcome<'a> {
-    /// What was asked for.
-    pub scenario: &'a Scenario,
-    /// The server's URL.
-    pub target: String,
-    /// Its process.
-    pub server_pid: Option<u32>,
-    /// Threads of the load generator.
-    pub threads: u32,
-    /// When the run began, since the Unix epoch.
-    pub started: Duration,
-    /// What was counted.
-    pub tally: Tally,
-    /// How long it took to open the connections.
-    pub connect_time: Duration,
-    /// The measured time, if it came.
-    pub measured: Option<Measured>,
-    /// Memory.
-    pub memory: MemoryMarks,
-    /// The samples.
-    pub series: Vec<Sample>,
-    /// Whether the run was ended early.
-    pub interrupted: bool,
-    /// Whether the server's process ended before the run did.
-    pub has_server_ended: bool,
-}
-
-impl Outcome<'_> {
-    /// What makes the results doubtful, beside the use of processors.
-    fn doubts(&self) -> Vec<String> {
-        let (sent, unsent) = (self.tally.counts[Counter::Sent], self.tally.counts[Counter::Unsent]);
-        let unsent_percent = unsent as f64 / (sent + unsent).max(1) as f64 * 100.0;
-        let unsent = format!("{unsent_percent:.0} % of the messages that were due had not been sent at the end");
-        let ended = "the server's process ended before the run did".to_owned();
-        let doubts = [(self.has_server_ended, ended), (unsent_percent >= 1.0, unsent)];
-        doubts.into_iter().filter_map(|(holds, doubt)| holds.then_some(doubt)).collect()
-    }
 }
 
 /// The results.
@@ -132,6 +56,10 @@ pub struct Report {
     pub connections: Connections,
     /// What became of the messages, over the whole run.
     pub messages: MessageCounts,
+    /// From a ping to its pong, over the whole run; absent without pongs.
+    pub ping_us: Option<LatencyReport>,
+    /// The same in full: nanoseconds to three significant digits.
+    pub ping_histogram: Option<Encoded>,
     /// The measured time; absent if it never came.
     pub measured: Option<MeasuredReport>,
     /// What limited the rate; absent if nothing was measured.
@@ -151,8 +79,12 @@ pub struct RunReport {
     pub target: String,
     /// The server's process, if it is known.
     pub server_pid: Option<u32>,
-    /// Threads of the load generator.
+    /// The load generator's process.
+    pub pid: u32,
+    /// Its threads.
     pub threads: u32,
+    /// Who moved its bytes: `ring` or `epoll`.
+    pub transport: String,
     /// When the run began, in seconds since the Unix epoch.
     pub started_unix_s: f64,
     /// What was asked for.
@@ -180,81 +112,23 @@ pub struct Load {
     pub arrivals: Option<Arrivals>,
     /// Messages in flight on each active connection at most; absent if there is no limit.
     pub depth: Option<u32>,
+    /// Where the user's own messages are from; absent if they are made up.
+    pub own_messages: Option<String>,
     pub text: bool,
+    /// What was expected to come back: `echo`, `any`, `none`, or a number of answers.
+    pub expect: String,
+    /// Messages with which the server was to begin on each connection.
+    pub welcomes: u32,
+    /// Whether every byte of every echo was compared.
     pub verify: bool,
+    /// What was verified, in words.
+    pub verified: String,
     pub messages: Option<u64>,
     pub reconnect_every_s: Option<f64>,
     pub ping_every_s: Option<f64>,
     pub slow_readers: u32,
     pub warmup_s: f64,
     pub duration_s: f64,
-}
-
-/// What became of the connections.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "see `Counter`")]
-pub struct Connections {
-    pub requested: u64,
-    pub attempted: u64,
-    pub opened: u64,
-    pub failed: u64,
-    pub failures: Vec<Failure>,
-    pub closed_early: u64,
-    pub violations: Vec<Violation>,
-    pub connect_s: f64,
-    pub opened_per_s: f64,
-    pub closes_sent: u64,
-    pub closes_answered: u64,
-    pub recycled: u64,
-    pub slow_ended: u64,
-    /// From the beginning of an attempt to a ready connection; absent without connections.
-    pub latency_us: Option<LatencyReport>,
-    /// The same in full: nanoseconds to three significant digits.
-    pub latency_histogram: Option<Encoded>,
-}
-
-/// Attempts that failed for one cause.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Failure {
-    pub cause: String,
-    pub count: u64,
-    pub remedy: Option<String>,
-}
-
-/// Connections on which the server broke the protocol in one way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Violation {
-    pub what: String,
-    pub count: u64,
-}
-
-/// What became of the messages.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "see `Counter`")]
-pub struct MessageCounts {
-    pub sent: u64,
-    pub echoed: u64,
-    pub lost: u64,
-    pub reordered: u64,
-    pub corrupted: u64,
-    pub late: u64,
-    pub duplicated: u64,
-    pub unexpected: u64,
-    pub unsent: u64,
-    pub pings_answered: u64,
-    pub pings_sent: u64,
-    pub pongs: u64,
-    pub slow_sent: u64,
 }
 
 /// The measured time.
@@ -268,6 +142,8 @@ pub struct MeasuredReport {
     pub echoes: u64,
     /// Per second.
     pub echoes_per_s: f64,
+    /// Messages that were due per second, on connections that were open; absent in a closed loop.
+    pub offered_per_s: Option<f64>,
     /// Payload bytes per second, in each direction.
     pub payload_bytes_per_s: f64,
     /// From sending a message, or in an open loop from when it was due, to the last byte of its echo; absent without
@@ -275,7 +151,7 @@ pub struct MeasuredReport {
     pub latency_us: Option<LatencyReport>,
     /// The same in full: nanoseconds to three significant digits.
     pub latency_histogram: Option<Encoded>,
-    /// How late the load generator itself noticed that messages were due; absent in a closed loop.
+    /// How late the load generator itself noticed that these messages were due; absent in a closed loop.
     pub lag_us: Option<LatencyReport>,
     /// The same in full.
     pub lag_histogram: Option<Encoded>,
@@ -295,6 +171,7 @@ pub struct LatencyReport {
     pub mean: f64,
     pub p50: f64,
     pub p90: f64,
+    pub p95: f64,
     pub p99: f64,
     pub p99_9: f64,
     pub p99_99: f64,
@@ -320,6 +197,8 @@ pub struct CpuReport {
     pub cpus: Vec<usize>,
     /// What processes of neither side used of them.
     pub others_cores: f64,
+    /// What its CPU quota did to it; absent if it has none.
+    pub throttling: Option<Throttling>,
     /// Absent without echoes.
     pub us_per_echo: Option<f64>,
 }
@@ -346,36 +225,32 @@ pub struct MemoryReport {
 }
 
 impl Report {
-    /// Connections that were opened in the first place, and not again.
-    #[must_use]
-    pub fn opened_first(&self) -> u64 {
-        if self.connections.recycled > 0 { self.memory.open_when_idle } else { self.connections.opened }
-    }
-
     /// Computes the results.
     #[must_use]
     pub fn new(outcome: Outcome<'_>) -> Self {
         let Outcome { scenario, tally, .. } = &outcome;
         let load = Load::of(scenario);
+        let connections = Connections::of(scenario, tally, &outcome.addresses, &outcome.at_first, outcome.connect_time);
         let measured = outcome.measured.as_ref().map(|measured| MeasuredReport::of(measured, &load, tally));
-        let mut verdict = measured.as_ref().map(Verdict::on);
-        if let Some(verdict) = &mut verdict {
-            verdict.warnings.extend(outcome.doubts());
-        }
+        let doubts = Doubts::of(&outcome, &connections, measured.as_ref());
         Self {
             version: VERSION,
             ringload: env!("CARGO_PKG_VERSION").to_owned(),
             ok: tally.counts.are_clean(),
             interrupted: outcome.interrupted,
-            connections: Connections::of(scenario, tally, outcome.connect_time, outcome.memory.open_when_idle),
             messages: MessageCounts::of(tally),
-            verdict,
+            ping_us: LatencyReport::of(tally.pings.histogram()),
+            ping_histogram: encoded(&tally.pings),
+            verdict: measured.as_ref().map(|measured| Verdict::on(measured, doubts)),
+            connections,
             measured,
             memory: MemoryReport::of(&outcome.memory),
             runs: vec![RunReport {
                 target: outcome.target,
                 server_pid: outcome.server_pid,
+                pid: std::process::id(),
                 threads: outcome.threads,
+                transport: outcome.transport,
                 started_unix_s: outcome.started.as_secs_f64(),
                 scenario: load,
                 machine: Machine::this(),
@@ -390,6 +265,24 @@ impl Report {
         let (connections, messages) = (&self.connections, &self.messages);
         let violations: u64 = connections.violations.iter().map(|violation| violation.count).sum();
         connections.failed + connections.closed_early + violations + messages.faults()
+    }
+
+    /// What was verified, in words.
+    #[must_use]
+    pub fn verified(&self) -> String {
+        let mut all: Vec<&str> = self.runs.iter().map(|run| run.scenario.verified.as_str()).collect();
+        all.dedup();
+        all.join("; elsewhere ")
+    }
+
+    /// What the measured rate is one of.
+    #[must_use]
+    pub fn what_is_measured(&self) -> &'static str {
+        match self.messages.unawaited {
+            _ if self.is_verified() => "echoes",
+            0 => "answered messages",
+            _ => "messages sent",
+        }
     }
 
     /// Whether every echo was compared.
@@ -409,100 +302,22 @@ impl Load {
             connect_window: scenario.connect.window,
             greet: scenario.connect.greet,
             sizes: traffic.sizes.to_string(),
-            size_bytes_mean: traffic.sizes.mean(),
+            size_bytes_mean: traffic.mean_size(),
+            own_messages: traffic.own.as_ref().map(|own| own.from().to_owned()),
             rate_per_s: traffic.open.map(|open| open.rate),
             arrivals: traffic.open.map(|open| open.arrivals),
             depth: (traffic.depth < u32::MAX).then_some(traffic.depth),
             text: traffic.text,
-            verify: traffic.verify,
+            expect: traffic.expect.to_string(),
+            welcomes: traffic.welcomes,
+            verify: traffic.expect.compares(),
+            verified: traffic.expect.verified(),
             messages: traffic.limit,
             reconnect_every_s: scenario.upkeep.reconnect_every.map(|every| every.as_secs_f64()),
             ping_every_s: scenario.upkeep.ping_every.map(|every| every.as_secs_f64()),
             slow_readers: scenario.upkeep.slow_readers,
             warmup_s: scenario.warmup.as_secs_f64(),
             duration_s: scenario.duration.as_secs_f64(),
-        }
-    }
-}
-
-impl Connections {
-    fn of(scenario: &Scenario, tally: &Tally, connect_time: Duration, open_when_idle: u64) -> Self {
-        let counts = &tally.counts;
-        // Those that were opened again took their time later.
-        let opened_first = if counts[Counter::Recycled] > 0 { open_when_idle } else { counts[Counter::Opened] };
-        let failure = |(cause, &count): (&crate::stats::Cause, &u64)| Failure {
-            cause: cause.to_string(),
-            count,
-            remedy: cause.remedy().map(str::to_owned),
-        };
-        let violation = |(what, &count): (&String, &u64)| Violation { what: what.clone(), count };
-        Self {
-            requested: u64::from(scenario.connections),
-            attempted: counts[Counter::Attempted],
-            opened: counts[Counter::Opened],
-            failed: counts[Counter::Failed],
-            failures: tally.failures.iter().map(failure).collect(),
-            closed_early: counts[Counter::ClosedEarly],
-            violations: tally.violations.iter().map(violation).collect(),
-            connect_s: connect_time.as_secs_f64(),
-            opened_per_s: opened_first as f64 / connect_time.as_secs_f64(),
-            closes_sent: counts[Counter::ClosesSent],
-            closes_answered: counts[Counter::ClosesAnswered],
-            recycled: counts[Counter::Recycled],
-            slow_ended: counts[Counter::SlowEnded],
-            latency_us: LatencyReport::of(tally.connects.histogram()),
-            latency_histogram: encoded(&tally.connects),
-        }
-    }
-}
-
-impl MessageCounts {
-    /// What became of them, with names for people, in the order in which it matters.
-    #[must_use]
-    pub fn rows(&self) -> Vec<(&'static str, u64)> {
-        let mut rows = vec![
-            ("sent", self.sent),
-            ("echoed", self.echoed),
-            ("lost", self.lost),
-            ("corrupted", self.corrupted),
-            ("reordered", self.reordered),
-            ("late", self.late),
-            ("duplicated", self.duplicated),
-            ("unexpected", self.unexpected),
-            ("due but not sent", self.unsent),
-        ];
-        let besides = [
-            ("sent by slow readers", self.slow_sent),
-            ("pings sent", self.pings_sent),
-            ("pongs", self.pongs),
-            ("pings answered", self.pings_answered),
-        ];
-        rows.extend(besides.into_iter().filter(|&(_, number)| number > 0));
-        rows
-    }
-
-    /// How many did not come back as they should.
-    #[must_use]
-    pub fn faults(&self) -> u64 {
-        self.lost + self.corrupted + self.reordered + self.late + self.duplicated + self.unexpected
-    }
-
-    fn of(tally: &Tally) -> Self {
-        let counts = &tally.counts;
-        Self {
-            sent: counts[Counter::Sent],
-            echoed: counts[Counter::Echoed],
-            lost: counts[Counter::Lost],
-            reordered: counts[Counter::Reordered],
-            corrupted: counts[Counter::Corrupted],
-            late: counts[Counter::Late],
-            duplicated: counts[Counter::Duplicated],
-            unexpected: counts[Counter::Unexpected],
-            unsent: counts[Counter::Unsent],
-            pings_answered: counts[Counter::Pings],
-            pings_sent: counts[Counter::PingsSent],
-            pongs: counts[Counter::Pongs],
-            slow_sent: counts[Counter::SlowSent],
         }
     }
 }
@@ -516,6 +331,7 @@ impl MeasuredReport {
             seconds,
             echoes: measured.echoes,
             echoes_per_s,
+            offered_per_s: load.rate_per_s.map(|_| offered(&tally.counts) as f64 / seconds),
             payload_bytes_per_s: echoes_per_s * load.size_bytes_mean,
             latency_us: LatencyReport::of(tally.latencies.histogram()),
             latency_histogram: encoded(&tally.latencies),
@@ -525,6 +341,13 @@ impl MeasuredReport {
             load_cpu: cpu(&measured.load),
         }
     }
+}
+
+/// Messages of an open loop that were due in the measured time: as many as were counted, and at least those that came
+/// back and those that did not.
+fn offered(counts: &Counts) -> u64 {
+    use Counter::{Corrupted, Late, Lost, MeasuredDue, MeasuredEchoes, Unsent};
+    counts[MeasuredDue].max([MeasuredEchoes, Unsent, Lost, Corrupted, Late].iter().map(|&end| counts[end]).sum())
 }
 
 fn encoded(latencies: &Latencies) -> Option<Encoded> {
@@ -541,6 +364,7 @@ impl LatencyReport {
             mean: histogram.mean() / 1000.0,
             p50: at(0.5),
             p90: at(0.9),
+            p95: at(0.95),
             p99: at(0.99),
             p99_9: at(0.999),
             p99_99: at(0.9999),
@@ -560,6 +384,7 @@ impl CpuReport {
             busiest_thread_cores: usage.busiest_thread.as_secs_f64() / seconds,
             cpus: usage.cpus.clone(),
             others_cores: usage.others.as_secs_f64() / seconds,
+            throttling: usage.throttling.clone(),
             us_per_echo: (echoes > 0).then(|| total * 1e6 / echoes as f64),
         }
     }

@@ -1,32 +1,31 @@
-//! The results for people.
+//! The results for people: the result and its reason first, then what they rest on.
 
 use std::fmt::Write;
 
-use super::report::{CpuReport, LatencyReport, MeasuredReport, MemoryReport, Report};
+use super::report::{Connections, CpuReport, LatencyReport, MeasuredReport, MemoryReport, Report};
+use super::result::Summary;
+use super::units::{bytes, count, time};
+use crate::thresholds::Breach;
 use crate::verdict::Verdict;
 
 /// The final table.
 #[must_use]
-pub fn render(report: &Report) -> String {
-    let mut table = Table(String::new());
-    table.connections(report);
-    table.messages(report);
-    if let Some(measured) = &report.measured {
-        table.measured(measured);
-    }
-    table.memory(&report.memory);
+pub fn render(report: &Report, breaches: &[Breach]) -> String {
+    let mut table = Table("\n".to_owned());
+    table.row("result", Summary::of(report, breaches).text);
     if let Some(verdict) = &report.verdict {
         table.verdict(verdict);
     }
-    let result = match (report.ok, report.interrupted) {
-        (true, false) => "all connections held, every echo right",
-        (true, true) => "ended early; until then all connections held and every echo was right",
-        (false, _) => "FAULTS: see above",
-    };
-    table.row("result", result);
-    if !report.is_verified() {
-        table.more("echoes were not compared (--no-verify)");
+    if report.runs.len() > 1 {
+        table.row("runs", format_args!("{} merged: histograms and counters added", report.runs.len()));
     }
+    table.connections(report);
+    table.messages(report);
+    if let Some(measured) = &report.measured {
+        table.measured(measured, report.what_is_measured());
+    }
+    table.memory(&report.memory);
+    table.row("verified", report.verified());
     table.0
 }
 
@@ -43,38 +42,41 @@ impl Table {
 
     fn connections(&mut self, report: &Report) {
         let it = &report.connections;
-        self.0.push('\n');
-        if report.runs.len() > 1 {
-            self.row("runs", format_args!("{} merged: histograms and counters added", report.runs.len()));
+        let rate = count(it.opened_per_s as u64);
+        let opened =
+            format!("{} of {} opened in {:.2} s ({rate}/s)", count(it.ready), count(it.requested), it.connect_s);
+        let rest = [
+            (it.failed_at_first, "failed"),
+            (it.untried, "not tried any more, as all had failed"),
+            (it.not_opened, "not opened: ended early"),
+        ];
+        let rest =
+            rest.iter().filter(|(number, _)| *number > 0).map(|(number, end)| format!(", {} {end}", count(*number)));
+        self.row("connections", opened + &rest.collect::<String>());
+        if let Some(latency) = &it.latency_us {
+            self.more(format_args!("ready after {}", percentiles(latency)));
         }
-        self.row(
-            "connections",
-            format_args!(
-                "{} of {} opened in {:.2} s ({}/s)",
-                count(report.opened_first()),
-                count(it.requested),
-                it.connect_s,
-                count(it.opened_per_s as u64)
-            ),
-        );
+        self.reopened(it);
         for failure in &it.failures {
-            self.more(format_args!("{} failed: {}", count(failure.count), failure.cause));
+            self.more(format_args!("{} failed: {}", count(failure.count), failure.text()));
             if let Some(remedy) = &failure.remedy {
                 self.more(format_args!("  ({remedy})"));
             }
         }
-        let given_up = it.requested.saturating_sub(it.opened);
-        if report.interrupted && given_up > it.failed {
-            self.more(format_args!("{} not opened: ended early", count(given_up - it.failed)));
-        }
-        if it.recycled > 0 {
-            self.more(format_args!("{} closed in order, to be opened again", count(it.recycled)));
+        for detour in &it.detours {
+            self.more(format_args!("{} went on to the next address: {}", count(detour.count), detour.text()));
         }
         if it.slow_ended > 0 {
             self.more(format_args!("{} slow readers cut off by the server", count(it.slow_ended)));
         }
         if it.closed_early > 0 {
             self.more(format_args!("{} closed early by the server", count(it.closed_early)));
+            for end in &it.early_ends {
+                self.more(format_args!("  {} by {}", count(end.count), end.text()));
+                if let Some(remedy) = &end.remedy {
+                    self.more(format_args!("    ({remedy})"));
+                }
+            }
         }
         for violation in &it.violations {
             self.more(format_args!("{} given up: {}", count(violation.count), violation.what));
@@ -83,35 +85,69 @@ impl Table {
             let unanswered = it.closes_sent - it.closes_answered;
             self.more(format_args!("{} did not answer the final Close in time", count(unanswered)));
         }
+        if it.lingered > 0 {
+            let lingered = count(it.lingered);
+            self.more(format_args!(
+                "{lingered} answered the Close and left the TCP connection open: ended on this side"
+            ));
+        }
+        if it.no_close_notify > 0 {
+            self.more(format_args!("{} ended TLS without a close_notify", count(it.no_close_notify)));
+        }
+        if it.retired > 0 {
+            self.more(format_args!("{} closed in order, as planned", count(it.retired)));
+        }
+    }
+
+    fn reopened(&mut self, it: &Connections) {
+        if it.recycled > 0 {
+            let failed = it.failed.saturating_sub(it.failed_at_first);
+            let again = it.recycled.saturating_sub(failed);
+            let recycled = count(it.recycled);
+            let (again, failed) = (count(again), count(failed));
+            self.more(format_args!("{recycled} closed in order, to be opened again: {again} were, {failed} failed"));
+        }
     }
 
     fn messages(&mut self, report: &Report) {
         // What hardly ever happens is only told when it has.
-        let seldom = |name: &str| !["sent", "echoed", "lost", "corrupted"].contains(&name);
-        let rows = report.messages.rows().into_iter().filter(|&(name, number)| number > 0 || !seldom(name));
+        let seldom = |name: &str| !["sent", "echoed", "answered", "lost", "corrupted"].contains(&name);
+        let rows = report
+            .messages
+            .rows(report.is_verified())
+            .into_iter()
+            .filter(|&(name, number)| number > 0 || !seldom(name));
         let text: Vec<_> = rows.map(|(name, number)| format!("{} {name}", count(number))).collect();
         self.row("messages", text.join(", "));
+        if let Some(pings) = &report.ping_us {
+            self.row("pings", format_args!("{} (from a ping to its pong)", percentiles(pings)));
+        }
+        if report.messages.pings_unanswered > 0 {
+            let (unanswered, sent) = (count(report.messages.pings_unanswered), count(report.messages.pings_sent));
+            self.more(format_args!("WARNING: {unanswered} of {sent} pings were not answered (RFC 6455 section 5.5.2)"));
+        }
+        if report.messages.pongs_unasked > 0 {
+            let unasked = count(report.messages.pongs_unasked);
+            self.more(format_args!("WARNING: {unasked} pongs answer no ping: other bytes, or once more"));
+        }
     }
 
-    fn measured(&mut self, it: &MeasuredReport) {
+    fn measured(&mut self, it: &MeasuredReport, what: &str) {
         self.row(
             "measured",
             format_args!(
-                "{} echoes in {:.2} s: {}/s, {}/s of payload each way",
+                "{} {what} in {:.2} s: {}/s, {}/s of payload each way",
                 count(it.echoes),
                 it.seconds,
                 count(it.echoes_per_s as u64),
                 bytes(it.payload_bytes_per_s)
             ),
         );
-        if let Some(LatencyReport { p50, p90, p99, p99_9, max, .. }) = &it.latency_us {
-            let text = format!("p50 {p50:.1}  p90 {p90:.1}  p99 {p99:.1}  p99.9 {p99_9:.1}  max {max:.1}");
-            self.row("latency µs", text);
+        if let Some(latency) = &it.latency_us {
+            self.row("latency", percentiles(latency));
         }
-        if let Some(LatencyReport { p50, p99, p99_9, max, .. }) = &it.lag_us {
-            let text =
-                format!("p50 {p50:.1}  p99 {p99:.1}  p99.9 {p99_9:.1}  max {max:.1} (how late ringload itself was)");
-            self.row("lag µs", text);
+        if let Some(lag) = &it.lag_us {
+            self.row("lag", format_args!("{} (how late ringload itself was)", percentiles(lag)));
         }
         if let Some(server) = &it.server_cpu {
             self.cpu("server cpu", server);
@@ -123,7 +159,14 @@ impl Table {
         let mut text =
             format!("{:.2} of {} cores (user {:.2} s, system {:.2} s)", it.cores, it.cores_max, it.user_s, it.system_s);
         if let Some(us_per_echo) = it.us_per_echo {
-            text = format!("{us_per_echo:.2} µs per echo, {text}");
+            text = format!("{} per echo, {text}", time(us_per_echo));
+        }
+        if let Some(it) = &it.throttling {
+            let (quota, throttled) = (it.quota_cores, count(it.periods_throttled));
+            text = format!(
+                "{text}; CPU quota {quota:.2} cores, throttled in {throttled} of {} periods",
+                count(it.periods)
+            );
         }
         self.row(name, text);
     }
@@ -163,44 +206,41 @@ impl Table {
     }
 }
 
-/// A number with its thousands apart: `1,234,567`.
-#[must_use]
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number of bytes in the unit that suits it.
-#[must_use]
-pub fn bytes(number: f64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut number, mut unit) = (number, 0);
-    while number >= 1024.0 && unit + 1 < units.len() {
-        number /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{number:.0} B") } else { format!("{number:.1} {}", units[unit]) }
+/// The latencies that people ask for.
+fn percentiles(it: &LatencyReport) -> String {
+    let named =
+        [("p50", it.p50), ("p90", it.p90), ("p95", it.p95), ("p99", it.p99), ("p99.9", it.p99_9), ("max", it.max)];
+    named.map(|(name, us)| format!("{name} {}", time(us))).join("  ")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::tests::report;
     use super::*;
 
     #[test]
-    fn numbers_are_readable() {
-        assert_eq!(count(0), "0");
-        assert_eq!(count(999), "999");
-        assert_eq!(count(1_000), "1,000");
-        assert_eq!(count(12_345_678), "12,345,678");
-        assert_eq!(bytes(17.0), "17 B");
-        assert_eq!(bytes(1536.0), "1.5 KiB");
-        assert_eq!(bytes(3.0 * 1024.0 * 1024.0 * 1024.0), "3.0 GiB");
+    fn the_result_and_its_reason_come_first_and_times_have_units() {
+        let text = render(&report(), &[]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "result         ok: 100 connections held, 1,100 echoes right");
+        assert!(lines[2].starts_with("verdict        neither"), "{text}");
+        let latency = lines.iter().find(|line| line.starts_with("latency")).unwrap();
+        assert_eq!(
+            *latency,
+            "latency        p50 100 µs  p90 100 µs  p95 100 µs  p99 100 µs  p99.9 2.00 ms  max 2.00 ms"
+        );
+    }
+
+    /// 2 requested, of which 2 are opened and 2 failed, is no row that adds up.
+    #[test]
+    fn what_became_of_the_connections_adds_up() {
+        let mut report = report();
+        let it = &mut report.connections;
+        (it.opened, it.ready, it.failed, it.failed_at_first, it.not_opened) = (95, 70, 25, 25, 5);
+        let text = render(&report, &[]);
+        assert!(text.contains("70 of 100 opened in 1.00 s (100/s), 25 failed, 5 not opened: ended early"), "{text}");
+        let it = &mut report.connections;
+        (it.failed, it.recycled) = (28, 40);
+        assert!(render(&report, &[]).contains("40 closed in order, to be opened again: 37 were, 3 failed"));
     }
 }

@@ -37,6 +37,12 @@ impl Processes {
         Ok(Self(found))
     }
 
+    /// Their numbers.
+    #[must_use]
+    pub fn pids(&self) -> &[u32] {
+        &self.0
+    }
+
     /// This process alone.
     #[must_use]
     pub fn of_self() -> Self {
@@ -124,12 +130,12 @@ impl Threads {
         self.used_since(earlier).map(|(_, used)| used).max().unwrap_or_default()
     }
 
-    /// The threads that did at least `share` of the work since `earlier`; all, if there was none.
+    /// The threads that used at least `share` of what the busiest one did since `earlier`; all, if none did anything.
     #[must_use]
     pub fn workers_since(&self, earlier: &Self, share: f64) -> Workers {
-        let all: Duration = self.used_since(earlier).map(|(_, used)| used).sum();
+        let least = self.busiest_since(earlier).mul_f64(share);
         let mut workers = Workers::default();
-        for (thread, _) in self.used_since(earlier).filter(|(_, used)| *used >= all.mul_f64(share)) {
+        for (thread, _) in self.used_since(earlier).filter(|(_, used)| *used >= least) {
             workers.count += 1;
             workers.cpus.extend(&thread.cpus);
         }
@@ -142,6 +148,13 @@ impl Threads {
             (thread, (thread.time - before).total())
         })
     }
+}
+
+/// Whether a process has ended, and at most waits for its parent to notice.
+#[must_use]
+pub fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 /// The numbers that name the entries of a directory in `/proc`.
@@ -208,6 +221,7 @@ mod tests {
         }
         shell.wait().unwrap();
         assert!(Processes::of(shell.id()).is_err());
+        assert!(has_ended(shell.id()) && !has_ended(std::process::id()));
     }
 
     #[test]
@@ -222,6 +236,22 @@ mod tests {
         assert!(after.busiest_since(&before) >= Duration::from_millis(20));
         let (workers, all) = (after.workers_since(&before, 0.02), after.workers_since(&after, 0.02));
         assert!(workers.count >= 1 && workers.count <= all.count && !workers.cpus.is_empty());
+    }
+
+    /// A hundred threads that share the work evenly each do little of it, and are workers nevertheless.
+    #[test]
+    fn workers_are_told_from_helpers_by_the_busiest() {
+        let threads = |used: &[u64]| {
+            let thread = |&ms| Thread {
+                time: CpuTime { user: Duration::from_millis(ms), ..CpuTime::default() },
+                cpus: BTreeSet::from([0, 1]),
+            };
+            Threads(used.iter().map(thread).zip(1..).map(|(thread, task)| (task, thread)).collect())
+        };
+        let count = |used: &[u64]| threads(used).workers_since(&Threads::default(), 0.05).count;
+        assert_eq!(count(&[70; 103]), 103);
+        assert_eq!(count(&[900, 800, 3, 0]), 2);
+        assert_eq!(count(&[0, 0]), 2);
     }
 
     #[test]

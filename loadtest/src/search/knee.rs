@@ -52,9 +52,21 @@ impl Knee {
         };
     }
 
+    /// What is known when the search is ended early, in words.
+    pub(super) fn describe_unfinished(&self, unit: &str) -> String {
+        let count = crate::output::units::count;
+        let known = match (self.good, self.bad) {
+            (Some(good), Some(bad)) => format!("{}{unit} hold, {} do not", count(good), count(bad)),
+            (Some(good), None) => format!("{}{unit} hold, nothing higher was tried", count(good)),
+            (None, Some(bad)) => format!("{}{unit} do not hold, nothing lower was tried", count(bad)),
+            (None, None) => "nothing was tried to its end".to_owned(),
+        };
+        format!("search interrupted, knee not found: {known}")
+    }
+
     /// The result in words.
     pub(super) fn describe(&self, unit: &str, machine_limit: bool) -> String {
-        let count = crate::output::table::count;
+        let count = crate::output::units::count;
         match (self.good, self.bad) {
             (Some(good), Some(bad)) => format!("knee: {}{unit} hold, {} do not", count(good), count(bad)),
             (Some(good), None) if good == self.limit && machine_limit => {
@@ -105,6 +117,17 @@ mod tests {
         assert_eq!(tried, [1000, 4000, 16_000, 50_000]);
         assert!(knee.describe("/s", false).contains("50,000/s hold, the most that was tried"));
         assert!(knee.describe("/s", true).contains("memory"));
+    }
+
+    #[test]
+    fn an_unfinished_search_claims_no_knee() {
+        let mut knee = Knee::new(1000, 50_000);
+        assert!(knee.describe_unfinished("/s").contains("nothing was tried"));
+        knee.note(1000, true);
+        assert!(knee.describe_unfinished("/s").contains("1,000/s hold, nothing higher"));
+        knee.note(4000, false);
+        let text = knee.describe_unfinished("/s");
+        assert!(text.starts_with("search interrupted") && text.contains("1,000/s hold, 4,000 do not"), "{text}");
     }
 
     #[test]

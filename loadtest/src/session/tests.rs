@@ -18,12 +18,12 @@ impl Bench {
     fn new() -> Self {
         let (messages, times) = (Messages::new(SIZE, false, true), SendTimes::closed(4));
         let tally = Tally { measuring: Measuring::ByArrival, ..Tally::default() };
-        Self { session: Session::new(7), messages, times, tally, is_closing: false }
+        Self { session: Session::new(7, &messages), messages, times, tally, is_closing: false }
     }
 
     /// Sends a message at `now_ns` and returns its perfect echo.
     fn send(&mut self, now_ns: u64) -> Vec<u8> {
-        let id = self.session.send(now_ns, &mut self.times, &mut self.tally);
+        let id = self.session.send(now_ns, &self.messages, &mut self.times, &mut self.tally);
         self.echo(id)
     }
 
@@ -157,7 +157,7 @@ fn a_welcome_before_the_first_echo_is_no_echo() {
         for size in [SIZE, 8] {
             let mut bench = Bench::new();
             bench.messages = Messages::new(size, false, true);
-            let id = bench.session.send(0, &mut bench.times, &mut bench.tally);
+            let id = bench.session.send(0, &bench.messages, &mut bench.times, &mut bench.tally);
             let mut echo = vec![0x82, size as u8];
             echo.resize(2 + size, 0);
             bench.messages.write_masked(id, 0, [0; 4], &mut echo[2..]);
@@ -185,10 +185,14 @@ fn what_comes_after_a_close_is_late_or_forbidden() {
     bench.is_closing = true;
     bench.receive(&echoes[1], 0);
     assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 0], [0, 0, 1]));
-    assert_eq!(bench.receive(&[0x88, 0], 0).close, Some(1000), "a Close without a code is one");
-    assert_eq!(bench.receive(&[0x88, 2, 3, 233], 0).close, Some(1001));
+    assert_eq!(bench.receive(&[0x88, 0], 0).close.map(|it| it.answer()), Some(1000), "a Close without a code is one");
+    assert_eq!(bench.receive(&[0x88, 2, 3, 233], 0).close.map(|it| it.answer()), Some(1001));
     let signals = bench.receive(&[0x89, 1, b'a', 0x88, 0, 0x89, 1, b'b'], 0);
-    assert_eq!(signals, Signals { ping: Some(Box::new(*b"a")), close: Some(1000) }, "nobody answers pings behind it");
+    assert_eq!(
+        signals,
+        Signals { ping: Some(Box::new(*b"a")), close: Some(ServerClose::default()), ..Signals::default() },
+        "nobody answers pings behind it"
+    );
     let behind = [&[0x88, 0][..], &echoes[0]].concat();
     assert_eq!(bench.try_receive(&behind, 0), Err(Violation::AfterClose));
 }
@@ -199,7 +203,7 @@ fn messages_of_mixed_sizes_are_told_apart() {
     bench.messages = Messages::new("0-60".parse::<crate::message::sizes::Sizes>().unwrap(), false, true);
     let mut stream = Vec::new();
     for _ in 0..500 {
-        let id = bench.session.send(0, &mut bench.times, &mut bench.tally);
+        let id = bench.session.send(0, &bench.messages, &mut bench.times, &mut bench.tally);
         let size = bench.messages.size_of(id);
         let at = stream.len() + 2;
         stream.extend([0x82, size as u8]);
@@ -263,7 +267,7 @@ fn echoes_in_fragments_with_a_ping_between_are_good() {
     stream.extend_from_slice(&[0x89, 1, b'p', 0x80, right.len() as u8]);
     stream.extend_from_slice(right);
     let signals = bench.receive(&stream, 0);
-    assert_eq!(signals, Signals { ping: Some(Box::new(*b"p")), close: None });
+    assert_eq!(signals, Signals { ping: Some(Box::new(*b"p")), ..Signals::default() });
     assert_eq!(bench.outcome(), [1, 0, 0, 0]);
 }
 
@@ -291,4 +295,84 @@ fn what_is_in_flight_at_the_end_is_lost() {
     bench.abandon();
     assert_eq!(bench.outcome(), [0, 0, 2, 0]);
     assert_eq!(bench.tally.counts.in_flight(), 0);
+}
+
+/// A bench whose server is expected to do something else than to echo.
+fn expecting(expect: &str, welcomes: u32) -> Bench {
+    let mut scenario = crate::scenario::tests::scenario(10, 10, None);
+    (scenario.traffic.expect, scenario.traffic.welcomes) = (expect.parse().unwrap(), welcomes);
+    scenario.traffic.sizes = SIZE.into();
+    let messages = Messages::of(&scenario.traffic);
+    Bench { session: Session::new(7, &messages), messages, ..Bench::new() }
+}
+
+/// A text message of the server's, in two fragments.
+const ANSWER: &[u8] = b"\x01\x02ab\x80\x01c";
+
+#[test]
+fn any_answer_settles_the_oldest_message_and_others_are_pushed() {
+    let mut bench = expecting("any", 0);
+    bench.receive(ANSWER, 5);
+    bench.send(10);
+    bench.send(20);
+    for cut in ANSWER.chunks(1) {
+        bench.receive(cut, 1010);
+    }
+    assert_eq!((bench.outcome(), bench.session.in_flight()), ([1, 0, 0, 0], 1));
+    bench.receive(&[ANSWER, ANSWER].concat(), 1020);
+    assert_eq!((bench.outcome(), bench.session.in_flight()), ([2, 0, 0, 0], 0));
+    assert_eq!(bench.tally.counts[Counter::Pushed], 2);
+    let latencies = &bench.tally.latencies;
+    assert_eq!((latencies.count(), latencies.max().map(|it| it.as_nanos())), (2, Some(1000)));
+    bench.send(30);
+    bench.abandon();
+    assert_eq!(bench.outcome(), [2, 0, 1, 0]);
+}
+
+#[test]
+fn as_many_answers_are_awaited_as_are_expected() {
+    let mut bench = expecting("3", 0);
+    bench.send(0);
+    bench.send(0);
+    bench.receive(&ANSWER.repeat(5), 0);
+    assert_eq!((bench.outcome(), bench.session.in_flight()), ([1, 0, 0, 0], 1));
+    bench.receive(ANSWER, 0);
+    assert_eq!((bench.outcome(), bench.tally.counts[Counter::Pushed]), ([2, 0, 0, 0], 0));
+}
+
+#[test]
+fn where_nothing_is_awaited_a_message_is_done_with_when_it_is_sent() {
+    let mut bench = expecting("none", 0);
+    (0..9).for_each(|now_ns| drop(bench.send(now_ns)));
+    bench.receive(ANSWER, 0);
+    let counts = &bench.tally.counts;
+    assert_eq!((counts[Counter::Unawaited], counts[Counter::Pushed], counts.in_flight()), (9, 1, 0));
+    assert_eq!((counts[Counter::MeasuredEchoes], counts.load()), (9, 9));
+    bench.abandon();
+    assert!(bench.tally.counts.are_clean());
+}
+
+#[test]
+fn a_welcome_that_is_expected_is_not_judged_and_echoes_are() {
+    for (expect, outcome) in [("echo", [1, 1, 0, 0]), ("any", [2, 0, 0, 0])] {
+        let mut bench = expecting(expect, 2);
+        let (first, mut second) = (bench.send(0), bench.send(0));
+        second[9] ^= 1;
+        bench.receive(&[ANSWER, ANSWER].concat(), 0);
+        assert_eq!((bench.outcome(), bench.tally.counts[Counter::Welcomes]), ([0; 4], 2));
+        bench.receive(&[first, second].concat(), 0);
+        assert_eq!(bench.outcome(), outcome);
+        assert!(bench.session.trouble.is_none());
+    }
+}
+
+#[test]
+fn what_is_not_compared_is_never_called_corrupted() {
+    let mut bench = expecting("any", 0);
+    let mut echo = bench.send(0);
+    echo.truncate(2 + SIZE - 1);
+    echo[1] -= 1;
+    echo[7] ^= 1;
+    bench.receive(&echo, 0);
+    assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 0], [0, 0, 0]));
 }

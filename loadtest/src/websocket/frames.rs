@@ -95,10 +95,27 @@ pub enum Event<'a> {
     },
     /// A ping, which asks for a pong with the same payload.
     Ping(Box<[u8]>),
-    /// A pong, which nobody asked for.
-    Pong,
-    /// The server's Close, with its code if it has one.
-    Close(Option<u16>),
+    /// A pong, which is to have the payload of a ping.
+    Pong(Box<[u8]>),
+    /// The server's Close.
+    Close(ServerClose),
+}
+
+/// What the server's Close frame says (RFC 6455 section 5.5.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServerClose {
+    /// Its code, if it has one.
+    pub code: Option<u16>,
+    /// Its reason: empty if it gives none.
+    pub reason: Box<str>,
+}
+
+impl ServerClose {
+    /// The code of the Close that answers it: the same.
+    #[must_use]
+    pub fn answer(&self) -> u16 {
+        self.code.unwrap_or(close_code::NORMAL)
+    }
 }
 
 /// What cannot be used before the rest has come: a cut header, or a control frame.
@@ -265,9 +282,9 @@ impl FrameReader {
         }
         let payload = &partial.bytes()[header.len..];
         Ok(Some(match header.opcode() {
-            8 => Event::Close(close_code(payload)?),
+            8 => Event::Close(server_close(payload)?),
             9 => Event::Ping(payload.into()),
-            _ => Event::Pong,
+            _ => Event::Pong(payload.into()),
         }))
     }
 }
@@ -341,16 +358,16 @@ impl Header {
 
 /// Checks a Close frame's payload (RFC 6455 sections 5.5.1 and 7.4): none, or a code that may be sent and a reason in
 /// UTF-8.
-fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
+fn server_close(payload: &[u8]) -> Result<ServerClose, Violation> {
     let [high, low, reason @ ..] = payload else {
-        return if payload.is_empty() { Ok(None) } else { Err(Violation::Close) };
+        return if payload.is_empty() { Ok(ServerClose::default()) } else { Err(Violation::Close) };
     };
     let code = u16::from_be_bytes([*high, *low]);
     let may_be_sent = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
     match str::from_utf8(reason) {
         _ if !may_be_sent => Err(Violation::Close),
         Err(_) => Err(Violation::Utf8),
-        Ok(_) => Ok(Some(code)),
+        Ok(reason) => Ok(ServerClose { code: Some(code), reason: reason.into() }),
     }
 }
 
@@ -418,8 +435,10 @@ mod tests {
                         }
                     }
                     Event::Ping(payload) => found.push(("ping".to_owned(), payload.into())),
-                    Event::Pong => found.push(("pong".to_owned(), Vec::new())),
-                    Event::Close(code) => found.push((format!("close {code:?}"), Vec::new())),
+                    Event::Pong(payload) => found.push(("pong".to_owned(), payload.into_vec())),
+                    Event::Close(close) => {
+                        found.push((format!("close {:?}", close.code), close.reason.as_bytes().to_vec()));
+                    }
                 }
             }
             assert!(input.is_empty());
@@ -470,7 +489,7 @@ mod tests {
             ("ping".to_owned(), vec![7; 125]),
             ("binary".to_owned(), vec![9; 126]),
             ("binary".to_owned(), long),
-            ("close Some(1000)".to_owned(), Vec::new()),
+            ("close Some(1000)".to_owned(), b"ok".to_vec()),
         ];
         for piece in [1, 2, 3, 5, 7, 64, 127, 1000, 65_536, stream.len()] {
             assert_eq!(read(&stream, piece).as_ref(), Ok(&expected), "pieces of {piece}");

@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -88,7 +89,8 @@ impl Outcome {
 
     /// The causes of failed attempts with their counts.
     pub(crate) fn failures(&self) -> Vec<(String, u64)> {
-        let failures = self.json["connections"]["failures"].as_array().expect("a list");
+        let failures = self.json["connections"]["failures"].as_array();
+        let failures = failures.unwrap_or_else(|| panic!("no list of failures: {}", self.output));
         let failure = |it: &Value| (it["cause"].as_str().unwrap().to_owned(), it["count"].as_u64().unwrap());
         failures.iter().map(failure).collect()
     }
@@ -160,13 +162,55 @@ pub(crate) fn run(address: SocketAddr, args: &[&str]) -> Outcome {
 }
 
 pub(crate) fn run_any(args: &[&str]) -> Outcome {
+    run_whole(&[&["--duration", "0.3", "--warmup", "0"], args].concat())
+}
+
+/// A run whose time the arguments say.
+pub(crate) fn run_whole(args: &[&str]) -> Outcome {
     static FILES: AtomicU32 = AtomicU32::new(0);
     let name = format!("run-{}-{}.json", std::process::id(), FILES.fetch_add(1, Ordering::Relaxed));
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let fixed = ["run", "-c", "4", "--duration", "0.3", "--warmup", "0", "--json", path.to_str().unwrap()];
+    let fixed = ["run", "-c", "4", "--json", path.to_str().unwrap()];
     let quick = ["--drain-timeout", "0.5", "--close-timeout", "2"];
     let output = ringload(&[&fixed[..], &quick, args].concat());
     let json = std::fs::read(&path).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("valid JSON"));
     let _ = std::fs::remove_file(&path);
     Outcome { code: output.status.code(), json, output: text(&output) }
+}
+
+/// A directory of its own for each test; it is gone when this is dropped.
+pub(crate) struct Files(PathBuf);
+
+impl Files {
+    pub(crate) fn new(test: &str) -> Self {
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub(crate) fn json(&self, name: &str) -> Value {
+        serde_json::from_str(&self.text(name)).expect("valid JSON")
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Results must be what the schema says.
+pub(crate) fn check_schema(results: &Value) {
+    let schema = include_str!("../../../docs/ringload.schema.json");
+    let validator = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).expect("a valid schema");
+    let errors: Vec<_> = validator.iter_errors(results).map(|it| format!("{}: {it}", it.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod scripted;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -372,10 +374,46 @@ fn start_tls_up_to(
     serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static,
 ) -> (SocketAddr, String) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let address = start_tls_as(&certified, None, connections, serve);
+    (address, certified.cert.pem())
+}
+
+/// A certificate with its key.
+pub(crate) type Certified = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+/// A certificate like those of `openssl req -x509`: its own issuer, and an authority.
+pub(crate) fn authority(name: &str) -> Certified {
+    let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let signing_key = rcgen::KeyPair::generate().expect("a key");
+    rcgen::CertifiedKey { cert: parameters.self_signed(&signing_key).expect("a certificate"), signing_key }
+}
+
+/// Starts a server that echoes through TLS with this certificate, for clients that show one issued by `clients`, if it is
+/// given.
+pub(crate) fn start_tls_echo_as(certified: &Certified, clients: Option<&Certified>) -> SocketAddr {
+    start_tls_as(certified, clients, usize::MAX, echo_through_tls)
+}
+
+fn start_tls_as(
+    certified: &Certified,
+    clients: Option<&Certified>,
+    connections: usize,
+    serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static,
+) -> SocketAddr {
     let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions().expect("versions");
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(issuer) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(issuer.cert.der().clone()).expect("a certificate");
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("an issuer"))
+        }
+    };
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key).into();
     let config = Arc::new(builder.with_single_cert(vec![certificate], key).expect("the key fits"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -390,5 +428,5 @@ fn start_tls_up_to(
             std::thread::spawn(move || serve(TlsStream::new(rustls::ServerConnection::new(config)?, stream)));
         }
     });
-    (address, certified.cert.pem())
+    address
 }

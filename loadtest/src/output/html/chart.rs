@@ -6,28 +6,53 @@ use super::escape;
 
 /// The picture in its own units; the page scales it.
 pub(super) const WIDTH: f64 = 640.0;
-pub(super) const HEIGHT: f64 = 260.0;
+pub(super) const HEIGHT: f64 = 270.0;
 
-/// Room for labels around the plot.
-pub(super) const LEFT: f64 = 64.0;
+/// Room around the plot for labels, which are larger where the page is narrow (style.css).
+pub(super) const LEFT: f64 = 76.0;
 pub(super) const RIGHT: f64 = 24.0;
-pub(super) const TOP: f64 = 22.0;
-pub(super) const BOTTOM: f64 = 38.0;
+pub(super) const TOP: f64 = 28.0;
+pub(super) const BOTTOM: f64 = 50.0;
 
 /// More points than this cannot be told apart.
 const MAX_POINTS: usize = 1200;
 
-/// A phase narrower than this has no room for its name.
-const MIN_PHASE_WIDTH: f64 = 46.0;
+/// A phase narrower than the first has no room for its name, one narrower than the second none for a large one.
+const MIN_PHASE_WIDTH: f64 = 50.0;
+const MIN_PHASE_WIDTH_NARROW: f64 = 84.0;
 
 /// A chart over time.
 pub(super) struct Chart {
     pub(super) title: &'static str,
     pub(super) unit: &'static str,
-    pub(super) log: bool,
+    pub(super) axis: Axis,
     pub(super) lines: Vec<Line>,
     /// The phases with the times at which they end.
     pub(super) phases: Vec<(&'static str, f64)>,
+}
+
+/// How values are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Axis {
+    /// From 0, evenly.
+    Linear,
+    /// Times in microseconds, each step ten times the one before.
+    LogTime,
+}
+
+/// What a chart has to have room for; that of several charts is the widest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Range {
+    pub(super) min: f64,
+    pub(super) max: f64,
+    /// Of the time.
+    pub(super) end_s: f64,
+}
+
+impl Range {
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { min: self.min.min(other.min), max: self.max.max(other.max), end_s: self.end_s.max(other.end_s) }
+    }
 }
 
 /// One line of a chart; there is a gap where a value is not known.
@@ -54,6 +79,11 @@ impl Scale {
         let max = if max > 0.0 { max } else { 1.0 };
         let step = round_step(max / 4.0);
         Self { low: 0.0, high: (max / step).ceil() * step, log: false, from, to }
+    }
+
+    /// From 0 to exactly `max`.
+    pub(super) fn linear_to(max: f64, from: f64, to: f64) -> Self {
+        Self { low: 0.0, high: max, log: false, from, to }
     }
 
     /// The powers of ten around `min` and `max`.
@@ -99,50 +129,83 @@ impl Chart {
         self.lines.iter().any(Line::is_known)
     }
 
-    pub(super) fn render(&self) -> String {
+    /// What is in it.
+    pub(super) fn range(&self) -> Range {
+        let values = self.lines.iter().flat_map(|line| line.points.iter().filter_map(|point| point.1));
+        let (min, max) = values.fold((f64::INFINITY, 0.0), |(min, max), it| (f64::min(min, it), f64::max(max, it)));
+        Range { min, max, end_s: self.phases.last().map_or(1.0, |phase| phase.1) }
+    }
+
+    pub(super) fn render(&self, range: Range) -> String {
         let lines: Vec<_> = self.lines.iter().filter(|line| line.is_known()).collect();
-        let values = || lines.iter().flat_map(|line| line.points.iter().filter_map(|point| point.1));
-        let (min, max) = values().fold((f64::INFINITY, 0.0), |(min, max), it| (f64::min(min, it), f64::max(max, it)));
-        let end = self.phases.last().map_or(1.0, |phase| phase.1);
         let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
-        let x = Scale { low: 0.0, high: end.max(0.001), log: false, from: LEFT, to: right };
-        let y = if self.log { Scale::log(min, max, bottom, TOP) } else { Scale::linear(max, bottom, TOP) };
+        let x = Scale::linear_to(range.end_s.max(0.001), LEFT, right);
+        let y = match self.axis {
+            Axis::Linear => Scale::linear(range.max, bottom, TOP),
+            Axis::LogTime => Scale::log(range.min, range.max, bottom, TOP),
+        };
+        let label = self.axis.label();
         let mut svg = open(self.title, &format!("{} over the time of the run in seconds", self.unit));
-        self.draw_phases(&mut svg, x);
-        draw_y_axis(&mut svg, y, self.unit);
-        for time in time_ticks(end) {
-            draw_x_tick(&mut svg, x.at(time), &number(time));
-        }
-        draw_x_title(&mut svg, "time in s");
+        draw_phases(&mut svg, x, &self.phases);
+        draw_y_axis(&mut svg, y, self.unit, label);
+        draw_time_axis(&mut svg, x, range.end_s);
         for line in &lines {
             line.draw(&mut svg, x, y);
         }
         svg.push_str("</svg>");
         let legend: String = lines.iter().map(|line| line.legend()).collect();
         let (title, unit) = (escape(self.title), escape(self.unit));
-        let data = data(&lines, x);
+        let data = data(&lines, x, label);
         format!(
             "<figure data-chart=\"{}\"><figcaption><b>{title}</b> <span class=\"unit\">{unit}</span>\
              <span class=\"legend\">{legend}</span></figcaption>\n{svg}\n</figure>",
             escape(&data)
         )
     }
+}
 
-    fn draw_phases(&self, svg: &mut String, x: Scale) {
-        let mut begin = 0.0;
-        for (index, &(name, end)) in self.phases.iter().enumerate() {
-            let (from, to) = (x.at(begin), x.at(end));
-            let (width, height) = (to - from, HEIGHT - TOP - BOTTOM);
-            let shade = if index % 2 == 0 { "phase" } else { "phase odd" };
-            let rect = format!("x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"");
-            add(svg, format_args!("<rect class=\"{shade}\" {rect}><title>{name}</title></rect>"));
-            if width >= MIN_PHASE_WIDTH {
-                let middle = f64::midpoint(from, to);
-                add(svg, format_args!("<text class=\"name\" x=\"{middle:.1}\" y=\"{}\">{name}</text>", TOP - 7.0));
-            }
-            begin = end;
+impl Axis {
+    /// How its values are written.
+    pub(super) fn label(self) -> fn(f64) -> String {
+        match self {
+            Self::Linear => number,
+            Self::LogTime => short_time,
         }
     }
+}
+
+/// A round time in microseconds: `10 µs`, `1 ms`.
+pub(super) fn short_time(us: f64) -> String {
+    match us {
+        it if it >= 1e6 => format!("{} s", number(it / 1e6)),
+        it if it >= 1e3 => format!("{} ms", number(it / 1e3)),
+        it => format!("{} µs", number(it)),
+    }
+}
+
+pub(super) fn draw_phases(svg: &mut String, x: Scale, phases: &[(&'static str, f64)]) {
+    let mut begin = 0.0;
+    for (index, &(name, end)) in phases.iter().enumerate() {
+        let (from, to) = (x.at(begin), x.at(end));
+        let (width, height) = (to - from, HEIGHT - TOP - BOTTOM);
+        let shade = if index % 2 == 0 { "phase" } else { "phase odd" };
+        let rect = format!("x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"");
+        add(svg, format_args!("<rect class=\"{shade}\" {rect}><title>{name}</title></rect>"));
+        if width >= MIN_PHASE_WIDTH {
+            let class = if width >= MIN_PHASE_WIDTH_NARROW { "name" } else { "name minor" };
+            let middle = f64::midpoint(from, to);
+            add(svg, format_args!("<text class=\"{class}\" x=\"{middle:.1}\" y=\"{}\">{name}</text>", TOP - 9.0));
+        }
+        begin = end;
+    }
+}
+
+/// The axis of the run's time.
+pub(super) fn draw_time_axis(svg: &mut String, x: Scale, end_s: f64) {
+    for time in time_ticks(end_s) {
+        draw_x_tick(svg, x.at(time), &number(time), false);
+    }
+    draw_x_title(svg, "time in s");
 }
 
 impl Line {
@@ -187,12 +250,12 @@ impl Line {
 }
 
 /// What the script reads out: the place of each sample, its time and the lines' values.
-fn data(lines: &[&Line], x: Scale) -> String {
+fn data(lines: &[&Line], x: Scale, label: fn(f64) -> String) -> String {
     let names: Vec<_> = lines.iter().map(|line| line.name).collect();
     let row = |index: usize| {
         let time = lines[0].points[index].0;
         let place = (x.at(time) / WIDTH * 10_000.0).round() / 10_000.0;
-        let values: Vec<_> = lines.iter().map(|line| line.points[index].1.map(number)).collect();
+        let values: Vec<_> = lines.iter().map(|line| line.points[index].1.map(label)).collect();
         serde_json::json!([place, number(time), values])
     };
     let count = lines.first().map_or(0, |line| line.points.len());
@@ -206,12 +269,12 @@ pub(super) fn open(title: &str, description: &str) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">")
 }
 
-pub(super) fn draw_y_axis(svg: &mut String, y: Scale, unit: &str) {
+pub(super) fn draw_y_axis(svg: &mut String, y: Scale, unit: &str, label: fn(f64) -> String) {
     let right = WIDTH - RIGHT;
     for value in y.ticks() {
         let at = y.at(value);
         add(svg, format_args!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
-        let (x, baseline, text) = (LEFT - 7.0, at + 4.0, number(value));
+        let (x, baseline, text) = (LEFT - 7.0, at + 4.0, label(value));
         add(svg, format_args!("<text class=\"tick y\" x=\"{x}\" y=\"{baseline:.1}\">{text}</text>"));
     }
     let middle = f64::midpoint(TOP, HEIGHT - BOTTOM);
@@ -219,14 +282,16 @@ pub(super) fn draw_y_axis(svg: &mut String, y: Scale, unit: &str) {
     add(svg, format_args!("<text class=\"name turned\" {turned}>{}</text>", escape(unit)));
 }
 
-pub(super) fn draw_x_tick(svg: &mut String, at: f64, text: &str) {
-    let (bottom, end, baseline) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM + 4.0, HEIGHT - BOTTOM + 16.0);
+/// A minor one is left out where labels are large.
+pub(super) fn draw_x_tick(svg: &mut String, at: f64, text: &str, is_minor: bool) {
+    let (bottom, end, baseline) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM + 4.0, HEIGHT - BOTTOM + 20.0);
     add(svg, format_args!("<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{bottom}\" y2=\"{end}\"/>"));
-    add(svg, format_args!("<text class=\"tick x\" x=\"{at:.1}\" y=\"{baseline}\">{text}</text>"));
+    let class = if is_minor { "tick x minor" } else { "tick x" };
+    add(svg, format_args!("<text class=\"{class}\" x=\"{at:.1}\" y=\"{baseline}\">{text}</text>"));
 }
 
 pub(super) fn draw_x_title(svg: &mut String, text: &str) {
-    let (middle, baseline) = (f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 5.0);
+    let (middle, baseline) = (f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 6.0);
     add(svg, format_args!("<text class=\"name\" x=\"{middle}\" y=\"{baseline}\">{}</text>", escape(text)));
 }
 
@@ -278,6 +343,12 @@ mod tests {
     }
 
     #[test]
+    fn times_on_an_axis_are_round() {
+        let labels = [10.0, 200.0, 1e3, 5e4, 1e6, 2e7].map(short_time);
+        assert_eq!(labels, ["10 µs", "200 µs", "1 ms", "50 ms", "1 s", "20 s"]);
+    }
+
+    #[test]
     fn labels_are_short() {
         let labels = [0.0, 0.25, 1.5, 42.125, 999.6, 1234.0, 12_345.0, 1_000_000.0, 2.5e9].map(number);
         assert_eq!(labels, ["0", "0.25", "1.5", "42.1", "1000", "1234", "12.3k", "1M", "2.5G"]);
@@ -291,11 +362,11 @@ mod tests {
         let chart = Chart {
             title: "Rate",
             unit: "echoes/s",
-            log: false,
+            axis: Axis::Linear,
             lines: vec![Line { name: "echoes", color: 0, points }],
             phases: vec![("connect", 10.0), ("measure", 9999.0)],
         };
-        let svg = chart.render();
+        let svg = chart.render(chart.range());
         let path = svg.split("d=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!(path.matches('M').count(), 2);
         assert!(

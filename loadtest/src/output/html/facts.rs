@@ -1,26 +1,30 @@
 //! The page's tables: what came out, what was asked for, and where.
 
+use std::time::{Duration, SystemTime};
+
 use super::super::report::{CpuReport, MemoryAt, Report, RunReport};
-use super::super::table::{bytes, count};
+use super::super::result::{Mark, Summary};
+use super::super::units::{bytes, count, time};
 use super::chart::add;
 use super::escape;
+use crate::thresholds::Breach;
 
 /// The line under the title.
-pub(super) fn result(report: &Report) -> String {
-    let (class, text) = match (report.ok, report.interrupted) {
-        (true, false) => ("good", "all connections held, every echo right".to_owned()),
-        (true, true) => ("warn", "ended early; until then all connections held and every echo was right".to_owned()),
-        (false, _) => ("bad", format!("{} errors", count(report.errors()))),
+pub(super) fn result(report: &Report, breaches: &[Breach]) -> String {
+    let result = Summary::of(report, breaches);
+    let class = match result.mark {
+        Mark::Good => "good",
+        Mark::Partial => "warn",
+        Mark::Failed => "bad",
     };
-    let doubt = if report.is_verified() { "" } else { " (echoes were not compared: --no-verify)" };
-    format!("<p class=\"result {class}\">{text}{doubt}</p>")
+    format!("<p class=\"result {class}\">{}</p>", escape(&result.text))
 }
 
 /// The numbers that people look for first.
 pub(super) fn key_figures(report: &Report) -> String {
     let mut figures = vec![(
         "connections",
-        count(report.opened_first()),
+        count(report.connections.ready),
         format!("of {} opened", count(report.connections.requested)),
     )];
     if let Some(measured) = &report.measured {
@@ -30,14 +34,14 @@ pub(super) fn key_figures(report: &Report) -> String {
             format!("over {:.1} s", measured.seconds),
         ));
         if let Some(latency) = &measured.latency_us {
-            figures.push(("median latency", micros(latency.p50), format!("90 % within {}", micros(latency.p90))));
-            figures.push(("99th percentile", micros(latency.p99), format!("99.9 % within {}", micros(latency.p99_9))));
+            figures.push(("median latency", time(latency.p50), format!("90 % within {}", time(latency.p90))));
+            figures.push(("99th percentile", time(latency.p99), format!("99.9 % within {}", time(latency.p99_9))));
         }
         if let Some(cpu) = measured.server_cpu.as_ref().and_then(|cpu| cpu.us_per_echo) {
             figures.push((
                 "server CPU per echo",
-                micros(cpu),
-                format!("generator: {}", measured.load_cpu.us_per_echo.map_or("-".to_owned(), micros)),
+                time(cpu),
+                format!("generator: {}", measured.load_cpu.us_per_echo.map_or("-".to_owned(), time)),
             ));
         }
     }
@@ -53,16 +57,6 @@ pub(super) fn key_figures(report: &Report) -> String {
     html
 }
 
-fn micros(value: f64) -> String {
-    match value {
-        it if it >= 1e6 => format!("{:.2} s", it / 1e6),
-        it if it >= 1e4 => format!("{:.1} ms", it / 1e3),
-        it if it >= 1e3 => format!("{:.2} ms", it / 1e3),
-        it if it >= 100.0 => format!("{it:.0} µs"),
-        it => format!("{it:.2} µs"),
-    }
-}
-
 /// Connections, messages, processor time and memory in full.
 pub(super) fn details(report: &Report) -> String {
     let it = &report.connections;
@@ -71,28 +65,40 @@ pub(super) fn details(report: &Report) -> String {
             "opened".to_owned(),
             format!(
                 "{} of {} in {:.2} s ({}/s)",
-                count(report.opened_first()),
+                count(report.connections.ready),
                 count(it.requested),
                 it.connect_s,
                 count(it.opened_per_s as u64)
             ),
         ),
-        ("failed".to_owned(), count(it.failed)),
+        ("failed".to_owned(), count(it.failed_at_first)),
+        ("not tried any more".to_owned(), count(it.untried)),
+        ("not opened, ended early".to_owned(), count(it.not_opened)),
         ("closed early by the server".to_owned(), count(it.closed_early)),
         ("Close answered".to_owned(), format!("{} of {}", count(it.closes_answered), count(it.closes_sent))),
     ];
+    let seldom = [
+        ("answered the Close and left TCP open", it.lingered),
+        ("did not answer the Close in time", it.close_timeouts),
+        ("ended TLS without a close_notify", it.no_close_notify),
+        ("closed in order, as planned", it.retired),
+    ];
+    rows.extend(seldom.iter().filter(|row| row.1 > 0).map(|&(name, number)| (name.to_owned(), count(number))));
     if it.recycled + it.slow_ended > 0 {
-        rows.push(("closed and opened again".to_owned(), count(it.recycled)));
+        rows.push(("closed in order, to be opened again".to_owned(), count(it.recycled)));
+        rows.push(("failed to be opened again".to_owned(), count(it.failed.saturating_sub(it.failed_at_first))));
         rows.push(("slow readers cut off".to_owned(), count(it.slow_ended)));
     }
     if let Some(latency) = &it.latency_us {
-        let (p50, p99, max) = (micros(latency.p50), micros(latency.p99), micros(latency.max));
+        let (p50, p99, max) = (time(latency.p50), time(latency.p99), time(latency.max));
         rows.push(("time until ready".to_owned(), format!("median {p50}, 99 % within {p99}, at most {max}")));
     }
     for failure in &it.failures {
         let remedy = failure.remedy.as_ref().map_or(String::new(), |remedy| format!(" ({remedy})"));
-        rows.push((format!("failed: {}{remedy}", failure.cause), count(failure.count)));
+        rows.push((format!("failed: {}{remedy}", failure.text()), count(failure.count)));
     }
+    rows.extend(it.detours.iter().map(|it| (format!("went on to the next address: {}", it.text()), count(it.count))));
+    rows.extend(it.early_ends.iter().map(|it| (format!("closed early by {}", it.text()), count(it.count))));
     rows.extend(it.violations.iter().map(|it| (format!("given up: {}", it.what), count(it.count))));
     let mut html = format!("<section><h2>In full</h2><div class=\"tables\">{}", table("Connections", &rows));
     html.push_str(&table("Messages", &messages(report)));
@@ -108,13 +114,24 @@ pub(super) fn details(report: &Report) -> String {
 }
 
 fn messages(report: &Report) -> Vec<(String, String)> {
-    report.messages.rows().into_iter().map(|(name, number)| (name.to_owned(), count(number))).collect()
+    let rows = report.messages.rows(report.is_verified()).into_iter();
+    let rows = rows.map(|(name, number)| (name.to_owned(), count(number)));
+    let pings = report.ping_us.map(|it| {
+        let (p50, p99, max) = (time(it.p50), time(it.p99), time(it.max));
+        ("from a ping to its pong".to_owned(), format!("median {p50}, 99 % within {p99}, at most {max}"))
+    });
+    rows.chain(pings).chain([("verified".to_owned(), report.verified())]).collect()
 }
 
 fn processor_time(cpu: &CpuReport) -> String {
-    let each = cpu.us_per_echo.map_or(String::new(), |each| format!(", {each:.2} µs per echo"));
+    let mut more = cpu.us_per_echo.map_or(String::new(), |each| format!(", {} per echo", time(each)));
+    if let Some(it) = &cpu.throttling {
+        let (throttled, periods) = (count(it.periods_throttled), count(it.periods));
+        let quota = it.quota_cores;
+        add(&mut more, format_args!("; CPU quota {quota:.2} cores, throttled in {throttled} of {periods} periods"));
+    }
     format!(
-        "{:.2} of {} cores (user {:.2} s, system {:.2} s; busiest thread {:.0} %){each}",
+        "{:.2} of {} cores (user {:.2} s, system {:.2} s; busiest thread {:.0} %){more}",
         cpu.cores,
         cpu.cores_max,
         cpu.user_s,
@@ -133,7 +150,7 @@ fn memory(report: &Report) -> Vec<(String, String)> {
     };
     let rows = [
         row("server, resident", &|at| Some(at.server?.rss_bytes), it.server_bytes_per_connection),
-        row("server, proportional", &|at| Some(at.server?.pss_bytes), None),
+        row("server, proportional", &|at| at.server?.pss_bytes, None),
         row("load generator, resident", &|at| Some(at.load.rss_bytes), it.load_bytes_per_connection),
         row("kernel, slab", &|at| Some(at.kernel.slab_bytes), it.slab_bytes_per_connection),
         row("kernel, TCP queues", &|at| Some(at.kernel.tcp_queue_bytes), None),
@@ -147,8 +164,9 @@ pub(super) fn scenario(report: &Report) -> String {
     format!("<section><h2>Scenario</h2><div class=\"tables\">{tables}</div></section>\n")
 }
 
-fn asked_for(run: &RunReport) -> Vec<(String, String)> {
+pub(in crate::output) fn asked_for(run: &RunReport) -> Vec<(String, String)> {
     let mut rows = vec![("target".to_owned(), run.target.clone()), ("threads".to_owned(), run.threads.to_string())];
+    rows.push(("transport".to_owned(), run.transport.clone()));
     let fields = serde_json::to_value(&run.scenario).unwrap_or_default();
     flatten("", &fields, &mut rows);
     rows
@@ -189,6 +207,7 @@ pub(super) fn machines(report: &Report) -> String {
             ("kernel".to_owned(), it.kernel.clone()),
             ("processor".to_owned(), it.cpu_model.clone()),
             ("processors usable".to_owned(), it.cpus_usable.to_string()),
+            ("CPU quota".to_owned(), it.cpu_quota_cores.map_or("none".to_owned(), |it| format!("{it:.2} processors"))),
             ("frequency governor".to_owned(), it.cpu_governor.clone().unwrap_or_else(|| "not told".to_owned())),
             ("memory".to_owned(), bytes(it.memory_bytes as f64)),
             ("descriptors per process".to_owned(), descriptors),
@@ -201,11 +220,12 @@ pub(super) fn machines(report: &Report) -> String {
 
 /// Tables of several runs need to be told apart.
 fn title(report: &Report, run: &RunReport) -> String {
-    if report.runs.len() > 1 {
-        format!("{}, from {:.0} s", run.machine.hostname, run.started_unix_s)
-    } else {
-        String::new()
-    }
+    let Some(number) = report.runs.iter().position(|it| it == run).filter(|_| report.runs.len() > 1) else {
+        return String::new();
+    };
+    let started = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(run.started_unix_s.max(0.0));
+    let started = humantime::format_rfc3339_seconds(started);
+    format!("run {}: {}, started {started}", number + 1, run.machine.hostname)
 }
 
 fn table(title: &str, rows: &[(String, String)]) -> String {

@@ -1,7 +1,8 @@
 //! Latency by percentile, the way `HdrHistogram` plots it: each step to the right is ten times rarer.
 
 use super::super::report::Report;
-use super::chart::{self, BOTTOM, HEIGHT, LEFT, RIGHT, Scale, TOP, WIDTH, add};
+use super::super::units::time;
+use super::chart::{self, Axis, BOTTOM, HEIGHT, LEFT, RIGHT, Scale, TOP, WIDTH, add};
 use crate::interval::IntervalHistogram;
 use crate::series::Encoded;
 
@@ -24,7 +25,7 @@ pub(super) fn section(report: &Report) -> Option<String> {
     }
     Some(format!(
         "<section><h2>Latency by percentile</h2>\n<div class=\"charts\"><figure><figcaption><b>Latency</b> \
-         <span class=\"unit\">µs, log scale</span><span class=\"legend\">{legend}</span></figcaption>\n{}\n</figure>\n{}\
+         <span class=\"unit\">log scale</span><span class=\"legend\">{legend}</span></figcaption>\n{}\n</figure>\n{}\
          </div></section>",
         plot(&curves),
         table(&latency, lag.as_ref())
@@ -39,10 +40,13 @@ fn plot(curves: &[(&str, usize, &IntervalHistogram)]) -> String {
     let max = curves.iter().map(|(.., it)| at(it, 1.0)).fold(0.0, f64::max);
     // Below a microsecond there is nothing to be seen, and it would take half of the room.
     let y = Scale::log(min.max(1.0), max, bottom, TOP);
-    let mut svg = chart::open("Latency by percentile", "µs over the percentile, each step ten times rarer");
-    chart::draw_y_axis(&mut svg, y, "latency in µs");
-    for one_in in (0..=one_in.log10().ceil() as i32).map(|decade| 10_f64.powi(decade)) {
-        chart::draw_x_tick(&mut svg, x.at(one_in), &percent_label(one_in));
+    let mut svg = chart::open("Latency by percentile", "latency over the percentile, each step ten times rarer");
+    chart::draw_y_axis(&mut svg, y, "latency", Axis::LogTime.label());
+    let decades = one_in.log10().ceil() as i32;
+    for decade in 0..=decades {
+        let one_in = 10_f64.powi(decade);
+        // The last label has the most digits, and so has the one that must stay.
+        chart::draw_x_tick(&mut svg, x.at(one_in), &percent_label(one_in), (decades - decade) % 2 == 1);
     }
     chart::draw_x_title(&mut svg, "percentile");
     for (name, color, histogram) in curves {
@@ -81,6 +85,7 @@ fn table(latency: &IntervalHistogram, lag: Option<&IntervalHistogram>) -> String
         ("p50", 0.5),
         ("p75", 0.75),
         ("p90", 0.9),
+        ("p95", 0.95),
         ("p99", 0.99),
         ("p99.9", 0.999),
         ("p99.99", 0.9999),
@@ -88,13 +93,13 @@ fn table(latency: &IntervalHistogram, lag: Option<&IntervalHistogram>) -> String
         ("max", 1.0),
     ];
     let mut html = "<div class=\"scroll\"><table><thead><tr><th scope=\"col\"></th>".to_owned();
-    html.push_str("<th scope=\"col\">latency in µs</th>");
+    html.push_str("<th scope=\"col\">latency</th>");
     if lag.is_some() {
-        html.push_str("<th scope=\"col\">own lag in µs</th>");
+        html.push_str("<th scope=\"col\">own lag</th>");
     }
     html.push_str("</tr></thead><tbody>");
     for (name, quantile) in rows {
-        let value = |it: &IntervalHistogram| format!("<td class=\"n\">{:.1}</td>", at(it, quantile));
+        let value = |it: &IntervalHistogram| format!("<td class=\"n\">{}</td>", time(at(it, quantile)));
         let lag = lag.map(value).unwrap_or_default();
         add(&mut html, format_args!("<tr><th scope=\"row\">{name}</th>{}{lag}</tr>\n", value(latency)));
     }

@@ -1,6 +1,9 @@
 //! Results for the tests of whatever shows results.
 
+use std::time::Duration;
+
 use super::*;
+use crate::sampling::CpuTime;
 use crate::series::tests::sample;
 
 /// 100 connections and 1000 echoes in a second: most took 100 µs, ten took 2 ms.
@@ -11,6 +14,7 @@ pub(crate) fn report() -> Report {
     let mut tally = Tally { latencies, ..Tally::default() };
     for (counter, count) in [
         (Counter::Attempted, 100),
+        (Counter::Settled, 100),
         (Counter::Opened, 100),
         (Counter::Ended, 100),
         (Counter::ClosesSent, 100),
@@ -28,15 +32,19 @@ pub(crate) fn report() -> Report {
         cpus: vec![cpu],
         cores_max: 1,
         others: Duration::ZERO,
+        throttling: None,
     };
-    let memory = Memory { rss_bytes: 1 << 20, pss_bytes: 1 << 20, anonymous_bytes: 1 << 19 };
+    let memory = Memory { rss_bytes: 1 << 20, pss_bytes: Some(1 << 20), anonymous_bytes: 1 << 19 };
     let at = MemoryAt { server: Some(memory), load: memory, kernel: KernelMemory::default() };
     Report::new(Outcome {
         scenario: &scenario,
         target: "ws://127.0.0.1:9001/".to_owned(),
+        addresses: vec!["127.0.0.1:9001".to_owned()],
         server_pid: Some(7),
         threads: 1,
+        transport: "ring".to_owned(),
         started: Duration::from_secs(1_700_000_000),
+        at_first: tally.counts,
         tally,
         connect_time: Duration::from_secs(1),
         measured: Some(Measured {
@@ -48,6 +56,7 @@ pub(crate) fn report() -> Report {
         memory: MemoryMarks { before: at, idle: at, at_end: at, open_when_idle: 100 },
         series: vec![sample(1.0, 1000.0, 100), sample(2.0, 900.0, 150)],
         interrupted: false,
-        has_server_ended: false,
+        server_end: None,
+        stall: Duration::ZERO,
     })
 }

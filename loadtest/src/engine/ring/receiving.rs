@@ -7,10 +7,9 @@ use std::collections::VecDeque;
 
 use ringio::{Completion, Operation, PoolShape, RECEIVES_MAX, Usual};
 
-use super::connection::{Flag, Stage};
+use super::Worker;
+use super::connection::Flag;
 use super::operations::{self, END, Kind, Token};
-use super::worker::Worker;
-use crate::session::Judging;
 
 /// Memory that all threads' receive buffers may take together, as far as [`MIN_POOL`] allows.
 const POOLS: usize = 4 << 20;
@@ -62,31 +61,31 @@ impl Readable {
 impl Worker<'_> {
     /// Has the kernel tell whenever the server has sent something.
     pub(super) fn poll(&mut self, key: u32) {
-        let connection = &mut self.connections[key as usize];
-        debug_assert!(!connection.has(Flag::Polled), "a second poll");
-        connection.set(Flag::Polled, true);
-        let poll = operations::poll(connection.token(Kind::Ready, key));
-        self.ring.push(poll);
+        let Some(slot) = self.layer.slot(key) else { return };
+        debug_assert!(!slot.has(Flag::Polled), "a second poll");
+        slot.set(Flag::Polled, true);
+        let token = Token { key, generation: slot.generation.into(), kind: Kind::Ready };
+        self.ring.push(operations::poll(token));
     }
 
     /// A connection's poll tells something.
     #[inline]
     pub(super) fn on_ready(&mut self, token: Token, result: i32, goes_on: bool) {
         let since_ns = self.last_turn_ns;
-        let Some(connection) = self.connection(token) else {
+        let Some(slot) = self.slot(token) else {
             debug_assert!(false, "completion of a connection that is gone");
             return;
         };
-        connection.set(Flag::Polled, goes_on);
+        slot.set(Flag::Polled, goes_on);
         if result < 0 {
             return self.on_gone(token, Some(-result));
         }
         if result & END != 0 {
-            connection.set(Flag::Ended, true);
+            slot.set(Flag::Ended, true);
         }
         if !goes_on {
-            if connection.stage == Stage::Ending {
-                return self.release_if_ended(token);
+            if slot.has(Flag::Releasing) {
+                return self.release_if_idle(token.key);
             }
             // The kernel had no room for completions.
             self.poll(token.key);
@@ -97,10 +96,11 @@ impl Worker<'_> {
     /// Has a connection wait for its turn to be received from.
     #[inline]
     fn wait_for_turn(&mut self, waiter: Waiter) {
-        let Some(connection) = self.connection(waiter.token) else { return };
+        let wants_input = self.layer.wants_input(waiter.token.key);
+        let Some(slot) = self.slot(waiter.token) else { return };
         // A receive that is under way will see what an event before its completion tells.
-        if connection.wants_input() && !connection.has(Flag::Waiting) && !connection.has(Flag::Receiving) {
-            connection.set(Flag::Waiting, true);
+        if wants_input && !slot.has(Flag::Waiting) && !slot.has(Flag::Receiving) {
+            slot.set(Flag::Waiting, true);
             self.readable.waiting.push_back(waiter);
         }
     }
@@ -113,11 +113,11 @@ impl Worker<'_> {
         let turns = usual.per_turn().min(self.pool.room_for(usual.average()));
         while self.readable.served.len() < turns {
             let Some(waiter) = self.readable.waiting.pop_front() else { break };
-            let connection = self.connection(waiter.token).filter(|connection| connection.has(Flag::Waiting));
-            let Some(connection) = connection else { continue };
-            connection.set(Flag::Waiting, false);
-            if connection.wants_input() {
-                connection.set(Flag::Receiving, true);
+            let wants_input = self.layer.wants_input(waiter.token.key);
+            let Some(slot) = self.slot(waiter.token).filter(|slot| slot.has(Flag::Waiting)) else { continue };
+            slot.set(Flag::Waiting, false);
+            if wants_input {
+                slot.set(Flag::Receiving, true);
                 self.receive(waiter);
             }
         }
@@ -147,16 +147,16 @@ impl Worker<'_> {
         self.readable.under_way -= 1;
         let waiter = self.readable.served[place as usize];
         let Waiter { token, since_ns } = waiter;
-        let connection = &mut self.connections[token.key as usize];
-        connection.set(Flag::Receiving, false);
+        let slot = self.layer.slot(token.key).expect("a connection stays as long as it is received from");
+        slot.set(Flag::Receiving, false);
         // Unix sockets do not say whether there is more before Linux 6.17: but there may be if the buffer was filled.
-        let mut has_more = completion.is_socket_nonempty() || connection.has(Flag::Ended);
+        let mut has_more = completion.is_socket_nonempty() || slot.has(Flag::Ended);
         if let Some(mut piece) = completion.piece {
             has_more |= piece.ends_buffer();
             self.readable.usual.see(piece.len());
             let age_ns = self.stamps.as_ref().map_or(0, |stamps| stamps.age_ns(place));
-            self.arrived_ns = self.now_ns.saturating_sub(age_ns).max(since_ns);
-            self.on_bytes(token.key, piece.bytes_mut());
+            let arrived_ns = self.now_ns.saturating_sub(age_ns).max(since_ns);
+            self.layer.received(token.key, piece.bytes_mut(), arrived_ns);
             self.pool.release(piece);
         }
         match -completion.result {
@@ -168,42 +168,7 @@ impl Worker<'_> {
             libc::ENOBUFS | libc::EINTR => self.wait_for_turn(waiter),
             errno => self.on_gone(token, Some(errno)),
         }
-        self.release_if_ended(token);
-    }
-
-    /// Bytes from the server.
-    pub(super) fn on_bytes(&mut self, key: u32, bytes: &mut [u8]) {
-        let connection = &mut self.connections[key as usize];
-        if !connection.is_upgraded() {
-            return self.on_answer(key, bytes);
-        }
-        if !connection.wants_input() {
-            return;
-        }
-        let mut judging = Judging {
-            now_ns: self.arrived_ns,
-            messages: &self.shared.messages,
-            times: &mut self.times,
-            tally: &mut self.tally,
-            is_closing: connection.stage == Stage::Closing,
-            is_closed: connection.has(Flag::ServerClosed),
-        };
-        let signals = match connection.session.receive(bytes, &mut judging) {
-            Ok(signals) => signals,
-            Err(violation) => return self.on_violation(key, violation),
-        };
-        if let Some(payload) = signals.ping {
-            self.pongs.insert(key, payload);
-            connection.set(Flag::PongDue, true);
-        }
-        if let Some(code) = signals.close {
-            return self.on_close(key, code);
-        }
-        if connection.stage == Stage::Greeting && connection.session.has_echoed() {
-            self.on_open(key);
-        } else if connection.has(Flag::Recycling) {
-            self.close_if_settled(key);
-        }
-        self.send_due(key);
+        self.act();
+        self.release_if_idle(token.key);
     }
 }

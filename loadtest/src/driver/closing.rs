@@ -1,0 +1,277 @@
+//! The end of a connection's life: closed in order, closed by the server, or given up; then let go of, but not before
+//! the transport has.
+
+use std::sync::atomic::Ordering;
+
+use super::connection::{Connection, Flag, Stage};
+use super::deadlines::{Deadline, Deadlines};
+use super::{Driver, TURN, Want};
+use crate::control::Phase;
+use crate::scenario::Scenario;
+use crate::stats::{Cause, Counter, EarlyEnd};
+use crate::websocket::frames::{ServerClose, Violation};
+
+/// Closing handshakes in flight at most, all threads together, and the least for one thread.
+const WINDOW: u32 = 1024;
+const WINDOW_MIN: u32 = 16;
+
+/// What has not been answered for this time does not count among those in flight any more: a server that answers no Close
+/// must not make every window wait.
+const WINDOW_PATIENCE_NS: u64 = 1_000_000_000;
+
+/// When both Closes are there, the server is to end the TCP connection; after this time this side does, as RFC 6455
+/// section 7.1.1 lets it.
+const LINGER_NS: u64 = 1_000_000_000;
+
+/// The orderly closing of connections.
+#[derive(Debug)]
+pub(super) struct Closing {
+    /// The next key to look at.
+    next: usize,
+    window: u32,
+    in_flight: u32,
+    /// Of those in flight: until when they count.
+    in_window: Deadlines,
+    /// Of connections whose closing handshake is not complete.
+    incomplete: Deadlines,
+    /// Of connections that have seen both Closes.
+    lingering: Deadlines,
+}
+
+impl Closing {
+    pub(super) fn new(scenario: &Scenario, threads: u32) -> Self {
+        Self {
+            next: 0,
+            window: (WINDOW / threads.max(1)).max(WINDOW_MIN),
+            in_flight: 0,
+            in_window: Deadlines::new(WINDOW_PATIENCE_NS),
+            incomplete: Deadlines::new(scenario.close_timeout.as_nanos() as u64),
+            lingering: Deadlines::new(LINGER_NS),
+        }
+    }
+}
+
+impl<T: Default> Driver<'_, T> {
+    /// When something about closing is due.
+    pub(super) fn closing_deadline_ns(&self) -> Option<u64> {
+        let Closing { in_window, incomplete, lingering, .. } = &self.closing;
+        let incomplete_ns = incomplete.next_ns().map(|due_ns| due_ns.max(self.closing_goes_on_until_ns()));
+        [in_window.next_ns(), incomplete_ns, lingering.next_ns()].into_iter().flatten().min()
+    }
+
+    /// No Close is given up until then: when all connections are closed, the server has the time for one answer for the next
+    /// one, and not for all of them, on whichever thread.
+    fn closing_goes_on_until_ns(&self) -> u64 {
+        if self.phase != Phase::Close {
+            return 0;
+        }
+        let answered_ns = self.load.close_answered_ns.load(Ordering::Relaxed);
+        answered_ns.saturating_add(self.load.scenario.close_timeout.as_nanos() as u64)
+    }
+
+    /// Begins closing handshakes on the next connections, as many as may be in flight.
+    pub(super) fn close_more(&mut self) {
+        let end = self.closing.next.saturating_add(TURN).min(self.connections.capacity());
+        while self.closing.in_flight < self.closing.window && self.closing.next < end {
+            let key = self.closing.next as u32;
+            self.closing.next += 1;
+            let Some(connection) = self.connections.get_mut(key as usize) else { continue };
+            match connection.stage {
+                Stage::Greeting | Stage::Open if self.load.messages.are_framed() && !connection.is_unread() => {
+                    connection.set(Flag::InCloseWindow, true);
+                    let began_us = connection.began_us;
+                    self.closing.in_flight += 1;
+                    self.closing.in_window.set(self.now_ns, key, began_us);
+                    self.send_close(key);
+                }
+                // A closing handshake is under way, with deadlines of its own.
+                Stage::Closing | Stage::Ending => {}
+                // Without frames there is no Close, slow readers would not see its answer, and the others are half open.
+                _ => self.finish(key),
+            }
+        }
+        let has_more = self.closing.next < self.connections.capacity();
+        self.is_held_up |= has_more && self.closing.in_flight < self.closing.window;
+    }
+
+    fn send_close(&mut self, key: u32) {
+        self.tally.count(Counter::ClosesSent);
+        self.begin_closing(key);
+    }
+
+    fn begin_closing(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        connection.stage = Stage::Closing;
+        connection.set(Flag::CloseDue, true);
+        self.closing.incomplete.set(self.now_ns, key, connection.began_us);
+        self.ask_to_send(key);
+    }
+
+    /// One side's Close has followed the other's, perhaps: then the server is to end the TCP connection.
+    pub(super) fn linger_if_closed(&mut self, key: u32) {
+        let connection = &self.connections[key as usize];
+        if connection.stage == Stage::Closing && has_closed(connection) {
+            self.closing.lingering.set(self.now_ns, key, connection.began_us);
+        }
+    }
+
+    /// Closes a connection in order while there is load: not before all its messages have come back.
+    pub(super) fn leave(&mut self, key: u32) {
+        self.connections[key as usize].set(Flag::Leaving, true);
+        self.close_if_settled(key);
+    }
+
+    /// Goes on with that when a message has come back.
+    pub(super) fn close_if_settled(&mut self, key: u32) {
+        let connection = &self.connections[key as usize];
+        if connection.stage != Stage::Open || connection.session.in_flight() > 0 {
+            return;
+        }
+        if self.load.messages.are_framed() { self.send_close(key) } else { self.finish(key) }
+    }
+
+    /// The server's Close has arrived, and this side's is to have the same code if it is still to be sent. Then the server
+    /// is to close the TCP connection (RFC 6455 section 7.1.1).
+    pub(super) fn on_close(&mut self, key: u32, close: ServerClose) {
+        let connection = &mut self.connections[key as usize];
+        connection.set(Flag::ServerClosed, true);
+        if connection.stage == Stage::Closing {
+            self.tally.count(Counter::ClosesAnswered);
+            self.load.close_answered_ns.fetch_max(self.now_ns, Ordering::Relaxed);
+            self.leave_window(key);
+            return self.linger_if_closed(key);
+        }
+        self.close_codes.insert(key, close.answer());
+        self.closed_early(key, EarlyEnd::Close(close));
+        self.begin_closing(key);
+    }
+
+    fn leave_window(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if connection.has(Flag::InCloseWindow) {
+            connection.set(Flag::InCloseWindow, false);
+            self.closing.in_flight -= 1;
+        }
+    }
+
+    /// Gives up on what the server should have done about connections that are being closed.
+    pub(super) fn expire_closes(&mut self) {
+        while let Some(late) = self.pop_late(|closing| &mut closing.in_window, |it| it.has(Flag::InCloseWindow)) {
+            self.leave_window(late.key);
+        }
+        if self.now_ns >= self.closing_goes_on_until_ns() {
+            while let Some(late) = self.pop_late(|closing| &mut closing.incomplete, |it| !has_closed(it)) {
+                self.tally.count(Counter::CloseTimeouts);
+                self.finish(late.key);
+            }
+        }
+        while let Some(late) = self.pop_late(|closing| &mut closing.lingering, has_closed) {
+            self.tally.count(Counter::Lingered);
+            self.finish(late.key);
+        }
+    }
+
+    /// The next connection whose deadline of this kind is over, of those that are closing and for which it is pending.
+    fn pop_late(
+        &mut self,
+        deadlines: impl Fn(&mut Closing) -> &mut Deadlines,
+        is_pending: impl Fn(&Connection<T>) -> bool,
+    ) -> Option<Deadline> {
+        let connections = &self.connections;
+        deadlines(&mut self.closing).pop(self.now_ns, |deadline| {
+            let connection = connections.get(deadline.key as usize).filter(|it| it.began_us == deadline.began_us);
+            connection.is_some_and(|it| it.stage == Stage::Closing && is_pending(it))
+        })
+    }
+
+    /// The TCP connection has ended: for this cause if it was not upgraded yet, in this way if it was.
+    #[cold]
+    pub fn ended(&mut self, key: u32, cause: Cause, end: EarlyEnd) {
+        let Some(connection) = self.connections.get(key as usize) else { return };
+        match connection.stage {
+            Stage::Connecting | Stage::Upgrading => self.fail_unanswered(key, cause),
+            Stage::Greeting | Stage::Open => {
+                self.closed_early(key, end);
+                self.finish(key);
+            }
+            Stage::Closing => self.finish(key),
+            Stage::Ending => {}
+        }
+    }
+
+    /// The server has broken the protocol: what follows cannot be understood, so the connection is given up. The server
+    /// is told why (RFC 6455 section 7.1.7) unless it would have to be waited for.
+    #[cold]
+    pub(super) fn on_violation(&mut self, key: u32, violation: Violation) {
+        self.tally.count(Counter::Violations);
+        *self.tally.violations.entry(violation.to_string()).or_default() += 1;
+        self.settle_greeting(key);
+        let connection = &mut self.connections[key as usize];
+        if connection.stage != Stage::Closing || connection.has(Flag::CloseDue) {
+            connection.set(Flag::CloseDue, true);
+            self.close_codes.insert(key, violation.close_code());
+            self.ask_to_send(key);
+        }
+        self.finish(key);
+    }
+
+    fn closed_early(&mut self, key: u32, end: EarlyEnd) {
+        if self.connections[key as usize].is_unread() {
+            self.tally.count(Counter::SlowEnded);
+        } else {
+            self.tally.closed_early(end);
+        }
+        self.settle_greeting(key);
+        // The server has ended the connection: what has become of the pings is no question any more.
+        if let Some(pings) = self.pings.remove(&key) {
+            pings.abandon(&mut self.tally, true);
+        }
+    }
+
+    /// An attempt that gets no further than its greeting is settled all the same.
+    fn settle_greeting(&mut self, key: u32) {
+        if self.connections[key as usize].stage == Stage::Greeting {
+            self.tally.count(Counter::Settled);
+        }
+    }
+
+    /// Gives a connection up: the transport is to let go of it.
+    pub(super) fn finish(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if connection.stage == Stage::Ending {
+            return;
+        }
+        if connection.is_upgraded() {
+            self.tally.count(Counter::Ended);
+        }
+        self.leave_window(key);
+        let connection = &mut self.connections[key as usize];
+        let until_ns = if self.phase.is_sending() && self.quota > 0 { self.now_ns } else { 0 };
+        connection.abandon(&mut self.times, &mut self.tally, until_ns);
+        connection.stage = Stage::Ending;
+        if let Some(pings) = self.pings.remove(&key) {
+            pings.abandon(&mut self.tally, false);
+        }
+        self.wants.push_back(Want::Release { key });
+    }
+
+    /// Whether a connection has been given up, and is to be released.
+    #[must_use]
+    pub fn is_ending(&self, key: u32) -> bool {
+        self.connections.get(key as usize).is_none_or(|connection| connection.stage == Stage::Ending)
+    }
+
+    /// The transport has let go of a connection: its slot may be used again.
+    pub fn released(&mut self, key: u32) {
+        let Some(gone) = self.connections.try_remove(key as usize) else { return };
+        debug_assert!(gone.stage == Stage::Ending, "a connection was released unasked");
+        self.pongs.remove(&key);
+        self.close_codes.remove(&key);
+        self.on_left(&gone, key);
+    }
+}
+
+/// Whether both Closes are there.
+fn has_closed<T>(connection: &Connection<T>) -> bool {
+    connection.has(Flag::ServerClosed) && !connection.has(Flag::CloseDue)
+}

@@ -1,0 +1,71 @@
+//! Deadlines of connections.
+
+use std::collections::VecDeque;
+
+/// Deadlines that are all set the same time ahead, and so are due in the order in which they were set.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    after_ns: u64,
+    queue: VecDeque<Deadline>,
+}
+
+/// The deadline of one attempt's connection, which may be gone by then, and its slot in use by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deadline {
+    due_ns: u64,
+    pub(super) key: u32,
+    /// When the attempt began, as the connection has it.
+    pub(super) began_us: u32,
+}
+
+impl Deadlines {
+    pub(super) fn new(after_ns: u64) -> Self {
+        Self { after_ns, queue: VecDeque::new() }
+    }
+
+    pub(super) fn set(&mut self, now_ns: u64, key: u32, began_us: u32) {
+        self.queue.push_back(Deadline { due_ns: now_ns.saturating_add(self.after_ns), key, began_us });
+    }
+
+    /// The next one that is due at `now_ns`; those for which nothing is pending any more are dropped on the way.
+    pub(super) fn pop(&mut self, now_ns: u64, is_pending: impl Fn(Deadline) -> bool) -> Option<Deadline> {
+        while let Some(&deadline) = self.queue.front() {
+            let is_pending = is_pending(deadline);
+            if is_pending && deadline.due_ns > now_ns {
+                return None;
+            }
+            self.queue.pop_front();
+            if is_pending {
+                return Some(deadline);
+            }
+        }
+        None
+    }
+
+    /// When the next one may be due.
+    #[inline]
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        self.queue.front().map(|deadline| deadline.due_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_that_of_its_own_attempt() {
+        let mut deadlines = Deadlines::new(100);
+        deadlines.set(0, 7, 1);
+        deadlines.set(10, 7, 2);
+        deadlines.set(20, 8, 3);
+        assert_eq!(deadlines.next_ns(), Some(100));
+        // The first attempt in slot 7 is gone; the slot's next one has its own time.
+        let is_pending = |it: Deadline| it.began_us != 1;
+        assert_eq!(deadlines.pop(105, is_pending), None);
+        assert_eq!(deadlines.next_ns(), Some(110));
+        assert_eq!(deadlines.pop(200, is_pending).map(|it| (it.key, it.began_us)), Some((7, 2)));
+        assert_eq!(deadlines.pop(200, is_pending).map(|it| it.key), Some(8));
+        assert_eq!((deadlines.pop(200, is_pending), deadlines.next_ns()), (None, None));
+    }
+}

@@ -1,0 +1,453 @@
+//! What one thread of the load generator decides: the whole life of its connections, without the means to live it. There
+//! is no ring, no socket and no clock here.
+//!
+//! A transport tells what happens (connected, bytes received, sent, room again, ended, the time) and does what is wanted
+//! ([`Want`]). What a connection sends is asked for with [`Driver::fill`] when there is room for it, so that nothing is
+//! kept that waits to be sent. `opening`, `sending` and `closing` are the parts of a connection's life, `upkeep` what
+//! happens to it in between; each calls what comes later in it, never the other way round but for `opening::begin`, with
+//! which a life begins anew.
+
+mod closing;
+mod connection;
+mod deadlines;
+mod opening;
+pub mod plan;
+mod sending;
+#[cfg(test)]
+mod simulation;
+mod upkeep;
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+
+use slab::Slab;
+
+use self::closing::Closing;
+use self::connection::{Connection, Flag, Stage};
+use self::opening::Opening;
+use self::upkeep::{Pings, Rotations};
+use crate::control::Phase;
+use crate::message::{MessageId, Messages};
+use crate::scenario::{Part, Scenario};
+use crate::schedule::Schedule;
+use crate::session::Judging;
+use crate::stats::{Counter, Tally};
+use crate::times::SendTimes;
+use crate::websocket::handshake::UpgradeRequest;
+
+/// Connections that one turn starts, sweeps or closes at most, so that completions never wait for long.
+const TURN: usize = 256;
+
+/// What a driver's load consists of.
+#[derive(Clone, Debug)]
+pub struct Load<'a> {
+    /// The load of all threads together.
+    pub scenario: &'a Scenario,
+    /// The messages.
+    pub messages: &'a Messages,
+    /// The targets: connections take turns.
+    pub routes: Vec<Route<'a>>,
+    /// The thread's part of it.
+    pub part: Part,
+    /// How many threads there are.
+    pub threads: u32,
+    /// When a Close was last answered to any of them: closing has time as long as the server goes on.
+    pub close_answered_ns: &'a AtomicU64,
+}
+
+/// One target.
+#[derive(Clone, Debug)]
+pub struct Route<'a> {
+    /// What is asked for there.
+    pub request: &'a UpgradeRequest,
+    /// The numbers of its addresses: one at least. Connections take turns.
+    pub addresses: Range<usize>,
+}
+
+impl<'a> Load<'a> {
+    fn route_of(&self, number: u32) -> &Route<'a> {
+        &self.routes[number as usize % self.routes.len()]
+    }
+
+    /// The upgrade request of connection number `number`.
+    fn request_of(&self, number: u32) -> &'a UpgradeRequest {
+        self.route_of(number).request
+    }
+
+    /// The number of the address that connection number `number` goes to after so many failures at others.
+    fn address_of(&self, number: u32, failures: u8) -> usize {
+        let own = &self.route_of(number).addresses;
+        own.start + (number as usize / self.routes.len() + usize::from(failures)) % own.len()
+    }
+
+    /// Whether there is another address for connection number `number` after so many failures.
+    fn has_next_address(&self, number: u32, failures: u8) -> bool {
+        usize::from(failures) < self.route_of(number).addresses.len()
+    }
+}
+
+/// What a transport is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Connect; then tell [`Driver::connected`] or [`Driver::connect_failed`].
+    Connect {
+        /// The connection's slot: below the part's number of connections.
+        key: u32,
+        /// Its number in the whole run.
+        number: u32,
+        /// The number of the address.
+        address: usize,
+    },
+    /// Send what [`Driver::fill`] gives, as soon as all that was given before is sent; then tell [`Driver::sent`], or
+    /// [`Driver::room`] if it had to wait for the peer.
+    Send {
+        /// The connection.
+        key: u32,
+    },
+    /// Let go of the connection: end what is under way for it. If [`Driver::has_last_words`], these are to be sent first
+    /// unless that needs waiting. Then tell [`Driver::released`].
+    Release {
+        /// The connection.
+        key: u32,
+    },
+}
+
+/// Where a transport takes what a connection sends: empty, with room for a request or two control frames.
+pub trait Output {
+    /// Whether message `id` can be added.
+    fn has_room(&self, id: MessageId, messages: &Messages) -> bool;
+    /// Adds message `id`, as one masked frame if there are frames.
+    fn add_message(&mut self, id: MessageId, messages: &Messages);
+    /// Adds as many bytes as `write` says it has written.
+    fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize);
+}
+
+/// One thread's connections and counts. `T` is what the transport keeps beside each connection.
+pub struct Driver<'a, T> {
+    load: Load<'a>,
+    connections: Slab<Connection<T>>,
+    times: SendTimes,
+    tally: Tally,
+    opening: Opening,
+    closing: Closing,
+    rotations: Rotations,
+    /// Payloads of pings that are to be answered.
+    pongs: HashMap<u32, Box<[u8]>>,
+    /// Codes of Close frames that are to be sent, other than that of an orderly end.
+    close_codes: HashMap<u32, u16>,
+    /// This side's pings that await their pongs.
+    pings: HashMap<u32, Pings>,
+    pings_begun: u32,
+    wants: VecDeque<Want>,
+    phase: Phase,
+    now_ns: u64,
+    /// When load began.
+    load_began_ns: Option<u64>,
+    /// Open loop: when sending ended. What was due until then is still being sent; the next phase begins afterwards.
+    sending_ended_ns: Option<u64>,
+    /// How far the first sends of a load have reached along the connections, by key.
+    sweep: Option<usize>,
+    /// There was more to do than one turn allows.
+    is_held_up: bool,
+    /// Messages that may still be sent.
+    quota: u64,
+}
+
+impl<'a, T: Default> Driver<'a, T> {
+    /// A driver in the connect phase, at `now_ns`; all times are in nanoseconds since the same moment.
+    #[must_use]
+    pub fn new(load: Load<'a>, tally: Tally, now_ns: u64) -> Self {
+        let (scenario, part) = (load.scenario, load.part);
+        let share = f64::from(part.connections) / f64::from(scenario.connections);
+        Self {
+            // Reserved, not touched: memory is taken as connections come.
+            connections: Slab::with_capacity(part.connections as usize),
+            times: SendTimes::new(scenario, now_ns),
+            tally,
+            opening: Opening::new(scenario, share, now_ns),
+            closing: Closing::new(scenario, load.threads),
+            rotations: Rotations::new(scenario, share),
+            pongs: HashMap::new(),
+            close_codes: HashMap::new(),
+            pings: HashMap::new(),
+            pings_begun: 0,
+            wants: VecDeque::new(),
+            phase: Phase::Connect,
+            now_ns,
+            load_began_ns: None,
+            sending_ended_ns: None,
+            sweep: None,
+            is_held_up: false,
+            quota: part.limit.unwrap_or(u64::MAX),
+            load,
+        }
+    }
+
+    /// The next thing that the transport is to do.
+    #[inline]
+    pub fn next_want(&mut self) -> Option<Want> {
+        self.wants.pop_front()
+    }
+
+    /// What has been counted so far.
+    #[inline]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// For what a transport counts.
+    #[inline]
+    pub fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// The phase that the driver follows: that which it was told last, or, in an open loop, the one before as long as
+    /// messages are sent that were due in it.
+    #[inline]
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What the transport keeps beside a connection, if there is one.
+    #[inline]
+    pub fn slot(&mut self, key: u32) -> Option<&mut T> {
+        self.connections.get_mut(key as usize).map(|connection| &mut connection.slot)
+    }
+
+    /// The connection's number in the whole run.
+    #[must_use]
+    pub fn number(&self, key: u32) -> Option<u32> {
+        self.connections.get(key as usize).map(|connection| connection.session.number())
+    }
+
+    /// Keys of connections are below this.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.connections.capacity() as u32
+    }
+
+    /// Whether what the server sends is to be received.
+    #[inline]
+    #[must_use]
+    pub fn wants_input(&self, key: u32) -> bool {
+        let connection = self.connections.get(key as usize);
+        connection.is_some_and(|connection| connection.stage != Stage::Ending && !connection.is_unread())
+    }
+
+    /// Events that follow happen at this time.
+    #[inline]
+    pub fn set_now(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
+    /// Time passes, and the run is in `phase`: does a turn's worth of what is due.
+    pub fn advance(&mut self, now_ns: u64, phase: Phase) {
+        self.now_ns = now_ns;
+        self.is_held_up = false;
+        if phase != self.phase {
+            self.leave_phase(phase);
+        }
+        match self.phase {
+            Phase::Connect => self.open_more(),
+            Phase::WarmUp | Phase::Measure => {
+                if self.sending_ended_ns.is_none() {
+                    self.sweep_turn();
+                    self.is_held_up |= self.find_what_is_due(now_ns);
+                    self.keep_up();
+                    self.follow_plan();
+                }
+            }
+            Phase::Close => self.close_more(),
+            Phase::Drain | Phase::Stop => {}
+        }
+        self.expire_attempts();
+        self.expire_closes();
+        if self.quota == 0 && self.phase.is_sending() && self.tally.counts.in_flight() == 0 {
+            self.tally.counts[Counter::QuotaMet] = 1;
+        }
+    }
+
+    /// Whether [`Driver::advance`] has more to do at once.
+    #[inline]
+    #[must_use]
+    pub fn is_held_up(&self) -> bool {
+        self.is_held_up || self.sweep.is_some() || self.sending_ended_ns.is_some()
+    }
+
+    /// When [`Driver::advance`] has something to do again without an event, and when after that as far as it is known.
+    pub fn upcoming(&mut self) -> (Option<u64>, Option<u64>) {
+        let (mut next_ns, mut after_ns) = (None, None);
+        let plan_ns = match self.phase {
+            Phase::Connect => self.opening_due_ns(),
+            Phase::WarmUp | Phase::Measure => {
+                (next_ns, after_ns) = self.times.schedule().map_or((None, None), Schedule::upcoming);
+                self.plan_due_ns()
+            }
+            Phase::Drain | Phase::Close | Phase::Stop => None,
+        };
+        let upkeep_ns = if self.phase.is_sending() { self.rotations.next_ns() } else { None };
+        let deadlines = [self.opening.deadline_ns(), self.closing_deadline_ns(), plan_ns, upkeep_ns];
+        (deadlines.into_iter().flatten().chain(next_ns).min(), after_ns)
+    }
+
+    /// Whether nothing depends on how soon an echo is noticed: neither a message that it makes room for, nor the time that
+    /// it took to open a connection.
+    #[must_use]
+    pub fn is_patient(&self) -> bool {
+        let traffic = &self.load.scenario.traffic;
+        let has_no_depth = traffic.open.is_some() && traffic.depth == u32::MAX;
+        has_no_depth && self.phase.is_sending() && self.opening.deadline_ns().is_none()
+    }
+
+    fn leave_phase(&mut self, phase: Phase) {
+        let ends_sending = self.phase.is_sending() && !phase.is_sending();
+        if ends_sending && self.times.schedule().is_some() {
+            // What is due up to now is sent before sending ends, a turn's worth at a time.
+            let ended_ns = *self.sending_ended_ns.get_or_insert(self.now_ns);
+            if self.find_what_is_due(ended_ns) || !self.wants.is_empty() {
+                return;
+            }
+            self.count_unsent(ended_ns);
+            self.sending_ended_ns = None;
+            return self.enter_phase(phase, ended_ns);
+        }
+        self.enter_phase(phase, self.now_ns);
+    }
+
+    fn enter_phase(&mut self, phase: Phase, at_ns: u64) {
+        let was_sending = self.phase.is_sending();
+        self.phase = phase;
+        let is_open_loop = self.times.schedule().is_some();
+        match phase {
+            Phase::Measure => self.tally.measuring.begin(at_ns, is_open_loop),
+            _ => self.tally.measuring.end(at_ns),
+        }
+        if phase.is_sending() && !was_sending {
+            self.load_began_ns = Some(at_ns);
+            if let Some(schedule) = self.times.schedule() {
+                schedule.begin(at_ns);
+            }
+            self.rotations.begin(at_ns);
+            self.sweep = Some(0);
+        } else if !phase.is_sending() {
+            self.sweep = None;
+        }
+    }
+
+    /// Sends on the next connections for the first time.
+    fn sweep_turn(&mut self) {
+        let Some(start) = self.sweep else { return };
+        let end = start.saturating_add(TURN).min(self.connections.capacity());
+        for key in start..end {
+            if self.connections.contains(key) {
+                self.ask_to_send(key as u32);
+            }
+        }
+        self.sweep = (end < self.connections.capacity()).then_some(end);
+    }
+
+    /// The transport has connected.
+    pub fn connected(&mut self, key: u32) {
+        let Some(connection) = self.connections.get_mut(key as usize) else { return };
+        if connection.stage != Stage::Connecting {
+            return;
+        }
+        if self.load.messages.are_framed() {
+            connection.stage = Stage::Upgrading;
+            connection.set(Flag::RequestDue, true);
+        } else {
+            self.on_usable(key);
+        }
+        self.ask_to_send(key);
+    }
+
+    /// All that was given is sent.
+    #[inline]
+    pub fn sent(&mut self, key: u32) {
+        self.ask_to_send(key);
+    }
+
+    /// All that was given is sent, after waiting for the peer to make room.
+    pub fn room(&mut self, key: u32) {
+        let clock = self.connections.get(key as usize).and_then(|connection| connection.session.clock());
+        if let (Some(clock), Some(schedule)) = (clock, self.times.schedule()) {
+            schedule.hold(clock);
+        }
+        self.ask_to_send(key);
+    }
+
+    /// Bytes from the server, which have arrived at `arrived_ns`.
+    #[inline]
+    pub fn received(&mut self, key: u32, bytes: &[u8], arrived_ns: u64) {
+        let Some(connection) = self.connections.get_mut(key as usize) else { return };
+        match connection.stage {
+            Stage::Upgrading => self.on_answer(key, bytes, arrived_ns),
+            Stage::Greeting | Stage::Open | Stage::Closing if !connection.is_unread() => {
+                self.on_frames(key, bytes, arrived_ns);
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn on_frames(&mut self, key: u32, bytes: &[u8], arrived_ns: u64) {
+        let connection = &mut self.connections[key as usize];
+        let mut judging = Judging {
+            now_ns: arrived_ns,
+            messages: self.load.messages,
+            times: &mut self.times,
+            tally: &mut self.tally,
+            is_closing: connection.stage == Stage::Closing,
+            is_closed: connection.has(Flag::ServerClosed),
+        };
+        let signals = match connection.session.receive(bytes, &mut judging) {
+            Ok(signals) => signals,
+            Err(violation) => return self.on_violation(key, violation),
+        };
+        for payload in &signals.pongs {
+            self.on_pong(key, payload, arrived_ns);
+        }
+        let connection = &mut self.connections[key as usize];
+        // This side's Close is its last frame.
+        let has_closed = connection.stage == Stage::Closing && !connection.has(Flag::CloseDue);
+        if let Some(payload) = signals.ping.filter(|_| !has_closed) {
+            self.pongs.insert(key, payload);
+            connection.set(Flag::PongDue, true);
+        }
+        if let Some(close) = signals.close {
+            return self.on_close(key, close);
+        }
+        if connection.stage == Stage::Greeting && connection.session.has_echoed() {
+            self.on_open(key);
+        } else if connection.has(Flag::Leaving) {
+            self.close_if_settled(key);
+        }
+        self.ask_to_send(key);
+    }
+
+    #[cold]
+    fn on_pong(&mut self, key: u32, payload: &[u8], arrived_ns: u64) {
+        let pings = self.pings.entry(key).or_default();
+        pings.answered(payload, arrived_ns, &mut self.tally);
+        if pings.is_empty() {
+            self.pings.remove(&key);
+        }
+    }
+
+    /// The run is over: what has not come back is lost.
+    #[must_use]
+    pub fn stop(mut self) -> Tally {
+        for (_, connection) in &mut self.connections {
+            connection.abandon(&mut self.times, &mut self.tally, 0);
+        }
+        for (_, pings) in self.pings.drain() {
+            pings.abandon(&mut self.tally, false);
+        }
+        self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests;

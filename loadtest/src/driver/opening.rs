@@ -1,0 +1,298 @@
+//! The beginning of a connection's life: connect, upgrade, greet; within a time, and as many as the plan wants.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::connection::{Connection, Flag, Stage};
+use super::deadlines::Deadlines;
+use super::{Driver, TURN, Want};
+use crate::control::Phase;
+use crate::pacing::ConnectPacing;
+use crate::scenario::Scenario;
+use crate::stats::{Cause, Counter};
+use crate::websocket::handshake::{Answer, Refusal};
+
+/// How often a plan is looked at while it changes: often enough for a ramp to look like one second by second.
+const PLAN_TICK_NS: u64 = 10_000_000;
+
+/// Attempts that must have failed, with none that succeeded, before the others are not tried any more: a whole window of
+/// them, but at least so many, because a window may be as small as one.
+const HOPELESS_MIN: u32 = 16;
+
+/// Attempts that have begun and are not settled.
+pub(super) struct Opening {
+    /// Attempts that have begun, but for those that open a connection again.
+    begun: u32,
+    /// Numbers that have been used, from the part's first one on.
+    numbered: u32,
+    /// How many of them are held: all but for those that the plan has retired.
+    held: u32,
+    /// Numbers that the plan has given back.
+    retired: Vec<u32>,
+    pacing: ConnectPacing,
+    /// Failures without a success from which on there is no hope.
+    hopeless_from: u32,
+    is_hopeless: bool,
+    deadlines: Deadlines,
+    /// Beginnings of answers that came in several pieces.
+    answers: HashMap<u32, Vec<u8>>,
+    /// Where the plan looks for a connection to close.
+    retire_cursor: usize,
+    /// When the plan was looked at last.
+    planned_ns: u64,
+}
+
+impl Opening {
+    /// For a thread that has `share` of all connections.
+    pub(super) fn new(scenario: &Scenario, share: f64, now_ns: u64) -> Self {
+        let connect = &scenario.connect;
+        let window = (f64::from(connect.window) * share).ceil() as u32;
+        Self {
+            begun: 0,
+            numbered: 0,
+            held: 0,
+            retired: Vec::new(),
+            pacing: ConnectPacing::new(connect.rate * share, window, now_ns),
+            hopeless_from: window.max(HOPELESS_MIN),
+            is_hopeless: false,
+            deadlines: Deadlines::new(connect.timeout.as_nanos() as u64),
+            answers: HashMap::new(),
+            retire_cursor: 0,
+            planned_ns: 0,
+        }
+    }
+
+    /// When the next attempt's time is over.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        self.deadlines.next_ns()
+    }
+}
+
+impl<T: Default> Driver<'_, T> {
+    /// Begins as many attempts as plan and pacing allow.
+    pub(super) fn open_more(&mut self) {
+        let allowed = self.opening_allowance(self.now_ns);
+        for _ in 0..allowed.min(TURN as u32) {
+            let number = self.opening.retired.pop().unwrap_or_else(|| {
+                self.opening.numbered += 1;
+                self.load.part.first + self.opening.numbered - 1
+            });
+            self.opening.begun += 1;
+            self.opening.held += 1;
+            self.begin(number);
+        }
+        self.is_held_up |= allowed > TURN as u32;
+    }
+
+    /// How many attempts may begin at `now_ns`.
+    fn opening_allowance(&self, now_ns: u64) -> u32 {
+        let opening = &self.opening;
+        if opening.is_hopeless {
+            return 0;
+        }
+        let in_flight = (self.tally.counts[Counter::Attempted] - self.tally.counts[Counter::Settled]) as u32;
+        // Slots of connections that are leaving are still in use.
+        let free = self.load.part.connections.saturating_sub(self.connections.len() as u32);
+        let wanted = self.wanted().saturating_sub(opening.held);
+        opening.pacing.allowance(now_ns, opening.begun, in_flight).min(wanted).min(free)
+    }
+
+    /// How many connections this thread is to hold now.
+    fn wanted(&self) -> u32 {
+        let (scenario, part) = (self.load.scenario, self.load.part);
+        match &scenario.plan.connections {
+            None => part.connections,
+            Some(plan) => {
+                let since_ns = self.load_began_ns.map_or(0, |began_ns| self.now_ns.saturating_sub(began_ns));
+                part.share_of(plan.at(since_ns).round() as u32, scenario.connections)
+            }
+        }
+    }
+
+    /// When `open_more` has something to do again without an event.
+    pub(super) fn opening_due_ns(&self) -> Option<u64> {
+        (self.opening_allowance(u64::MAX) > 0).then(|| self.opening.pacing.due_ns(self.opening.begun).unwrap_or(0))
+    }
+
+    /// When the plan is to be looked at again.
+    pub(super) fn plan_due_ns(&self) -> Option<u64> {
+        let plan = self.load.scenario.plan.connections.as_ref()?;
+        let ends_ns = self.load_began_ns?.saturating_add(plan.duration().as_nanos() as u64);
+        // Behind the last stage, until it is done.
+        let is_done = self.opening.planned_ns > ends_ns && self.opening.held == self.wanted();
+        (!is_done && !self.opening.is_hopeless).then(|| self.opening.planned_ns + PLAN_TICK_NS)
+    }
+
+    /// Opens and closes connections while there is load, if that is planned.
+    pub(super) fn follow_plan(&mut self) {
+        if self.plan_due_ns().is_none_or(|due_ns| due_ns > self.now_ns) {
+            return;
+        }
+        self.opening.planned_ns = self.now_ns;
+        self.open_more();
+        let surplus = self.opening.held.saturating_sub(self.wanted());
+        let capacity = self.connections.capacity();
+        let mut left = (surplus.min(TURN as u32), TURN.min(capacity));
+        while left.0 > 0 && left.1 > 0 {
+            // The newest connections are in the highest slots, by and large.
+            self.opening.retire_cursor = self.opening.retire_cursor.checked_sub(1).unwrap_or(capacity - 1);
+            left.1 -= 1;
+            let key = self.opening.retire_cursor;
+            if self.connections.get(key).is_some_and(Connection::is_to_stay) {
+                left.0 -= 1;
+                self.opening.held -= 1;
+                self.tally.count(Counter::Retired);
+                self.leave(key as u32);
+            }
+        }
+    }
+
+    /// Begins to open connection number `number`.
+    pub(super) fn begin(&mut self, number: u32) {
+        self.tally.count(Counter::Attempted);
+        let scenario = self.load.scenario;
+        let mut connection = Connection::new(number, self.load.messages, self.now_ns, T::default());
+        let is_slow_reader = scenario.is_slow_reader(number);
+        connection.set(Flag::Active, !is_slow_reader && scenario.is_active(number));
+        connection.set(Flag::SlowReader, is_slow_reader);
+        let began_us = connection.began_us;
+        let key = self.connections.insert(connection) as u32;
+        self.opening.deadlines.set(self.now_ns, key, began_us);
+        self.wants.push_back(Want::Connect { key, number, address: self.load.address_of(number, 0) });
+    }
+
+    /// Bytes of the answer to the upgrade request.
+    #[cold]
+    pub(super) fn on_answer(&mut self, key: u32, bytes: &[u8], arrived_ns: u64) {
+        let received = match self.opening.answers.remove(&key) {
+            Some(earlier) => Cow::Owned([&earlier, bytes].concat()),
+            None => Cow::Borrowed(bytes),
+        };
+        let number = self.connections[key as usize].session.number();
+        let request = self.load.request_of(number);
+        match request.judge(number, &received, false) {
+            Answer::Incomplete => {
+                self.opening.answers.insert(key, received.into_owned());
+            }
+            Answer::Upgraded(head) => {
+                self.on_usable(key);
+                if head < received.len() {
+                    self.on_frames(key, &received[head..], arrived_ns);
+                } else {
+                    self.ask_to_send(key);
+                }
+            }
+            Answer::Refused(refusal) => self.refused(key, *refusal),
+            Answer::Invalid(why) => self.fail(key, Cause::Invalid(why)),
+        }
+    }
+
+    /// The answer has not come in full, and will not: what has come of it may say more than `cause`.
+    #[cold]
+    pub(super) fn fail_unanswered(&mut self, key: u32, cause: Cause) {
+        let number = self.connections[key as usize].session.number();
+        let received = self.opening.answers.remove(&key).unwrap_or_default();
+        match self.load.request_of(number).judge(number, &received, true) {
+            Answer::Refused(refusal) => self.refused(key, *refusal),
+            Answer::Invalid(why) if cause == Cause::Reset => self.fail(key, Cause::Invalid(why)),
+            _ => self.fail(key, cause),
+        }
+    }
+
+    /// The server has answered the upgrade request with another status.
+    fn refused(&mut self, key: u32, refusal: Refusal) {
+        let connection = &self.connections[key as usize];
+        self.tally.refuse(refusal, self.load.address_of(connection.session.number(), connection.failures));
+        self.give_up_if_hopeless();
+        self.finish(key);
+    }
+
+    /// The connection can carry messages.
+    pub(super) fn on_usable(&mut self, key: u32) {
+        self.tally.count(Counter::Opened);
+        self.connections[key as usize].set(Flag::RequestDue, false);
+        if self.load.scenario.connect.greet {
+            self.connections[key as usize].stage = Stage::Greeting;
+        } else {
+            self.on_open(key);
+        }
+    }
+
+    /// An attempt has become a connection that can be used.
+    pub(super) fn on_open(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        connection.stage = Stage::Open;
+        self.tally.connects.record(connection.age_ns(self.now_ns));
+        self.tally.count(Counter::Settled);
+        self.tally.count(Counter::Ready);
+    }
+
+    /// The transport could not connect, and has closed the socket: goes on with the next address if there is one.
+    #[cold]
+    pub fn connect_failed(&mut self, key: u32, cause: Cause) {
+        let Some(connection) = self.connections.get_mut(key as usize) else { return };
+        if connection.stage != Stage::Connecting {
+            return;
+        }
+        let (number, failures) = (connection.session.number(), connection.failures);
+        if !cause.is_of_the_address() || !self.load.has_next_address(number, failures + 1) {
+            return self.fail(key, cause);
+        }
+        connection.failures += 1;
+        self.tally.detour(cause, self.load.address_of(number, failures));
+        self.wants.push_back(Want::Connect { key, number, address: self.load.address_of(number, failures + 1) });
+    }
+
+    /// An attempt has failed.
+    pub(super) fn fail(&mut self, key: u32, cause: Cause) {
+        let connection = &self.connections[key as usize];
+        self.tally.fail(cause, self.load.address_of(connection.session.number(), connection.failures));
+        self.give_up_if_hopeless();
+        self.finish(key);
+    }
+
+    /// What has failed a whole window's times and never succeeded is not tried to the end: with long timeouts that would
+    /// take minutes or hours.
+    fn give_up_if_hopeless(&mut self) {
+        let counts = &self.tally.counts;
+        let is_over = self.opening.is_hopeless || counts[Counter::Ready] > 0 || self.phase != Phase::Connect;
+        if is_over || counts[Counter::Failed] < u64::from(self.opening.hopeless_from) {
+            return;
+        }
+        self.opening.is_hopeless = true;
+        let untried = self.wanted().saturating_sub(self.opening.held);
+        self.tally.counts[Counter::Untried] += u64::from(untried);
+    }
+
+    /// Gives up attempts whose time is over.
+    pub(super) fn expire_attempts(&mut self) {
+        loop {
+            let connections = &self.connections;
+            let expired = self.opening.deadlines.pop(self.now_ns, |deadline| {
+                let connection = connections.get(deadline.key as usize);
+                connection.is_some_and(|it| it.is_attempt() && it.began_us == deadline.began_us)
+            });
+            let Some(expired) = expired else { return };
+            let cause = match self.connections[expired.key as usize].stage {
+                Stage::Connecting => Cause::ConnectTimeout,
+                Stage::Upgrading => Cause::UpgradeTimeout,
+                _ => Cause::GreetingTimeout,
+            };
+            self.fail_unanswered(expired.key, cause);
+        }
+    }
+
+    /// A connection has left: its number is free, or begins anew.
+    pub(super) fn on_left(&mut self, gone: &Connection<T>, key: u32) {
+        self.opening.answers.remove(&key);
+        if !gone.has(Flag::Leaving) {
+            return;
+        }
+        let number = gone.session.number();
+        if !gone.has(Flag::Returning) {
+            self.opening.retired.push(number);
+        } else if self.phase.is_sending() && self.sending_ended_ns.is_none() {
+            self.begin(number);
+        }
+    }
+}

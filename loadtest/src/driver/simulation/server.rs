@@ -1,0 +1,247 @@
+//! The simulated server's side of one connection: what it does with what arrives, and what it has done.
+
+use std::collections::VecDeque;
+
+use tungstenite::handshake::derive_accept_key;
+
+use super::random::Random;
+
+/// What a server is like towards one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    Accepts,
+    Refuses,
+    Ignores,
+}
+
+/// How a server treats pings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pongs {
+    Right,
+    None,
+    Wrong,
+    Triple,
+}
+
+/// What the end of a message, as it is delivered, proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Good,
+    Corrupted,
+    Duplicate,
+    Pong,
+    Close,
+    Violation,
+}
+
+/// One connection as the server has it.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a way of its own to be different")]
+pub(super) struct Server {
+    pub(super) upgrade: Upgrade,
+    pub(super) pongs: Pongs,
+    pub(super) has_faults: bool,
+    pub(super) echoes: bool,
+    pub(super) answers_close: bool,
+    pub(super) ends_tcp: bool,
+    is_framed: bool,
+    message_size: usize,
+    input: Vec<u8>,
+    is_upgraded: bool,
+    has_closed: bool,
+    /// The client's Close has come: nothing may follow.
+    pub(super) got_close: bool,
+    /// Bytes on their way to the client.
+    pub(super) output: Vec<u8>,
+    /// Where in the stream of all output something ends, and what.
+    pub(super) marks: VecDeque<(usize, Mark)>,
+    written: usize,
+    /// The TCP connection ends behind the output.
+    pub(super) is_over: bool,
+    pub(super) messages_received: u64,
+    pub(super) pings_received: u64,
+}
+
+impl Server {
+    pub(super) fn new(random: &mut Random, is_framed: bool, message_size: usize, is_hopeless: bool) -> Self {
+        let is_good = random.one_in(2);
+        let mut quirk = |n| !is_good && random.one_in(n);
+        let (refuses, ignores) = (quirk(10), quirk(10));
+        let (has_faults, is_deaf, is_rude, lingers) = (quirk(3), quirk(10), quirk(6), quirk(4));
+        let pongs = [Pongs::Right, Pongs::None, Pongs::Wrong, Pongs::Triple];
+        Self {
+            upgrade: match (is_hopeless || refuses, ignores) {
+                (true, _) => Upgrade::Refuses,
+                (false, true) => Upgrade::Ignores,
+                (false, false) => Upgrade::Accepts,
+            },
+            pongs: if is_good { Pongs::Right } else { pongs[random.below(4)] },
+            has_faults: has_faults && is_framed,
+            echoes: !is_deaf,
+            answers_close: !is_rude,
+            ends_tcp: !lingers,
+            is_framed,
+            message_size,
+            input: Vec::new(),
+            is_upgraded: !is_framed,
+            has_closed: false,
+            got_close: false,
+            output: Vec::new(),
+            marks: VecDeque::new(),
+            written: 0,
+            is_over: false,
+            messages_received: 0,
+            pings_received: 0,
+        }
+    }
+
+    /// Bytes from the client.
+    pub(super) fn take(&mut self, bytes: &[u8], random: &mut Random) {
+        if self.is_over {
+            return; // the kernel answers with a reset that is on its way
+        }
+        self.input.extend_from_slice(bytes);
+        if !self.is_upgraded && !self.answer_upgrade() {
+            return;
+        }
+        if !self.is_framed {
+            self.echo_bytes();
+            return;
+        }
+        while let Some((opcode, payload, len)) = frame(&self.input) {
+            self.input.drain(..len);
+            self.on_frame(opcode, payload, random);
+        }
+    }
+
+    fn echo_bytes(&mut self) {
+        let bytes = std::mem::take(&mut self.input);
+        if self.echoes {
+            let before = self.written / self.message_size;
+            self.write(&bytes);
+            for count in before + 1..=self.written / self.message_size {
+                self.marks.push_back((count * self.message_size, Mark::Good));
+            }
+        }
+    }
+
+    fn answer_upgrade(&mut self) -> bool {
+        let Some(end) = self.input.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+        let head = String::from_utf8(self.input.drain(..end + 4).collect()).expect("a request is text");
+        let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("a key");
+        match self.upgrade {
+            Upgrade::Ignores => return false,
+            Upgrade::Refuses => {
+                self.write(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");
+                self.is_over = true;
+                return false;
+            }
+            Upgrade::Accepts => {}
+        }
+        let accept = derive_accept_key(key.as_bytes());
+        let answer = "HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+        self.write(format!("{answer}{accept}\r\n\r\n").as_bytes());
+        self.is_upgraded = true;
+        true
+    }
+
+    fn on_frame(&mut self, opcode: u8, mut payload: Vec<u8>, random: &mut Random) {
+        assert!(!self.got_close, "the client sends frame {opcode} behind its own Close");
+        match opcode {
+            1 | 2 => {
+                self.messages_received += 1;
+                if self.has_closed || !self.echoes {
+                    return;
+                }
+                match if self.has_faults { random.below(12) } else { 12 } {
+                    0 => {}
+                    1 => {
+                        *payload.last_mut().expect("not empty") ^= 1;
+                        self.send(opcode, &payload, Mark::Corrupted);
+                    }
+                    2 => {
+                        self.send(opcode, &payload, Mark::Good);
+                        self.send(opcode, &payload, Mark::Duplicate);
+                    }
+                    _ => self.send(opcode, &payload, Mark::Good),
+                }
+            }
+            9 => {
+                self.pings_received += 1;
+                if self.has_closed {
+                    return;
+                }
+                let count = if self.pongs == Pongs::Triple { 3 } else { usize::from(self.pongs != Pongs::None) };
+                for _ in 0..count {
+                    self.send(10, if self.pongs == Pongs::Wrong { b"other" } else { &payload }, Mark::Pong);
+                }
+            }
+            10 => {}
+            8 => {
+                self.got_close = true;
+                if !self.has_closed && self.answers_close {
+                    self.has_closed = true;
+                    self.send(8, &payload, Mark::Close);
+                }
+                self.is_over |= self.has_closed && self.ends_tcp;
+            }
+            _ => panic!("the client sends opcode {opcode}"),
+        }
+    }
+
+    /// The server does something of its own accord.
+    pub(super) fn act(&mut self, random: &mut Random) {
+        if !self.is_upgraded || self.is_over || self.has_closed || !self.is_framed {
+            return;
+        }
+        match random.below(12) {
+            0 => {
+                self.has_closed = true;
+                self.send(8, &1001_u16.to_be_bytes(), Mark::Close);
+            }
+            1 => {
+                self.has_closed = true;
+                self.write(&[0x8b, 0]);
+                self.marks.push_back((self.written, Mark::Violation));
+            }
+            2 => self.is_over = true,
+            _ => self.write_frame(9, b"are you there?"),
+        }
+    }
+
+    fn send(&mut self, opcode: u8, payload: &[u8], mark: Mark) {
+        self.write_frame(opcode, payload);
+        self.marks.push_back((self.written, mark));
+    }
+
+    fn write_frame(&mut self, opcode: u8, payload: &[u8]) {
+        self.write(&[0x80 | opcode]);
+        if payload.len() < 126 {
+            self.write(&[payload.len() as u8]);
+        } else {
+            self.write(&[126]);
+            self.write(&(payload.len() as u16).to_be_bytes());
+        }
+        self.write(payload);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
+        self.written += bytes.len();
+    }
+}
+
+/// The masked frame at the beginning of `input`: opcode, payload and length of it all.
+fn frame(input: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
+    let (&first, &second) = (input.first()?, input.get(1)?);
+    assert!(first & 0xf0 == 0x80 && second & 0x80 != 0, "frames of a client are whole messages, and masked");
+    let (start, len) = match second & 0x7f {
+        126 => (4, usize::from(u16::from_be_bytes([*input.get(2)?, *input.get(3)?]))),
+        127 => panic!("no message is so long"),
+        len => (2, usize::from(len)),
+    };
+    let key: [u8; 4] = input.get(start..start + 4)?.try_into().expect("four bytes");
+    let mut payload = input.get(start + 4..start + 4 + len)?.to_vec();
+    crate::message::mask(&mut payload, key);
+    Some((first & 0x0f, payload, start + 4 + len))
+}

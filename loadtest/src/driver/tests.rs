@@ -1,0 +1,178 @@
+//! Cases that a random schedule meets too rarely, or cannot judge.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use super::{Driver, Load, Route, Want};
+use crate::control::Phase;
+use crate::message::Messages;
+use crate::scenario::tests::scenario;
+use crate::scenario::{Arrivals, OpenLoop, Scenario};
+use crate::stats::{Counter, Tally};
+use crate::target::Target;
+use crate::target::routes::Routes;
+use crate::websocket::handshake::{Extras, UpgradeRequest};
+
+const MS: u64 = 1_000_000;
+
+/// Takes what is sent, and counts it.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl super::Output for Bytes {
+    fn has_room(&self, _: crate::message::MessageId, _: &Messages) -> bool {
+        true
+    }
+
+    fn add_message(&mut self, id: crate::message::MessageId, messages: &Messages) {
+        let start = self.0.len();
+        self.0.resize(start + messages.size_of(id), 0);
+        messages.write_masked(id, 0, [0; 4], &mut self.0[start..]);
+    }
+
+    fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+        let start = self.0.len();
+        self.0.resize(start + 600, 0);
+        let written = write(&mut self.0[start..]);
+        self.0.truncate(start + written);
+    }
+}
+
+/// Lets a perfect server echo bytes, without frames, in no time; connections are there at once.
+fn serve(driver: &mut Driver<'_, ()>, now_ns: u64) {
+    while let Some(want) = driver.next_want() {
+        match want {
+            Want::Connect { key, .. } => driver.connected(key),
+            Want::Send { key } => {
+                let mut bytes = Bytes::default();
+                driver.fill(key, &mut bytes);
+                driver.sent(key);
+                driver.received(key, &bytes.0, now_ns);
+            }
+            Want::Release { key } => driver.released(key),
+        }
+    }
+}
+
+fn with_driver(scenario: &Scenario, test: impl FnOnce(Driver<'_, ()>)) {
+    let messages = Messages::new(20, false, true).unframed();
+    let target = Target::parse("tcp://127.0.0.1:1", &Routes::default()).unwrap();
+    let request = UpgradeRequest::new(&target, &Extras::default(), 1).unwrap();
+    let routes = vec![Route { request: &request, addresses: 0..1 }];
+    let part = scenario.divide(1)[0];
+    let close_answered_ns = &AtomicU64::new(0);
+    let load = Load { scenario, messages: &messages, routes, part, threads: 1, close_answered_ns };
+    test(Driver::new(load, Tally::default(), 0));
+}
+
+#[test]
+fn lag_and_latency_are_those_of_the_same_messages() {
+    let mut scenario = scenario(1, 1, None);
+    (scenario.connect.greet, scenario.traffic.depth) = (false, u32::MAX);
+    scenario.traffic.open = Some(OpenLoop { rate: 1000.0, arrivals: Arrivals::Constant });
+    with_driver(&scenario, |mut driver| {
+        let mut go = |ms: u64, phase| {
+            driver.advance(ms * MS, phase);
+            serve(&mut driver, ms * MS);
+        };
+        go(0, Phase::Connect);
+        go(10, Phase::WarmUp);
+        // The thread was held up from the warm-up into the measured time: what was due before that is none of its.
+        go(600, Phase::Measure);
+        for ms in 601..900 {
+            go(ms, Phase::Measure);
+        }
+        go(900, Phase::Measure);
+        // And again, at the end of it.
+        go(1000, Phase::Drain);
+        go(1001, Phase::Drain);
+        let tally = driver.tally();
+        assert_eq!(tally.counts[Counter::Echoed], 991, "{:?}", tally.counts);
+        assert_eq!(tally.lag.count(), tally.latencies.count());
+        assert_eq!(tally.counts[Counter::MeasuredDue], tally.lag.count());
+        assert!((400..=401).contains(&tally.lag.count()), "{}", tally.lag.count());
+        let (lag, latency) = (tally.lag.max().unwrap(), tally.latencies.max().unwrap());
+        assert!(lag <= latency && lag > Duration::from_millis(98) && lag < Duration::from_millis(101), "{lag:?}");
+    });
+}
+
+#[test]
+fn a_plan_opens_and_closes_connections_one_after_the_other() {
+    let mut scenario = scenario(40, 0, None);
+    scenario.connect.greet = false;
+    let stages = [(1000, 40.0), (500, 40.0), (1000, 0.0)];
+    let stages = stages.map(|(ms, value)| (Duration::from_millis(ms), value));
+    scenario.plan.connections = Some(super::plan::Ramp::new(10.0, &stages));
+    with_driver(&scenario, |mut driver| {
+        let mut open = Vec::new();
+        for ms in 0..3000_u64 {
+            let phase = if ms == 0 { Phase::Connect } else { Phase::Measure };
+            driver.advance(ms * MS, phase);
+            serve(&mut driver, ms * MS);
+            open.push(driver.tally().counts.open());
+        }
+        for (ms, expected) in [(0, 10), (500, 25), (1000, 40), (1500, 40), (2000, 20), (2600, 0), (2999, 0)] {
+            assert!(open[ms].abs_diff(expected) <= 2, "{} are open at {ms} ms", open[ms]);
+        }
+        assert_eq!(driver.tally().counts[Counter::Retired], 40);
+    });
+}
+
+#[test]
+fn attempts_that_never_succeed_are_given_up_after_a_window_of_them() {
+    let mut scenario = scenario(1000, 0, None);
+    scenario.connect.window = 20;
+    with_driver(&scenario, |mut driver| {
+        let mut now_ns = 0;
+        for _ in 0..10 {
+            driver.advance(now_ns, Phase::Connect);
+            let mut begun = 0;
+            while let Some(want) = driver.next_want() {
+                match want {
+                    Want::Connect { .. } => begun += 1,
+                    Want::Release { key } => driver.released(key),
+                    Want::Send { .. } => unreachable!("there is no connection"),
+                }
+            }
+            assert!(begun <= 20);
+            now_ns += 1001 * MS;
+        }
+        let counts = driver.tally().counts;
+        assert_eq!((counts[Counter::Failed], counts[Counter::Untried]), (20, 980));
+        assert_eq!(driver.upcoming().0, None, "there is nothing left to be done");
+    });
+}
+
+/// The layering, kept by a test: decisions are made without the means to carry them out.
+#[test]
+fn the_driver_imports_no_ring_no_socket_and_no_clock() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/driver");
+    let mut files = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/src/session.rs").into()];
+    let mut folders = vec![std::path::PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    assert!(files.len() > 5);
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for word in [
+            "io_uring",
+            "ringio",
+            "socket2",
+            "rustix",
+            "libc",
+            "rustls",
+            "crate::engine",
+            "Instant",
+            "std::net",
+            "std::os",
+        ] {
+            let finds = |line: &&str| line.trim_start().starts_with("use ") && line.contains(word);
+            let line = text.lines().find(finds);
+            assert_eq!(line, None, "{} is above what moves bytes and tells time", file.display());
+        }
+    }
+}

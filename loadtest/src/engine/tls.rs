@@ -1,0 +1,324 @@
+//! TLS between a transport and the driver, without I/O: records are decrypted as they come, wherever they are, and
+//! encrypted into the buffer that is sent. An idle connection has no buffer, only what rustls keeps of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustls::client::ClientConnectionData;
+use rustls::client::UnbufferedClientConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::{ClientConfig, Error};
+
+use super::Shared;
+use super::sends::SendBuffer;
+use crate::driver::{Driver, Output, Want};
+use crate::message::{MessageId, Messages};
+use crate::scenario::Part;
+use crate::stats::{Cause, Counter, EarlyEnd};
+use crate::tls::describe;
+use crate::websocket::frames::{MAX_CLIENT_HEADER, Opcode, client_header_len, write_client_header};
+
+/// Bytes of messages that are encrypted in one go: as many as four records hold, of which each costs a call and a tag.
+const PLAIN_MAX: usize = 64 << 10;
+
+/// Room for a request or two control frames, as [`Output`] promises it.
+const PLAIN_MIN: usize = 512;
+
+/// What encrypting adds to so many bytes at most: header, type, tag and, in TLS 1.2, a nonce, for each record.
+const RECORD: usize = 16 << 10;
+const RECORD_OVERHEAD: usize = 64;
+
+/// An alert record.
+const ALERT_MAX: usize = 64;
+
+/// TLS for all connections of a thread.
+pub(super) struct Tls<'a> {
+    config: &'a Arc<ClientConfig>,
+    shared: &'a Shared,
+    /// By the connections' keys.
+    connections: Vec<Option<Box<TlsConnection>>>,
+    pub(super) wants: VecDeque<Want>,
+    /// What is being encrypted.
+    plain: Plain,
+}
+
+/// One connection.
+struct TlsConnection {
+    tls: UnbufferedClientConnection,
+    /// The beginning of a record whose end has not come.
+    partial: Vec<u8>,
+    /// Records of the handshake, or an alert, that are to be sent.
+    pending: Vec<u8>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Handshake,
+    Established,
+    /// The server has sent its `close_notify`.
+    PeerClosed,
+    /// This side's `close_notify`, or another alert, has been given to the transport.
+    Closed,
+}
+
+impl<'a> Tls<'a> {
+    pub(super) fn new(config: &'a Arc<ClientConfig>, shared: &'a Shared, part: Part) -> Self {
+        let capacity = shared.longest_request().max(PLAIN_MIN);
+        let plain = Plain { bytes: Vec::new(), capacity };
+        let connections = (0..part.connections).map(|_| None).collect();
+        Self { config, shared, connections, wants: VecDeque::new(), plain }
+    }
+
+    /// The transport has connected: begins the handshake.
+    pub(super) fn connected<T: Default>(&mut self, key: u32, driver: &mut Driver<'_, T>) {
+        let Some(number) = driver.number(key) else { return };
+        let endpoint = self.shared.endpoint_of(number);
+        let name = endpoint.name.clone().expect("an endpoint that speaks TLS has a name");
+        match UnbufferedClientConnection::new(Arc::clone(self.config), name) {
+            Ok(tls) => {
+                let connection =
+                    TlsConnection { tls, partial: Vec::new(), pending: Vec::new(), state: State::Handshake };
+                self.connections[key as usize] = Some(Box::new(connection));
+                self.received(key, &mut [], 0, driver);
+            }
+            Err(error) => failed(key, &error, driver),
+        }
+    }
+
+    /// Records, or parts of them, from the server.
+    pub(super) fn received<T: Default>(
+        &mut self,
+        key: u32,
+        bytes: &mut [u8],
+        arrived_ns: u64,
+        driver: &mut Driver<'_, T>,
+    ) {
+        let Some(connection) = &mut self.connections[key as usize] else { return };
+        let was_handshake = connection.state == State::Handshake;
+        let outcome = if connection.partial.is_empty() {
+            let outcome = connection.process(key, bytes, arrived_ns, driver);
+            if let Ok(used) = outcome {
+                connection.partial.extend_from_slice(&bytes[used..]);
+            }
+            outcome
+        } else {
+            let mut records = std::mem::take(&mut connection.partial);
+            records.extend_from_slice(bytes);
+            let outcome = connection.process(key, &mut records, arrived_ns, driver);
+            if let Ok(used) = outcome
+                && used < records.len()
+            {
+                records.drain(..used);
+                connection.partial = records;
+            }
+            outcome
+        };
+        let is_established = was_handshake && connection.state == State::Established;
+        if !connection.pending.is_empty() || is_established {
+            self.wants.push_back(Want::Send { key });
+        }
+        match outcome {
+            Err(error) => failed(key, &error, driver),
+            Ok(_) if connection.state == State::PeerClosed => driver.ended(key, Cause::Reset, EarlyEnd::Eof),
+            Ok(_) => {}
+        }
+    }
+
+    /// Fills in what the connection is to send: the handshake, what the driver has, or a goodbye.
+    pub(super) fn fill<T: Default>(&mut self, key: u32, buffer: &mut SendBuffer, driver: &mut Driver<'_, T>) -> bool {
+        let Some(connection) = &mut self.connections[key as usize] else { return false };
+        if !connection.pending.is_empty() {
+            let pending = std::mem::take(&mut connection.pending);
+            buffer.reserve(pending.len());
+            buffer.add(|bytes| {
+                bytes[..pending.len()].copy_from_slice(&pending);
+                pending.len()
+            });
+            // What the driver has follows in the next send.
+            return false;
+        }
+        if matches!(connection.state, State::Handshake | State::Closed) {
+            return false;
+        }
+        let is_ending = driver.is_ending(key);
+        self.plain.bytes.clear();
+        let has_more = driver.fill(key, &mut self.plain);
+        let plain = &self.plain.bytes;
+        if plain.is_empty() && !is_ending {
+            return has_more;
+        }
+        buffer.reserve(plain.len() + (plain.len() / RECORD + 1) * RECORD_OVERHEAD + ALERT_MAX);
+        buffer.add(|bytes| {
+            let mut len = 0;
+            connection.write(|traffic| {
+                if !plain.is_empty() {
+                    len = traffic.encrypt(plain, bytes)?;
+                }
+                if is_ending {
+                    len += traffic.queue_close_notify(&mut bytes[len..])?;
+                }
+                Ok(())
+            });
+            len
+        });
+        if is_ending {
+            connection.state = State::Closed;
+        }
+        has_more
+    }
+
+    /// Whether a connection that is to be released has something to send before.
+    pub(super) fn has_last_words(&self, key: u32) -> bool {
+        let connection = self.connections[key as usize].as_ref();
+        connection
+            .is_some_and(|it| !it.pending.is_empty() || matches!(it.state, State::Established | State::PeerClosed))
+    }
+
+    /// The TCP connection has ended.
+    pub(super) fn ended<T: Default>(&mut self, key: u32, driver: &mut Driver<'_, T>) {
+        let connection = self.connections[key as usize].as_ref();
+        if connection.is_some_and(|it| it.state == State::Established) && !driver.is_ending(key) {
+            driver.tally_mut().count(Counter::NoCloseNotify);
+        }
+    }
+
+    pub(super) fn released(&mut self, key: u32) {
+        self.connections[key as usize] = None;
+    }
+}
+
+impl TlsConnection {
+    /// Handles all whole records in `bytes`. Returns how many bytes they were.
+    fn process<T: Default>(
+        &mut self,
+        key: u32,
+        bytes: &mut [u8],
+        arrived_ns: u64,
+        driver: &mut Driver<'_, T>,
+    ) -> Result<usize, Error> {
+        let mut used = 0;
+        loop {
+            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(&mut bytes[used..]);
+            let state = match state {
+                Ok(state) => state,
+                Err(error) => {
+                    self.take_alert(&mut bytes[used + discard..]);
+                    return Err(error);
+                }
+            };
+            let goes_on = match state {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        driver.received(key, record.payload, arrived_ns);
+                    }
+                    true
+                }
+                ConnectionState::EncodeTlsData(encoding) => {
+                    encode(encoding, &mut self.pending);
+                    true
+                }
+                ConnectionState::TransmitTlsData(transmission) => {
+                    // It is handed on, in this order.
+                    transmission.done();
+                    true
+                }
+                ConnectionState::WriteTraffic(_) => {
+                    if self.state == State::Handshake {
+                        self.state = State::Established;
+                    }
+                    false
+                }
+                ConnectionState::PeerClosed => {
+                    self.state = State::PeerClosed;
+                    false
+                }
+                _ => false,
+            };
+            used += discard;
+            if !goes_on {
+                return Ok(used);
+            }
+        }
+    }
+
+    /// The alert that says what is wrong is to reach the server. `bytes` are those behind what has been discarded: the
+    /// library still knows where in them the message is that it has refused, and looks there.
+    fn take_alert(&mut self, mut bytes: &mut [u8]) {
+        loop {
+            let UnbufferedStatus { discard, state } = self.tls.process_tls_records(bytes);
+            let Ok(ConnectionState::EncodeTlsData(encoding)) = state else { break };
+            encode(encoding, &mut self.pending);
+            bytes = &mut bytes[discard..];
+        }
+        self.state = State::Closed;
+    }
+
+    /// Lets `write` encrypt something. The handshake is done.
+    fn write(&mut self, write: impl FnOnce(&mut WriteTraffic<'_, ClientConnectionData>) -> Result<(), EncryptError>) {
+        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
+        let written = match state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => write(&mut traffic),
+            Ok(ConnectionState::TransmitTlsData(mut transmission)) => {
+                transmission.may_encrypt_app_data().map_or(Ok(()), |mut traffic| write(&mut traffic))
+            }
+            // An error has been told when its record came.
+            _ => Ok(()),
+        };
+        debug_assert!(written.is_ok(), "{written:?}");
+    }
+}
+
+/// Appends a record of the handshake, or an alert.
+fn encode(mut encoding: EncodeTlsData<'_, ClientConnectionData>, pending: &mut Vec<u8>) {
+    let start = pending.len();
+    let required = match encoding.encode(&mut []) {
+        Err(EncodeError::InsufficientSize(size)) => size.required_size,
+        _ => 0,
+    };
+    pending.resize(start + required, 0);
+    let written = encoding.encode(&mut pending[start..]).unwrap_or(0);
+    pending.truncate(start + written);
+}
+
+/// Bytes that are to be encrypted.
+struct Plain {
+    bytes: Vec<u8>,
+    /// Room for a request.
+    capacity: usize,
+}
+
+impl Output for Plain {
+    fn has_room(&self, id: MessageId, messages: &Messages) -> bool {
+        let size = messages.size_of(id);
+        self.bytes.is_empty() || self.bytes.len() + client_header_len(size) + size <= PLAIN_MAX
+    }
+
+    fn add_message(&mut self, id: MessageId, messages: &Messages) {
+        let (size, key) = (messages.size_of(id), messages.masking_key(id));
+        let start = self.bytes.len();
+        self.bytes.resize(start + MAX_CLIENT_HEADER + size, 0);
+        let mut header = 0;
+        if messages.are_framed() {
+            let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
+            header = write_client_header(opcode, size, key, &mut self.bytes[start..]);
+        }
+        self.bytes.truncate(start + header + size);
+        messages.write_masked(id, 0, key, &mut self.bytes[start + header..]);
+    }
+
+    fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+        let start = self.bytes.len();
+        self.bytes.resize(start + self.capacity, 0);
+        let written = write(&mut self.bytes[start..]);
+        self.bytes.truncate(start + written);
+    }
+}
+
+/// TLS has failed on a connection.
+fn failed<T: Default>(key: u32, error: &Error, driver: &mut Driver<'_, T>) {
+    let cause = Cause::Invalid(describe(error));
+    driver.ended(key, cause, EarlyEnd::Error(cause.errno()));
+}

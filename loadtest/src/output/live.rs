@@ -1,0 +1,57 @@
+//! What leaves a run while it goes on: the CSV file grows by a line with each sample, and the metrics can be scraped.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::csv::CsvLog;
+use super::metrics::Metrics;
+use crate::series::Sample;
+use crate::stats::Counts;
+
+/// Those that are wanted. They are fed by the conductor, never by the threads that make the load.
+#[derive(Debug, Default)]
+pub struct Live {
+    csv: Option<CsvLog>,
+    metrics: Option<Metrics>,
+}
+
+impl Live {
+    /// Serves the metrics at `address` if there is one.
+    pub fn serve(address: Option<SocketAddr>) -> io::Result<Self> {
+        Ok(Self { csv: None, metrics: address.map(Metrics::serve).transpose()? })
+    }
+
+    /// Begins the CSV file at `path` if there is one.
+    pub fn log(&mut self, path: Option<&Path>) {
+        self.csv = path.map(CsvLog::create);
+    }
+
+    /// Where the metrics are.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(Metrics::address)
+    }
+
+    /// A run of a scenario against `target` begins.
+    pub fn begin(&mut self, target: &str) {
+        if let Some(metrics) = &self.metrics {
+            metrics.begin(target);
+        }
+    }
+
+    /// A sample has been taken.
+    pub fn take(&mut self, sample: &Sample, counts: &Counts) {
+        if let Some(csv) = &mut self.csv {
+            csv.add(sample);
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.take(sample, counts);
+        }
+    }
+
+    /// How writing the CSV file went, if one was written.
+    pub(super) fn csv_result(self) -> Option<io::Result<()>> {
+        self.csv.map(CsvLog::finish)
+    }
+}

@@ -1,0 +1,93 @@
+//! What became of the messages.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::{Counter, Tally};
+
+/// What became of the messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see `Counter`")]
+pub struct MessageCounts {
+    pub sent: u64,
+    pub echoed: u64,
+    pub lost: u64,
+    pub reordered: u64,
+    pub corrupted: u64,
+    pub late: u64,
+    pub duplicated: u64,
+    pub unexpected: u64,
+    pub unawaited: u64,
+    pub pushed: u64,
+    pub welcomes: u64,
+    pub unsent: u64,
+    pub pings_answered: u64,
+    pub pings_sent: u64,
+    pub pings_unanswered: u64,
+    pub pongs: u64,
+    pub pongs_unasked: u64,
+    pub slow_sent: u64,
+}
+
+impl MessageCounts {
+    /// What became of them, with names for people, in the order in which it matters. What came back is told to be an echo
+    /// only where it was compared.
+    #[must_use]
+    pub fn rows(&self, are_echoes: bool) -> Vec<(&'static str, u64)> {
+        let mut rows = vec![
+            ("sent", self.sent),
+            (if are_echoes { "echoed" } else { "answered" }, self.echoed),
+            ("lost", self.lost),
+            ("corrupted", self.corrupted),
+            ("reordered", self.reordered),
+            ("late", self.late),
+            ("duplicated", self.duplicated),
+            ("unexpected", self.unexpected),
+            ("due but not sent", self.unsent),
+        ];
+        let besides = [
+            ("sent with no answer awaited", self.unawaited),
+            ("pushed by the server", self.pushed),
+            ("with which the server began", self.welcomes),
+            ("sent by slow readers", self.slow_sent),
+            ("pings sent", self.pings_sent),
+            ("pings unanswered", self.pings_unanswered),
+            ("pongs", self.pongs),
+            ("pongs that answer no ping", self.pongs_unasked),
+            ("pings answered", self.pings_answered),
+        ];
+        rows.extend(besides.into_iter().filter(|&(_, number)| number > 0));
+        rows
+    }
+
+    /// How many did not come back as they should.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.lost + self.corrupted + self.reordered + self.late + self.duplicated + self.unexpected
+    }
+
+    pub(super) fn of(tally: &Tally) -> Self {
+        let counts = &tally.counts;
+        Self {
+            sent: counts[Counter::Sent],
+            echoed: counts[Counter::Echoed],
+            lost: counts[Counter::Lost],
+            reordered: counts[Counter::Reordered],
+            corrupted: counts[Counter::Corrupted],
+            late: counts[Counter::Late],
+            duplicated: counts[Counter::Duplicated],
+            unexpected: counts[Counter::Unexpected],
+            unawaited: counts[Counter::Unawaited],
+            pushed: counts[Counter::Pushed],
+            welcomes: counts[Counter::Welcomes],
+            unsent: counts[Counter::Unsent],
+            pings_answered: counts[Counter::Pings],
+            pings_sent: counts[Counter::PingsSent],
+            pings_unanswered: counts[Counter::PingsUnanswered],
+            pongs: counts[Counter::Pongs],
+            pongs_unasked: counts[Counter::PongsUnasked],
+            slow_sent: counts[Counter::SlowSent],
+        }
+    }
+}

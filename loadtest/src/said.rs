@@ -1,0 +1,79 @@
+//! What a server started for the run says: read all the time, so that it never waits for a full pipe, and its last lines
+//! kept for the case that it fails.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// So many lines are kept: a usage message, or a stack trace.
+const LAST_LINES: usize = 20;
+
+/// How long the end of its output is waited for: its children may keep the pipe open for long.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(5);
+
+/// The end of an output.
+#[derive(Debug)]
+pub struct Said {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Said {
+    /// Reads `output` to its end.
+    pub fn by(output: impl Read + Send + 'static) -> Self {
+        let lines = Arc::default();
+        let reader = {
+            let lines = Arc::clone(&lines);
+            std::thread::spawn(move || read(output, &lines))
+        };
+        Self { lines, reader }
+    }
+
+    /// The last lines. What an ended server said last may still be on its way.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let deadline = Instant::now() + LAST_WORDS_TIMEOUT;
+        while !self.reader.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(TICK);
+        }
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// The last lines, indented, to be quoted in an error.
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        let lines = self.lines();
+        if lines.is_empty() {
+            return "  (nothing)".to_owned();
+        }
+        lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn read(output: impl Read, lines: &Mutex<VecDeque<String>>) {
+    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(String::from_utf8_lossy(&line).into_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept() {
+        let text = (0..30).map(|line| format!("line {line}\n")).collect::<Vec<_>>().concat();
+        let said = Said::by(std::io::Cursor::new(text));
+        let lines = said.lines();
+        assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (20, "line 10", "line 29"));
+        assert!(said.quoted().starts_with("  line 10\n  line 11\n"));
+        assert_eq!(Said::by(std::io::empty()).quoted(), "  (nothing)");
+    }
+}

@@ -5,8 +5,6 @@
 
 use std::num::NonZeroU32;
 
-#[cfg(test)]
-use super::lifecycle::PROBE_TICKS;
 use super::lifecycle::{Due, Facts, Farewell, Lifecycle, Received, State, Timeouts, Wants};
 use super::output::{Lender, Outputs};
 use super::schedule::{self, Budget, Cost, Shares, Standing};
@@ -29,6 +27,8 @@ pub(crate) struct Connections<E, L: Lender> {
     budget: Budget,
     /// What receives from bulk senders and slow readers have come to of late.
     usual_cost: Cost,
+    /// What one of them was thought to come to when the last turn planned its own.
+    planned_cost: Cost,
     settings: Settings,
     timeouts: Timeouts,
     backlog: Backlog,
@@ -53,6 +53,7 @@ impl<E, L: Lender> Connections<E, L> {
             shares: Shares::NEW,
             budget: Budget::NONE,
             usual_cost: schedule::QUANTUM,
+            planned_cost: schedule::QUANTUM,
             settings,
             timeouts,
             backlog,
@@ -226,7 +227,7 @@ impl<E, L: Lender> Connections<E, L> {
     #[inline]
     fn plan(&self, key: u32) -> Cost {
         if self.table.get(key).life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
-            self.usual_cost
+            self.planned_cost
         } else {
             schedule::RECEIVE
         }
@@ -384,7 +385,11 @@ impl<E, L: Lender> Connections<E, L> {
     /// How much may be received from a connection at once; `None`: as much as there is.
     #[inline]
     pub(crate) fn at_most(&self, key: u32) -> Option<NonZeroU32> {
-        let facts = self.table.get(key).life.facts;
+        let life = &self.table.get(key).life;
+        let facts = life.facts;
+        if life.state() == State::Opening && self.shares.has_interactive(self.now) {
+            return NonZeroU32::new(schedule::UPGRADE_RECEIVE);
+        }
         let is_backlog_large = self.outputs.held() >= self.backlog.total / 2;
         let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {
@@ -406,6 +411,8 @@ impl<E, L: Lender> Connections<E, L> {
     /// Meets what is due, as far as the turn's budget goes. Returns whether that is all; if not, it is to go on in the
     /// next turn.
     pub(crate) fn meet_deadlines(&mut self) -> bool {
+        // All that was planned has completed: from here on the turn plans its own.
+        self.planned_cost = self.usual_cost;
         while self.budget.is_left() {
             let Some(key) = self.wheel.pop(self.now) else { return true };
             self.table.get_mut(key).timer = super::wheel::Timer::NONE;
@@ -508,140 +515,6 @@ impl<E, L: Lender> Connections<E, L> {
 }
 
 #[cfg(test)]
-impl<E, L: Lender> Connections<E, L> {
-    pub(crate) fn backlog(&self) -> Backlog {
-        self.backlog
-    }
-
-    pub(crate) fn timers(&self) -> usize {
-        self.wheel.len()
-    }
-
-    /// What must hold after every turn, whatever the engine.
-    pub(crate) fn check_invariants(&self) {
-        let (mut chunks, mut held, mut queued, mut timers) = (0, 0, [0, 0], 0);
-        for (_, connection) in self.table.iter() {
-            let counted = self.outputs.count(connection.output);
-            chunks += counted.0;
-            held += counted.1;
-            assert_eq!(counted.2, self.outputs.pending(connection.output), "pending output miscounted");
-            let facts = connection.life.facts;
-            queued[0] += usize::from(facts.has(Facts::IN_FOREGROUND));
-            queued[1] += usize::from(facts.has(Facts::IN_BACKGROUND));
-            timers += usize::from(connection.timer.is_set());
-        }
-        assert_eq!((chunks, held), (self.outputs.len(), self.outputs.held()), "a chunk that no queue holds");
-        assert_eq!(queued, [self.foreground.len(), self.background.len()], "a place in a list that nobody has");
-        assert_eq!(timers, self.wheel.len(), "a timer that nobody has");
-    }
-
-    /// What must hold after every turn: each deadline has a timer that comes up by then, and what was due has been met, if
-    /// `is_punctual`. A Ping is looked at again within half of the idle timeout when it could not be sent in time.
-    pub(crate) fn check_deadlines(&self, is_punctual: bool) {
-        for (key, connection) in self.table.iter() {
-            let (life, has_output) = (&connection.life, !connection.output.is_empty());
-            if life.state() == State::Done && !has_output {
-                continue; // it is being closed
-            }
-            let at = match self.due(key) {
-                Due::Later(None) => continue,
-                Due::Later(Some(at)) => at,
-                Due::Ping => self.now,
-                due => {
-                    assert!(
-                        !is_punctual,
-                        "{due:?} is due in state {:?}, {} {:?} {has_output} {key}",
-                        life.state(),
-                        self.now - life.since(),
-                        life.facts
-                    );
-                    self.now
-                }
-            };
-            let timer = self.wheel.at(connection.timer).expect("a deadline without a timer");
-            let is_pingable = life.state() == State::Open && !life.facts.has(Facts::PINGED.or(Facts::THROTTLED));
-            // A probe's ticks are not taken back when it has found progress.
-            let extra = if life.facts.has(Facts::THROTTLED.or(Facts::PEER_DONE)) { PROBE_TICKS } else { 0 };
-            let mut latest = (at + extra).max(self.now + u32::from(!is_punctual));
-            if let Some(idle) = self.timeouts.idle.filter(|_| is_pingable) {
-                latest = latest.max(self.now + idle.div_ceil(2)).max(life.since() + idle);
-            }
-            assert!(timer <= latest, "a timer at {timer} for a deadline at {at} in state {:?}", life.state());
-        }
-    }
-}
-
+mod checks;
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::connection::output::NoLender;
-    use crate::protocol::Protocol;
-
-    const IDLE: u32 = 8;
-    const STALL: u32 = 20;
-
-    /// One connection of bare TCP, which has brought `input` in tick 0.
-    fn connection_with(input: &[u8]) -> (Connections<u32, NoLender>, u32) {
-        let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
-        let timeouts = Timeouts { idle: Some(IDLE), stall: Some(STALL), close: Some(4), handshake: None };
-        let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
-        let mut connections = Connections::new(4, backlog, settings, timeouts);
-        connections.begin_turn(0);
-        let key = connections.accepted(0);
-        let (output, _) = connections.received(key, &mut input.to_vec());
-        let (connection, outputs) = connections.get_with_outputs(key);
-        outputs.copy(&mut connection.output, &input[output.range]);
-        (connections, key)
-    }
-
-    /// The kernel takes `len` bytes of the output, which is in one block.
-    fn take(connections: &mut Connections<u32, NoLender>, key: u32, len: usize) {
-        let (connection, outputs) = connections.get_with_outputs(key);
-        let is_all = len == outputs.pending(connection.output);
-        if is_all {
-            outputs.pop(&mut connection.output, &mut NoLender);
-        } else {
-            outputs.advance(connection.output, len);
-        }
-        connections.sent(key, len, is_all);
-    }
-
-    /// The state after `ticks` further ticks.
-    fn after(connections: &mut Connections<u32, NoLender>, key: u32, ticks: u32) -> State {
-        for _ in 0..ticks {
-            connections.begin_turn(connections.now + 1);
-            assert!(connections.meet_deadlines());
-        }
-        connections.get(key).life.state()
-    }
-
-    #[test]
-    fn a_peer_that_reads_the_last_of_its_output_is_not_idle() {
-        let (mut connections, key) = connection_with(b"read late");
-        take(&mut connections, key, 2);
-        assert_eq!(after(&mut connections, key, IDLE - 1), State::Open);
-        connections.writable(key);
-        take(&mut connections, key, 7);
-        assert_eq!(after(&mut connections, key, IDLE - 1), State::Open);
-        assert_eq!(after(&mut connections, key, 1), State::Lingering);
-    }
-
-    #[test]
-    fn what_has_arrived_is_received_before_its_sender_is_idle() {
-        let (mut connections, key) = connection_with(b"");
-        connections.get_mut(key).life.facts.set(Facts::READABLE);
-        assert_eq!(after(&mut connections, key, IDLE), State::Open);
-        connections.get_mut(key).life.found_nothing();
-        assert_eq!(after(&mut connections, key, 1), State::Lingering);
-    }
-
-    #[test]
-    fn a_peer_that_has_finished_and_does_not_read_does_not_stay() {
-        let (mut connections, key) = connection_with(b"never read");
-        connections.timeouts.idle = None;
-        connections.peer_finished(key);
-        connections.sent(key, 0, false);
-        assert_eq!(after(&mut connections, key, STALL - 1 + PROBE_TICKS), State::Open);
-        assert_eq!((after(&mut connections, key, 1), connections.take_stalled()), (State::Aborted, 1));
-    }
-}
+mod tests;

@@ -17,7 +17,7 @@ pub(crate) const LAST_RECEIVES: u8 = 64;
 
 /// Ticks in which a send that was tried at the stall timeout has to show progress: it takes one turn of the loop, which may
 /// begin at the end of a tick.
-pub(super) const PROBE_TICKS: u32 = 2;
+pub(in crate::connection) const PROBE_TICKS: u32 = 2;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -468,3 +468,6 @@ impl Lifecycle {
         self.session.can_ping()
     }
 }
+
+#[cfg(test)]
+mod tests;

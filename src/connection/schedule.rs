@@ -5,9 +5,16 @@
 //! [`BUDGET`], whatever the foreground does; a connection whose receives come to a [`QUANTUM`] without emptying its socket
 //! is in the background until it owes nothing. Hence the promise:
 //!
-//! **Between the turn in which a message of an interactive connection is noticed and the enter that sends its echo, a
-//! worker spends at most one budget and one receive on the background, and at most one quantum on each interactive
-//! connection whose input was noticed before.**
+//! **On the background a worker spends one budget a turn, on average. Between the turn in which a message of an interactive
+//! connection is noticed and the enter that sends its echo, if no more of these wait than a turn receives from, it spends
+//! what it has planned to be one budget and one receive; and at most one quantum on each interactive connection whose
+//! input was noticed before.**
+//!
+//! What a receive comes to shows when it has completed. Peers that turn from large frames to masses of small ones, or bring
+//! masses at once when they have just come, cost more than was planned, and the turns that follow have that much less: in
+//! the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at the worst. Sends
+//! to slow readers are in the budget of the engines that send when such a connection has its turn; the native engine sends
+//! as soon as there is room.
 
 use std::num::NonZeroU32;
 
@@ -39,6 +46,10 @@ const QUANTUM_BYTES: u32 = 64 << 10;
 /// Bytes that may be received at once from a connection that may turn out to be a slow reader, when much is kept for such
 /// already; and what a receive of a bulk sender of small frames is cut to at most: less would be receives for nothing.
 const SMALL_RECEIVE: u32 = 16 << 10;
+
+/// Bytes that are received at once from a connection that is in its handshake, while an interactive one is active: browsers'
+/// requests fit, and few frames behind a request do, which would be paid for by nothing that the turn has planned.
+pub(crate) const UPGRADE_RECEIVE: u32 = 1 << 10;
 
 /// In a connection's debt this is one: a debt of 255 is that of 32 quanta, more than a receive buffer full of empty frames
 /// is charged for.

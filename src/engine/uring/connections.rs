@@ -19,6 +19,8 @@ use super::token::{Kind, Token};
 
 #[cfg(test)]
 mod checks;
+#[cfg(test)]
+mod tests;
 
 /// Output of a slow reader below this is copied behind its pending output, so that what stays in the receive buffers are
 /// few and large pieces: 128 in a buffer of 512 KiB, which a turn can move out (docs/ARCHITECTURE.md).
@@ -202,7 +204,8 @@ impl Connections {
             self.input(key, piece, is_budgeted);
         } else {
             self.received_nothing(key, result);
-            self.core.spent_on_nothing(is_budgeted, result == 0);
+            let is_end = self.core.get(key).life.facts.has(Facts::PEER_DONE);
+            self.core.spent_on_nothing(is_budgeted, is_end);
         }
         if result != -libc::ENOBUFS {
             self.core.go_on_leaving(key);

@@ -8,6 +8,7 @@
 
 mod kernel;
 mod peer;
+mod promise;
 mod random;
 mod script;
 
@@ -52,10 +53,13 @@ struct Simulation {
     is_punctual: bool,
     /// The peers do nothing any more.
     is_abandoned: bool,
+    /// No tick begins.
+    is_timeless: bool,
     stopping: Stopping,
     clock: Clock,
     time: Instant,
     had_deadlines: bool,
+    meter: promise::Meter,
 }
 
 impl Simulation {
@@ -71,21 +75,33 @@ impl Simulation {
         let limits = limits(&mut random);
         let clock = Clock::new(&limits);
         let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
-        let settings = Settings { protocol, ..Settings::default() };
-        let pool = Pool::detached(shape);
-        let (per_connection, total) = (pool.memory() * random.below(6), pool.memory() * random.below(12));
-        let backlog = Backlog { per_connection, total };
+        let memory = usize::from(shape.count) * shape.size as usize;
+        let backlog = Backlog { per_connection: memory * random.below(6), total: memory * random.below(12) };
+        Self { clock, ..Self::with(random, SLOTS, kind, shape, timeouts, backlog) }
+    }
+
+    fn with(
+        random: Random,
+        slots: u32,
+        kind: peer::Kind,
+        shape: PoolShape,
+        timeouts: Timeouts,
+        backlog: Backlog,
+    ) -> Self {
+        let settings = Settings { protocol: kind.protocol, ..Settings::default() };
         Self {
-            connections: Connections::new(SLOTS as usize, pool, backlog, settings, timeouts),
-            kernel: Kernel::new(random, SLOTS, kind),
-            server_acts,
+            connections: Connections::new(slots as usize, Pool::detached(shape), backlog, settings, timeouts),
+            kernel: Kernel::new(random, slots, kind),
+            server_acts: kind.server_acts,
             is_waiting: false,
             is_punctual: true,
             is_abandoned: false,
+            is_timeless: false,
             stopping: Stopping::No,
-            clock,
+            clock: Clock::new(&limits(&mut Random::new(0))),
             time: Instant::now(),
             had_deadlines: false,
+            meter: promise::Meter::default(),
         }
     }
 
@@ -105,7 +121,9 @@ impl Simulation {
             self.kernel.go_on();
         }
         let stall = if self.kernel.random.one_in(50) { 1000 } else { 1 };
-        self.time += TICK * stall * self.kernel.random.below(3) as u32 / 2;
+        if !self.is_timeless {
+            self.time += TICK * stall * self.kernel.random.below(3) as u32 / 2;
+        }
         let is_called = self.had_deadlines && self.kernel.random.one_in(3);
         if self.is_waiting && !is_called && !self.kernel.has_completions() {
             self.kernel.check_waiting();
@@ -167,6 +185,12 @@ impl Simulation {
         for completion in self.kernel.batch(at_least) {
             if completion.token.kind == Kind::Accepted {
                 self.stopping.has_arrivals();
+            }
+            if completion.token.kind == Kind::Receive {
+                let is_budgeted = self.connections.is_budgeted(completion.token.key);
+                self.meter.sees(&completion, &self.kernel.peers, is_budgeted);
+            } else {
+                self.meter.sees(&completion, &self.kernel.peers, false);
             }
             dispatch(&mut self.connections, completion);
         }

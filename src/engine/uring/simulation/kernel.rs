@@ -42,6 +42,8 @@ pub(super) struct Kernel {
     pub(super) kind: peer::Kind,
     /// No peer resets or finishes, and no poll ends by itself: none of that may hide a connection that is stuck.
     pub(super) is_calm: bool,
+    /// No operation is interrupted, cut short or out of memory.
+    pub(super) is_smooth: bool,
     /// Before Linux 6.18 a one-shot receive that fails with `EAGAIN` names the buffer that it had chosen. Since 6.12, which
     /// brought incremental buffers, it has not used it; before, it has.
     names_buffer_in_vain: bool,
@@ -55,6 +57,7 @@ impl Kernel {
         Self {
             random,
             is_calm: false,
+            is_smooth: false,
             names_buffer_in_vain,
             completions: Vec::new(),
             peers: (0..slots).map(|_| None).collect(),
@@ -170,8 +173,9 @@ impl Kernel {
     fn receive(&mut self, Op { token, slot, at_most }: Op, connections: &Connections) {
         let at_most = at_most.map_or(usize::MAX, |at_most| at_most.get() as usize);
         let scale = self.kind.scale;
-        let at_most = if self.random.one_in(4) { at_most.min(1 + self.random.below(100 * scale)) } else { at_most };
-        let is_interrupted = self.random.one_in(50);
+        let is_cut = !self.is_smooth && self.random.one_in(4);
+        let at_most = if is_cut { at_most.min(1 + self.random.below(100 * scale)) } else { at_most };
+        let is_interrupted = !self.is_smooth && self.random.one_in(50);
         let hears_of_reset = self.random.one_in(2);
         let names_buffer = self.names_buffer_in_vain;
         let pool = connections.pool();
@@ -213,7 +217,7 @@ impl Kernel {
     }
 
     fn send(&mut self, token: Token, slot: u32, bytes: &[u8], has_more: bool) {
-        let is_short_of_memory = self.random.one_in(20);
+        let is_short_of_memory = !self.is_smooth && self.random.one_in(20);
         let error = -[libc::EAGAIN, libc::ENOBUFS, libc::ENOMEM][self.random.below(3)];
         let gone = -[libc::ECONNRESET, libc::EPIPE][self.random.below(2)];
         let peer = self.peer_of(token, slot);
@@ -285,6 +289,7 @@ impl Kernel {
             4 if is_disturbed && (peer.has_sent_all() || random.one_in(20)) => peer.finish(),
             5 if is_disturbed && random.one_in(10) => peer.reset(),
             6 if is_disturbed && (!kind.floods || random.one_in(20)) => peer.reads = !peer.reads,
+            7 | 8 if self.is_calm => peer.read(usize::MAX),
             7 | 8 => peer.read(amount),
             9 if peer.was_shut => peer.finish(),
             10 if is_disturbed && random.one_in(10) => self.end_multishot(slot),

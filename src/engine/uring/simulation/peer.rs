@@ -75,7 +75,8 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn new(random: &mut Random, kind: Kind) -> Self {
         let script = Script::new(random, kind.protocol, kind.floods, kind.scale);
-        let socket_size = 1 + random.below(300 * kind.scale);
+        // Down to a byte; but of much at least a part at a time: the other turns would show nothing new.
+        let socket_size = (1 + random.below(300 * kind.scale)).max(script.len() / 64);
         let mut peer = Self::with_script(script, socket_size, kind);
         peer.reads = !kind.floods && !random.one_in(5);
         peer.dribbles = kind.scale > 1 && random.one_in(4);
@@ -153,6 +154,27 @@ impl Peer {
             self.socket_size = usize::MAX;
             self.read(usize::MAX);
         }
+    }
+
+    /// It reads all there is, if it reads.
+    pub(super) fn read_all(&mut self) {
+        self.read(usize::MAX);
+    }
+
+    /// Bytes that it was sent so far.
+    pub(super) fn echoed_len(&self) -> usize {
+        self.echoed.len()
+    }
+
+    /// Whether the socket is that of a token's connection.
+    pub(super) fn is_owned_by(&self, token: Token) -> bool {
+        self.owner == Some((token.key, token.generation))
+    }
+
+    /// It sends its frames once more; what it has got until now is forgotten.
+    pub(super) fn begin_again(&mut self) {
+        (self.sent, self.received) = (self.script.ends[0], self.script.ends[0]);
+        self.echoed.clear();
     }
 
     /// The peer sends its FIN, if it has not yet; what it has not sent it never will.

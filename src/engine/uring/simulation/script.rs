@@ -13,7 +13,7 @@ pub(super) const OWN_PING: &[u8] = &[0x89, 0];
 pub(super) const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
 
 /// A peer's bytes: an upgrade, if it speaks WebSocket, and frames whose echo does not depend on how they are cut.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Script {
     pub(super) bytes: Vec<u8>,
     /// Where its request and its frames end, in order.
@@ -64,12 +64,19 @@ impl Script {
         script
     }
 
+    /// An upgrade request alone.
+    pub(super) fn upgrade() -> Self {
+        let mut script = Self::default();
+        script.push(REQUEST);
+        script
+    }
+
     fn push_close(&mut self) {
         self.close = Some(self.len());
         self.push(CLOSE);
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.ends.push(self.bytes.len());
     }

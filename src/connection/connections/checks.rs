@@ -1,0 +1,64 @@
+//! Invariants, for the simulation.
+
+use crate::connection::lifecycle::{Due, Facts, PROBE_TICKS, State};
+use crate::connection::output::Lender;
+use crate::worker::Backlog;
+
+use super::Connections;
+
+impl<E, L: Lender> Connections<E, L> {
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.backlog
+    }
+
+    pub(crate) fn timers(&self) -> usize {
+        self.wheel.len()
+    }
+
+    /// What must hold after every turn, whatever the engine.
+    pub(crate) fn check_invariants(&self) {
+        let (mut chunks, mut held, mut queued, mut timers) = (0, 0, [0, 0], 0);
+        for (_, connection) in self.table.iter() {
+            let counted = self.outputs.count(connection.output);
+            chunks += counted.0;
+            held += counted.1;
+            assert_eq!(counted.2, self.outputs.pending(connection.output), "pending output miscounted");
+            let facts = connection.life.facts;
+            queued[0] += usize::from(facts.has(Facts::IN_FOREGROUND));
+            queued[1] += usize::from(facts.has(Facts::IN_BACKGROUND));
+            timers += usize::from(connection.timer.is_set());
+        }
+        assert_eq!((chunks, held), (self.outputs.len(), self.outputs.held()), "a chunk that no queue holds");
+        assert_eq!(queued, [self.foreground.len(), self.background.len()], "a place in a list that nobody has");
+        assert_eq!(timers, self.wheel.len(), "a timer that nobody has");
+    }
+
+    /// What must hold after every turn: each deadline has a timer that comes up by then, and what was due has been met, if
+    /// `is_punctual`. A Ping is looked at again within half of the idle timeout when it could not be sent in time.
+    pub(crate) fn check_deadlines(&self, is_punctual: bool) {
+        for (key, connection) in self.table.iter() {
+            let (life, has_output) = (&connection.life, !connection.output.is_empty());
+            if life.state() == State::Done && !has_output {
+                continue; // it is being closed
+            }
+            let at = match self.due(key) {
+                Due::Later(None) => continue,
+                Due::Later(Some(at)) => at,
+                Due::Ping => self.now,
+                due => {
+                    assert!(!is_punctual, "{due:?} is due in state {:?}", life.state());
+                    self.now
+                }
+            };
+            let timer = self.wheel.at(connection.timer).expect("a deadline without a timer");
+            let is_pingable = life.state() == State::Open && !life.facts.has(Facts::PINGED.or(Facts::THROTTLED));
+            // A probe's ticks are not taken back when it has found progress.
+            let extra = if life.facts.has(Facts::THROTTLED.or(Facts::PEER_DONE)) { PROBE_TICKS } else { 0 };
+            let mut latest = (at + extra).max(self.now + u32::from(!is_punctual));
+            if let Some(idle) = self.timeouts.idle.filter(|_| is_pingable) {
+                latest = latest.max(self.now + idle.div_ceil(2)).max(life.since() + idle);
+            }
+            assert!(timer <= latest, "a timer at {timer} for a deadline at {at} in state {:?}", life.state());
+        }
+    }
+}

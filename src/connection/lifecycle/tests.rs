@@ -1,0 +1,135 @@
+use super::*;
+
+const TIMEOUTS: Timeouts = Timeouts { handshake: Some(10), idle: Some(21), stall: Some(40), close: Some(5) };
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+/// The masked header of a binary frame of 4 bytes.
+const HEADER: &[u8] = &[0x82, 0x84, 0, 0, 0, 0];
+const CLOSE: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
+
+fn tcp() -> Settings {
+    Settings { protocol: Protocol::Tcp, ..Settings::default() }
+}
+
+/// A WebSocket whose request was complete at `now`.
+fn open(now: u32) -> Lifecycle {
+    let mut life = Lifecycle::new(&Settings::default(), 0);
+    assert_eq!(receive(&mut life, REQUEST, now).event, Some(Event::Opened));
+    life
+}
+
+fn receive(life: &mut Lifecycle, bytes: &[u8], now: u32) -> Received {
+    life.received(&Settings::default(), &mut bytes.to_vec(), now)
+}
+
+#[test]
+fn a_handshake_that_is_not_complete_is_aborted_to_the_tick() {
+    let mut life = Lifecycle::new(&Settings::default(), 3);
+    receive(&mut life, &REQUEST[..20], 9);
+    assert_eq!(life.due(&TIMEOUTS, false, 12), Due::Later(Some(13)), "a part of a request is no progress");
+    assert_eq!(life.due(&TIMEOUTS, false, 13), Due::Abort);
+}
+
+#[test]
+fn an_idle_peer_is_pinged_and_closed_when_it_does_not_answer() {
+    let mut life = open(1);
+    assert_eq!(life.due(&TIMEOUTS, false, 11), Due::Later(Some(12)));
+    assert_eq!(life.due(&TIMEOUTS, false, 12), Due::Ping);
+    assert!(life.ping(true, 12).is_none(), "a Ping behind output would come late");
+    assert!(life.ping(false, 12).is_some());
+    assert_eq!(life.due(&TIMEOUTS, false, 21), Due::Later(Some(22)));
+    assert_eq!(life.due(&TIMEOUTS, false, 22), Due::Close);
+    receive(&mut life, &[0x8a, 0x80, 0, 0, 0, 0], 22);
+    assert_eq!(life.due(&TIMEOUTS, false, 22), Due::Later(Some(33)));
+}
+
+#[test]
+fn in_the_midst_of_a_frame_no_close_can_be_sent() {
+    let mut life = open(1);
+    receive(&mut life, HEADER, 2);
+    receive(&mut life, &[1], 4);
+    assert_eq!(life.due(&TIMEOUTS, false, 24), Due::Later(Some(25)));
+    assert_eq!(life.due(&TIMEOUTS, false, 25), Due::Abort);
+    // The Close waits for the frame's end, as long as a peer is let be silent from then on.
+    assert!(life.leave());
+    assert_eq!(life.close(&Settings::default(), CloseCode::GOING_AWAY, "", 30), Farewell::Nothing);
+    assert_eq!((life.state(), life.due(&TIMEOUTS, false, 50)), (State::Open, Due::Later(Some(51))));
+    assert_eq!(receive(&mut life, &[2, 3, 4], 50).event, Some(Event::Closing));
+    assert_eq!((life.state(), life.due(&TIMEOUTS, false, 55)), (State::Closing, Due::Abort));
+}
+
+#[test]
+fn a_throttled_peer_is_not_received_from() {
+    let mut life = open(1);
+    life.throttle(3);
+    assert_eq!(life.wants(true), Wants { send: true, ..Wants::default() });
+}
+
+#[test]
+fn bare_tcp_has_no_ping_and_no_close_frame() {
+    let settings = tcp();
+    let mut life = Lifecycle::new(&settings, 0);
+    assert_eq!((life.state(), life.due(&TIMEOUTS, false, 20)), (State::Open, Due::Later(Some(21))));
+    assert_eq!(life.due(&TIMEOUTS, false, 21), Due::Close);
+    assert_eq!(life.close(&settings, CloseCode::GOING_AWAY, "", 21), Farewell::Nothing);
+    assert_eq!(life.state(), State::Lingering);
+    assert_eq!(life.due(&TIMEOUTS, false, 26), Due::Abort);
+}
+
+#[test]
+fn a_close_is_answered_and_a_last_receive_looks_behind_it() {
+    let mut life = open(1);
+    assert!(matches!(receive(&mut life, CLOSE, 2).event, Some(Event::Closed(_))));
+    assert_eq!(life.state(), State::Finishing);
+    assert_eq!(life.wants(true), Wants { send: true, ..Wants::default() });
+    assert_eq!(life.wants(false), Wants { receive: true, ..Wants::default() });
+    life.found_nothing();
+    assert_eq!(life.wants(false), Wants { close: true, ..Wants::default() });
+}
+
+#[test]
+fn data_behind_a_close_is_discarded_until_the_peer_closes() {
+    let mut life = open(1);
+    receive(&mut life, CLOSE, 2);
+    let behind = receive(&mut life, b"more", 3);
+    assert_eq!((behind.output.len(), behind.messages, life.state()), (0, 0, State::Lingering));
+    assert_eq!(life.wants(false), Wants { receive: true, shutdown: true, ..Wants::default() });
+    life.shut_down();
+    assert_eq!(life.wants(false), Wants { receive: true, ..Wants::default() });
+    life.peer_finished(4);
+    assert_eq!(life.wants(false), Wants { close: true, ..Wants::default() });
+}
+
+#[test]
+fn a_server_that_stops_receives_what_has_arrived_and_says_goodbye() {
+    let mut life = open(1);
+    assert!(life.leave());
+    assert!(!life.leave(), "told twice");
+    assert!(!life.has_brought_all(false), "something may have arrived that no event has told of");
+    assert_eq!(life.due(&TIMEOUTS, false, 1000), Due::Later(None), "the drain bounds it");
+    life.found_nothing();
+    assert!(life.has_brought_all(false));
+    assert!(matches!(life.close(&Settings::default(), CloseCode::GOING_AWAY, "", 5), Farewell::Frame(_)));
+    assert_eq!(life.close(&Settings::default(), CloseCode::GOING_AWAY, "", 5), Farewell::Nothing);
+
+    let mut silent = Lifecycle::new(&Settings::default(), 0);
+    silent.leave();
+    assert_eq!(silent.close(&Settings::default(), CloseCode::GOING_AWAY, "", 5), Farewell::Nothing);
+    assert_eq!((silent.state(), silent.wants(false).close), (State::Done, true));
+}
+
+#[test]
+fn a_peer_that_sends_without_a_pause_has_so_many_last_receives() {
+    let mut life = open(1);
+    life.leave();
+    let receives = (0..1000).take_while(|_| !life.has_brought_all(false)).count();
+    assert_eq!(receives, usize::from(LAST_RECEIVES));
+}
+
+#[test]
+fn what_is_broken_is_closed_at_once_and_its_output_dropped() {
+    let mut life = open(1);
+    life.broken(2);
+    assert_eq!(life.wants(true), Wants { close: true, ..Wants::default() });
+    assert_eq!(life.due(&TIMEOUTS, true, 1000), Due::Later(None));
+}

@@ -1,0 +1,82 @@
+use ringio::PoolShape;
+
+use super::*;
+use crate::protocol::Protocol;
+
+/// A connection that has received `data` when its poll has told of `events`, with the echo of it among the operations to
+/// submit.
+fn with_input(events: i16, data: &[u8]) -> Connections {
+    let pool = Pool::detached(PoolShape { count: 2, size: 64, incremental: true });
+    let backlog = Backlog { per_connection: 1000, total: 1000 };
+    let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+    let mut connections = Connections::new(1, pool, backlog, settings, Timeouts::default());
+    connections.core.begin_turn(1);
+    connections.accepted(0);
+    let readiness = connections.take_ops()[0].token;
+    connections.ready(readiness, events.into(), true);
+    serve(&mut connections);
+    let receive = connections.take_ops()[0].token;
+    let posted = connections.pool.post_received(receive.encode(), data).expect("a buffer");
+    let completion = posted.reap(&connections.pool);
+    connections.received(receive, completion.result, completion.piece, false);
+    connections
+}
+
+fn serve(connections: &mut Connections) {
+    connections.provide_buffers();
+    connections.receive_from_foreground();
+    connections.receive_from_background();
+}
+
+fn kinds(connections: &mut Connections) -> Vec<Kind> {
+    connections.take_ops().iter().map(|op| op.token.kind).collect()
+}
+
+#[test]
+fn a_reset_that_comes_together_with_the_last_bytes_is_noticed() {
+    let mut connections = with_input(libc::POLLIN | libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR, b"last");
+    // Behind the last bytes is nothing that could be received, and no event will come again.
+    assert_eq!(kinds(&mut connections), [Kind::Send]);
+    connections.finish_sends();
+    serve(&mut connections);
+    assert_eq!(kinds(&mut connections), [Kind::Receive], "nothing looks for the reset");
+}
+
+#[test]
+fn an_echo_is_not_waited_for_but_an_end_behind_it_is() {
+    let mut connections = with_input(libc::POLLIN, b"echo");
+    assert!(!connections.is_urgent(), "nothing is to be done behind the echo");
+    let send = connections.take_ops()[0].token;
+    connections.send_fell_short(send, 1);
+    connections.finish_sends();
+    assert!(kinds(&mut connections).is_empty(), "a send to a peer that does not read");
+    // It reads again, and has shut down its side.
+    let poll = Token { kind: Kind::Ready, ..send };
+    connections.ready(poll, (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP).into(), true);
+    serve(&mut connections);
+    let ops = connections.take_ops();
+    assert_eq!(ops.iter().map(|op| op.token.kind).collect::<Vec<_>>(), [Kind::Send, Kind::Receive]);
+    let (bytes, has_more) = connections.sent_by(ops[0]);
+    assert_eq!((bytes, has_more), (&b"cho"[..], false));
+    connections.received(ops[1].token, 0, None, false);
+    assert!(connections.is_urgent(), "the end waits for the send, which completes silently");
+    connections.finish_sends();
+    assert_eq!(kinds(&mut connections), [Kind::Cancel]);
+}
+
+#[test]
+fn a_holder_of_receive_buffers_that_has_read_all_is_no_holder_any_more() {
+    let mut connections = with_input(libc::POLLIN, &[7; 64]);
+    let send = connections.take_ops()[0].token;
+    connections.send_fell_short(send, 1);
+    connections.finish_sends();
+    assert_eq!(connections.holders.len(), 1);
+    connections.ready(Token { kind: Kind::Ready, ..send }, libc::POLLOUT.into(), true);
+    assert_eq!(kinds(&mut connections), [Kind::Send]);
+    connections.finish_sends();
+    // Another connection's output, and a buffer that is needed.
+    let mut other = crate::connection::output::Queue::EMPTY;
+    connections.core.outputs.copy(&mut other, b"other");
+    connections.move_holders_out();
+    assert_eq!(connections.core.outputs.pending(other), 5);
+}

@@ -253,7 +253,7 @@ impl<L: Lender> Outputs<L> {
             return;
         }
         let mut key = queue.0;
-        while !queue.is_empty() {
+        loop {
             key = self.chunks[key as usize].next;
             let source = &mut self.chunks[key as usize].source;
             if let Source::Lent(piece) = source {

@@ -241,17 +241,14 @@ impl Supervisor {
     /// Lets the background go on, as far as the turn's budget goes.
     fn grant_turns(&self) {
         let mut connections = self.worker.connections();
-        let mut foreground = 0;
         while let Some(key) = connections.next_foreground() {
             // It has become interactive while it waited.
-            foreground += 1;
             connections.call(key);
         }
         while let Some(key) = connections.next_background() {
             connections.spend_on(key);
             connections.call(key);
         }
-        debug_assert!(foreground <= connections.len());
     }
 
     /// Ready when there is something for the supervisor to do.

@@ -160,14 +160,18 @@ impl<'a> Worker<'a> {
 
     fn accept(&mut self, is_called: bool) {
         let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
+        let mut has_arrivals = false;
         self.accepts.take(is_called, |socket| {
+            has_arrivals = true;
             let key = self.connections.accepted(socket);
             if epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events).is_err() {
                 // ENOMEM, ENOSPC (fs.epoll.max_user_watches): without events it cannot be served.
                 self.connections.remove(key);
             }
         });
-        self.stopping.has_arrivals();
+        if has_arrivals {
+            self.stopping.has_arrivals();
+        }
     }
 
     /// Waits for the listeners, or does not any more.

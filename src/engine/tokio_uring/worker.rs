@@ -49,7 +49,8 @@ impl Worker {
         let clock = Clock::new(&plan.limits);
         let (small, large) = pools(plan);
         let timeouts = clock.timeouts(&plan.limits);
-        let connections = Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts);
+        let connections =
+            Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), plan.doors.clone(), timeouts);
         Self {
             connections: RefCell::new(connections),
             clock,
@@ -306,8 +307,8 @@ impl Supervisor {
 
     fn accept(&mut self) {
         let is_called = std::mem::take(&mut self.is_needed);
-        self.accepts.take(is_called, |socket| {
-            let key = self.worker.connections().accepted(socket);
+        self.accepts.take(is_called, |socket, listener| {
+            let key = self.worker.connections().accepted(socket, listener);
             // Detached: the task tells by removing the connection that it is done.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
         });

@@ -6,6 +6,7 @@
 mod program;
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,16 +44,39 @@ enum Command {
 /// What `ringecho serve` takes, as given.
 #[derive(Clone, Debug, clap::Args)]
 struct ServeArgs {
-    /// Address and port to listen on; repeat it, or separate by commas, for several. Port 0 takes a free one; of a name
-    /// the first address is taken.
+    /// Where to listen; repeat it, or separate by commas, for several: HOST:PORT (port 0 takes a free one, a name stands for
+    /// all its addresses, [::] is for IPv4, too), unix:PATH, unix:@NAME (abstract), systemd (the sockets that LISTEN_FDS
+    /// counts). In front of it tls:, behind it options of the listener, like unix:/run/echo?mode=660&protocol=tcp or
+    /// tls:0.0.0.0:9443?proxy=v2 (docs/DEPLOYMENT.md).
     #[arg(
         long,
         env = "RINGECHO_LISTEN",
-        value_name = "ADDR:PORT",
+        value_name = "WHERE",
         value_delimiter = ',',
         default_value = Options::LISTEN
     )]
     listen: Vec<String>,
+
+    /// Certificate of the tls: listeners with its chain, in PEM [default: one is made at the start, and its fingerprint
+    /// printed].
+    #[arg(long, env = "RINGECHO_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// Key of --tls-cert, in PEM.
+    #[arg(long, env = "RINGECHO_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Make a certificate at the start, which is what happens without --tls-cert.
+    #[arg(long, env = "RINGECHO_TLS_SELF_SIGNED")]
+    tls_self_signed: bool,
+
+    /// Let in only TLS clients with a certificate by one of these authorities, in PEM.
+    #[arg(long, env = "RINGECHO_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Take only IPv6 connections at [::].
+    #[arg(long, env = "RINGECHO_IPV6_ONLY")]
+    ipv6_only: bool,
 
     /// Worker threads, each with descriptors of its own [default: one per CPU, as far as the CPU quota of the cgroup goes;
     /// more if --max-connections needs them].
@@ -177,6 +201,11 @@ impl From<ServeArgs> for Options {
         let bytes = |size: Option<ByteSize>| size.map(|size| size.as_u64());
         Self {
             listen: args.listen,
+            ipv6_only: args.ipv6_only,
+            tls_cert: args.tls_cert,
+            tls_key: args.tls_key,
+            tls_self_signed: args.tls_self_signed,
+            tls_client_ca: args.tls_client_ca,
             engine: args.engine.into(),
             workers: args.workers,
             cpus: args.cpus.map(|list| list.0),
@@ -324,7 +353,7 @@ mod tests {
         let lines = |error| variables_behind(error, |variable| set(variable).then(OsString::new));
         let of_workers = "RINGECHO_WORKERS is set to \"\" (--workers on the command line wins over it)";
         assert_eq!(lines("invalid value '' for '--workers <N>': cannot parse integer from empty string"), [of_workers]);
-        assert!(lines("invalid value '' for '--listen <ADDR:PORT>'").is_empty());
+        assert!(lines("invalid value '' for '--listen <WHERE>'").is_empty());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -11,7 +12,11 @@ use crate::engine::{Engine, EngineError};
 use crate::machine::{Bound, Bytes, Machine};
 use crate::options::Options;
 use crate::protocol::Settings;
+use crate::transport::Doors;
 use crate::worker::{Backlog, Limits, Plan};
+pub(crate) use listen::{At, Inet, Listen};
+
+mod listen;
 
 /// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or, where it has no table of
 /// its own, what it waits on.
@@ -45,10 +50,10 @@ pub enum ConfigError {
     Machine(#[from] io::Error),
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("--listen {address}: {cause}; it takes ADDRESS:PORT, like 0.0.0.0:9001 or [::1]:9001")]
+    #[error("--listen {address}: {cause}; {}", listen::FORMS)]
     Listen { address: String, cause: String },
     #[error("--listen {0} stands there twice")]
-    ListenTwice(SocketAddr),
+    ListenTwice(String),
     #[error("{0} and {1}: the one includes the other, so one of them is enough for --listen")]
     ListenOverlap(SocketAddr, SocketAddr),
     #[error("no address to listen on")]
@@ -93,6 +98,10 @@ pub enum ConfigError {
     Backlog(u64),
     #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
     ReceiveBuffers { memory: u64, backlog: u64 },
+    #[error("--tls-cert and --tls-key: there must be both, or none of them")]
+    TlsHalfPair,
+    #[error("--tls-self-signed: there is a --tls-cert already")]
+    TlsTwoCertificates,
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
     #[error("--path {0:?}: a path starts with '/' and has no spaces, '?' or '#'")]
@@ -103,11 +112,22 @@ pub enum ConfigError {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) engine: Engine,
-    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<Listen>,
     pub(crate) plans: Vec<Plan>,
     pub(crate) max_connections: usize,
+    pub(crate) tls: TlsFiles,
     limits: Vec<String>,
     notes: Vec<String>,
+}
+
+/// What TLS listeners are given.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
+pub(crate) struct TlsFiles {
+    /// Of the certificate and of its key; `None`: they are to be made.
+    pub(crate) pair: Option<(PathBuf, PathBuf)>,
+    /// Of the authorities whose clients are let in.
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -150,7 +170,8 @@ impl Config {
         mut notes: Vec<String>,
     ) -> Result<Self, ConfigError> {
         let cpus = Cpus::choose(options, machine)?;
-        let table = Table::new(engine, tables, machine.descriptors, options.listen.len());
+        let listen = listen::resolve(options)?;
+        let table = Table::new(engine, tables, machine.descriptors, listen.len());
         let workers = workers(options, &cpus, &table)?;
         let capacity = table.capacity(workers);
         let max_connections = options.max_connections.map_or(capacity, |wanted| wanted as u64) as usize;
@@ -181,6 +202,7 @@ impl Config {
             receive_buffers: options.receive_buffers,
             ring_entries: options.ring_entries,
             settings: settings.clone(),
+            doors: Doors::from([]), // the server knows them when it has bound all listeners
             limits: Limits {
                 handshake_timeout: options.handshake_timeout,
                 idle_timeout: options.idle_timeout,
@@ -197,7 +219,8 @@ impl Config {
         ];
         Ok(Self {
             engine,
-            listen: listen(&options.listen)?,
+            listen,
+            tls: tls_files(options)?,
             plans: (0..workers).map(plan).collect(),
             max_connections,
             limits,
@@ -482,35 +505,14 @@ fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
     shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
 }
 
-fn listen(addresses: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
-    let resolve = |address: &String| {
-        let fail = |cause: String| ConfigError::Listen { address: address.clone(), cause };
-        let found: Vec<_> = address.to_socket_addrs().map_err(|e| fail(e.to_string()))?.collect();
-        // A name can stand for several addresses, IPv4 and IPv6: listen on the first.
-        found.first().copied().ok_or_else(|| fail("no such address".into()))
+fn tls_files(options: &Options) -> Result<TlsFiles, ConfigError> {
+    let pair = match (&options.tls_cert, &options.tls_key) {
+        (Some(_), _) | (_, Some(_)) if options.tls_self_signed => return Err(ConfigError::TlsTwoCertificates),
+        (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+        (None, None) => None,
+        _ => return Err(ConfigError::TlsHalfPair),
     };
-    let found: Vec<SocketAddr> = addresses.iter().map(resolve).collect::<Result<_, _>>()?;
-    if found.is_empty() {
-        return Err(ConfigError::NoListener);
-    }
-    for (index, address) in found.iter().enumerate() {
-        if let Some(earlier) = found[..index].iter().find(|earlier| is_same_port(earlier, address)) {
-            return Err(if earlier == address {
-                ConfigError::ListenTwice(*address)
-            } else {
-                ConfigError::ListenOverlap(*earlier, *address)
-            });
-        }
-    }
-    Ok(found)
-}
-
-/// Whether only one of the two addresses can be listened on: a wildcard includes all addresses of its family.
-fn is_same_port(one: &SocketAddr, other: &SocketAddr) -> bool {
-    let overlaps = |one: IpAddr, other: IpAddr| {
-        one == other || one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified())
-    };
-    one.port() != 0 && one.port() == other.port() && overlaps(one.ip(), other.ip())
+    Ok(TlsFiles { pair, client_ca: options.tls_client_ca.clone() })
 }
 
 fn settings(options: &Options, max_message_size: u64) -> Result<Settings, ConfigError> {

@@ -18,6 +18,7 @@
 //! - `config` turns options into checked settings, `machine` asks the operating system what it grants;
 //! - `engine` moves the bytes;
 //! - `connection` is a connection's life, its pending output, its deadlines and its turn, without I/O and without a clock;
+//! - `transport` is what lies between a connection's bytes and its session;
 //! - `worker` is what a worker shares with the rest of the process;
 //! - `protocol` knows what the bytes mean, without I/O and without a clock;
 //! - `sys` makes single system calls.
@@ -42,10 +43,12 @@ mod worker;
 pub mod protocol;
 #[doc(hidden)]
 pub mod sys;
+#[doc(hidden)]
+pub mod transport;
 
 pub use config::{Config, ConfigError};
 pub use engine::{Engine, EngineError};
 pub use machine::{Bound, Machine};
 pub use options::Options;
 pub use protocol::Protocol;
-pub use server::{Handle, Running, Server, ServerError, Stats};
+pub use server::{Address, Handle, Running, Server, ServerError, Stats, TlsError};

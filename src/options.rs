@@ -1,6 +1,7 @@
 //! What a server is asked to be: plain data, whether it comes from flags, from the environment or from a program that
 //! embeds the server. [`Config::resolve`](crate::Config::resolve) checks it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Engine;
@@ -16,9 +17,22 @@ use crate::worker::ReceiveBuffers;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to listen: `ADDRESS:PORT` each, like `0.0.0.0:9001` or `[::1]:9001`; port 0 takes a free one, and of a name
-    /// the first address is taken. The default is `127.0.0.1:9001` alone.
+    /// Where to listen: `HOST:PORT` each, like `0.0.0.0:9001` or `[::1]:9001`, where port 0 takes a free one and a name stands
+    /// for all its addresses; `unix:PATH`, `unix:@NAME` (abstract), or `systemd` for the sockets that the service manager
+    /// passes. In front of it `tls:`; behind a `?` options of that listener: `protocol=tcp`, `proxy=v1` (`v2`, `any`),
+    /// `mode=660`. The default is `127.0.0.1:9001` alone.
     pub listen: Vec<String>,
+    /// Whether `[::]` is for IPv6 alone. The default is for IPv4, too.
+    pub ipv6_only: bool,
+    /// The certificate of TLS listeners with its chain, and its key, in PEM. Without them one is made at the start, and its
+    /// fingerprint said.
+    pub tls_cert: Option<PathBuf>,
+    /// See [`Options::tls_cert`].
+    pub tls_key: Option<PathBuf>,
+    /// Whether a certificate is to be made, so that files are a mistake.
+    pub tls_self_signed: bool,
+    /// Authorities, in PEM: TLS clients need a certificate by one of them.
+    pub tls_client_ca: Option<PathBuf>,
     /// What moves the bytes. `None`: [`Engine::Uring`] if the kernel lets it, else [`Engine::Epoll`].
     pub engine: Option<Engine>,
     /// Worker threads. `None`: one per CPU, as far as the CPU quota goes, and more if `max_connections` needs them.
@@ -68,6 +82,11 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: vec![Self::LISTEN.into()],
+            ipv6_only: false,
+            tls_cert: None,
+            tls_key: None,
+            tls_self_signed: false,
+            tls_client_ca: None,
             engine: None,
             workers: None,
             cpus: None,

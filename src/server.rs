@@ -1,7 +1,10 @@
 //! A server's life: bind, start the workers, wait until it is told to stop, drain.
 
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,9 +12,21 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::config::{At, Config, Inet, Listen, TlsFiles};
 use crate::engine::{Controls, EngineError, Workers};
 use crate::sys::log;
+use crate::transport::{Door, Doors};
+
+mod systemd;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "server/no_tls.rs"]
+mod tls;
+mod unix;
+
+use tls::Certificates;
+pub use tls::TlsError;
 
 /// `listen(2)` cuts this down to `net.core.somaxconn`. A full queue drops SYNs, which the clients send again a second
 /// later: a long one is what makes mass connects fast.
@@ -25,12 +40,21 @@ const BIND_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Error)]
 pub enum ServerError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}{}", listen_remedy(.source))]
+    #[error("cannot listen on {address}: {source}{}", listen_remedy(.address, .source))]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: Address,
         /// Why.
         source: io::Error,
+    },
+    /// The TLS listeners have no certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The service manager's sockets cannot be listened on.
+    #[error("--listen systemd: {cause}")]
+    Systemd {
+        /// Why.
+        cause: String,
     },
     /// The engine could not start.
     #[error(transparent)]
@@ -45,26 +69,81 @@ pub enum ServerError {
     },
 }
 
-fn listen_remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port with --listen",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+fn listen_remedy(address: &Address, error: &io::Error) -> &'static str {
+    match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, Address::Unix(_)) => {
+            "; another process listens there: stop it, or choose another path"
+        }
+        (io::ErrorKind::AddrInUse, _) => {
+            "; another process listens there: stop it, or choose another port with --listen"
+        }
+        (io::ErrorKind::PermissionDenied, Address::Inet(_)) => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        (io::ErrorKind::AddrNotAvailable, _) => "; no interface of this machine has that address",
         _ => "",
     }
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Address {
+    /// At an address and a port.
+    Inet(SocketAddr),
+    /// At a socket file.
+    Unix(PathBuf),
+    /// At a name without a file, in the network namespace (`unix(7)`).
+    Abstract(String),
+    /// The same, with TLS.
+    Tls(Box<Address>),
+}
+
+impl Address {
+    /// Of a listener for TCP.
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(address) => Some(*address),
+            Self::Unix(_) | Self::Abstract(_) => None,
+            Self::Tls(address) => address.inet(),
+        }
+    }
+}
+
+/// As on the command line.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
+            Self::Tls(address) => write!(f, "tls:{address}"),
+        }
+    }
+}
+
+/// A socket that listens.
+struct Bound {
+    socket: OwnedFd,
+    address: Address,
+    door: Door,
+    is_tls: bool,
+    /// To be removed at the end.
+    file: Option<unix::SocketFile>,
 }
 
 /// A server that listens and does not serve yet.
 pub struct Server {
     config: Config,
-    listeners: Vec<TcpListener>,
-    addresses: Vec<SocketAddr>,
+    sockets: Vec<OwnedFd>,
+    files: Vec<unix::SocketFile>,
+    addresses: Vec<Address>,
     state: Arc<Mutex<State>>,
 }
 
 /// A server that serves, on threads of its own.
 pub struct Running {
     workers: Workers,
+    /// Removed when it ends.
+    _files: Vec<unix::SocketFile>,
 }
 
 /// How to reach a server from any thread, before it serves, while it does, and after that.
@@ -78,6 +157,8 @@ pub struct Handle {
 struct State {
     /// Of the threads, once they run.
     controls: Option<Controls>,
+    /// Of TLS listeners.
+    certificates: Option<Arc<Certificates>>,
     is_stopped: bool,
 }
 
@@ -98,18 +179,27 @@ pub struct Stats {
 impl Server {
     /// Binds the addresses of `config`. One that is in use is tried for ten seconds, with a line on standard error: the
     /// kernel may take that long to close the listeners of a killed server.
-    pub fn bind(config: Config) -> Result<Self, ServerError> {
+    pub fn bind(mut config: Config) -> Result<Self, ServerError> {
         let until = Instant::now() + BIND_PATIENCE;
-        let bind = |&address| bind_patiently(address, until);
-        let listeners: Vec<_> = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
-        let addresses =
-            addresses.map_err(|source| ServerError::System { what: "ask for a listener's address", source })?;
-        Ok(Self { config, listeners, addresses, state: Arc::default() })
+        let mut bound = Vec::new();
+        for listen in &config.listen {
+            bind_entry(listen, until, &mut bound)?;
+        }
+        let certificates = give_certificates(config.tls.clone(), &mut bound)?;
+        let doors: Doors = bound.iter().map(|bound| bound.door.clone()).collect();
+        config.plans.iter_mut().for_each(|plan| plan.doors = Arc::clone(&doors));
+        let (mut sockets, mut files, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
+        for Bound { socket, address, file, .. } in bound {
+            sockets.push(socket);
+            files.extend(file);
+            addresses.push(address);
+        }
+        let state = Arc::new(Mutex::new(State { certificates, ..State::default() }));
+        Ok(Self { config, sockets, files, addresses, state })
     }
 
     /// Where it listens, in the order of [`Options::listen`](crate::Options::listen), with ports as they are.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
@@ -130,13 +220,13 @@ impl Server {
     /// A thread that cannot go on later, because the kernel refuses what it granted before, ends the process with a line
     /// on standard error: a server that serves a part of its clients would look alive.
     pub fn start(self) -> Result<Running, ServerError> {
-        let workers = self.config.engine.start(self.config.plans, self.listeners)?;
+        let workers = self.config.engine.start(self.config.plans, self.sockets)?;
         let mut state = lock(&self.state);
         if state.is_stopped {
             workers.controls().stop();
         }
         state.controls = Some(workers.controls());
-        Ok(Running { workers })
+        Ok(Running { workers, _files: self.files })
     }
 }
 
@@ -160,6 +250,14 @@ impl Handle {
         state.is_stopped = true;
     }
 
+    /// Loads certificate, key and authorities of the TLS listeners again: handshakes from now on are made with them. If they
+    /// cannot be used, those that were loaded before stay in force. Returns whether there are TLS listeners.
+    pub fn reload_tls(&self) -> Result<bool, TlsError> {
+        let certificates = lock(&self.state).certificates.clone();
+        let reload = |certificates: Arc<Certificates>| certificates.reload().map(|()| true);
+        certificates.map_or(Ok(false), reload)
+    }
+
     /// The counters as the workers have last published them, which they do after each turn of their loops.
     pub fn stats(&self) -> Stats {
         let tally = lock(&self.state).controls.as_ref().map(Controls::tally).unwrap_or_default();
@@ -177,14 +275,89 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().expect("no holder panics")
 }
 
-/// Binds one listener, and waits for a server that was killed to give its port back.
-fn bind_patiently(address: SocketAddr, until: Instant) -> Result<TcpListener, ServerError> {
+/// Gives TLS listeners what they show, if there are such.
+fn give_certificates(files: TlsFiles, bound: &mut [Bound]) -> Result<Option<Arc<Certificates>>, ServerError> {
+    let addresses: Vec<Address> = bound.iter().filter(|it| it.is_tls).map(|it| it.address.clone()).collect();
+    if addresses.is_empty() {
+        return Ok(None);
+    }
+    let certificates = Certificates::new(files, &addresses)?;
+    for it in bound.iter_mut().filter(|it| it.is_tls) {
+        it.door.tls = Some(Arc::clone(&certificates.acceptor));
+        it.address = Address::Tls(Box::new(it.address.clone()));
+    }
+    Ok(Some(Arc::new(certificates)))
+}
+
+/// Binds all sockets of an entry.
+fn bind_entry(listen: &Listen, until: Instant, bound: &mut Vec<Bound>) -> Result<(), ServerError> {
+    let is_tls = listen.is_tls;
+    let door = Door { proxy: listen.proxy, ..Door::new(listen.protocol) };
+    let unix_door = || Door { hides_more: true, ..door.clone() };
+    match &listen.at {
+        At::Inet(addresses) => {
+            for (address, socket) in bind_addresses(addresses, until)? {
+                bound.push(Bound { socket, address, door: door.clone(), is_tls, file: None });
+            }
+        }
+        At::Unix { path, mode } => {
+            let address = Address::Unix(path.clone());
+            let (socket, file) = patiently(&address, until, || unix::bind(path, *mode))?;
+            bound.push(Bound { socket, address, door: unix_door(), is_tls, file: Some(file) });
+        }
+        At::Abstract(name) => {
+            let address = Address::Abstract(name.clone());
+            let socket = patiently(&address, until, || unix::bind_abstract(name))?;
+            bound.push(Bound { socket, address, door: unix_door(), is_tls, file: None });
+        }
+        At::Systemd => {
+            for (socket, address) in systemd::take().map_err(|cause| ServerError::Systemd { cause })? {
+                let door = if address.inet().is_some() { door.clone() } else { unix_door() };
+                bound.push(Bound { socket, address, door, is_tls, file: None });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Binds the addresses of a name, all at one port, or a single address. Of those of a name some may not be this machine's:
+/// `localhost` may be `::1` where IPv6 is switched off.
+fn bind_addresses(addresses: &[Inet], until: Instant) -> Result<Vec<(Address, OwnedFd)>, ServerError> {
+    let mut bound = Vec::new();
+    let mut port = None;
+    let mut missing = None;
+    for inet in addresses {
+        let mut address = inet.address;
+        if address.port() == 0 {
+            address.set_port(port.unwrap_or(0));
+        }
+        let bind = || bind(Inet { address, ..*inet });
+        match patiently(&Address::Inet(address), until, bind) {
+            Ok((socket, address)) => {
+                port = Some(address.port());
+                bound.push((Address::Inet(address), socket));
+            }
+            Err(ServerError::Listen { address, source }) if addresses.len() > 1 && is_not_here(&source) => {
+                log(format_args!("not listening on {address}: {source}"));
+                missing = Some(ServerError::Listen { address, source });
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    missing.filter(|_| bound.is_empty()).map_or(Ok(bound), Err)
+}
+
+/// This machine does not have the address, or not its family.
+fn is_not_here(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+/// Binds one listener, and waits for a server that was killed to give its address back.
+fn patiently<T>(address: &Address, until: Instant, bind: impl Fn() -> io::Result<T>) -> Result<T, ServerError> {
     let mut is_said = false;
     loop {
-        match bind(address) {
-            Err(ServerError::Listen { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && Instant::now() < until =>
-            {
+        match bind() {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
                 if !std::mem::replace(&mut is_said, true) {
                     let patience = BIND_PATIENCE.as_secs();
                     log(format_args!(
@@ -193,23 +366,23 @@ fn bind_patiently(address: SocketAddr, until: Instant) -> Result<TcpListener, Se
                 }
                 thread::sleep(BIND_PAUSE);
             }
-            outcome => return outcome,
+            Err(source) => return Err(ServerError::Listen { address: address.clone(), source }),
+            Ok(bound) => return Ok(bound),
         }
     }
 }
 
-/// Binds one listener. Accepted sockets inherit `TCP_NODELAY`, which saves a call for each of them.
-fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    let open = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_tcp_nodelay(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(ACCEPT_QUEUE)?;
-        Ok(socket.into())
-    };
-    open().map_err(|source| ServerError::Listen { address, source })
+/// Binds one listener, and says at which port. Accepted sockets inherit `TCP_NODELAY`, which saves a call for each of them.
+fn bind(inet: Inet) -> io::Result<(OwnedFd, SocketAddr)> {
+    let Inet { address, is_v6_only } = inet;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(is_v6_only)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(ACCEPT_QUEUE)?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok((socket.into(), address))
 }

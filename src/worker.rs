@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::protocol::Settings;
+use crate::transport::Doors;
 
 /// What a worker has to do; the same for all of an engine's workers except for the first fields.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) ring_entries: Option<u32>,
     /// The protocol's options.
     pub(crate) settings: Settings,
+    /// The listeners, by their numbers.
+    pub(crate) doors: Doors,
     /// See [`Limits`].
     pub(crate) limits: Limits,
 }

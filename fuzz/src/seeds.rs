@@ -17,7 +17,25 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(close());
     seeds.extend(handshake());
     seeds.extend(client());
+    seeds.extend(proxy());
     seeds
+}
+
+/// Headers of the PROXY protocol, with something behind them.
+fn proxy() -> Vec<Seed> {
+    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+    let v2 = |head: &[u8], block: &[u8]| [V2, head, &(block.len() as u16).to_be_bytes(), block, b"GET /"].concat();
+    let headers: [(&str, Vec<u8>); 8] = [
+        ("v1-tcp4", b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\nGET /".to_vec()),
+        ("v1-tcp6", b"PROXY TCP6 2001:db8::7 ::1 1 65535\r\n".to_vec()),
+        ("v1-unknown", b"PROXY UNKNOWN ffff:: whatever\r\n".to_vec()),
+        ("v1-cut", b"PROXY TCP4 192.0.2.7 198.51.1".to_vec()),
+        ("v2-tcp4", v2(&[0x21, 0x11], &[192, 0, 2, 7, 198, 51, 100, 1, 220, 4, 1, 187, 4, 0, 2, 0, 0])),
+        ("v2-tcp6", v2(&[0x21, 0x21], &[7; 36])),
+        ("v2-local", v2(&[0x20, 0], &[])),
+        ("v2-unix", v2(&[0x21, 0x31], &[b'/'; 216])),
+    ];
+    headers.into_iter().map(|(name, bytes)| ("proxy", name.to_owned(), bytes)).collect()
 }
 
 /// A frame whose payload is not masked yet (`input.rs`), with `key`.

@@ -1,7 +1,6 @@
 //! The program around the server: its signals, its start-up line, its last words.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use thiserror::Error;
 
 use crate::config::{Config, ConfigError};
 use crate::options::Options;
-use crate::server::{Handle, Server, ServerError, Stats};
+use crate::server::{Address, Handle, Server, ServerError, Stats};
 use crate::sys::log;
 
 /// It could not start or run.
@@ -124,8 +123,8 @@ fn is_second(first: Signal, signal: Signal, later: Duration) -> bool {
     later >= if is_interrupt { SAME_INTERRUPT } else { SAME_SIGNAL }
 }
 
-fn announce(addresses: &[SocketAddr], banner: &str) {
-    let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+fn announce(addresses: &[Address], banner: &str) {
+    let addresses: Vec<_> = addresses.iter().map(Address::to_string).collect();
     if let Err(e) = print(&format!("ringecho listening on {} | {banner}", addresses.join(", "))) {
         log(format_args!("listening on {}; the start-up line cannot be printed: {e}", addresses.join(", ")));
     }

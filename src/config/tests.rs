@@ -146,7 +146,7 @@ fn nonsense_is_refused_with_its_remedy() {
         (Options { listen: listen(&["127.0.0.1:1", "127.0.0.1:1"]), ..default() }, "twice"),
         (Options { listen: listen(&["0.0.0.0:1", "127.0.0.1:1"]), ..default() }, "includes"),
         (Options { listen: listen(&[]), ..default() }, "listen"),
-        (Options { listen: listen(&["nowhere"]), ..default() }, "ADDRESS:PORT"),
+        (Options { listen: listen(&["nowhere"]), ..default() }, "HOST:PORT"),
         (Options { backlog_per_connection: Some(1024), ..default() }, "64 KiB"),
         (Options { subprotocols: vec!["a/b".into()], ..default() }, "token"),
         (Options { path: Some("echo".into()), ..default() }, "starts with '/'"),

@@ -11,6 +11,7 @@ use super::schedule::{self, Budget, Cost, Shares, Standing};
 use super::table::{Connection, List, Table};
 use super::wheel::Wheel;
 use crate::protocol::{CloseCode, Event, Output, Settings};
+use crate::transport::{Door, Doors, Stages};
 use crate::worker::{Backlog, Tally};
 
 /// Room that a slow reader must have below a cap: with less it is throttled rather than received from byte by byte.
@@ -30,6 +31,8 @@ pub(crate) struct Connections<E, L: Lender> {
     /// What one of them was thought to come to when the last turn planned its own.
     planned_cost: Cost,
     settings: Settings,
+    doors: Doors,
+    stages: Stages,
     timeouts: Timeouts,
     backlog: Backlog,
     /// The worker's clock: ticks since it started.
@@ -42,8 +45,8 @@ pub(crate) struct Connections<E, L: Lender> {
 }
 
 impl<E, L: Lender> Connections<E, L> {
-    /// Room for `capacity` connections.
-    pub(crate) fn new(capacity: usize, backlog: Backlog, settings: Settings, timeouts: Timeouts) -> Self {
+    /// Room for `capacity` connections, which come through these doors.
+    pub(crate) fn new(capacity: usize, backlog: Backlog, settings: Settings, doors: Doors, timeouts: Timeouts) -> Self {
         Self {
             table: Table::new(capacity),
             outputs: Outputs::new(),
@@ -55,6 +58,8 @@ impl<E, L: Lender> Connections<E, L> {
             usual_cost: schedule::QUANTUM,
             planned_cost: schedule::QUANTUM,
             settings,
+            doors,
+            stages: Stages::default(),
             timeouts,
             backlog,
             now: 0,
@@ -138,9 +143,21 @@ impl<E, L: Lender> Connections<E, L> {
 
     // ----- a connection's beginning and end -----
 
-    /// A socket has arrived.
-    pub(crate) fn accepted(&mut self, io: E) -> u32 {
-        let key = self.table.insert(Lifecycle::new(&self.settings, self.now), io);
+    /// What the listener of this number gives its connections.
+    pub(crate) fn door(&self, listener: usize) -> &Door {
+        &self.doors[listener]
+    }
+
+    /// A socket has arrived through the listener of this number.
+    pub(crate) fn accepted(&mut self, io: E, listener: usize) -> u32 {
+        let door = &self.doors[listener];
+        let key = self.table.insert(Lifecycle::new(door.protocol, door.has_stage(), self.now), io);
+        if door.has_stage() && !self.stages.insert(key, door) {
+            let life = &mut self.table.get_mut(key).life;
+            life.stage_is_open(false, self.now);
+            life.abort(self.now);
+            self.called.push(key);
+        }
         self.tally.accepted += 1;
         self.set_timer(key);
         key
@@ -152,6 +169,9 @@ impl<E, L: Lender> Connections<E, L> {
         let connection = self.table.get_mut(key);
         self.wheel.cancel(&mut connection.timer);
         let connection = self.table.remove(key);
+        if connection.life.is_staged() {
+            self.stages.remove(key);
+        }
         assert!(connection.output.is_empty(), "closed with output left");
         self.tally.released += 1;
         connection.io
@@ -165,6 +185,9 @@ impl<E, L: Lender> Connections<E, L> {
     pub(crate) fn received(&mut self, key: u32, bytes: &mut [u8]) -> (Output, Cost) {
         let len = bytes.len() as u32;
         let life = &mut self.table.get_mut(key).life;
+        if life.is_staged() {
+            return self.received_through_stage(key, bytes);
+        }
         let Received { output, messages, frames, event } = life.received(&self.settings, bytes, self.now);
         self.tally.messages += u64::from(messages);
         let mut cost = schedule::cost_of_receive(len, frames);
@@ -187,6 +210,13 @@ impl<E, L: Lender> Connections<E, L> {
     /// Judges a connection by what a receive has come to: interactive, or bulk. Its fact of being readable is up to date.
     #[inline]
     pub(crate) fn charge(&mut self, key: u32, bytes: u32, cost: Cost, was_within_frame: bool, is_budgeted: bool) {
+        if self.table.get(key).life.is_staged() && self.stages.take_expectation(key) {
+            // A TLS handshake says nothing of what its connection is like.
+            if is_budgeted {
+                self.budget.correct(schedule::TLS_HANDSHAKE, cost);
+            }
+            return;
+        }
         if is_budgeted {
             self.budget.correct(self.plan(key), cost);
             self.usual_cost = self.usual_cost - self.usual_cost / 8 + cost / 8;
@@ -226,8 +256,11 @@ impl<E, L: Lender> Connections<E, L> {
     /// What a receive from a connection of the background is thought to come to.
     #[inline]
     fn plan(&self, key: u32) -> Cost {
-        if self.table.get(key).life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
+        let life = &self.table.get(key).life;
+        if life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
             self.planned_cost
+        } else if life.is_staged() && self.stages.expects_work(key) {
+            schedule::TLS_HANDSHAKE
         } else {
             schedule::RECEIVE
         }
@@ -293,7 +326,7 @@ impl<E, L: Lender> Connections<E, L> {
     fn room_below_caps(&self, key: u32) -> usize {
         let pending = self.outputs.pending(self.table.get(key).output);
         let of_its_own = self.backlog.per_connection.saturating_sub(pending);
-        of_its_own.min(self.backlog.total.saturating_sub(self.outputs.held()))
+        of_its_own.min(self.backlog.total.saturating_sub(self.outputs.held() + self.stages.held()))
     }
 
     /// The peer has shut down its side. What is pending is still sent, for as long as the peer takes it.
@@ -390,7 +423,7 @@ impl<E, L: Lender> Connections<E, L> {
         if life.state() == State::Opening && self.shares.has_interactive(self.now) {
             return NonZeroU32::new(schedule::UPGRADE_RECEIVE);
         }
-        let held = self.outputs.held();
+        let held = self.outputs.held() + self.stages.held();
         let is_backlog_large = held >= self.backlog.total / 2;
         let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {
@@ -469,7 +502,7 @@ impl<E, L: Lender> Connections<E, L> {
     fn ping(&mut self, key: u32) {
         let connection = self.table.get_mut(key);
         if let Some(frame) = connection.life.ping(!connection.output.is_empty(), self.now) {
-            self.outputs.push_owned(&mut connection.output, frame, false);
+            self.push_own(key, frame);
         }
     }
 
@@ -480,8 +513,13 @@ impl<E, L: Lender> Connections<E, L> {
     /// Closes from our side: a Close frame if the protocol has one, then whatever the peer answers or the deadline.
     fn close(&mut self, key: u32, code: CloseCode, reason: &str) {
         let connection = self.table.get_mut(key);
-        if let Farewell::Frame(frame) = connection.life.close(&self.settings, code, reason, self.now) {
-            self.outputs.push_owned(&mut connection.output, frame, false);
+        match connection.life.close(code, reason, self.now) {
+            Farewell::Frame(frame) => self.push_own(key, frame),
+            Farewell::Nothing => {
+                if matches!(connection.life.state(), State::Lingering | State::Done) {
+                    self.push_goodbye(key);
+                }
+            }
         }
         self.set_timer(key);
     }
@@ -520,5 +558,6 @@ impl<E, L: Lender> Connections<E, L> {
 
 #[cfg(test)]
 mod checks;
+mod staged;
 #[cfg(test)]
 mod tests;

@@ -175,8 +175,22 @@ pub(crate) struct Lifecycle {
     since: u32,
     pub(crate) facts: Facts,
     state: State,
-    /// Receives that it may still have when it is leaving.
-    last_receives: u8,
+    rest: Rest,
+}
+
+/// Receives that a connection may still have when it is leaving; the highest bit: it has a stage in front of its session.
+#[derive(Clone, Copy)]
+struct Rest(u8);
+
+impl Rest {
+    const STAGED: u8 = 1 << 7;
+
+    /// Takes one of the receives, if one is left.
+    fn take(&mut self) -> bool {
+        let is_left = self.0 & !Self::STAGED > 0;
+        self.0 -= u8::from(is_left);
+        is_left
+    }
 }
 
 const _: () = assert!(size_of::<Lifecycle>() <= 32, "an idle connection pays for every byte");
@@ -190,10 +204,43 @@ pub(crate) struct Received {
 }
 
 impl Lifecycle {
-    pub(crate) fn new(settings: &Settings, now: u32) -> Self {
-        let session = Session::new(settings);
-        let state = if session.phase() == Phase::Handshake { State::Opening } else { State::Open };
-        Self { session, since: now, facts: Facts(0), state, last_receives: LAST_RECEIVES }
+    /// `is_staged`: something comes before the session.
+    pub(crate) fn new(protocol: Protocol, is_staged: bool, now: u32) -> Self {
+        let session = Session::of(protocol);
+        let state = if is_staged || session.phase() == Phase::Handshake { State::Opening } else { State::Open };
+        let rest = Rest(LAST_RECEIVES | if is_staged { Rest::STAGED } else { 0 });
+        Self { session, since: now, facts: Facts(0), state, rest }
+    }
+
+    /// Whether something is between its bytes and its session.
+    #[inline]
+    pub(crate) fn is_staged(&self) -> bool {
+        self.rest.0 & Rest::STAGED != 0
+    }
+
+    /// What comes before the session is over, or goes on without a sign: the session can begin.
+    pub(crate) fn stage_is_open(&mut self, stays: bool, now: u32) {
+        if !stays {
+            self.rest.0 &= !Rest::STAGED;
+        }
+        if self.state == State::Opening && self.session.phase() == Phase::Open {
+            self.state = State::Open;
+            self.since = now;
+        }
+    }
+
+    /// What comes before the session has failed: what is to be said of that is sent.
+    pub(crate) fn refused(&mut self, now: u32) {
+        self.state = State::Lingering;
+        self.since = now;
+    }
+
+    /// Its peer has sent something, if nothing for the session.
+    pub(crate) fn heard(&mut self, now: u32) {
+        if self.state == State::Open {
+            self.since = now;
+            self.facts.clear(Facts::PINGED);
+        }
     }
 
     #[inline]
@@ -365,7 +412,7 @@ impl Lifecycle {
     }
 
     /// Begins the closing handshake from our side, or the end where there is none.
-    pub(crate) fn close(&mut self, settings: &Settings, code: CloseCode, reason: &str, now: u32) -> Farewell {
+    pub(crate) fn close(&mut self, code: CloseCode, reason: &str, now: u32) -> Farewell {
         if !matches!(self.state, State::Opening | State::Open | State::Leaving) {
             return Farewell::Nothing;
         }
@@ -377,7 +424,7 @@ impl Lifecycle {
             Some(_) => State::Closing,
             None if !was_open => State::Done,
             // A close with unread input would make the kernel send a reset, and destroy echoes on their way.
-            None if settings.protocol == Protocol::Tcp => State::Lingering,
+            None if self.session.is_tcp() => State::Lingering,
             // The session sends the Close frame behind the binary frame that is being echoed.
             None => {
                 self.state = State::Open;
@@ -403,11 +450,7 @@ impl Lifecycle {
         if self.state != State::Leaving {
             return false;
         }
-        if self.facts.has(Facts::READABLE) && self.wants(has_output).receive && self.last_receives > 0 {
-            self.last_receives -= 1;
-            return false;
-        }
-        true
+        !(self.facts.has(Facts::READABLE) && self.wants(has_output).receive && self.rest.take())
     }
 
     // ----- time -----

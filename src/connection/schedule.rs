@@ -29,6 +29,15 @@ const FRAME: Cost = 60;
 const FOUR_BYTES: Cost = 3;
 /// An upgrade request and its answer, beyond the receive: the connections of `ringload --reconnect-every`, halved.
 pub(crate) const HANDSHAKE: Cost = 6_000;
+/// The client's first TLS message and its answer: two operations on X25519 and a signature by P-256 (`openssl speed`, and
+/// docs/PERFORMANCE.md for the whole handshake).
+pub(crate) const TLS_HANDSHAKE: Cost = 100_000;
+/// Its second one: key derivation, and the tickets.
+pub(crate) const TLS_FINISH: Cost = 15_000;
+/// A TLS record that is opened, and the one that its echo is sealed in, without their bytes; and a renewal of keys, which are
+/// derived and expanded anew in both directions (`scripts/compare-engines` has the difference to plain connections).
+pub(crate) const TLS_RECORD: Cost = 400;
+pub(crate) const TLS_RENEWAL: Cost = 4_000;
 /// The end of a connection: cancel, close, and the kernel's release of the socket; the other half.
 pub(crate) const END: Cost = 8_000;
 /// A deadline that is met: a Ping or a Close frame, or an end.

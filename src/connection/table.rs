@@ -154,13 +154,13 @@ impl<E> Table<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Settings;
+    use crate::protocol::Protocol;
 
     #[test]
     fn lists_keep_their_order_whoever_leaves() {
         let mut table = Table::new(8);
-        let settings = Settings::default();
-        let keys: Vec<u32> = (0..5).map(|io: u32| table.insert(Lifecycle::new(&settings, 0), io)).collect();
+        let keys: Vec<u32> =
+            (0..5).map(|io: u32| table.insert(Lifecycle::new(Protocol::WebSocket, false, 0), io)).collect();
         let mut list = List::EMPTY;
         for &key in &keys {
             table.push_back(&mut list, key);

@@ -1,8 +1,9 @@
 //! What an error of `accept(2)` means, and what becomes of connections that are not accepted any more: once for all
 //! engines.
 
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 
+use rustix::io::ioctl_fionbio;
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 
 /// Connections that are turned away at a listener, at most: more come while it goes on than it can ever end with.
@@ -44,8 +45,8 @@ impl AcceptError {
 }
 
 /// Ends the connections that wait at listeners which are about to be closed: the kernel would reset them.
-pub(super) fn turn_away(listeners: &[TcpListener]) {
-    for listener in listeners.iter().filter(|listener| listener.set_nonblocking(true).is_ok()) {
+pub(super) fn turn_away(listeners: &[OwnedFd]) {
+    for listener in listeners.iter().filter(|listener| ioctl_fionbio(listener, true).is_ok()) {
         for _ in 0..TURNED_AWAY_MAX {
             match accept_with(listener, SocketFlags::CLOEXEC) {
                 Ok(socket) => {

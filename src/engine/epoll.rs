@@ -9,7 +9,6 @@
 //!   and ends wait in the background, which gets one budget in each turn (`connection/schedule.rs`).
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,11 +90,13 @@ impl<'a> Worker<'a> {
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
         let clock = Clock::new(&plan.limits, EVENTS as u32);
         let timeouts = clock.timeouts(&plan.limits);
+        let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
+        let connections = Connections::new(plan.capacity as usize, plan.backlog, settings, doors, timeouts);
         let receive = plan.receive_buffers.map_or(plan.receive_memory.min(BUFFER_MAX), |shape| shape.size as usize);
         Ok(Self {
             epoll,
             events: Vec::with_capacity(EVENTS),
-            connections: Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts),
+            connections,
             buffer: vec![0; HEADROOM + receive],
             retries: Vec::new(),
             accepts,
@@ -161,9 +162,9 @@ impl<'a> Worker<'a> {
     fn accept(&mut self, is_called: bool) {
         let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
         let mut has_arrivals = false;
-        self.accepts.take(is_called, |socket| {
+        self.accepts.take(is_called, |socket, listener| {
             has_arrivals = true;
-            let key = self.connections.accepted(socket);
+            let key = self.connections.accepted(socket, listener);
             if epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events).is_err() {
                 // ENOMEM, ENOSPC (fs.epoll.max_user_watches): without events it cannot be served.
                 self.connections.remove(key);
@@ -177,7 +178,7 @@ impl<'a> Worker<'a> {
     /// Waits for the listeners, or does not any more.
     fn watch_listeners(&mut self) {
         let epoll = &self.epoll;
-        let watch = |listeners: &[TcpListener], is_watched: bool| {
+        let watch = |listeners: &[OwnedFd], is_watched: bool| {
             listeners.iter().try_for_each(|listener| {
                 if is_watched {
                     let events = EventFlags::IN | EventFlags::EXCLUSIVE;

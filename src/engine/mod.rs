@@ -5,7 +5,7 @@
 //! drain here. What the two engines with ordinary descriptors have in common beyond that is in `sockets`.
 
 use std::io;
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
@@ -105,7 +105,7 @@ impl Engine {
     }
 
     /// Starts a worker for each plan.
-    pub(crate) fn start(self, plans: Vec<Plan>, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
+    pub(crate) fn start(self, plans: Vec<Plan>, listeners: Vec<OwnedFd>) -> Result<Workers, EngineError> {
         match self {
             Self::Uring => uring::start(plans, listeners),
             #[cfg(feature = "tokio-uring")]

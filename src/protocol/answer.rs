@@ -20,6 +20,11 @@ enum Status {
     VersionNotSupported = 505,
 }
 
+/// A whole HTTP answer 400, which ends the connection.
+pub fn refuse(why: &str) -> Vec<u8> {
+    Refusal::bad_request("").answer_with(why)
+}
+
 /// 101: what follows on this connection is WebSocket.
 pub(super) fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
     let accept = derive_accept_key(key);
@@ -66,6 +71,10 @@ impl Refusal {
 
     /// The whole HTTP answer, which ends the connection.
     pub(super) fn answer(self) -> Vec<u8> {
+        self.answer_with(self.why)
+    }
+
+    fn answer_with(self, body: &str) -> Vec<u8> {
         let (status, headers) = match self.status {
             Status::BadRequest => ("400 Bad Request", "Connection: close\r\n"),
             Status::NotFound => ("404 Not Found", "Connection: close\r\n"),
@@ -78,7 +87,6 @@ impl Refusal {
             Status::HeaderFieldsTooLarge => ("431 Request Header Fields Too Large", "Connection: close\r\n"),
             Status::VersionNotSupported => ("505 HTTP Version Not Supported", "Connection: close\r\n"),
         };
-        let body = self.why;
         let length = body.len() + 1;
         format!(
             "HTTP/1.1 {status}\r\n{headers}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{body}\n"

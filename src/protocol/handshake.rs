@@ -55,9 +55,24 @@ impl Handshake {
                 Progress::Partial
             }
             Ok(Some((answer, end))) => Progress::Accepted { answer, request_end: end - known },
-            Err(refusal) => Progress::Refused { status: refusal.status(), answer: refusal.answer() },
+            Err(refusal) => {
+                let request = half_read.as_ref().map_or(data, |handshake| &handshake.request);
+                let refusal = if is_proxy_header(request) { PROXY_HEADER } else { refusal };
+                Progress::Refused { status: refusal.status(), answer: refusal.answer() }
+            }
         }
     }
+}
+
+/// For a request with a load balancer's words in front of it.
+const PROXY_HEADER: Refusal = Refusal::bad_request(
+    "The request begins with a PROXY protocol header, which this listener is not told to take (--listen ...?proxy=any).",
+);
+
+/// Whether a request that is refused begins with a PROXY protocol header: of version 1, or the line ends and the NUL of
+/// version 2.
+fn is_proxy_header(request: &[u8]) -> bool {
+    request.starts_with(b"PROXY ") || request.starts_with(b"\r\n\r\n\0")
 }
 
 /// The answer to the request at the start of `bytes` and where the request ends; `None`: it is not complete.

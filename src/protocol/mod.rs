@@ -33,6 +33,7 @@ mod settings;
 mod testing;
 mod utf8;
 
+pub use answer::refuse;
 pub use close_code::CloseCode;
 pub use frame::Opcode;
 pub use reply::{Cause, Event, Output, Reply, Then};

@@ -46,7 +46,13 @@ pub enum Phase {
 impl Session {
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        let state = match settings.protocol {
+        Self::of(settings.protocol)
+    }
+
+    /// One that speaks this, whatever the settings say.
+    #[must_use]
+    pub fn of(protocol: Protocol) -> Self {
+        let state = match protocol {
             Protocol::WebSocket => State::Handshake(None),
             Protocol::Tcp => State::Tcp,
         };
@@ -61,6 +67,12 @@ impl Session {
             State::Tcp | State::WebSocket(_) => Phase::Open,
             State::Closed => Phase::Closed,
         }
+    }
+
+    /// Whether bytes are echoed as they are.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        matches!(self.state, State::Tcp)
     }
 
     /// What one receive brought. `data` is transformed in place where that is possible.

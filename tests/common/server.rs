@@ -54,16 +54,17 @@ impl Server {
         let Some(rest) = line.strip_prefix("ringecho listening on ") else {
             panic!("not a start-up line: {line:?}\n{}", process.output());
         };
-        let addresses: Vec<SocketAddr> =
-            rest.split([' ', ',', ';']).filter(|word| !word.is_empty()).map_while(|word| word.parse().ok()).collect();
-        assert!(!addresses.is_empty(), "no address in the start-up line {line:?}\n{}", process.output());
+        let places = rest.split(" | ").next().unwrap_or_default().split(", ");
+        let addresses = places.filter_map(|place| place.trim_start_matches("tls:").parse().ok()).collect();
         Ok(Self { process, addresses })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
+        assert!(!self.addresses.is_empty(), "no address in the start-up line\n{}", self.output());
         self.addresses[0]
     }
 
+    /// Those of its TCP listeners.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }

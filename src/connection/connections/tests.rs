@@ -2,6 +2,7 @@ use super::*;
 use crate::connection::lifecycle::PROBE_TICKS;
 use crate::connection::output::NoLender;
 use crate::protocol::Protocol;
+use crate::transport::Door;
 
 const IDLE: u32 = 8;
 const STALL: u32 = 20;
@@ -11,9 +12,10 @@ fn connection_with(input: &[u8]) -> (Connections<u32, NoLender>, u32) {
     let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
     let timeouts = Timeouts { idle: Some(IDLE), stall: Some(STALL), close: Some(4), handshake: None };
     let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
-    let mut connections = Connections::new(4, backlog, settings, timeouts);
+    let doors = Doors::from([Door::new(Protocol::Tcp)]);
+    let mut connections = Connections::new(4, backlog, settings, doors, timeouts);
     connections.begin_turn(0);
-    let key = connections.accepted(0);
+    let key = connections.accepted(0, 0);
     let (output, _) = connections.received(key, &mut input.to_vec());
     let (connection, outputs) = connections.get_with_outputs(key);
     outputs.copy(&mut connection.output, &input[output.range]);

@@ -5,7 +5,6 @@
 //! it passes the call on.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ const BATCH_MAX: u32 = 16;
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Accepts {
     /// None when it has stopped.
-    listeners: Vec<TcpListener>,
+    listeners: Vec<OwnedFd>,
     share: Share,
     /// Connections that have a descriptor.
     open: u32,
@@ -42,7 +41,7 @@ pub struct Accepts {
 
 impl Accepts {
     /// The listeners are copies in this worker's table, and do not block.
-    pub(super) fn new(listeners: Vec<TcpListener>, share: Share) -> Self {
+    pub(super) fn new(listeners: Vec<OwnedFd>, share: Share) -> Self {
         Self {
             listeners,
             share,
@@ -83,9 +82,9 @@ impl Accepts {
         self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Accepts some of the connections that wait, no more than there is room for. `is_called`: because another worker does
-    /// not, so that no event tells of further ones.
-    pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd)) {
+    /// Accepts some of the connections that wait, no more than there is room for; `take` gets each with the number of its
+    /// listener. `is_called`: because another worker does not, so that no event tells of further ones.
+    pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd, usize)) {
         self.has_changed = true;
         if self.is_stopping || self.retry_at.is_some() {
             return;
@@ -101,13 +100,14 @@ impl Accepts {
         let mut came = 0;
         self.first = (self.first + 1) % self.listeners.len();
         for turn in 0..self.listeners.len() {
-            let listener = &self.listeners[(self.first + turn) % self.listeners.len()];
+            let number = (self.first + turn) % self.listeners.len();
+            let listener = &self.listeners[number];
             while tries > 0 {
                 match accept_with(listener, SocketFlags::CLOEXEC) {
                     Ok(socket) => {
                         self.open += 1;
                         self.share.accepted();
-                        take(socket);
+                        take(socket, number);
                         came += 1;
                     }
                     Err(e) => match AcceptError::of(e.raw_os_error()) {
@@ -135,14 +135,14 @@ impl Accepts {
     /// Decides whether the listeners are to be waited for, now that so many connections have a descriptor. If that changes,
     /// `watch` does it.
     #[inline]
-    pub fn arrange(&mut self, open: usize, watch: impl FnOnce(&[TcpListener], bool) -> Result<(), Errno>) {
+    pub fn arrange(&mut self, open: usize, watch: impl FnOnce(&[OwnedFd], bool) -> Result<(), Errno>) {
         let is_same = open as u32 == self.open && !self.has_changed;
         if !is_same || self.retry_at.is_some() {
             self.decide(open, watch);
         }
     }
 
-    fn decide(&mut self, open: usize, watch: impl FnOnce(&[TcpListener], bool) -> Result<(), Errno>) {
+    fn decide(&mut self, open: usize, watch: impl FnOnce(&[OwnedFd], bool) -> Result<(), Errno>) {
         self.open = open as u32;
         self.has_changed = false;
         if self.retry_at.is_some_and(|at| Instant::now() >= at) {

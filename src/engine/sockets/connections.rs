@@ -26,10 +26,13 @@ pub(in crate::engine) enum Outgoing {
 
 impl Outgoing {
     #[inline]
-    fn new(output: &Output, buffer: &mut [u8]) -> Self {
+    fn new(output: Output, buffer: &mut [u8]) -> Self {
         let range = HEADROOM + output.range.start..HEADROOM + output.range.end;
         if output.head.is_empty() {
             return Outgoing::InPlace(range);
+        }
+        if range.is_empty() && output.head.len() > HEADROOM {
+            return Outgoing::Owned(output.head);
         }
         Self::with_head(&output.head, range, buffer)
     }
@@ -74,7 +77,7 @@ impl Connections {
     ) -> Outgoing {
         let was_within_frame = self.get(key).life.is_within_frame();
         let (output, cost) = self.received(key, &mut buffer[HEADROOM..HEADROOM + len]);
-        let outgoing = Outgoing::new(&output, buffer);
+        let outgoing = Outgoing::new(output, buffer);
         self.charge(key, len as u32, cost, was_within_frame, is_budgeted);
         if self.get(key).output.is_empty() {
             return outgoing;

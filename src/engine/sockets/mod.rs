@@ -6,10 +6,11 @@ pub mod connections;
 pub mod table;
 
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, mpsc};
 use std::thread;
+
+use rustix::io::ioctl_fionbio;
 
 use super::admission::{Admission, Share};
 use super::threads::{self, Running, Workers};
@@ -23,23 +24,18 @@ use accepts::Accepts;
 pub(super) type Run = fn(&Plan, &Arc<Control>, Accepts, &dyn Fn(io::Result<()>)) -> io::Result<()>;
 
 /// Starts the workers, each with a descriptor table of its own where that is allowed. Each has copies of the listeners.
-pub(super) fn start(
-    engine: Engine,
-    plans: Vec<Plan>,
-    listeners: &[TcpListener],
-    run: Run,
-) -> Result<Workers, EngineError> {
+pub(super) fn start(engine: Engine, plans: Vec<Plan>, listeners: &[OwnedFd], run: Run) -> Result<Workers, EngineError> {
     let controls = threads::controls(plans.len())?;
     let capacities = plans.iter().map(|plan| plan.capacity);
     let admission = Admission::new(capacities, start_ringer(controls.clone())?);
     let cannot = system("prepare a listener");
-    listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)).map_err(cannot)?;
+    listeners.iter().try_for_each(|listener| Ok(ioctl_fionbio(listener, true)?)).map_err(cannot)?;
     let start = |(plan, control): (Plan, _)| {
         let share = admission.share(plan.index);
         if plan.has_own_table {
             return start_apart(engine, plan, control, listeners, share, run);
         }
-        let copies: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
+        let copies: io::Result<Vec<_>> = listeners.iter().map(OwnedFd::try_clone).collect();
         let accepts = Accepts::new(copies.map_err(system("copy a listener's descriptor"))?, share);
         threads::start_worker(engine, plan, control, move |plan, control, started| run(plan, control, accepts, started))
     };
@@ -69,7 +65,7 @@ fn start_apart(
     engine: Engine,
     plan: Plan,
     control: Arc<Control>,
-    listeners: &[TcpListener],
+    listeners: &[OwnedFd],
     share: Share,
     run: Run,
 ) -> Result<Running, EngineError> {
@@ -81,7 +77,7 @@ fn start_apart(
         }
         // SAFETY: this thread's table has just become its own; what is under these numbers in it are copies, and nothing
         // else owns them. The originals stay with the thread that has created them, which waits for this one's start.
-        let copy = |&number| unsafe { TcpListener::from_raw_fd(number) };
+        let copy = |&number| unsafe { OwnedFd::from_raw_fd(number) };
         run(plan, control, Accepts::new(numbers.iter().map(copy).collect(), share), started)
     })
 }

@@ -78,6 +78,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::Settings;
+    use crate::transport::Doors;
     use crate::worker::{Backlog, Limits};
 
     /// Together with the runtime's own fields these are 256 bytes, a task's alignment being 128.
@@ -102,6 +103,7 @@ mod tests {
             ring_entries: None,
             backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
             settings: Settings::default(),
+            doors: Doors::from([]),
             limits,
         };
         let worker = Rc::new(Worker::new(&plan, &Arc::new(Control::new().unwrap())));

@@ -3,10 +3,9 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::net::TcpListener;
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::Context;
 use std::time::Duration;
@@ -54,7 +53,7 @@ pub(super) fn connected(listener: BorrowedFd) -> Operation<()> {
 }
 
 /// Ends all waits for this listener, of which the operation keeps a descriptor until then.
-pub(super) fn cancel_all(listener: TcpListener) -> Operation<TcpListener> {
+pub(super) fn cancel_all(listener: OwnedFd) -> Operation<OwnedFd> {
     let all = CancelBuilder::fd(Fd(listener.as_raw_fd())).all();
     submit(listener, opcode::AsyncCancel2::new(all).build())
 }

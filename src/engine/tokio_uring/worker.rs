@@ -52,7 +52,8 @@ impl Worker {
         let clock = Clock::new(&plan.limits, TASKS_PER_TURN);
         let (small, large) = pools(plan);
         let timeouts = clock.timeouts(&plan.limits);
-        let connections = Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts);
+        let connections =
+            Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), plan.doors.clone(), timeouts);
         Self {
             connections: RefCell::new(connections),
             clock,
@@ -311,9 +312,9 @@ impl Supervisor {
     fn accept(&mut self) {
         let is_called = std::mem::take(&mut self.is_needed);
         let mut has_arrivals = false;
-        self.accepts.take(is_called, |socket| {
+        self.accepts.take(is_called, |socket, listener| {
             has_arrivals = true;
-            let key = self.worker.connections().accepted(socket);
+            let key = self.worker.connections().accepted(socket, listener);
             // Detached: the task tells by removing the connection that it is done.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
         });

@@ -5,8 +5,7 @@
 //! take all connections that wait, beyond capacity, and be first in the order for ever.
 
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,7 +55,7 @@ pub(super) enum Wish {
 
 impl Wish {
     /// As a submission.
-    fn operation(self, listeners: &[TcpListener]) -> Operation<'static> {
+    fn operation(self, listeners: &[OwnedFd]) -> Operation<'static> {
         match self {
             Wish::Accept { listener } => {
                 let accept = Operation::accept(listeners[listener].as_raw_fd());
@@ -75,12 +74,21 @@ impl Wish {
 }
 
 /// The listeners, which all workers share. The last one that lets go of them turns away what waits there.
-pub(super) struct Listeners(pub(super) Vec<TcpListener>);
+pub(super) struct Listeners(pub(super) Vec<OwnedFd>);
 
 impl Drop for Listeners {
     fn drop(&mut self) {
         turn_away(&self.0);
     }
+}
+
+/// A connection that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Arrival {
+    /// Where it is.
+    pub(super) slot: u32,
+    /// The number of the listener that it came through.
+    pub(super) listener: usize,
 }
 
 /// One listener, as this worker uses it.
@@ -158,10 +166,11 @@ impl Accepts {
         self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// A completion with this key. Returns the slot of a new connection.
-    pub(super) fn completed(&mut self, key: u32, result: i32) -> Option<u32> {
+    /// A completion with this key. Returns the connection that has come, if one has.
+    pub(super) fn completed(&mut self, key: u32, result: i32) -> Option<Arrival> {
         self.has_changed = true;
-        let source = &mut self.sources[(key & about::LISTENER) as usize];
+        let listener = (key & about::LISTENER) as usize;
+        let source = &mut self.sources[listener];
         match key & !about::LISTENER {
             about::POLL => {
                 source.is_polled = false;
@@ -180,7 +189,7 @@ impl Accepts {
             source.came += 1;
             self.open += 1;
             self.share.accepted();
-            return Some(slot);
+            return Some(Arrival { slot, listener });
         }
         if AcceptError::of(-result) == AcceptError::Lasting && self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + RETRY);

@@ -12,9 +12,11 @@ use crate::connection::lifecycle::{Facts, State};
 use crate::connection::output::{BLOCK, Lender};
 use crate::connection::{Connections as Core, Timeouts};
 use crate::protocol::{Output, Settings};
+use crate::transport::Doors;
 use crate::worker::Backlog;
 
 use super::operation::{END, Op};
+use super::socket::Socket;
 use super::token::{Kind, Token};
 
 #[cfg(test)]
@@ -86,7 +88,7 @@ struct Receives {
 
 /// Everything a worker knows about its connections.
 pub(super) struct Connections {
-    pub(super) core: Core<u32, Pool>,
+    pub(super) core: Core<Socket, Pool>,
     pool: Pool,
     ops: Vec<Op>,
     /// Connections whose send is among `ops`.
@@ -104,10 +106,17 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Room for `capacity` connections that receive into `pool`.
-    pub(super) fn new(capacity: usize, pool: Pool, backlog: Backlog, settings: Settings, timeouts: Timeouts) -> Self {
+    pub(super) fn new(
+        capacity: usize,
+        pool: Pool,
+        backlog: Backlog,
+        settings: Settings,
+        doors: Doors,
+        timeouts: Timeouts,
+    ) -> Self {
         Self {
             copy_below: COPY_BELOW.min(pool.shape().size / 4),
-            core: Core::new(capacity, backlog, settings, timeouts),
+            core: Core::new(capacity, backlog, settings, doors, timeouts),
             pool,
             ops: Vec::new(),
             queued_sends: Vec::new(),
@@ -155,9 +164,10 @@ impl Connections {
 
     // ----- completions -----
 
-    /// A socket has arrived in `slot`.
-    pub(super) fn accepted(&mut self, slot: u32) {
-        let key = self.core.accepted(slot);
+    /// A socket has arrived in `slot`, through the listener of this number.
+    pub(super) fn accepted(&mut self, slot: u32, listener: usize) {
+        let socket = Socket::new(slot, self.core.door(listener).hides_more);
+        let key = self.core.accepted(socket, listener);
         self.settle(key);
     }
 
@@ -201,7 +211,7 @@ impl Connections {
         let is_budgeted = connection.flight & BUDGETED != 0;
         connection.flight &= !(RECEIVING | BUDGETED);
         if let Some(piece) = piece {
-            if !has_more && !connection.life.facts.has(Facts::END_AHEAD) {
+            if !has_more && !connection.life.facts.has(Facts::END_AHEAD) && !connection.io.hides_more() {
                 // Whatever arrives from now on, an event will tell.
                 connection.life.facts.clear(Facts::READABLE);
             }
@@ -529,7 +539,7 @@ impl Connections {
     fn submit(&mut self, key: u32, kind: Kind, at_most: Option<std::num::NonZeroU32>) {
         let connection = self.core.get(key);
         let token = Token { key, generation: self.core.generation(key).into(), kind };
-        self.ops.push(Op { token, slot: connection.io, at_most });
+        self.ops.push(Op { token, slot: connection.io.slot(), at_most });
     }
 
     #[inline]

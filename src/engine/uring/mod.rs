@@ -2,12 +2,15 @@
 //! background has input, too.
 
 use std::io;
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+use rustix::io::ioctl_fionbio;
 
 use super::admission::Admission;
 use super::threads::{self, Workers};
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, system};
+use crate::transport::Door;
 use crate::worker::{Control, Plan};
 use accepts::{Accepts, Listeners};
 
@@ -17,13 +20,26 @@ mod operation;
 mod probe;
 #[cfg(test)]
 mod simulation;
+mod socket;
 mod token;
 mod worker;
 
 pub(super) use probe::probe;
 
+/// This kernel's Unix sockets say whether they hold more.
+fn tell_of_more(plan: &mut Plan) {
+    plan.doors = plan.doors.iter().map(|door| Door { hides_more: false, ..door.clone() }).collect();
+}
+
 /// Starts the workers, which share the listeners.
-pub(super) fn start(plans: Vec<Plan>, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
+pub(super) fn start(mut plans: Vec<Plan>, listeners: Vec<OwnedFd>) -> Result<Workers, EngineError> {
+    // An accept of the ring waits only where the listener blocks.
+    let cannot = system("prepare a listener");
+    listeners.iter().try_for_each(|listener| Ok(ioctl_fionbio(listener, false)?)).map_err(cannot)?;
+    let hides_more = |plan: &Plan| plan.doors.iter().any(|door| door.hides_more);
+    if plans.first().is_some_and(hides_more) && probe::unix_sockets_tell_of_more().unwrap_or(false) {
+        plans.iter_mut().for_each(tell_of_more);
+    }
     let controls = threads::controls(plans.len())?;
     let bells = controls.clone();
     let admission = Admission::new(plans.iter().map(|plan| plan.capacity), move |worker| bells[worker].call());

@@ -4,6 +4,7 @@
 //! does, in small.
 
 use std::io::{self, Write};
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -57,10 +58,28 @@ fn receive_two_bytes(ring: &mut Ring, pool: &Pool) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a receive from a Unix socket says that the socket holds more (`IORING_CQE_F_SOCK_NONEMPTY`, since Linux 6.17).
+pub(super) fn unix_sockets_tell_of_more() -> io::Result<bool> {
+    let mut ring = Ring::new(&RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 })?;
+    let pool = ring.add_pool(PoolShape { count: 1, size: 4096, incremental: false })?;
+    let (mut peer, socket) = UnixStream::pair()?;
+    ring.set_descriptor(0, socket.as_fd())?;
+    peer.write_all(b"?!")?;
+    let completion = complete_in_part(&mut ring, Kind::Receive, NonZeroU32::new(1))?;
+    let tells = completion.is_socket_nonempty();
+    completion.piece.into_iter().for_each(|piece| pool.release(piece));
+    Ok(tells)
+}
+
 /// The first completion of this operation.
 fn complete(ring: &mut Ring, kind: Kind) -> io::Result<Completion> {
+    complete_in_part(ring, kind, None)
+}
+
+/// The same for a receive of at most so many bytes.
+fn complete_in_part(ring: &mut Ring, kind: Kind, at_most: Option<NonZeroU32>) -> io::Result<Completion> {
     let token = Token::of_worker(kind);
-    let operation = Op { token, slot: 0, at_most: None }.submission(|| unreachable!("nothing is sent"));
+    let operation = Op { token, slot: 0, at_most }.submission(|| unreachable!("nothing is sent"));
     ring.submit([operation], Wait { want: 1, min_wait_us: 0, timeout: Some(PATIENCE) })?;
     let mut found = None;
     ring.reap(|completion| {

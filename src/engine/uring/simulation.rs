@@ -20,6 +20,7 @@ use crate::connection::Timeouts;
 use crate::engine::clock::Clock;
 use crate::engine::stopping::Stopping;
 use crate::protocol::{Protocol, Settings};
+use crate::transport::{Door, Doors};
 use crate::worker::{Backlog, Limits};
 
 use super::connections::Connections;
@@ -71,7 +72,8 @@ impl Simulation {
         let scale = if is_large { size as usize / 200 } else { 1 };
         let shape = PoolShape { count: 1 << random.below(4), size, incremental: !random.one_in(3) };
         let server_acts = random.one_in(3);
-        let kind = peer::Kind { protocol, server_acts, floods: random.one_in(10), scale };
+        let (floods, hides_more) = (random.one_in(10), random.one_in(4));
+        let kind = peer::Kind { protocol, server_acts, floods, hides_more, scale };
         let limits = limits(&mut random);
         let clock = Clock::new(&limits, SLOTS);
         let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
@@ -89,8 +91,9 @@ impl Simulation {
         backlog: Backlog,
     ) -> Self {
         let settings = Settings { protocol: kind.protocol, ..Settings::default() };
+        let doors = Doors::from([Door { hides_more: kind.hides_more, ..Door::new(kind.protocol) }]);
         Self {
-            connections: Connections::new(slots as usize, Pool::detached(shape), backlog, settings, timeouts),
+            connections: Connections::new(slots as usize, Pool::detached(shape), backlog, settings, doors, timeouts),
             kernel: Kernel::new(random, slots, kind),
             server_acts: kind.server_acts,
             is_waiting: false,
@@ -305,7 +308,7 @@ fn dispatch(connections: &mut Connections, Completion { token, posted, .. }: Com
     let (result, goes_on) = (completion.result, completion.goes_on());
     let successor = connections.successor_of(token);
     match token.kind {
-        Kind::Accepted => return connections.accepted(result as u32),
+        Kind::Accepted => return connections.accepted(result as u32, 0),
         Kind::Ready => connections.ready(token, result, goes_on),
         Kind::Receive => {
             let has_more = completion.is_socket_nonempty();

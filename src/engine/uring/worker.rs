@@ -11,7 +11,7 @@ use crate::engine::notice::Stalls;
 use crate::engine::stopping::Stopping;
 use crate::worker::{Control, Limits, Plan, ReceiveBuffers};
 
-use super::accepts::Accepts;
+use super::accepts::{Accepts, Arrival};
 use super::connections::Connections;
 use super::token::{Kind, Token};
 
@@ -92,7 +92,8 @@ impl<'a> Worker<'a> {
         let pool = ring.add_pool(shape)?;
         let clock = Clock::new(&plan.limits, BATCH_MAX as u32);
         let timeouts = clock.timeouts(&plan.limits);
-        let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, plan.settings.clone(), timeouts);
+        let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
+        let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, settings, doors, timeouts);
         let mut worker = Self {
             ring,
             accepts,
@@ -203,8 +204,8 @@ impl<'a> Worker<'a> {
                 Kind::Shutdown => connections.shut_down(token),
                 Kind::Close => connections.closed(token),
                 Kind::Accepted => {
-                    if let Some(slot) = accepts.completed(token.key, result) {
-                        connections.accepted(slot);
+                    if let Some(Arrival { slot, listener }) = accepts.completed(token.key, result) {
+                        connections.accepted(slot, listener);
                         has_arrivals = true;
                     }
                 }

@@ -56,7 +56,7 @@ impl Server {
             move |worker: usize| called.lock().unwrap()[worker] = true
         };
         let admission = Admission::new(capacities.iter().map(|&capacity| capacity as u32), call);
-        let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+        let bind = |_| OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let sockets = Arc::new(Listeners((0..listeners).map(bind).collect()));
         let worker = |(index, &capacity)| Worker {
             accepts: Accepts::new(Arc::clone(&sockets), admission.share(index)),

@@ -3,6 +3,7 @@
 use ringio::Pool;
 
 use super::super::operation::Op;
+use super::super::socket::Socket;
 use super::super::token::Token;
 use super::Connections;
 use super::flight::{BUDGETED, CANCELLING, CLOSING, RECEIVING, RETRY, SENDING, SHUTTING};
@@ -42,14 +43,14 @@ impl Connections {
     /// Sockets of connections that are open and not pinged.
     pub(in super::super) fn open_slots(&self) -> Vec<u32> {
         let has_end = Facts::PINGED.or(Facts::PEER_DONE).or(Facts::END_AHEAD);
-        let is_open = |c: &Connection<u32>| c.life.state() == State::Open && !c.life.facts.has(has_end);
-        self.core.iter().filter(|(_, c)| is_open(c) && c.life.can_ping()).map(|(_, c)| c.io).collect()
+        let is_open = |c: &Connection<Socket>| c.life.state() == State::Open && !c.life.facts.has(has_end);
+        self.core.iter().filter(|(_, c)| is_open(c) && c.life.can_ping()).map(|(_, c)| c.io.slot()).collect()
     }
 
     /// Sockets that are not read, because their peers do not read.
     pub(in super::super) fn throttled_slots(&self) -> impl Iterator<Item = u32> {
         let throttled = self.core.iter().filter(|(_, connection)| connection.life.facts.has(Facts::THROTTLED));
-        throttled.map(|(_, connection)| connection.io)
+        throttled.map(|(_, connection)| connection.io.slot())
     }
 
     /// The bytes of a send that is submitted, and whether more is announced.

@@ -2,6 +2,7 @@ use ringio::PoolShape;
 
 use super::*;
 use crate::protocol::Protocol;
+use crate::transport::Door;
 
 /// A connection that has received `data` when its poll has told of `events`, with the echo of it among the operations to
 /// submit.
@@ -9,9 +10,10 @@ fn with_input(events: i16, data: &[u8]) -> Connections {
     let pool = Pool::detached(PoolShape { count: 2, size: 64, incremental: true });
     let backlog = Backlog { per_connection: 1000, total: 1000 };
     let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
-    let mut connections = Connections::new(1, pool, backlog, settings, Timeouts::default());
+    let doors = Doors::from([Door::new(Protocol::Tcp)]);
+    let mut connections = Connections::new(1, pool, backlog, settings, doors, Timeouts::default());
     connections.core.begin_turn(1);
-    connections.accepted(0);
+    connections.accepted(0, 0);
     let readiness = connections.take_ops()[0].token;
     connections.ready(readiness, events.into(), true);
     serve(&mut connections);

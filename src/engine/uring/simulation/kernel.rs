@@ -172,7 +172,7 @@ impl Kernel {
     /// Takes what there is, or, now and then, a part of it, and tells whether there is more.
     fn receive(&mut self, Op { token, slot, at_most }: Op, connections: &Connections) {
         let at_most = at_most.map_or(usize::MAX, |at_most| at_most.get() as usize);
-        let scale = self.kind.scale;
+        let (scale, hides_more) = (self.kind.scale, self.kind.hides_more);
         let is_cut = !self.is_smooth && self.random.one_in(4);
         let at_most = if is_cut { at_most.min(1 + self.random.below(100 * scale)) } else { at_most };
         let is_interrupted = !self.is_smooth && self.random.one_in(50);
@@ -197,8 +197,8 @@ impl Kernel {
                     received = Some((slot, from..peer.received));
                     // Of a reset behind them the last bytes do not tell, unlike of a FIN.
                     let has_more = !peer.inbox().is_empty() || peer.has_finished;
-                    peer.is_known_empty = !has_more;
-                    if has_more { posted.with_nonempty_socket() } else { posted }
+                    peer.is_known_empty = !has_more && !hides_more;
+                    if has_more && !hides_more { posted.with_nonempty_socket() } else { posted }
                 }
                 None => failed(libc::ENOBUFS),
             }

@@ -23,6 +23,8 @@ pub(super) struct Kind {
     pub(super) server_acts: bool,
     /// They send much and do not read.
     pub(super) floods: bool,
+    /// Their sockets do not say whether they hold more: Unix sockets before Linux 6.17.
+    pub(super) hides_more: bool,
     /// How much longer than small their larger frames are, and what they send and read at once.
     pub(super) scale: usize,
 }

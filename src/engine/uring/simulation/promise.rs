@@ -89,7 +89,13 @@ struct Scene {
 impl Scene {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let kind = peer::Kind { protocol: Protocol::WebSocket, server_acts: true, floods: false, scale: 1000 };
+        let kind = peer::Kind {
+            protocol: Protocol::WebSocket,
+            server_acts: true,
+            floods: false,
+            hides_more: false,
+            scale: 1000,
+        };
         let all = [Ill::Bulk, Ill::Masses, Ill::Slow, Ill::Crowd];
         let ills = (0..=random.below(3)).map(|_| all[random.below(4)]).collect();
         let mut bulk = Script::upgrade();

@@ -1,0 +1,158 @@
+//! Connections with something in front of their sessions: a PROXY protocol header, TLS.
+
+use std::ops::Range;
+
+use super::Connections;
+use crate::connection::lifecycle::Received;
+use crate::connection::output::Lender;
+use crate::connection::schedule::{self, Cost};
+use crate::protocol::Output;
+use crate::transport::{Handshake, Opened, Progress, Step};
+
+impl<E, L: Lender> Connections<E, L> {
+    /// What [`Connections::received`] does, for a connection that has something in front of its session.
+    #[inline(never)]
+    pub(super) fn received_through_stage(&mut self, key: u32, bytes: &mut [u8]) -> (Output, Cost) {
+        let cost = schedule::cost_of_receive(bytes.len() as u32, 0);
+        let life = &mut self.table.get_mut(key).life;
+        if !life.state().is_served() {
+            // As of any other connection, it is discarded.
+            let _ = life.received(&self.settings, bytes, self.now);
+            return (Output::default(), cost);
+        }
+        life.heard(self.now);
+        match self.stages.receive(key, bytes) {
+            Step::Partial => self.enforce_total_of_stages(key),
+            Step::Refused(answer) => {
+                life.refused(self.now);
+                self.set_timer(key);
+                return (Output { head: answer, range: 0..0 }, cost + schedule::END);
+            }
+            Step::Passed { used } => {
+                let stays = self.stages.has(key);
+                if !stays {
+                    life.stage_is_open(stays, self.now);
+                    self.set_timer(key);
+                }
+                if used < bytes.len() {
+                    let (Output { head, range }, cost) = self.received(key, &mut bytes[used..]);
+                    return (Output { head, range: range.start + used..range.end + used }, cost);
+                }
+            }
+            Step::Opened(opened) => return self.opened(key, opened, bytes, cost),
+        }
+        (Output::default(), cost)
+    }
+
+    /// What was in TLS records, and what they are answered with.
+    fn opened(&mut self, key: u32, opened: Opened, bytes: &mut [u8], mut cost: Cost) -> (Output, Cost) {
+        let Opened { mut plain, within, records, renewals, mut out, handshake, progress } = opened;
+        cost += records.saturating_mul(schedule::TLS_RECORD) + renewals.saturating_mul(schedule::TLS_RENEWAL);
+        let mut range = 0..0;
+        match handshake {
+            Handshake::Nothing => {}
+            Handshake::Answered => cost += schedule::TLS_HANDSHAKE,
+            Handshake::Over => {
+                cost += schedule::TLS_FINISH;
+                self.table.get_mut(key).life.stage_is_open(true, self.now);
+                self.set_timer(key);
+            }
+        }
+        if !within.is_empty() {
+            cost += self.received_within(key, bytes, within, &mut out, &mut range);
+        } else if !plain.is_empty() {
+            let (output, spent) = self.received_plain(key, &mut plain);
+            cost += spent;
+            self.seal(key, &output, &plain, &mut out);
+        }
+        self.stages.give_back(plain);
+        match progress {
+            Progress::Goes if self.table.get(key).life.state().is_served() => {}
+            // Nothing more comes from the session.
+            Progress::Goes => self.say_goodbye(key, &mut out, bytes, &mut range),
+            Progress::PeerFinished => {
+                self.say_goodbye(key, &mut out, bytes, &mut range);
+                self.peer_finished(key);
+            }
+            Progress::Failed => {
+                self.table.get_mut(key).life.refused(self.now);
+                self.set_timer(key);
+            }
+        }
+        self.enforce_total_of_stages(key);
+        (Output { head: out, range }, cost)
+    }
+
+    /// Bytes for the session, which lie within the received bytes. What they are answered with is sealed there, in `range`, if
+    /// that can be done; else it goes behind `out`.
+    fn received_within(
+        &mut self,
+        key: u32,
+        bytes: &mut [u8],
+        within: Range<usize>,
+        out: &mut Vec<u8>,
+        range: &mut Range<usize>,
+    ) -> Cost {
+        let (output, cost) = self.received_plain(key, &mut bytes[within.clone()]);
+        let place = within.start + output.range.start..within.start + output.range.end;
+        if output.head.is_empty()
+            && let Some(sealed) = self.stages.seal_within(key, bytes, place)
+        {
+            *range = sealed;
+        } else {
+            self.seal(key, &output, &bytes[within], out);
+        }
+        cost
+    }
+
+    /// Bytes for the session that a stage has brought. Says what they are to be answered with.
+    fn received_plain(&mut self, key: u32, plain: &mut [u8]) -> (Output, Cost) {
+        let life = &mut self.table.get_mut(key).life;
+        let Received { output, messages, frames, event } = life.received(&self.settings, plain, self.now);
+        self.tally.messages += u64::from(messages);
+        let mut cost = schedule::cost_of_receive(0, frames) - schedule::RECEIVE;
+        if let Some(event) = event {
+            cost += self.happened(key, event);
+        }
+        (output, cost)
+    }
+
+    fn seal(&mut self, key: u32, output: &Output, plain: &[u8], out: &mut Vec<u8>) {
+        self.stages.seal(key, &output.head, out);
+        self.stages.seal(key, &plain[output.range.clone()], out);
+    }
+
+    /// Says goodbye behind all that is to be sent: `out`, then the `range` of the received bytes.
+    fn say_goodbye(&mut self, key: u32, out: &mut Vec<u8>, bytes: &[u8], range: &mut Range<usize>) {
+        out.extend_from_slice(&bytes[std::mem::take(range)]);
+        self.stages.say_goodbye(key, out);
+    }
+
+    /// What is half read counts as pending output does; but who holds it has not asked for any yet.
+    fn enforce_total_of_stages(&mut self, key: u32) {
+        if self.stages.held() > self.backlog.total && self.stages.holds(key) {
+            self.broken(key);
+        }
+    }
+
+    /// Queues a frame of our own accord.
+    pub(super) fn push_own(&mut self, key: u32, mut frame: Vec<u8>) {
+        let connection = self.table.get_mut(key);
+        if connection.life.is_staged() {
+            let mut sealed = Vec::new();
+            self.stages.seal(key, &frame, &mut sealed);
+            frame = sealed;
+        }
+        self.outputs.push_owned(&mut connection.output, frame, false);
+    }
+
+    /// Queues the last words of what is in front of the session.
+    pub(super) fn push_goodbye(&mut self, key: u32) {
+        let connection = self.table.get_mut(key);
+        if connection.life.is_staged() {
+            let mut goodbye = Vec::new();
+            self.stages.say_goodbye(key, &mut goodbye);
+            self.outputs.push_owned(&mut connection.output, goodbye, false);
+        }
+    }
+}

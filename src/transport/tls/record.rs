@@ -1,0 +1,411 @@
+//! The record layer of TLS 1.3 (RFC 8446, 5) for connections whose handshake rustls has made: records are opened and sealed
+//! where they are, by ring's AEADs. A connection that is idle keeps secrets, keys and two numbers; the keys in the form that the AEADs need,
+//! which is five times as large, are kept for some of those that were lately active.
+
+use core::ops::Range;
+
+use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
+use ring::hkdf;
+
+use super::Progress;
+
+/// Bytes in front of a record.
+pub(super) const HEADER: usize = 5;
+/// The type of the content, which is sealed with it.
+const TYPE: usize = 1;
+const TAG: usize = 16;
+/// What sealing adds to a record.
+const OVERHEAD: usize = HEADER + TYPE + TAG;
+/// Plaintext in a record at most (5.1).
+pub(super) const FRAGMENT_MAX: usize = 1 << 14;
+/// A record's bytes behind its header at most (5.2).
+const CIPHERTEXT_MAX: usize = FRAGMENT_MAX + 256;
+/// Records that are sealed with one key at most: AES-GCM is good for 2^24.5 (5.5). (In tests few, so that they come to that.)
+const RECORDS_MAX: u64 = if cfg!(test) { 50 } else { 1 << 23 };
+/// How often a peer may renew its keys without data in between: each time costs as much as an echo. OpenSSL allows for as many.
+const RENEWALS_MAX: u8 = 32;
+/// Connections whose keys are kept expanded, 1.1 KB each. To expand those of another one takes half a microsecond.
+const KEYS_MAX: usize = 512;
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+
+const CLOSE_NOTIFY: u8 = 0;
+const UNEXPECTED_MESSAGE: u8 = 10;
+const BAD_RECORD_MAC: u8 = 20;
+const RECORD_OVERFLOW: u8 = 22;
+const USER_CANCELED: u8 = 90;
+
+/// The first and only message that is understood behind a handshake (4.6.3), and its length.
+const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
+
+/// The longest secret: of a suite with SHA-384.
+const SECRET_MAX: usize = 48;
+
+/// What is agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Suite {
+    Aes128GcmSha256,
+    Aes256GcmSha384,
+    Chacha20Poly1305Sha256,
+}
+
+impl Suite {
+    fn aead(self) -> &'static Algorithm {
+        match self {
+            Self::Aes128GcmSha256 => &AES_128_GCM,
+            Self::Aes256GcmSha384 => &AES_256_GCM,
+            Self::Chacha20Poly1305Sha256 => &CHACHA20_POLY1305,
+        }
+    }
+
+    fn hash(self) -> hkdf::Algorithm {
+        match self {
+            Self::Aes256GcmSha384 => hkdf::HKDF_SHA384,
+            Self::Aes128GcmSha256 | Self::Chacha20Poly1305Sha256 => hkdf::HKDF_SHA256,
+        }
+    }
+
+    fn secret_len(self) -> usize {
+        match self {
+            Self::Aes256GcmSha384 => 48,
+            Self::Aes128GcmSha256 | Self::Chacha20Poly1305Sha256 => 32,
+        }
+    }
+}
+
+/// A traffic secret (7.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Secret([u8; SECRET_MAX]);
+
+impl Secret {
+    /// `None`: no suite has secrets of that length.
+    pub(super) fn new(bytes: &[u8]) -> Option<Self> {
+        let mut secret = [0; SECRET_MAX];
+        secret.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self(secret))
+    }
+
+    /// `HKDF-Expand-Label` with an empty context (7.1).
+    fn expand(&self, suite: Suite, label: &str, out: &mut [u8]) {
+        struct Len(usize);
+        impl hkdf::KeyType for Len {
+            fn len(&self) -> usize {
+                self.0
+            }
+        }
+        let prk = hkdf::Prk::new_less_safe(suite.hash(), &self.0[..suite.secret_len()]);
+        let len = (out.len() as u16).to_be_bytes();
+        let label_len = [(b"tls13 ".len() + label.len()) as u8];
+        let info: [&[u8]; 5] = [&len, &label_len, b"tls13 ", label.as_bytes(), &[0]];
+        let len = Len(out.len());
+        prk.expand(&info, len).and_then(|okm| okm.fill(out)).expect("much less than HKDF can give");
+    }
+}
+
+/// The longest key.
+const KEY_MAX: usize = 32;
+
+/// One direction of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Direction {
+    secret: Secret,
+    /// Of the next record.
+    sequence: u64,
+    /// What the secret gives.
+    key: [u8; KEY_MAX],
+    iv: [u8; 12],
+}
+
+impl Direction {
+    pub(super) fn new(suite: Suite, secret: Secret, sequence: u64) -> Self {
+        let (mut key, mut iv) = ([0; KEY_MAX], [0; 12]);
+        secret.expand(suite, "key", &mut key[..suite.aead().key_len()]);
+        secret.expand(suite, "iv", &mut iv);
+        Self { secret, sequence, key, iv }
+    }
+
+    /// That of the next secret (7.2).
+    pub(super) fn renewed(&self, suite: Suite) -> Self {
+        let mut next = [0; SECRET_MAX];
+        self.secret.expand(suite, "traffic upd", &mut next[..suite.secret_len()]);
+        Self::new(suite, Secret(next), 0)
+    }
+
+    /// Whether these are its key and its IV.
+    pub(super) fn has(&self, suite: Suite, key: &[u8], iv: &[u8]) -> bool {
+        self.key[..suite.aead().key_len()] == *key && self.iv == iv
+    }
+
+    pub(super) fn at(self, sequence: u64) -> Self {
+        Self { sequence, ..self }
+    }
+
+    fn expand(&self, suite: Suite) -> LessSafeKey {
+        let key = UnboundKey::new(suite.aead(), &self.key[..suite.aead().key_len()]);
+        LessSafeKey::new(key.expect("a key of its suite's length"))
+    }
+
+    /// Of the next record (5.3).
+    fn nonce(&mut self) -> Nonce {
+        let mut nonce = self.iv;
+        for (byte, of_number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= of_number;
+        }
+        self.sequence += 1;
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+/// The keys of one connection, expanded.
+struct Pair {
+    open: LessSafeKey,
+    seal: LessSafeKey,
+}
+
+/// The keys of connections that were lately active, by the numbers of the connections: low ones, each at a place of its own as
+/// long as there are no more than places.
+#[derive(Default)]
+pub(in crate::transport) struct Keys {
+    places: Vec<Option<(u32, Box<Pair>)>>,
+}
+
+impl Keys {
+    /// Forgets those of a connection: it is gone, or has renewed them.
+    pub(in crate::transport) fn forget(&mut self, number: u32) {
+        if let Some(place) = self.places.get_mut(number as usize % KEYS_MAX)
+            && place.as_ref().is_some_and(|(owner, _)| *owner == number)
+        {
+            *place = None;
+        }
+    }
+
+    fn get(&mut self, number: u32, records: &Records) -> &Pair {
+        let index = number as usize % KEYS_MAX;
+        if self.places.len() <= index {
+            self.places.resize_with(index + 1, || None);
+        }
+        let place = &mut self.places[index];
+        if place.as_ref().is_none_or(|(owner, _)| *owner != number) {
+            *place = None;
+        }
+        let expand =
+            || Box::new(Pair { open: records.open.expand(records.suite), seal: records.seal.expand(records.suite) });
+        &place.get_or_insert_with(|| (number, expand())).1
+    }
+}
+
+/// The TLS of one connection whose handshake is over.
+pub(super) struct Records {
+    open: Direction,
+    seal: Direction,
+    suite: Suite,
+    has_said_goodbye: bool,
+    /// How often the peer has renewed its keys since it last sent data.
+    renewals_in_a_row: u8,
+}
+
+/// What was in a record.
+enum Content {
+    /// So many bytes of data, right behind the header.
+    Data(usize),
+    /// The peer has renewed its keys, and asks for the same if `asks`.
+    KeyUpdate {
+        asks: bool,
+    },
+    CloseNotify,
+    Nothing,
+}
+
+/// The end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// The peer is to be told by this alert.
+    Alert(u8),
+    /// The peer has said that it has failed.
+    Peers,
+}
+
+/// What has come of the records that have come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) progress: Progress,
+    /// Bytes that were read: what is behind them is no complete record.
+    pub(super) used: usize,
+    /// Where all data are now.
+    pub(super) plain: Range<usize>,
+    pub(super) records: u32,
+    pub(super) renewals: u32,
+}
+
+impl Records {
+    pub(super) fn new(suite: Suite, open: Direction, seal: Direction) -> Self {
+        Self { open, seal, suite, has_said_goodbye: false, renewals_in_a_row: 0 }
+    }
+
+    /// Opens all records in `bytes` that are complete; there may be an incomplete one behind them. Their data are moved to one
+    /// place. What is to be said goes to `out`.
+    pub(super) fn open(&mut self, number: u32, keys: &mut Keys, bytes: &mut [u8], out: &mut Vec<u8>) -> Reading {
+        let mut reading = Reading { progress: Progress::Goes, used: 0, plain: 0..0, records: 0, renewals: 0 };
+        let (mut end, mut asks_for_keys) = (HEADER, false);
+        reading.progress = loop {
+            let at = reading.used;
+            let len = match complete(&bytes[at..]) {
+                Ok(None) => break Progress::Goes,
+                Ok(Some(len)) => len,
+                Err(alert) => break self.fail(number, keys, Failure::Alert(alert), out),
+            };
+            reading.used += len;
+            reading.records += 1;
+            let content = self.open_record(keys.get(number, self), &mut bytes[at..at + len]);
+            match content {
+                Ok(Content::Data(len)) => {
+                    bytes.copy_within(at + HEADER..at + HEADER + len, end);
+                    end += len;
+                    self.renewals_in_a_row = 0;
+                }
+                Ok(Content::KeyUpdate { asks }) if self.renewals_in_a_row < RENEWALS_MAX => {
+                    self.open = self.open.renewed(self.suite);
+                    keys.forget(number);
+                    self.renewals_in_a_row += 1;
+                    reading.renewals += 1;
+                    asks_for_keys |= asks;
+                }
+                Ok(Content::KeyUpdate { .. }) => {
+                    break self.fail(number, keys, Failure::Alert(UNEXPECTED_MESSAGE), out);
+                }
+                Ok(Content::Nothing) => {}
+                Ok(Content::CloseNotify) => break Progress::PeerFinished,
+                Err(failure) => break self.fail(number, keys, failure, out),
+            }
+        };
+        if end > HEADER {
+            reading.plain = HEADER..end;
+        }
+        // Once, however often it was asked for.
+        if asks_for_keys && reading.progress != Progress::Failed {
+            self.renew(number, keys, out);
+        }
+        reading
+    }
+
+    fn open_record(&mut self, keys: &Pair, record: &mut [u8]) -> Result<Content, Failure> {
+        let (header, sealed) = record.split_at_mut(HEADER);
+        if header[0] != APPLICATION_DATA {
+            return Err(Failure::Alert(UNEXPECTED_MESSAGE));
+        }
+        let nonce = self.open.nonce();
+        let opened = keys.open.open_in_place(nonce, Aad::from(&*header), sealed);
+        let inner = opened.map_err(|_| Failure::Alert(BAD_RECORD_MAC))?;
+        let kind = inner.iter().rposition(|&byte| byte != 0).ok_or(Failure::Alert(UNEXPECTED_MESSAGE))?;
+        if kind > FRAGMENT_MAX {
+            return Err(Failure::Alert(RECORD_OVERFLOW));
+        }
+        match (inner[kind], &inner[..kind]) {
+            (APPLICATION_DATA, data) => Ok(Content::Data(data.len())),
+            (ALERT, [_, CLOSE_NOTIFY]) => Ok(Content::CloseNotify),
+            (ALERT, [_, USER_CANCELED]) => Ok(Content::Nothing),
+            (ALERT, [_, _]) => Err(Failure::Peers),
+            (HANDSHAKE, [message @ .., asks @ (0 | 1)]) if *message == KEY_UPDATE => {
+                Ok(Content::KeyUpdate { asks: *asks == 1 })
+            }
+            _ => Err(Failure::Alert(UNEXPECTED_MESSAGE)),
+        }
+    }
+
+    fn fail(&mut self, number: u32, keys: &mut Keys, failure: Failure, out: &mut Vec<u8>) -> Progress {
+        if let Failure::Alert(alert) = failure {
+            self.seal_as(number, keys, ALERT, &[2, alert], out);
+        }
+        self.has_said_goodbye = true;
+        Progress::Failed
+    }
+
+    /// Renews the keys of what is sent, and says so.
+    fn renew(&mut self, number: u32, keys: &mut Keys, out: &mut Vec<u8>) {
+        let [kind, a, b, len] = KEY_UPDATE;
+        self.seal_as(number, keys, HANDSHAKE, &[kind, a, b, len, 0], out);
+        self.seal = self.seal.renewed(self.suite);
+        keys.forget(number);
+    }
+
+    /// Puts data behind `out`, in as few records as it fits.
+    pub(super) fn seal(&mut self, number: u32, keys: &mut Keys, data: &[u8], out: &mut Vec<u8>) {
+        out.reserve(data.len() + (data.len() / FRAGMENT_MAX + 1) * OVERHEAD);
+        for fragment in data.chunks(FRAGMENT_MAX) {
+            if self.seal.sequence >= RECORDS_MAX {
+                self.renew(number, keys, out);
+            }
+            self.seal_as(number, keys, APPLICATION_DATA, fragment, out);
+        }
+    }
+
+    fn seal_as(&mut self, number: u32, keys: &mut Keys, kind: u8, content: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&header(content.len()));
+        out.extend_from_slice(content);
+        out.push(kind);
+        let tag = self.seal_in_place(keys.get(number, self), &mut out[start..]);
+        out.extend_from_slice(tag.as_ref());
+    }
+
+    /// `record` is its header, its content and the content's type.
+    fn seal_in_place(&mut self, keys: &Pair, record: &mut [u8]) -> Tag {
+        let nonce = self.seal.nonce();
+        let (header, inner) = record.split_at_mut(HEADER);
+        let sealed = keys.seal.seal_in_place_separate_tag(nonce, Aad::from(&*header), inner);
+        sealed.expect("a record is no longer than an AEAD takes")
+    }
+
+    /// Seals data where they lie, as one record: there are the header's bytes free in front of them, and those of type and tag
+    /// behind them. `None`: that is not so, or it takes more than one record. Else what to send.
+    pub(super) fn seal_within(
+        &mut self,
+        number: u32,
+        keys: &mut Keys,
+        bytes: &mut [u8],
+        data: Range<usize>,
+    ) -> Option<Range<usize>> {
+        let start = data.start.checked_sub(HEADER)?;
+        let end = data.end + TYPE + TAG;
+        if data.is_empty() || data.len() > FRAGMENT_MAX || end > bytes.len() || self.seal.sequence >= RECORDS_MAX {
+            return None;
+        }
+        bytes[start..data.start].copy_from_slice(&header(data.len()));
+        bytes[data.end] = APPLICATION_DATA;
+        let tag = self.seal_in_place(keys.get(number, self), &mut bytes[start..=data.end]);
+        bytes[data.end + TYPE..end].copy_from_slice(tag.as_ref());
+        Some(start..end)
+    }
+
+    /// Says goodbye behind `out`, once.
+    pub(super) fn say_goodbye(&mut self, number: u32, keys: &mut Keys, out: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.has_said_goodbye, true) {
+            self.seal_as(number, keys, ALERT, &[1, CLOSE_NOTIFY], out);
+        }
+    }
+
+    /// A record as the peer seals its next one.
+    #[cfg(test)]
+    pub(super) fn seal_as_peer(&self, kind: u8, content: &[u8], out: &mut Vec<u8>) {
+        let mut peer = Records::new(self.suite, self.seal, self.open);
+        peer.seal_as(0, &mut Keys::default(), kind, content, out);
+    }
+}
+
+/// Of a record with so many bytes of content.
+fn header(content: usize) -> [u8; HEADER] {
+    let [high, low] = ((content + TYPE + TAG) as u16).to_be_bytes();
+    [APPLICATION_DATA, 3, 3, high, low]
+}
+
+/// The length of the record at the start of `bytes`, if it is complete; or the alert that its length calls for.
+fn complete(bytes: &[u8]) -> Result<Option<usize>, u8> {
+    let Some(&[_, _, _, high, low]) = bytes.get(..HEADER) else { return Ok(None) };
+    let len = usize::from(u16::from_be_bytes([high, low]));
+    if len > CIPHERTEXT_MAX {
+        return Err(RECORD_OVERFLOW);
+    }
+    Ok(Some(HEADER + len).filter(|&len| len <= bytes.len()))
+}

@@ -11,7 +11,7 @@ use crate::engine::{Engine, EngineError};
 use crate::machine::{Bound, Bytes, Machine};
 use crate::options::Options;
 use crate::protocol::Settings;
-use crate::worker::{Backlog, Limits, Plan};
+use crate::worker::{Backlog, Limits, Plan, WhenFull};
 
 /// Descriptors that a worker needs in the process's own table: its eventfd, and its ring or, where it has no table of
 /// its own, what it waits on.
@@ -106,6 +106,8 @@ pub struct Config {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) plans: Vec<Plan>,
     pub(crate) max_connections: usize,
+    pub(crate) when_full: WhenFull,
+    pub(crate) tcp_keepalive: Option<Duration>,
     limits: Vec<String>,
     notes: Vec<String>,
 }
@@ -181,6 +183,7 @@ impl Config {
             receive_buffers: options.receive_buffers,
             ring_entries: options.ring_entries,
             settings: settings.clone(),
+            logs_connections: options.log_connections,
             limits: Limits {
                 handshake_timeout: options.handshake_timeout,
                 idle_timeout: options.idle_timeout,
@@ -200,6 +203,8 @@ impl Config {
             listen: listen(&options.listen)?,
             plans: (0..workers).map(plan).collect(),
             max_connections,
+            when_full: options.when_full,
+            tcp_keepalive: options.tcp_keepalive,
             limits,
             notes,
         })

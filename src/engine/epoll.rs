@@ -20,7 +20,8 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::clock::Clock;
+use super::clock::{Clock, TurnTimer};
+use super::connection_log::{ConnectionLog, peer_of};
 use super::notice::Stalls;
 use super::sockets::accepts::Accepts;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing};
@@ -81,6 +82,8 @@ struct Worker<'a> {
     limits: Limits,
     stopping: Stopping,
     stalls: Stalls,
+    turns: TurnTimer,
+    log: ConnectionLog,
     /// All deadlines that are due have been met.
     is_punctual: bool,
 }
@@ -90,12 +93,18 @@ impl<'a> Worker<'a> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
         let clock = Clock::new(&plan.limits);
+        let log = ConnectionLog::new(plan.index, clock.tick());
         let timeouts = clock.timeouts(&plan.limits);
+        let mut connections = Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts);
+        connections.count_in(control.counters());
+        if plan.logs_connections {
+            connections.keep_journal();
+        }
         let receive = plan.receive_buffers.map_or(plan.receive_memory.min(BUFFER_MAX), |shape| shape.size as usize);
         Ok(Self {
             epoll,
             events: Vec::with_capacity(EVENTS),
-            connections: Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts),
+            connections,
             buffer: vec![0; HEADROOM + receive],
             retries: Vec::new(),
             accepts,
@@ -104,6 +113,8 @@ impl<'a> Worker<'a> {
             limits: plan.limits,
             stopping: Stopping::No,
             stalls: Stalls::new(&plan.limits),
+            turns: TurnTimer::new(control.counters()),
+            log,
             is_punctual: true,
         })
     }
@@ -114,7 +125,8 @@ impl<'a> Worker<'a> {
         self.watch_listeners();
         let mut events = std::mem::take(&mut self.events);
         self.wait(&mut events)?;
-        self.connections.begin_turn(self.clock.advance(Instant::now(), had_deadlines));
+        let (now, events_seen) = (Instant::now(), events.len());
+        self.connections.begin_turn(self.clock.advance(now, had_deadlines));
         for Event { flags, data } in events.drain(..) {
             match data.u64() {
                 BELL if self.control.is_stopping() => {
@@ -131,13 +143,15 @@ impl<'a> Worker<'a> {
         self.serve_foreground();
         self.is_punctual = self.connections.meet_deadlines();
         self.stalls.tell(self.connections.take_stalled());
+        self.log.write(self.connections.take_ended());
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
         let goes_on = self.stopping.goes_on(is_empty, |from| ask_some_to_leave(&mut self.connections, from));
         for key in self.connections.take_called() {
             self.serve(key, false);
         }
         self.serve_background();
-        self.control.publish(self.connections.tally());
+        self.connections.end_turn();
+        self.turns.end(now, events_seen);
         Ok(goes_on)
     }
 
@@ -161,6 +175,11 @@ impl<'a> Worker<'a> {
         let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
         self.accepts.take(is_called, |socket| {
             let key = self.connections.accepted(socket);
+            if self.connections.has_journal()
+                && let Some(peer) = peer_of(self.connections.socket(key))
+            {
+                self.connections.set_peer(key, peer);
+            }
             if epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events).is_err() {
                 // ENOMEM, ENOSPC (fs.epoll.max_user_watches): without events it cannot be served.
                 self.connections.remove(key);

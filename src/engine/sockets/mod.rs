@@ -14,8 +14,9 @@ use std::thread;
 use super::admission::{Admission, Share};
 use super::threads::{self, Running, Workers};
 use super::{Engine, EngineError, system};
+use crate::protocol::Protocol;
 use crate::sys;
-use crate::worker::{Control, Plan};
+use crate::worker::{Control, Plan, WhenFull};
 use accepts::Accepts;
 
 /// An engine's worker: runs on the calling thread until it is told to stop and its connections are gone or out of time.
@@ -27,15 +28,19 @@ pub(super) fn start(
     engine: Engine,
     plans: Vec<Plan>,
     listeners: &[TcpListener],
+    when_full: WhenFull,
     run: Run,
 ) -> Result<Workers, EngineError> {
     let controls = threads::controls(plans.len())?;
     let capacities = plans.iter().map(|plan| plan.capacity);
-    let admission = Admission::new(capacities, start_ringer(controls.clone())?);
+    let doorkeeper = threads::doorkeeper_control(when_full)?;
+    let ringer = start_ringer(controls.iter().chain(&doorkeeper).cloned().collect())?;
+    let admission = Admission::new(capacities, when_full, ringer);
     let cannot = system("prepare a listener");
     listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)).map_err(cannot)?;
-    let start = |(plan, control): (Plan, _)| {
-        let share = admission.share(plan.index);
+    let protocol = plans.first().map_or_else(Protocol::default, |plan| plan.settings.protocol);
+    let start = |(plan, control): (Plan, Arc<Control>)| {
+        let share = admission.share(plan.index).counting_in(control.counters());
         if plan.has_own_table {
             return start_apart(engine, plan, control, listeners, share, run);
         }
@@ -44,7 +49,8 @@ pub(super) fn start(
         threads::start_worker(engine, plan, control, move |plan, control, started| run(plan, control, accepts, started))
     };
     let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
-    Ok(Workers::new(workers))
+    let at_doors = |control| threads::start_doorkeeper(engine, listeners, control, &admission, protocol);
+    Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
 }
 
 /// Starts the thread that wakes workers for each other: another worker's eventfd is not in a worker's own descriptor table.

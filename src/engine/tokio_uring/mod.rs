@@ -102,6 +102,7 @@ mod tests {
             ring_entries: None,
             backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
             settings: Settings::default(),
+            logs_connections: false,
             limits,
         };
         let worker = Rc::new(Worker::new(&plan, &Arc::new(Control::new().unwrap())));

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::admission::Admission;
 use super::threads::{self, Workers};
 use super::{Engine, EngineError};
-use crate::worker::{Control, Plan};
+use crate::protocol::Protocol;
+use crate::worker::{Control, Plan, WhenFull};
 use accepts::{Accepts, Listeners};
 
 mod accepts;
@@ -20,21 +21,30 @@ mod simulation;
 mod token;
 mod worker;
 
-pub(super) use probe::probe;
+pub(super) use probe::{features, probe};
 
 /// Starts the workers, which share the listeners.
-pub(super) fn start(plans: Vec<Plan>, listeners: Vec<TcpListener>) -> Result<Workers, EngineError> {
+pub(super) fn start(
+    plans: Vec<Plan>,
+    listeners: Vec<TcpListener>,
+    when_full: WhenFull,
+) -> Result<Workers, EngineError> {
     let controls = threads::controls(plans.len())?;
-    let bells = controls.clone();
-    let admission = Admission::new(plans.iter().map(|plan| plan.capacity), move |worker| bells[worker].call());
+    let doorkeeper = threads::doorkeeper_control(when_full)?;
+    let bells: Vec<_> = controls.iter().chain(&doorkeeper).cloned().collect();
+    let call = move |worker: usize| bells[worker].call();
+    let admission = Admission::new(plans.iter().map(|plan| plan.capacity), when_full, call);
+    let protocol = plans.first().map_or_else(Protocol::default, |plan| plan.settings.protocol);
     let listeners = Arc::new(Listeners(listeners));
-    let start = |(plan, control): (Plan, _)| {
-        let accepts = Accepts::new(Arc::clone(&listeners), admission.share(plan.index));
+    let start = |(plan, control): (Plan, Arc<Control>)| {
+        let share = admission.share(plan.index).counting_in(control.counters());
+        let accepts = Accepts::new(Arc::clone(&listeners), share);
         let run = move |plan: &Plan, control: &Arc<Control>, started: &dyn Fn(io::Result<()>)| {
             worker::run(plan, control, accepts, started)
         };
         threads::start_worker(Engine::Uring, plan, control, run)
     };
     let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
-    Ok(Workers::new(workers))
+    let at_doors = |control| threads::start_doorkeeper(Engine::Uring, &listeners.0, control, &admission, protocol);
+    Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
 }

@@ -3,26 +3,44 @@
 // The doc comments of flags are help texts for a terminal, where backticks are noise.
 #![allow(clippy::doc_markdown)]
 
+mod config_file;
+mod logging;
+mod notify;
+mod print_config;
 mod program;
+mod program_args;
+mod reload;
+mod signals;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::admin::{self, AdminAddress};
+use crate::config::Config;
+use crate::doctor::Report;
 use crate::engine::Engine;
 use crate::options::Options;
 use crate::protocol;
-use crate::sys::{self, log};
-use crate::worker::ReceiveBuffers;
+use crate::sys;
+use crate::worker::{ReceiveBuffers, WhenFull};
+use config_file::ConfigFile;
+use program_args::ProgramArgs;
 
 /// Arguments that make no sense, or that cannot be followed here.
 const EXIT_BAD_ARGUMENTS: u8 = 2;
+/// A server that is not well, or a machine that does not hold what is wanted.
+const EXIT_FAILURE: u8 = 1;
 
 /// A WebSocket echo server for Linux: one thread per core on io_uring.
+///
+/// SIGTERM, SIGINT and SIGQUIT drain it; SIGHUP reloads; SIGUSR1 and SIGUSR2 are ignored.
 ///
 /// Exit codes: 0 after an orderly end, 1 if it could not start or run, 2 for bad arguments, 130 when a second signal
 /// cut the drain short.
@@ -37,8 +55,37 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGINT or SIGTERM; the same as no command at all.
-    Serve(ServeArgs),
+    /// Serve until a signal ends it; the same as no command at all.
+    Serve(Box<ServeArgs>),
+    /// Ask the admin listener of a server how it is: for probes. Exit code 0 if it is well, 1 if it is not.
+    Health(HealthArgs),
+    /// Say what this machine can hold, what would limit it first, and what lifts each limit. Exit code 1 if --connections do
+    /// not fit.
+    Doctor(DoctorArgs),
+}
+
+/// What `ringecho health` takes.
+#[derive(Clone, Debug, clap::Args)]
+struct HealthArgs {
+    /// Its admin listener: ADDR:PORT, unix:PATH or unix:@NAME.
+    #[arg(env = "RINGECHO_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9002")]
+    address: AdminAddress,
+
+    /// Ask whether it takes further clients (/readyz), not only whether it lives (/healthz).
+    #[arg(long)]
+    ready: bool,
+}
+
+/// What `ringecho doctor` takes.
+#[derive(Clone, Debug, clap::Args)]
+struct DoctorArgs {
+    /// How many connections it is to hold.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    connections: Option<u64>,
+
+    /// For scripts: an object instead of lines.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What `ringecho serve` takes, as given.
@@ -88,10 +135,19 @@ struct ServeArgs {
     #[arg(long, env = "RINGECHO_CPUS", value_name = "LIST", value_parser = parse_cpus)]
     cpus: Option<CpuList>,
 
-    /// Connections to hold at most; further ones wait in the kernel's queue until one leaves [default: what the workers'
+    /// Connections to hold at most (--when-full says what becomes of further clients) [default: what the workers'
     /// descriptor tables hold].
     #[arg(long, env = "RINGECHO_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
+
+    /// What becomes of clients that come while all connections are taken.
+    #[arg(long, env = "RINGECHO_WHEN_FULL", value_enum, default_value = "refuse")]
+    when_full: WhenFullChoice,
+
+    /// How long a client may be silent before the kernel asks whether it lives (TCP keepalive), in seconds; one that does not
+    /// answer for five more minutes is closed. 0: never.
+    #[arg(long, env = "RINGECHO_TCP_KEEPALIVE", value_name = "SECONDS", default_value = "300", value_parser = parse_keepalive)]
+    tcp_keepalive: Duration,
 
     /// Largest message, all its fragments together; beyond it Close 1009. 0: no limit [default: 16MiB, or
     /// --backlog-per-connection if that is less].
@@ -108,7 +164,7 @@ struct ServeArgs {
     idle_timeout: Duration,
 
     /// How long to wait at the end for clients to answer Close 1001, in seconds.
-    #[arg(long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    #[arg(long, env = "RINGECHO_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
     drain_timeout: Duration,
 
     /// Unsent bytes to keep at most for a slow reader; above that its connection is not read from. A message of this size
@@ -151,6 +207,27 @@ struct ServeArgs {
     /// What moves the bytes.
     #[arg(long, env = "RINGECHO_ENGINE", value_enum, default_value = "auto")]
     engine: EngineChoice,
+
+    #[command(flatten)]
+    program: ProgramArgs,
+}
+
+/// See [`ServeArgs::when_full`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WhenFullChoice {
+    /// They get 503 with Retry-After at once; with bare TCP they are closed.
+    Refuse,
+    /// The kernel connects them, and they wait until a connection ends.
+    Wait,
+}
+
+impl From<WhenFullChoice> for WhenFull {
+    fn from(choice: WhenFullChoice) -> Self {
+        match choice {
+            WhenFullChoice::Refuse => Self::Refuse,
+            WhenFullChoice::Wait => Self::Wait,
+        }
+    }
 }
 
 /// See [`ServeArgs::protocol`].
@@ -210,6 +287,9 @@ impl From<ServeArgs> for Options {
             workers: args.workers,
             cpus: args.cpus.map(|list| list.0),
             max_connections: args.max_connections,
+            when_full: args.when_full.into(),
+            tcp_keepalive: some_unless_zero(args.tcp_keepalive),
+            log_connections: args.program.log_connections,
             max_message_size: bytes(args.max_message_size),
             backlog_per_connection: bytes(args.backlog_per_connection),
             backlog_total: bytes(args.backlog_total),
@@ -236,35 +316,143 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Without these everything works, in more memory.
     let _ = sys::refuse_huge_pages();
     sys::return_freed_memory_at_once();
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(e) => {
-            let _ = e.print();
-            // Help and version are such errors, too, and speak of all flags.
-            if e.use_stderr() {
-                name_variables(&e.to_string());
+    let args: Vec<OsString> = args.into_iter().collect();
+    let given = match parse(&args) {
+        Ok(given) => given,
+        Err(mistake) => return mistake.print(),
+    };
+    match given.command {
+        Command::Serve(serve) => run(*serve, &given.matches, &given.file, args),
+        Command::Doctor(DoctorArgs { connections, json }) => match Report::of_this_machine(connections) {
+            Ok(report) => {
+                let text = if json { report.json() } else { report.to_string() };
+                let _ = write!(std::io::stdout(), "{text}");
+                ExitCode::from(if report.fits() { 0 } else { EXIT_FAILURE })
             }
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(EXIT_BAD_ARGUMENTS));
-        }
-    };
-    let args = match cli.command {
-        Some(Command::Serve(args)) => args,
-        None => cli.serve,
-    };
-    match program::run(&args.into()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("ringecho: {e}");
-            name_variables(&e.to_string());
-            ExitCode::from(e.exit_code())
+            Err(e) => fail(&format!("cannot find out what this machine grants: {e}"), EXIT_FAILURE),
+        },
+        Command::Health(HealthArgs { address, ready }) => {
+            match admin::ask(&address, if ready { "/readyz" } else { "/healthz" }) {
+                Ok(answer) => {
+                    let _ = writeln!(std::io::stdout(), "{answer}");
+                    ExitCode::SUCCESS
+                }
+                Err(e) => fail(&e.to_string(), EXIT_FAILURE),
+            }
         }
     }
+}
+
+fn run(serve: ServeArgs, matches: &ArgMatches, file: &ConfigFile, args: Vec<OsString>) -> ExitCode {
+    let program = serve.program.clone();
+    let options = Options::from(serve);
+    let outcome = if program.print_config {
+        Config::new(&options).map_err(program::ProgramError::from).map(|config| {
+            let _ = write!(std::io::stdout(), "{}", print_config::render(matches, file, &config.to_string()));
+        })
+    } else {
+        let again = move || match parse(&args) {
+            Ok(Given { command: Command::Serve(serve), .. }) => Ok(serve.program),
+            Ok(_) => Err("the arguments are no server's any more".to_owned()),
+            Err(mistake) => Err(mistake.to_string()),
+        };
+        program::run(&options, &program, again)
+    };
+    let code = match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            logging::flush();
+            let code = fail(&e.to_string(), e.exit_code());
+            name_variables(&e.to_string());
+            code
+        }
+    };
+    logging::flush();
+    code
+}
+
+fn fail(error: &str, code: u8) -> ExitCode {
+    say(error);
+    ExitCode::from(code)
+}
+
+/// A line to standard error. That it may be gone is no reason to end otherwise.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "ringecho: {line}");
+}
+
+/// What was given, with the configuration file's part.
+struct Given {
+    command: Command,
+    /// Of the command.
+    matches: ArgMatches,
+    file: ConfigFile,
+}
+
+/// A mistake in the arguments or in the configuration file.
+enum Mistake {
+    Arguments(clap::Error),
+    File(String),
+}
+
+impl Mistake {
+    /// Tells it. Help and version are such errors, too.
+    fn print(&self) -> ExitCode {
+        match self {
+            Self::Arguments(e) => {
+                let _ = e.print();
+                // Help and version speak of all flags.
+                if e.use_stderr() {
+                    name_variables(&e.to_string());
+                }
+                ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(EXIT_BAD_ARGUMENTS))
+            }
+            Self::File(e) => fail(e, EXIT_BAD_ARGUMENTS),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arguments(e) => e.fmt(f),
+            Self::File(e) => f.write_str(e),
+        }
+    }
+}
+
+impl From<clap::Error> for Mistake {
+    fn from(e: clap::Error) -> Self {
+        Self::Arguments(e)
+    }
+}
+
+/// Reads the arguments, the environment and, if there is one, the configuration file.
+fn parse(args: &[OsString]) -> Result<Given, Mistake> {
+    let given = parse_arguments(args)?;
+    let Command::Serve(serve) = &given.command else { return Ok(given) };
+    let Some(path) = &serve.program.config else { return Ok(given) };
+    let file = ConfigFile::read(path).map_err(Mistake::File)?;
+    // Behind the name of the program, and of the command if there is one.
+    let at = 1 + usize::from(args.get(1).is_some_and(|first| first == "serve"));
+    let (before, behind) = args.split_at(at.min(args.len()));
+    let of_file = file.arguments(&given.matches).into_iter().map(OsString::from);
+    let all: Vec<_> = before.iter().cloned().chain(of_file).chain(behind.iter().cloned()).collect();
+    Ok(Given { file, ..parse_arguments(&all)? })
+}
+
+fn parse_arguments(args: &[OsString]) -> Result<Given, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(args)?;
+    let Cli { command, serve } = Cli::from_arg_matches(&matches)?;
+    let command = command.unwrap_or_else(|| Command::Serve(Box::new(serve)));
+    let matches = matches.subcommand().map_or_else(|| matches.clone(), |(_, matches)| matches.clone());
+    Ok(Given { command, matches, file: ConfigFile::default() })
 }
 
 /// Names the environment variables that set flags which an error speaks of: these flags were not typed.
 fn name_variables(error: &str) {
     for line in variables_behind(error, |variable| std::env::var_os(variable)) {
-        log(format_args!("{line}"));
+        say(&line);
     }
 }
 
@@ -292,6 +480,13 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         return Err("a year is the most".into());
     }
     Ok(duration)
+}
+
+/// Seconds, which the kernel counts as whole ones in 16 bits.
+fn parse_keepalive(text: &str) -> Result<Duration, String> {
+    let duration = parse_seconds(text)?;
+    let is_whole = duration.subsec_nanos() == 0 && duration.as_secs() <= 32_767;
+    if is_whole { Ok(duration) } else { Err("whole seconds, 32767 at most".into()) }
 }
 
 /// A list of CPUs: one argument, not several.
@@ -331,7 +526,6 @@ fn parse_receive_buffers(text: &str) -> Result<ReceiveBuffers, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {

@@ -13,7 +13,7 @@ use crate::machine::{Bound, Bytes, Machine};
 use crate::options::Options;
 use crate::protocol::Settings;
 use crate::transport::Doors;
-use crate::worker::{Backlog, Limits, Plan};
+use crate::worker::{Backlog, Limits, Plan, WhenFull};
 pub(crate) use listen::{At, Inet, Listen};
 
 mod listen;
@@ -116,6 +116,8 @@ pub struct Config {
     pub(crate) plans: Vec<Plan>,
     pub(crate) max_connections: usize,
     pub(crate) tls: TlsFiles,
+    pub(crate) when_full: WhenFull,
+    pub(crate) tcp_keepalive: Option<Duration>,
     limits: Vec<String>,
     notes: Vec<String>,
 }
@@ -203,6 +205,7 @@ impl Config {
             ring_entries: options.ring_entries,
             settings: settings.clone(),
             doors: Doors::from([]), // the server knows them when it has bound all listeners
+            logs_connections: options.log_connections,
             limits: Limits {
                 handshake_timeout: options.handshake_timeout,
                 idle_timeout: options.idle_timeout,
@@ -223,6 +226,8 @@ impl Config {
             tls: tls_files(options)?,
             plans: (0..workers).map(plan).collect(),
             max_connections,
+            when_full: options.when_full,
+            tcp_keepalive: options.tcp_keepalive,
             limits,
             notes,
         })

@@ -14,7 +14,9 @@
 //!
 //! The house, from the outside in; each layer uses those below it (`tests/layering.rs`):
 //! - `cli` reads flags and environment and runs the program;
+//! - `admin` answers what people and monitoring ask about a server that runs (feature `admin`);
 //! - `server` binds, starts the workers and drains them;
+//! - `doctor` judges what a machine can hold (feature `cli`);
 //! - `config` turns options into checked settings, `machine` asks the operating system what it grants;
 //! - `engine` moves the bytes;
 //! - `connection` is a connection's life, its pending output, its deadlines and its turn, without I/O and without a clock;
@@ -27,10 +29,14 @@
 // Some of what engines share is used by the tokio-uring engine alone.
 #![cfg_attr(not(feature = "tokio-uring"), allow(dead_code))]
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod config;
 mod connection;
+#[cfg(feature = "cli")]
+mod doctor;
 #[allow(unreachable_pub)] // what is `pub` in it is so for this crate
 mod engine;
 mod machine;
@@ -46,9 +52,12 @@ pub mod sys;
 #[doc(hidden)]
 pub mod transport;
 
+#[cfg(feature = "admin")]
+pub use admin::{Admin, AdminAddress, AdminError};
 pub use config::{Config, ConfigError};
 pub use engine::{Engine, EngineError};
 pub use machine::{Bound, Machine};
 pub use options::Options;
 pub use protocol::Protocol;
-pub use server::{Address, Handle, Running, Server, ServerError, Stats, TlsError};
+pub use server::{Address, Condition, Handle, Running, Server, ServerError, Stats, TlsError};
+pub use worker::WhenFull;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::protocol::Protocol;
-use crate::worker::ReceiveBuffers;
+use crate::worker::{ReceiveBuffers, WhenFull};
 
 /// What a server is asked to be. `None` leaves the choice to [`Config::resolve`](crate::Config::resolve), which knows the
 /// machine, unless a field says otherwise.
@@ -42,6 +42,13 @@ pub struct Options {
     pub cpus: Option<Vec<usize>>,
     /// Connections to hold at most. `None`: what the workers' descriptor tables hold.
     pub max_connections: Option<usize>,
+    /// What becomes of clients that come while all connections are taken. The default is [`WhenFull::Refuse`].
+    pub when_full: WhenFull,
+    /// How long a client may be silent before the kernel asks whether it lives (TCP keepalive). `None`: it does not ask. The
+    /// default is five minutes.
+    pub tcp_keepalive: Option<Duration>,
+    /// Whether each connection's end is logged, with the client's address.
+    pub log_connections: bool,
     /// Bytes of the largest message, all its fragments together; 0: no limit. `None`: 16 MiB, or less if
     /// `backlog_per_connection` is less.
     pub max_message_size: Option<u64>,
@@ -57,7 +64,7 @@ pub struct Options {
     /// Without progress of output that waits for a peer, above the limit where its connection is no longer read from.
     /// `None`: for ever. The default is 60 s.
     pub stall_timeout: Option<Duration>,
-    /// From [`Handle::stop`](crate::Handle::stop) to the end, whatever the peers do. The default is 10 s.
+    /// From [`Handle::stop`](crate::Handle::stop) to the end, whatever the peers do. The default is 8 s.
     pub drain_timeout: Duration,
     /// What to speak.
     pub protocol: Protocol,
@@ -91,13 +98,16 @@ impl Default for Options {
             workers: None,
             cpus: None,
             max_connections: None,
+            when_full: WhenFull::Refuse,
+            tcp_keepalive: Some(Duration::from_secs(300)),
+            log_connections: false,
             max_message_size: None,
             backlog_per_connection: None,
             backlog_total: None,
             handshake_timeout: Some(Duration::from_secs(10)),
             idle_timeout: None,
             stall_timeout: Some(Duration::from_secs(60)),
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(8),
             protocol: Protocol::WebSocket,
             subprotocols: Vec::new(),
             path: None,

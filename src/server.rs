@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
 use crate::config::{At, Config, Inet, Listen, TlsFiles};
-use crate::engine::{Controls, EngineError, Workers};
-use crate::sys::log;
+use crate::engine::{Controls, Engine, EngineError, Workers};
 use crate::transport::{Door, Doors};
+use crate::worker::{Counter, Tally};
 
 mod systemd;
 #[cfg(feature = "tls")]
@@ -35,6 +35,9 @@ const ACCEPT_QUEUE: i32 = 65_535;
 /// the process is gone, the listeners among it: with many connections that takes seconds.
 const BIND_PATIENCE: Duration = Duration::from_secs(10);
 const BIND_PAUSE: Duration = Duration::from_millis(20);
+/// TCP keepalive probes that a peer may leave unanswered, and the time between two: the path may fail for some minutes.
+const PROBES: u32 = 5;
+const PROBE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a server could not start.
 #[derive(Debug, Error)]
@@ -136,7 +139,7 @@ pub struct Server {
     sockets: Vec<OwnedFd>,
     files: Vec<unix::SocketFile>,
     addresses: Vec<Address>,
-    state: Arc<Mutex<State>>,
+    handle: Handle,
 }
 
 /// A server that serves, on threads of its own.
@@ -150,6 +153,31 @@ pub struct Running {
 #[derive(Clone)]
 pub struct Handle {
     state: Arc<Mutex<State>>,
+    about: Arc<About>,
+}
+
+/// What does not change about a server.
+pub(crate) struct About {
+    pub(crate) engine: Engine,
+    /// Connections that each worker can hold.
+    pub(crate) capacities: Vec<u32>,
+    /// Bytes of pending output that all workers together keep at most.
+    pub(crate) backlog_max: u64,
+    pub(crate) started_at: Instant,
+}
+
+/// Whether a server can be sent further clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Condition {
+    /// It does not serve yet.
+    Starting,
+    /// It serves.
+    Ready,
+    /// All connections are taken.
+    Full,
+    /// It stops, or is about to ([`Handle::announce_stop`]).
+    Draining,
 }
 
 /// What a [`Handle`] reaches.
@@ -159,6 +187,7 @@ struct State {
     controls: Option<Controls>,
     /// Of TLS listeners.
     certificates: Option<Arc<Certificates>>,
+    is_stop_announced: bool,
     is_stopped: bool,
 }
 
@@ -170,6 +199,14 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that are open now.
     pub open: u64,
+    /// Connections whose upgrade request was accepted; with bare TCP all.
+    pub opened: u64,
+    /// Connections whose upgrade request was answered with something else than 101.
+    pub refused: u64,
+    /// Connections that have come and gone without sending a byte, as probes do.
+    pub silent: u64,
+    /// Clients that were turned away because all connections were taken.
+    pub turned_away: u64,
     /// Data messages echoed.
     pub messages: u64,
     /// Bytes handed to the kernel for sending.
@@ -177,13 +214,13 @@ pub struct Stats {
 }
 
 impl Server {
-    /// Binds the addresses of `config`. One that is in use is tried for ten seconds, with a line on standard error: the
+    /// Binds the addresses of `config`. One that is in use is tried for ten seconds, with a line in the log: the
     /// kernel may take that long to close the listeners of a killed server.
     pub fn bind(mut config: Config) -> Result<Self, ServerError> {
         let until = Instant::now() + BIND_PATIENCE;
         let mut bound = Vec::new();
         for listen in &config.listen {
-            bind_entry(listen, until, &mut bound)?;
+            bind_entry(listen, config.tcp_keepalive, until, &mut bound)?;
         }
         let certificates = give_certificates(config.tls.clone(), &mut bound)?;
         let doors: Doors = bound.iter().map(|bound| bound.door.clone()).collect();
@@ -194,8 +231,15 @@ impl Server {
             files.extend(file);
             addresses.push(address);
         }
+        let about = About {
+            engine: config.engine,
+            capacities: config.plans.iter().map(|plan| plan.capacity).collect(),
+            backlog_max: config.plans.iter().map(|plan| plan.backlog.total as u64).sum(),
+            started_at: Instant::now(),
+        };
         let state = Arc::new(Mutex::new(State { certificates, ..State::default() }));
-        Ok(Self { config, sockets, files, addresses, state })
+        let handle = Handle { state, about: Arc::new(about) };
+        Ok(Self { config, sockets, files, addresses, handle })
     }
 
     /// Where it listens, in the order of [`Options::listen`](crate::Options::listen), with ports as they are.
@@ -205,7 +249,7 @@ impl Server {
 
     /// How to stop it and to see what it does, from any thread.
     pub fn handle(&self) -> Handle {
-        Handle { state: Arc::clone(&self.state) }
+        self.handle.clone()
     }
 
     /// Serves until [`Handle::stop`], and until the connections are drained or the drain's time is up.
@@ -220,8 +264,9 @@ impl Server {
     /// A thread that cannot go on later, because the kernel refuses what it granted before, ends the process with a line
     /// on standard error: a server that serves a part of its clients would look alive.
     pub fn start(self) -> Result<Running, ServerError> {
-        let workers = self.config.engine.start(self.config.plans, self.sockets)?;
-        let mut state = lock(&self.state);
+        let Config { engine, plans, when_full, .. } = self.config;
+        let workers = engine.start(plans, self.sockets, when_full)?;
+        let mut state = lock(&self.handle.state);
         if state.is_stopped {
             workers.controls().stop();
         }
@@ -258,16 +303,64 @@ impl Handle {
         certificates.map_or(Ok(false), reload)
     }
 
-    /// The counters as the workers have last published them, which they do after each turn of their loops.
-    pub fn stats(&self) -> Stats {
-        let tally = lock(&self.state).controls.as_ref().map(Controls::tally).unwrap_or_default();
-        Stats {
-            accepted: tally.accepted,
-            // The two are read one after the other, while workers write.
-            open: tally.accepted.saturating_sub(tally.released),
-            messages: tally.messages,
-            bytes_sent: tally.bytes_sent,
+    /// Says that the server is about to stop: [`Handle::condition`] is [`Condition::Draining`] from now on, so that load
+    /// balancers can go elsewhere before it does.
+    pub fn announce_stop(&self) {
+        lock(&self.state).is_stop_announced = true;
+    }
+
+    /// Whether further clients can be sent to it.
+    pub fn condition(&self) -> Condition {
+        let state = lock(&self.state);
+        match &state.controls {
+            _ if state.is_stopped || state.is_stop_announced => Condition::Draining,
+            None => Condition::Starting,
+            Some(controls) if controls.open() >= self.max_connections() => Condition::Full,
+            Some(_) => Condition::Ready,
         }
+    }
+
+    /// The counters as they are.
+    pub fn stats(&self) -> Stats {
+        let mut all = Tally::default();
+        for tally in self.tallies() {
+            all += &tally;
+        }
+        Stats {
+            accepted: all.get(Counter::Accepted),
+            open: all.open(),
+            opened: all.get(Counter::Opened),
+            refused: all.refusals().map(|(_, count)| count).sum(),
+            silent: all.get(Counter::Silent),
+            turned_away: self.turned_away(),
+            messages: all.get(Counter::Messages),
+            bytes_sent: all.get(Counter::BytesSent),
+        }
+    }
+
+    /// Clients turned away because all connections were taken.
+    pub(crate) fn turned_away(&self) -> u64 {
+        lock(&self.state).controls.as_ref().map_or(0, Controls::turned_away)
+    }
+
+    /// Has each worker make a turn, which its counter of turns tells of.
+    pub(crate) fn call(&self) {
+        if let Some(controls) = &lock(&self.state).controls {
+            controls.call();
+        }
+    }
+
+    /// What each worker has done so far.
+    pub(crate) fn tallies(&self) -> Vec<Tally> {
+        lock(&self.state).controls.as_ref().map(Controls::tallies).unwrap_or_default()
+    }
+
+    pub(crate) fn about(&self) -> &About {
+        &self.about
+    }
+
+    pub(crate) fn max_connections(&self) -> u64 {
+        self.about.capacities.iter().copied().map(u64::from).sum()
     }
 }
 
@@ -290,13 +383,18 @@ fn give_certificates(files: TlsFiles, bound: &mut [Bound]) -> Result<Option<Arc<
 }
 
 /// Binds all sockets of an entry.
-fn bind_entry(listen: &Listen, until: Instant, bound: &mut Vec<Bound>) -> Result<(), ServerError> {
+fn bind_entry(
+    listen: &Listen,
+    tcp_keepalive: Option<Duration>,
+    until: Instant,
+    bound: &mut Vec<Bound>,
+) -> Result<(), ServerError> {
     let is_tls = listen.is_tls;
     let door = Door { proxy: listen.proxy, ..Door::new(listen.protocol) };
     let unix_door = || Door { hides_more: true, ..door.clone() };
     match &listen.at {
         At::Inet(addresses) => {
-            for (address, socket) in bind_addresses(addresses, until)? {
+            for (address, socket) in bind_addresses(addresses, tcp_keepalive, until)? {
                 bound.push(Bound { socket, address, door: door.clone(), is_tls, file: None });
             }
         }
@@ -322,7 +420,11 @@ fn bind_entry(listen: &Listen, until: Instant, bound: &mut Vec<Bound>) -> Result
 
 /// Binds the addresses of a name, all at one port, or a single address. Of those of a name some may not be this machine's:
 /// `localhost` may be `::1` where IPv6 is switched off.
-fn bind_addresses(addresses: &[Inet], until: Instant) -> Result<Vec<(Address, OwnedFd)>, ServerError> {
+fn bind_addresses(
+    addresses: &[Inet],
+    tcp_keepalive: Option<Duration>,
+    until: Instant,
+) -> Result<Vec<(Address, OwnedFd)>, ServerError> {
     let mut bound = Vec::new();
     let mut port = None;
     let mut missing = None;
@@ -331,14 +433,14 @@ fn bind_addresses(addresses: &[Inet], until: Instant) -> Result<Vec<(Address, Ow
         if address.port() == 0 {
             address.set_port(port.unwrap_or(0));
         }
-        let bind = || bind(Inet { address, ..*inet });
+        let bind = || bind(Inet { address, ..*inet }, tcp_keepalive);
         match patiently(&Address::Inet(address), until, bind) {
             Ok((socket, address)) => {
                 port = Some(address.port());
                 bound.push((Address::Inet(address), socket));
             }
             Err(ServerError::Listen { address, source }) if addresses.len() > 1 && is_not_here(&source) => {
-                log(format_args!("not listening on {address}: {source}"));
+                tracing::warn!("not listening on {address}: {source}");
                 missing = Some(ServerError::Listen { address, source });
             }
             Err(e) => return Err(e),
@@ -360,9 +462,9 @@ fn patiently<T>(address: &Address, until: Instant, bind: impl Fn() -> io::Result
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
                 if !std::mem::replace(&mut is_said, true) {
                     let patience = BIND_PATIENCE.as_secs();
-                    log(format_args!(
+                    tracing::warn!(
                         "{address} is in use, by a killed server's last moments perhaps: trying for {patience} s"
-                    ));
+                    );
                 }
                 thread::sleep(BIND_PAUSE);
             }
@@ -372,12 +474,13 @@ fn patiently<T>(address: &Address, until: Instant, bind: impl Fn() -> io::Result
     }
 }
 
-/// Binds one listener, and says at which port. Accepted sockets inherit `TCP_NODELAY`, which saves a call for each of them.
-fn bind(inet: Inet) -> io::Result<(OwnedFd, SocketAddr)> {
+/// Binds one listener, and says at which port. Accepted sockets inherit the options, which saves calls for each of them.
+fn bind(inet: Inet, tcp_keepalive: Option<Duration>) -> io::Result<(OwnedFd, SocketAddr)> {
     let Inet { address, is_v6_only } = inet;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket, tcp_keepalive)?;
     if address.is_ipv6() {
         socket.set_only_v6(is_v6_only)?;
     }
@@ -385,4 +488,12 @@ fn bind(inet: Inet) -> io::Result<(OwnedFd, SocketAddr)> {
     socket.listen(ACCEPT_QUEUE)?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok((socket.into(), address))
+}
+
+/// Has the kernel ask peers that are silent for so long whether they live (`tcp(7)`): one that has vanished gives its slot
+/// back after [`PROBES`] more questions, [`PROBE_PAUSE`] apart. Probes cost workers nothing.
+fn keep_alive(socket: &Socket, after: Option<Duration>) -> io::Result<()> {
+    let Some(after) = after else { return Ok(()) };
+    let keepalive = TcpKeepalive::new().with_time(after).with_interval(PROBE_PAUSE).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)
 }

@@ -1,6 +1,7 @@
 //! What the operating system grants: descriptors, processors, standard error.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -69,12 +70,26 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// A line to standard error. That it may be gone is no reason to end.
-pub fn log(message: std::fmt::Arguments) {
-    if cfg!(test) {
-        // The test runner shows it with the test that fails, and only then.
-        eprintln!("ringecho: {message}");
-        return;
+/// What is to be done before the process ends otherwise than by returning from `main`.
+static AT_LAST: OnceLock<fn()> = OnceLock::new();
+
+/// Has [`leave`] and [`die`] call this first.
+pub fn at_last(last: fn()) {
+    let _ = AT_LAST.set(last);
+}
+
+/// Ends the process.
+pub fn leave(code: i32) -> ! {
+    AT_LAST.get().inspect(|last| last());
+    std::process::exit(code)
+}
+
+/// Ends the process with a line: in the log, or on standard error if there is none.
+pub fn die(message: std::fmt::Arguments) -> ! {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{message}");
+    } else {
+        let _ = writeln!(io::stderr(), "ringecho: {message}");
     }
-    let _ = writeln!(io::stderr(), "ringecho: {message}");
+    leave(1)
 }

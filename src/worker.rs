@@ -3,13 +3,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::protocol::Settings;
 use crate::transport::Doors;
+
+mod counters;
+
+pub(crate) use counters::{Counter, Counters, Ending, TURN_BOUNDS_US, Tally};
 
 /// What a worker has to do; the same for all of an engine's workers except for the first fields.
 #[derive(Clone, Debug)]
@@ -35,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     /// The listeners, by their numbers.
     pub(crate) doors: Doors,
+    /// Whether there is a connection log.
+    pub(crate) logs_connections: bool,
     /// See [`Limits`].
     pub(crate) limits: Limits,
 }
@@ -60,6 +67,16 @@ pub(crate) struct Backlog {
     pub(crate) total: usize,
 }
 
+/// What becomes of clients that come while all connections are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// They get 503 with Retry-After at once; with bare TCP they are closed.
+    #[default]
+    Refuse,
+    /// The kernel connects them, and they wait until a connection ends.
+    Wait,
+}
+
 /// How long things may take. `None`: as long as they like.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_field_names)] // as the options and the flags are called
@@ -76,35 +93,10 @@ pub(crate) struct Limits {
     pub(crate) drain_timeout: Duration,
 }
 
-/// What a worker has done since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Connections accepted.
-    pub(crate) accepted: u64,
-    /// Connections closed and forgotten: slot and entry are free again.
-    pub(crate) released: u64,
-    /// Data messages echoed.
-    pub(crate) messages: u64,
-    /// Bytes handed to the kernel for sending.
-    pub(crate) bytes_sent: u64,
-}
-
-impl std::ops::AddAssign for Tally {
-    fn add_assign(&mut self, other: Self) {
-        self.accepted += other.accepted;
-        self.released += other.released;
-        self.messages += other.messages;
-        self.bytes_sent += other.bytes_sent;
-    }
-}
-
 /// One worker as seen from other threads. Aligned so that two workers never write to the same cache lines.
 #[repr(align(128))]
 pub(crate) struct Control {
-    accepted: AtomicU64,
-    released: AtomicU64,
-    messages: AtomicU64,
-    bytes_sent: AtomicU64,
+    counters: Arc<Counters>,
     is_stopping: AtomicBool,
     bell: OwnedFd,
 }
@@ -113,31 +105,15 @@ impl Control {
     /// Fails only when the process is out of descriptors.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            accepted: AtomicU64::new(0),
-            released: AtomicU64::new(0),
-            messages: AtomicU64::new(0),
-            bytes_sent: AtomicU64::new(0),
+            counters: Arc::default(),
             is_stopping: AtomicBool::new(false),
             bell: eventfd(0, EventfdFlags::CLOEXEC)?,
         })
     }
 
-    /// Publishes the counters. Only the worker itself calls this, so plain stores do.
-    pub(crate) fn publish(&self, tally: &Tally) {
-        self.accepted.store(tally.accepted, Ordering::Relaxed);
-        self.released.store(tally.released, Ordering::Relaxed);
-        self.messages.store(tally.messages, Ordering::Relaxed);
-        self.bytes_sent.store(tally.bytes_sent, Ordering::Relaxed);
-    }
-
-    /// The counters as last published.
-    pub(crate) fn tally(&self) -> Tally {
-        Tally {
-            accepted: self.accepted.load(Ordering::Relaxed),
-            released: self.released.load(Ordering::Relaxed),
-            messages: self.messages.load(Ordering::Relaxed),
-            bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
-        }
+    /// The counters, which the worker alone writes.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// Tells the worker to drain its connections and to return.

@@ -20,7 +20,7 @@ fn a_client_behind_dead_connections_at_a_full_table() {
     const DEAD: usize = 2000;
     // A look at the full table every 10 ms would see to 4 of them each time, which takes 5 s.
     const PATIENCE: Duration = Duration::from_millis(2500);
-    let server = Server::start(&["--workers", "2", "--max-connections", "4"]);
+    let server = Server::start(&["--workers", "2", "--max-connections", "4", "--when-full", "wait"]);
     let inside: Vec<Peer> = (0..4).map(|_| server.open()).collect();
     for _ in 0..DEAD {
         drop(server.connect());
@@ -62,7 +62,7 @@ fn accepts_that_are_forbidden() {
 #[test]
 fn one_slot_for_several_listeners() {
     let listeners = ["--listen", "127.0.0.1:0"].repeat(3);
-    let options = ["serve", "--workers", "1", "--max-connections", "1"];
+    let options = ["serve", "--workers", "1", "--max-connections", "1", "--when-full", "wait"];
     let server = Server::launch(command(&[&options[..], &listeners].concat()));
     let mut inside = Peer::open(server.addresses()[0]);
     for round in 1..30 {

@@ -329,7 +329,7 @@ fn data_behind_the_answer_to_a_close() {
 /// The server lingers for its close timeout, not for as long as such a client likes.
 #[test]
 fn a_close_does_not_hold_the_slot_of_a_client_that_stays() {
-    let server = Server::start(&["--workers", "1", "--max-connections", "2"]);
+    let server = Server::start(&["--workers", "1", "--max-connections", "2", "--when-full", "wait"]);
     let mut stubborn: Vec<Peer> = (0..2).map(|_| server.open()).collect();
     for peer in &mut stubborn {
         peer.send([close_frame(1000, b""), b"more".to_vec()].concat());

@@ -31,7 +31,7 @@ const REMAINS_MAX: u64 = 16 * MIB as u64;
 /// A server that has served before, so that what it holds is what it always holds.
 fn start(arguments: &[&str]) -> Server {
     let capacity = CAPACITY.to_string();
-    let server = Server::start(&[&["--max-connections", &capacity], arguments].concat());
+    let server = Server::start(&[&["--max-connections", &capacity, "--when-full", "wait"], arguments].concat());
     fill(&server);
     server
 }

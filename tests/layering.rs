@@ -4,11 +4,13 @@
 use std::{fs, path::Path};
 
 /// The modules of the crate from the top to the bottom; each may use those below it.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 15] = [
     "main",
     "lib",
     "cli",
+    "admin",
     "server",
+    "doctor",
     "config",
     "machine",
     "options",

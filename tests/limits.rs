@@ -16,7 +16,7 @@ const EARLY_AT_MOST: Duration = Duration::from_millis(20);
 #[test]
 fn a_full_table_frees_up_again() {
     const CAPACITY: usize = 10;
-    let server = Server::start(&["--workers", "1", "--max-connections", "10"]);
+    let server = Server::start(&["--workers", "1", "--max-connections", "10", "--when-full", "wait"]);
     let mut inside: Vec<Peer> = (0..CAPACITY).map(|_| server.open()).collect();
 
     // They are connected by the kernel, and their request waits there.
@@ -65,7 +65,7 @@ fn expect_next_served(waiting: &mut Vec<Peer>, inside: &mut Vec<Peer>) {
 /// However connections are spread over the workers, none waits while there is room.
 #[test]
 fn the_whole_capacity_is_usable_with_several_workers() {
-    let server = Server::start(&["--workers", "3", "--max-connections", "12"]);
+    let server = Server::start(&["--workers", "3", "--max-connections", "12", "--when-full", "wait"]);
     for _ in 0..10 {
         let mut peers: Vec<Peer> = (0..12).map(|_| server.open()).collect();
         for peer in &mut peers {
@@ -77,7 +77,7 @@ fn the_whole_capacity_is_usable_with_several_workers() {
 /// The limit is one for all workers, also when it cannot be divided by their number.
 #[test]
 fn the_capacity_holds_with_several_workers() {
-    let server = Server::start(&["--workers", "3", "--max-connections", "10"]);
+    let server = Server::start(&["--workers", "3", "--max-connections", "10", "--when-full", "wait"]);
     let mut inside: Vec<Peer> = (0..10).map(|_| server.open()).collect();
     let mut waiting = server.connect();
     waiting.send(UPGRADE);
@@ -92,7 +92,7 @@ fn the_capacity_holds_with_several_workers() {
 /// A table that never has a free slot for long: whoever waits is served in the end.
 #[test]
 fn a_crowd_at_a_small_table() {
-    let server = Server::start(&["--workers", "2", "--max-connections", "4"]);
+    let server = Server::start(&["--workers", "2", "--max-connections", "4", "--when-full", "wait"]);
     thread::scope(|scope| {
         for index in 0..20 {
             let server = &server;
@@ -164,7 +164,7 @@ fn idle_timeout() {
 /// A client that is gone without a word does not answer the Close frame either.
 #[test]
 fn idle_timeout_of_a_client_that_is_gone() {
-    let server = Server::start(&["--idle-timeout", "1", "--max-connections", "1"]);
+    let server = Server::start(&["--idle-timeout", "1", "--max-connections", "1", "--when-full", "wait"]);
     let mut silent = server.open();
     // It only gets the one slot when the silent one has lost it.
     let mut next = server.open();
@@ -239,7 +239,7 @@ fn no_idle_timeout_by_default() {
 /// A client that is told to close and does not answer costs its slot for a limited time only.
 #[test]
 fn an_unanswered_violation_does_not_hold_the_slot() {
-    let server = Server::start(&["--workers", "1", "--max-connections", "2"]);
+    let server = Server::start(&["--workers", "1", "--max-connections", "2", "--when-full", "wait"]);
     let mut stubborn: Vec<Peer> = (0..2).map(|_| server.open()).collect();
     for peer in &mut stubborn {
         peer.send(frame(FIN | 0x3, b""));

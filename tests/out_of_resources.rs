@@ -122,7 +122,7 @@ fn descriptors_run_out_and_come_back() {
 /// The full table says so, once, and that there is room again.
 #[test]
 fn a_full_table_is_reported() {
-    let server = Server::start(&["--max-connections", "5"]);
+    let server = Server::start(&["--max-connections", "5", "--when-full", "wait"]);
     let mut inside: Vec<Peer> = (0..5).map(|_| server.open()).collect();
     server.await_stderr("all connections are taken");
     inside.pop().expect("one of five").reset();
@@ -171,7 +171,8 @@ fn flood(server: &Server, is_enough: impl Fn(bool) -> bool) -> Vec<Peer> {
 fn memory_is_short_and_comes_back() {
     const TOTAL: u64 = 32 * MIB as u64;
     let capacity = (20 + DEAF + 20).to_string();
-    let mut command = serve(&["--workers", "2", "--max-connections", &capacity, "--backlog-total", "32MiB"]);
+    let mut command =
+        serve(&["--workers", "2", "--max-connections", &capacity, "--backlog-total", "32MiB", "--when-full", "wait"]);
     limit(&mut command, Resource::As, ADDRESS_SPACE);
     let server = Server::launch(command);
     let before = server.resident_bytes();

@@ -93,6 +93,12 @@ impl Operation<'static> {
         Self::new(accept.file_index(Some(DestinationSlot::auto_target())).build())
     }
 
+    /// Installs what is in `slot` in the process's own table, too, close-on-exec: the number there is the result, and belongs to
+    /// whoever sees the completion (Linux 6.8).
+    pub fn install(slot: u32) -> Self {
+        Self::new(opcode::FixedFdInstall::new(types::Fixed(slot), 0).build())
+    }
+
     /// Sends the descriptor in `slot` to a free slot of another `ring`, where a completion carries `arrival` and the slot.
     pub fn send_descriptor(ring: RawFd, slot: u32, arrival: u64) -> Self {
         let (ring, any) = (types::Fd(ring), DestinationSlot::auto_target());

@@ -4,15 +4,17 @@
 //! knows a ring or reads a clock.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
+use super::journal::{Ended, Journal};
 use super::lifecycle::{Due, Facts, Farewell, Lifecycle, Received, State, Timeouts, Wants};
 use super::output::{Lender, Outputs};
 use super::schedule::{self, Budget, Cost, Shares, Standing};
 use super::table::{Connection, List, Table};
 use super::wheel::Wheel;
-use crate::protocol::{CloseCode, Event, Output, Settings};
+use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Protocol, Settings};
 use crate::transport::{Door, Doors, Stages};
-use crate::worker::{Backlog, Tally};
+use crate::worker::{Backlog, Counter, Counters, Ending};
 
 /// Room that a slow reader must have below a cap: with less it is throttled rather than received from byte by byte.
 const ROOM_MIN: usize = 512;
@@ -41,7 +43,8 @@ pub(crate) struct Connections<E, L: Lender> {
     called: Vec<u32>,
     /// Connections that were ended because their output was stuck, since it was last asked.
     stalled: u32,
-    tally: Tally,
+    counters: Arc<Counters>,
+    journal: Option<Box<Journal>>,
 }
 
 impl<E, L: Lender> Connections<E, L> {
@@ -65,8 +68,38 @@ impl<E, L: Lender> Connections<E, L> {
             now: 0,
             called: Vec::new(),
             stalled: 0,
-            tally: Tally::default(),
+            counters: Arc::default(),
+            journal: None,
         }
+    }
+
+    /// Keeps a journal of connections, for the connection log.
+    pub(crate) fn keep_journal(&mut self) {
+        self.journal = Some(Box::default());
+    }
+
+    /// Whether [`Connections::set_peer`] is of use.
+    #[inline]
+    pub(crate) fn has_journal(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// Notes the client's address for the journal.
+    pub(crate) fn set_peer(&mut self, key: u32, peer: String) {
+        if let Some(journal) = &mut self.journal {
+            journal.set_peer(key, peer);
+        }
+    }
+
+    /// Connections that have ended since this was last asked, if there is a journal.
+    #[inline]
+    pub(crate) fn take_ended(&mut self) -> Vec<Ended> {
+        self.journal.as_mut().map(|journal| journal.take_ended()).unwrap_or_default()
+    }
+
+    /// Counts in the memory that the worker shares with other threads.
+    pub(crate) fn count_in(&mut self, counters: &Arc<Counters>) {
+        self.counters = Arc::clone(counters);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -115,8 +148,15 @@ impl<E, L: Lender> Connections<E, L> {
     }
 
     /// What has been done so far.
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Ends a turn.
+    #[inline]
+    pub(crate) fn end_turn(&self) {
+        self.counters.add(Counter::Turns, 1);
+        self.counters.set(Counter::Backlog, self.outputs.held() as u64);
     }
 
     /// Sets the worker's clock and begins a turn: the background gets another budget.
@@ -151,14 +191,21 @@ impl<E, L: Lender> Connections<E, L> {
     /// A socket has arrived through the listener of this number.
     pub(crate) fn accepted(&mut self, io: E, listener: usize) -> u32 {
         let door = &self.doors[listener];
-        let key = self.table.insert(Lifecycle::new(door.protocol, door.has_stage(), self.now), io);
-        if door.has_stage() && !self.stages.insert(key, door) {
+        let is_staged = door.has_stage();
+        let key = self.table.insert(Lifecycle::new(door.protocol, is_staged, self.now), io);
+        self.counters.add(Counter::Accepted, 1);
+        if door.protocol == Protocol::Tcp && !is_staged {
+            self.counters.add(Counter::Opened, 1);
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.begin(key, self.now);
+        }
+        if is_staged && !self.stages.insert(key, door) {
             let life = &mut self.table.get_mut(key).life;
             life.stage_is_open(false, self.now);
-            life.abort(self.now);
+            life.abort(Ending::Reset, self.now);
             self.called.push(key);
         }
-        self.tally.accepted += 1;
         self.set_timer(key);
         key
     }
@@ -173,8 +220,16 @@ impl<E, L: Lender> Connections<E, L> {
             self.stages.remove(key);
         }
         assert!(connection.output.is_empty(), "closed with output left");
-        self.tally.released += 1;
-        connection.io
+        let Connection { life, io, .. } = connection;
+        let ending = life.ending().unwrap_or(Ending::Reset);
+        self.counters.ended(ending);
+        if let Some(journal) = &mut self.journal {
+            journal.end(key, ending, self.now);
+        }
+        self.counters.add(Counter::Silent, u64::from(!life.facts.has(Facts::HEARD)));
+        self.counters.subtract(Counter::SlowReaders, u64::from(life.facts.has(Facts::BLOCKED)));
+        self.counters.subtract(Counter::Throttled, u64::from(life.facts.has(Facts::THROTTLED)));
+        io
     }
 
     // ----- events -----
@@ -188,23 +243,46 @@ impl<E, L: Lender> Connections<E, L> {
         if life.is_staged() {
             return self.received_through_stage(key, bytes);
         }
-        let Received { output, messages, frames, event } = life.received(&self.settings, bytes, self.now);
-        self.tally.messages += u64::from(messages);
+        let Received { output, messages, frames, kinds, event, has_opened } =
+            life.received(&self.settings, bytes, self.now);
+        self.counters.add(Counter::BytesReceived, u64::from(len));
+        self.counters.add(Counter::Messages, u64::from(messages));
+        if kinds != Kinds::default() {
+            self.count_kinds(kinds);
+        }
         let mut cost = schedule::cost_of_receive(len, frames);
         if let Some(event) = event {
             cost += self.happened(key, event);
+            self.counters.add(Counter::Opened, u64::from(has_opened));
         }
         (output, cost)
+    }
+
+    fn count_kinds(&self, kinds: Kinds) {
+        self.counters.add(Counter::Texts, u64::from(kinds.texts));
+        self.counters.add(Counter::Pings, u64::from(kinds.pings));
+        self.counters.add(Counter::Pongs, u64::from(kinds.pongs));
     }
 
     #[cold]
     fn happened(&mut self, key: u32, event: Event) -> Cost {
         self.set_timer(key);
         match event {
-            Event::Opened => schedule::HANDSHAKE,
-            Event::Closing => 0,
-            Event::Closed(_) => schedule::END,
+            Event::Opened => return schedule::HANDSHAKE,
+            Event::Closing => {
+                self.counters.close_sent(CloseCode::GOING_AWAY.into());
+                return 0;
+            }
+            Event::Closed(Cause::Refused(status)) => self.counters.refused(status),
+            Event::Closed(Cause::PeerClosed(code)) => self.counters.close_received(code.map(u16::from)),
+            // A session that has sent a Close frame before sends no other.
+            Event::Closed(Cause::Violation(code)) => {
+                if self.table.get(key).life.ending() == Some(Ending::Violation) {
+                    self.counters.close_sent(code.into());
+                }
+            }
         }
+        schedule::END
     }
 
     /// Judges a connection by what a receive has come to: interactive, or bulk. Its fact of being readable is up to date.
@@ -275,14 +353,16 @@ impl<E, L: Lender> Connections<E, L> {
     /// The kernel has taken `len` bytes of its pending output; `is_all`: all of what it was offered.
     #[inline]
     pub(crate) fn sent(&mut self, key: u32, len: usize, is_all: bool) {
-        self.tally.bytes_sent += len as u64;
+        self.counters.add(Counter::BytesSent, len as u64);
         let connection = self.table.get_mut(key);
         let has_output = !connection.output.is_empty();
-        if !is_all {
+        if !is_all && !connection.life.facts.has(Facts::BLOCKED) {
             connection.life.facts.set(Facts::BLOCKED);
+            self.counters.add(Counter::SlowReaders, 1);
         }
         if !has_output && connection.life.facts.has(Facts::THROTTLED) {
             connection.life.facts.clear(Facts::THROTTLED);
+            self.counters.subtract(Counter::Throttled, 1);
             connection.life.progressed(self.now);
             self.set_timer(key);
         } else if len > 0 && (has_output || !connection.life.facts.has(Facts::PINGED)) {
@@ -306,6 +386,7 @@ impl<E, L: Lender> Connections<E, L> {
         let connection = self.table.get_mut(key);
         if connection.life.facts.has(Facts::BLOCKED) {
             connection.life.facts.clear(Facts::BLOCKED);
+            self.counters.subtract(Counter::SlowReaders, 1);
             if connection.life.facts.has(Facts::IN_BACKGROUND) && !connection.life.is_background() {
                 self.unqueue(key);
                 self.queue(key);
@@ -317,7 +398,11 @@ impl<E, L: Lender> Connections<E, L> {
     #[inline]
     pub(crate) fn enforce_caps(&mut self, key: u32) {
         if self.table.get(key).life.facts.has(Facts::BLOCKED) && self.room_below_caps(key) < ROOM_MIN {
-            self.table.get_mut(key).life.throttle(self.now);
+            let life = &mut self.table.get_mut(key).life;
+            if !life.facts.has(Facts::THROTTLED) {
+                self.counters.add(Counter::Throttled, 1);
+            }
+            life.throttle(self.now);
             self.set_timer(key);
         }
     }
@@ -456,15 +541,19 @@ impl<E, L: Lender> Connections<E, L> {
             match due {
                 Due::Later(_) => {}
                 Due::Ping => self.ping(key),
-                Due::Close => self.close(key, CloseCode::GOING_AWAY, "idle"),
-                Due::Abort => self.abort(key),
+                Due::Close => self.close(key, Ending::Idle, "idle"),
+                Due::Abort if self.table.get(key).life.state() == State::Opening => {
+                    self.abort(key, Ending::HandshakeTimeout);
+                }
+                // Within a frame; or it is closing, and has its ending already.
+                Due::Abort => self.abort(key, Ending::Idle),
                 Due::Probe => {
                     self.table.get_mut(key).life.facts.set(Facts::PINGED);
                     self.try_again(key);
                 }
                 Due::Stalled => {
                     self.stalled += 1;
-                    self.abort(key);
+                    self.abort(key, Ending::Stalled);
                 }
             }
             if !matches!(due, Due::Later(_)) {
@@ -506,15 +595,18 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    fn abort(&mut self, key: u32) {
-        self.table.get_mut(key).life.abort(self.now);
+    fn abort(&mut self, key: u32, ending: Ending) {
+        self.table.get_mut(key).life.abort(ending, self.now);
     }
 
     /// Closes from our side: a Close frame if the protocol has one, then whatever the peer answers or the deadline.
-    fn close(&mut self, key: u32, code: CloseCode, reason: &str) {
+    fn close(&mut self, key: u32, ending: Ending, reason: &str) {
         let connection = self.table.get_mut(key);
-        match connection.life.close(code, reason, self.now) {
-            Farewell::Frame(frame) => self.push_own(key, frame),
+        match connection.life.close(ending, reason, self.now) {
+            Farewell::Frame(frame) => {
+                self.counters.close_sent(CloseCode::GOING_AWAY.into());
+                self.push_own(key, frame);
+            }
             Farewell::Nothing => {
                 if matches!(connection.life.state(), State::Lingering | State::Done) {
                     self.push_goodbye(key);
@@ -550,7 +642,7 @@ impl<E, L: Lender> Connections<E, L> {
         if self.table.get(key).life.state() == State::Leaving {
             let connection = self.table.get_mut(key);
             if connection.life.has_brought_all(!connection.output.is_empty()) {
-                self.close(key, CloseCode::GOING_AWAY, "server is stopping");
+                self.close(key, Ending::ServerStop, "server is stopping");
             }
         }
     }

@@ -10,7 +10,8 @@
 //! finishing. From each state an error or a deadline leads to *aborted*, and the end of the peer's input, once all is sent, to
 //! the close.
 
-use crate::protocol::{CloseCode, Event, Output, Phase, Protocol, Session, Settings, Then};
+use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Settings, Then};
+use crate::worker::Ending;
 
 /// Receives that a connection may still have when it is told to leave: its peer may be a bulk sender.
 pub(crate) const LAST_RECEIVES: u8 = 64;
@@ -84,6 +85,11 @@ impl Facts {
     pub(crate) const IN_BACKGROUND: Self = Self(1 << 8);
     /// Some of its pending output lies in the receive buffers, beyond the turn that it was received in.
     pub(crate) const HOLDS_BUFFERS: Self = Self(1 << 9);
+    /// The peer has sent something.
+    pub(crate) const HEARD: Self = Self(1 << 10);
+    /// What has brought the connection to its end, in four bits from here on: one more than its number in [`Ending::ALL`].
+    const ENDING_AT: u32 = 11;
+    const ENDING: Self = Self(0xf << Self::ENDING_AT);
 
     #[inline]
     pub(crate) const fn has(self, any: Self) -> bool {
@@ -104,7 +110,26 @@ impl Facts {
     pub(crate) fn clear(&mut self, fact: Self) {
         self.0 &= !fact.0;
     }
+
+    /// The peer has sent something: whether it lives need not be asked any more.
+    #[inline]
+    fn hear(&mut self) {
+        self.0 = self.0 & !Self::PINGED.0 | Self::HEARD.0;
+    }
+
+    fn set_ending(&mut self, ending: Ending) {
+        if !self.has(Self::ENDING) {
+            self.0 |= (ending as u16 + 1) << Self::ENDING_AT;
+        }
+    }
+
+    fn ending(self) -> Option<Ending> {
+        let number = (self.0 & Self::ENDING.0) >> Self::ENDING_AT;
+        Ending::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
 }
+
+const _: () = assert!(Ending::ALL.len() < 1 << 4, "endings have four bits among the facts");
 
 /// What a connection wants of its engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,7 +225,21 @@ pub(crate) struct Received {
     pub(crate) output: Output,
     pub(crate) messages: u32,
     pub(crate) frames: u32,
+    pub(crate) kinds: Kinds,
     pub(crate) event: Option<Event>,
+    /// The upgrade request was answered with 101, whatever has followed.
+    pub(crate) has_opened: bool,
+}
+
+impl Received {
+    const NOTHING: Self = Self {
+        output: Output { head: Vec::new(), range: 0..0 },
+        messages: 0,
+        frames: 0,
+        kinds: Kinds { texts: 0, pings: 0, pongs: 0 },
+        event: None,
+        has_opened: false,
+    };
 }
 
 impl Lifecycle {
@@ -219,24 +258,29 @@ impl Lifecycle {
     }
 
     /// What comes before the session is over, or goes on without a sign: the session can begin.
-    pub(crate) fn stage_is_open(&mut self, stays: bool, now: u32) {
+    /// Returns whether that has opened the connection, as it does with bare TCP.
+    pub(crate) fn stage_is_open(&mut self, stays: bool, now: u32) -> bool {
         if !stays {
             self.rest.0 &= !Rest::STAGED;
         }
-        if self.state == State::Opening && self.session.phase() == Phase::Open {
+        let has_opened = self.state == State::Opening && self.session.phase() == Phase::Open;
+        if has_opened {
             self.state = State::Open;
             self.since = now;
         }
+        has_opened
     }
 
     /// What comes before the session has failed: what is to be said of that is sent.
     pub(crate) fn refused(&mut self, now: u32) {
+        self.facts.set_ending(Ending::Refused);
         self.state = State::Lingering;
         self.since = now;
     }
 
     /// Its peer has sent something, if nothing for the session.
     pub(crate) fn heard(&mut self, now: u32) {
+        self.facts.set(Facts::HEARD);
         if self.state == State::Open {
             self.since = now;
             self.facts.clear(Facts::PINGED);
@@ -304,25 +348,28 @@ impl Lifecycle {
             return self.received_otherwise(settings, bytes, now);
         }
         self.since = now;
-        self.facts.clear(Facts::PINGED);
-        let reply = self.session.receive(settings, bytes);
-        if reply.event.is_some() {
-            self.happened(reply.event, reply.then, now);
+        self.facts.hear();
+        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(settings, bytes);
+        if event.is_some() {
+            self.happened(event, then, now);
         }
-        Received { output: reply.output, messages: reply.messages, frames: reply.frames, event: reply.event }
+        Received { output, messages, frames, kinds, event, has_opened: false }
     }
 
     #[inline(never)]
     fn received_otherwise(&mut self, settings: &Settings, bytes: &mut [u8], now: u32) -> Received {
+        self.facts.set(Facts::HEARD);
         if !self.state.is_served() {
             if self.state == State::Finishing {
                 self.state = State::Lingering; // the peer sends more behind its Close
             }
-            return Received { output: Output::default(), messages: 0, frames: 0, event: None };
+            return Received::NOTHING;
         }
-        let reply = self.session.receive(settings, bytes);
-        self.happened(reply.event, reply.then, now);
-        Received { output: reply.output, messages: reply.messages, frames: reply.frames, event: reply.event }
+        let was_in_handshake = self.session.phase() == Phase::Handshake;
+        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(settings, bytes);
+        self.happened(event, then, now);
+        let has_opened = was_in_handshake && !matches!(event, None | Some(Event::Closed(Cause::Refused(_))));
+        Received { output, messages, frames, kinds, event, has_opened }
     }
 
     fn happened(&mut self, event: Option<Event>, then: Then, now: u32) {
@@ -331,13 +378,26 @@ impl Lifecycle {
             Some(Event::Opened) if self.state == State::Opening => self.state = State::Open,
             Some(Event::Opened) => {} // it is leaving already
             Some(Event::Closing) => self.state = State::Closing,
-            Some(Event::Closed(_)) if then == Then::Linger => self.state = State::Lingering,
-            Some(Event::Closed(_)) => {
-                self.state = State::Finishing;
-                self.facts.set(Facts::READABLE); // a last receive is to find out
+            Some(Event::Closed(cause)) => {
+                self.facts.set_ending(match cause {
+                    Cause::Refused(_) => Ending::Refused,
+                    Cause::PeerClosed(_) => Ending::PeerClose,
+                    Cause::Violation(_) => Ending::Violation,
+                });
+                self.ends(then);
             }
         }
         self.since = now;
+    }
+
+    /// Nothing more comes from the session.
+    fn ends(&mut self, then: Then) {
+        if then == Then::Linger {
+            self.state = State::Lingering;
+        } else {
+            self.state = State::Finishing;
+            self.facts.set(Facts::READABLE); // a last receive is to find out
+        }
     }
 
     /// A receive has found nothing, or the engine knows that there is nothing.
@@ -352,15 +412,17 @@ impl Lifecycle {
     pub(crate) fn peer_finished(&mut self, now: u32) {
         self.since = now; // that is input, too
         self.facts.set(Facts::PEER_DONE);
+        self.facts.set_ending(Ending::EndOfInput);
     }
 
     /// The connection is broken: a reset, a timeout, an error of the socket.
     pub(crate) fn broken(&mut self, now: u32) {
         self.facts.set(Facts::PEER_DONE);
-        self.abort(now);
+        self.abort(Ending::Reset, now);
     }
 
-    pub(crate) fn abort(&mut self, now: u32) {
+    pub(crate) fn abort(&mut self, ending: Ending, now: u32) {
+        self.facts.set_ending(ending);
         if self.state != State::Aborted {
             self.state = State::Aborted;
             self.since = now;
@@ -412,14 +474,15 @@ impl Lifecycle {
     }
 
     /// Begins the closing handshake from our side, or the end where there is none.
-    pub(crate) fn close(&mut self, code: CloseCode, reason: &str, now: u32) -> Farewell {
+    pub(crate) fn close(&mut self, ending: Ending, reason: &str, now: u32) -> Farewell {
         if !matches!(self.state, State::Opening | State::Open | State::Leaving) {
             return Farewell::Nothing;
         }
+        self.facts.set_ending(ending);
         // Of what was received since it was told to leave, its deadlines know nothing.
         self.since = now;
         let was_open = self.session.phase() == Phase::Open;
-        let frame = self.session.close(code, reason);
+        let frame = self.session.close(CloseCode::GOING_AWAY, reason);
         self.state = match frame {
             Some(_) => State::Closing,
             None if !was_open => State::Done,
@@ -482,6 +545,11 @@ impl Lifecycle {
                 after(timeouts.close, Due::Abort)
             }
         }
+    }
+
+    /// What has brought it to its end; `None`: nothing has yet.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        self.facts.ending()
     }
 
     /// Whether it waits for its output to be sent, and for nothing else.

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `connections.rs` | a worker's connections together: what engines call |
 //! | `lifecycle.rs` | a connection's states, what an event changes, what is wanted next, what is due when |
+//! | `journal.rs` | whose connections there are and how they have ended, for the connection log |
 //! | `table.rs` | entries by key, and the lists that run through them |
 //! | `output.rs` | pending output, and the memory that it takes |
 //! | `schedule.rs` | the scheduler: costs, the budget of a turn, a connection's quantum |
 //! | `wheel.rs` | timers |
 
 mod connections;
+mod journal;
 pub(crate) mod lifecycle;
 pub(crate) mod output;
 pub(crate) mod schedule;
@@ -17,6 +19,7 @@ mod table;
 mod wheel;
 
 pub(crate) use connections::Connections;
+pub(crate) use journal::Ended;
 pub(crate) use lifecycle::Timeouts;
 #[cfg(test)]
 pub(crate) use table::Connection;

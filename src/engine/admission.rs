@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::engine::notice::Notices;
+use crate::worker::{Counter, Counters, WhenFull};
 
 /// How many more connections than the worker with the fewest one may have, its accepts under way included, and begin
 /// another accept.
@@ -31,8 +32,10 @@ pub(super) struct Admission {
     is_full: AtomicBool,
     /// It has been said that accepts fail.
     is_failing: AtomicBool,
+    /// Behind the workers there is a doorkeeper, to be woken when all connections are taken.
+    has_doorkeeper: bool,
     notices: Mutex<Notices>,
-    /// Wakes the worker with this number.
+    /// Wakes the worker with this number; behind the last one, the doorkeeper.
     call: Box<dyn Fn(usize) + Send + Sync>,
 }
 
@@ -89,6 +92,7 @@ impl Admission {
     /// For workers with these capacities. `call` has the one with a number look whether it is to accept.
     pub(super) fn new(
         capacities: impl IntoIterator<Item = u32>,
+        when_full: WhenFull,
         call: impl Fn(usize) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let seat = |capacity| Seat { capacity, state: AtomicU64::default() };
@@ -97,13 +101,19 @@ impl Admission {
             call: Box::new(call),
             is_full: AtomicBool::new(false),
             is_failing: AtomicBool::new(false),
-            notices: Mutex::default(),
+            has_doorkeeper: when_full == WhenFull::Refuse,
+            notices: Mutex::new(Notices::new(when_full)),
         })
     }
 
     /// One worker's share.
     pub(super) fn share(self: &Arc<Self>, worker: usize) -> Share {
-        Share { admission: Arc::clone(self), worker, state: State::default() }
+        Share { admission: Arc::clone(self), worker, state: State::default(), counters: Arc::default() }
+    }
+
+    /// Whether all connections are taken, as far as workers have noticed.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::SeqCst)
     }
 
     fn has_room(&self) -> bool {
@@ -118,6 +128,9 @@ impl Admission {
         let has_room = self.has_room();
         self.is_full.store(!has_room, Ordering::SeqCst);
         notices.room(has_room);
+        if !has_room && self.has_doorkeeper {
+            (self.call)(self.seats.len());
+        }
     }
 }
 
@@ -126,9 +139,15 @@ pub(super) struct Share {
     admission: Arc<Admission>,
     worker: usize,
     state: State,
+    counters: Arc<Counters>,
 }
 
 impl Share {
+    /// Counts failures in the worker's counters.
+    pub(super) fn counting_in(self, counters: &Arc<Counters>) -> Self {
+        Self { counters: Arc::clone(counters), ..self }
+    }
+
     fn seat(&self) -> &Seat {
         &self.admission.seats[self.worker]
     }
@@ -202,6 +221,7 @@ impl Share {
     /// An accept has failed for want of something, perhaps for this worker only: another one is to try.
     pub(super) fn failed(&mut self, error: impl Display) {
         self.set(State { is_short: true, ..self.state });
+        self.counters.add(Counter::AcceptFailures, 1);
         self.admission.is_failing.store(true, Ordering::Relaxed);
         self.admission.notices.lock().unwrap_or_else(PoisonError::into_inner).failed(error);
         self.pass_on();
@@ -229,8 +249,9 @@ mod tests {
     fn admission(capacities: &[u32]) -> (Vec<Share>, Arc<Mutex<Vec<usize>>>) {
         let called = Arc::new(Mutex::new(Vec::new()));
         let calls = Arc::clone(&called);
-        let admission =
-            Admission::new(capacities.iter().copied(), move |worker| calls.lock().expect("no panic").push(worker));
+        let admission = Admission::new(capacities.iter().copied(), WhenFull::Wait, move |worker| {
+            calls.lock().expect("no panic").push(worker);
+        });
         ((0..capacities.len()).map(|worker| admission.share(worker)).collect(), called)
     }
 

@@ -19,7 +19,8 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::clock::Clock;
+use super::clock::{Clock, TurnTimer};
+use super::connection_log::{ConnectionLog, peer_of};
 use super::notice::Stalls;
 use super::sockets::accepts::Accepts;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing};
@@ -80,6 +81,8 @@ struct Worker<'a> {
     limits: Limits,
     stopping: Stopping,
     stalls: Stalls,
+    turns: TurnTimer,
+    log: ConnectionLog,
     /// All deadlines that are due have been met.
     is_punctual: bool,
 }
@@ -89,9 +92,14 @@ impl<'a> Worker<'a> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
         let clock = Clock::new(&plan.limits, EVENTS as u32);
+        let log = ConnectionLog::new(plan.index, clock.tick());
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
-        let connections = Connections::new(plan.capacity as usize, plan.backlog, settings, doors, timeouts);
+        let mut connections = Connections::new(plan.capacity as usize, plan.backlog, settings, doors, timeouts);
+        connections.count_in(control.counters());
+        if plan.logs_connections {
+            connections.keep_journal();
+        }
         let receive = plan.receive_buffers.map_or(plan.receive_memory.min(BUFFER_MAX), |shape| shape.size as usize);
         Ok(Self {
             epoll,
@@ -105,6 +113,8 @@ impl<'a> Worker<'a> {
             limits: plan.limits,
             stopping: Stopping::No,
             stalls: Stalls::new(&plan.limits),
+            turns: TurnTimer::new(control.counters()),
+            log,
             is_punctual: true,
         })
     }
@@ -115,8 +125,8 @@ impl<'a> Worker<'a> {
         self.watch_listeners();
         let mut events = std::mem::take(&mut self.events);
         self.wait(&mut events)?;
-        let now = self.clock.advance(Instant::now(), had_deadlines, self.connections.len());
-        self.connections.begin_turn(now);
+        let (now, events_seen) = (Instant::now(), events.len());
+        self.connections.begin_turn(self.clock.advance(now, had_deadlines, self.connections.len()));
         for Event { flags, data } in events.drain(..) {
             match data.u64() {
                 BELL if self.control.is_stopping() => {
@@ -133,13 +143,15 @@ impl<'a> Worker<'a> {
         self.serve_foreground();
         self.is_punctual = !self.clock.is_behind() && self.connections.meet_deadlines();
         self.stalls.tell(self.connections.take_stalled());
+        self.log.write(self.connections.take_ended());
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
         let goes_on = self.stopping.goes_on(is_empty, |from| ask_some_to_leave(&mut self.connections, from));
         for key in self.connections.take_called() {
             self.serve(key, false);
         }
         self.serve_background();
-        self.control.publish(self.connections.tally());
+        self.connections.end_turn();
+        self.turns.end(now, events_seen);
         Ok(goes_on)
     }
 
@@ -165,6 +177,11 @@ impl<'a> Worker<'a> {
         self.accepts.take(is_called, |socket, listener| {
             has_arrivals = true;
             let key = self.connections.accepted(socket, listener);
+            if self.connections.has_journal()
+                && let Some(peer) = peer_of(self.connections.socket(key))
+            {
+                self.connections.set_peer(key, peer);
+            }
             if epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events).is_err() {
                 // ENOMEM, ENOSPC (fs.epoll.max_user_watches): without events it cannot be served.
                 self.connections.remove(key);

@@ -9,11 +9,13 @@ use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
-use crate::worker::Plan;
+use crate::worker::{Plan, WhenFull};
 
 mod accept_error;
 mod admission;
 mod clock;
+mod connection_log;
+mod doorkeeper;
 pub mod epoll;
 mod notice;
 pub mod sockets;
@@ -104,15 +106,25 @@ impl Engine {
         }
     }
 
+    /// What the native engine's kernel interface offers beyond what is needed, and whether this kernel's does.
+    pub(crate) fn features() -> Vec<(&'static str, bool)> {
+        uring::features().unwrap_or_default()
+    }
+
     /// Starts a worker for each plan.
-    pub(crate) fn start(self, plans: Vec<Plan>, listeners: Vec<OwnedFd>) -> Result<Workers, EngineError> {
+    pub(crate) fn start(
+        self,
+        plans: Vec<Plan>,
+        listeners: Vec<OwnedFd>,
+        when_full: WhenFull,
+    ) -> Result<Workers, EngineError> {
         match self {
-            Self::Uring => uring::start(plans, listeners),
+            Self::Uring => uring::start(plans, listeners, when_full),
             #[cfg(feature = "tokio-uring")]
-            Self::TokioUring => sockets::start(self, plans, &listeners, tokio_uring::run),
+            Self::TokioUring => sockets::start(self, plans, &listeners, when_full, tokio_uring::run),
             #[cfg(not(feature = "tokio-uring"))]
             Self::TokioUring => self.probe().map(|()| unreachable!("the probe fails")),
-            Self::Epoll => sockets::start(self, plans, &listeners, epoll::run),
+            Self::Epoll => sockets::start(self, plans, &listeners, when_full, epoll::run),
         }
     }
 }

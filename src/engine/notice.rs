@@ -1,10 +1,9 @@
-//! Says on standard error that something is short, and when that is over: once, and not for each connection.
+//! Says in the log that something is short, and when that is over: once, and not for each connection.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use crate::sys::log;
-use crate::worker::Limits;
+use crate::worker::{Limits, WhenFull};
 
 /// A shortage that begins again within this time is not reported again.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -23,7 +22,7 @@ impl Notice {
         if !self.is_open && self.said_at.is_none_or(|at| at.elapsed() >= PAUSE) {
             self.said_at = Some(Instant::now());
             self.is_open = true;
-            log(format_args!("{what}"));
+            tracing::warn!("{what}");
         }
     }
 
@@ -31,26 +30,36 @@ impl Notice {
     #[inline]
     pub(super) fn ends(&mut self, what: impl Display) {
         if std::mem::take(&mut self.is_open) {
-            log(format_args!("{what}"));
+            tracing::info!("{what}");
         }
     }
 }
 
 /// What is to be said about accepting.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Notices {
+    when_full: WhenFull,
     full: Notice,
     failing: Notice,
 }
 
 impl Notices {
+    pub(super) fn new(when_full: WhenFull) -> Self {
+        Self { when_full, full: Notice::default(), failing: Notice::default() }
+    }
+
     /// Whether there is room for more connections.
     pub(super) fn room(&mut self, has_room: bool) {
         if has_room {
             self.full.ends("there is room for further clients again");
         } else {
-            let remedy = "further clients wait until one leaves (--max-connections is the limit)";
-            self.full.begins(format_args!("all connections are taken: {remedy}"));
+            let fate = match self.when_full {
+                WhenFull::Refuse => "get 503 until one leaves",
+                WhenFull::Wait => "wait until one leaves",
+            };
+            self.full.begins(format_args!(
+                "all connections are taken: further clients {fate} (--max-connections is the limit)"
+            ));
         }
     }
 
@@ -93,11 +102,11 @@ impl Stalls {
         if self.said_at.is_none_or(|at| at.elapsed() >= PAUSE) {
             self.said_at = Some(Instant::now());
             let (count, seconds) = (std::mem::take(&mut self.unsaid), self.timeout.as_secs_f64());
-            log(format_args!(
+            tracing::warn!(
                 "ended {count} connection{} that did not read: no progress of their output for {seconds} s \
                  (--stall-timeout)",
                 if count == 1 { "" } else { "s" }
-            ));
+            );
         }
     }
 }

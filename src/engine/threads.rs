@@ -1,12 +1,19 @@
 //! The threads of a running server: its workers.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Once, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use socket2::SockRef;
+
+use super::admission::Admission;
+use super::doorkeeper::Doorkeeper;
 use super::{Engine, EngineError, remedy, system};
-use crate::sys::{self, log};
-use crate::worker::{Control, Plan, Tally};
+use crate::sys;
+use crate::transport::Doors;
+use crate::worker::{Control, Counter, Plan, Tally, WhenFull};
 
 /// A thread of the server and how to reach it.
 pub(super) struct Running {
@@ -17,22 +24,27 @@ pub(super) struct Running {
 /// A server that runs.
 pub(crate) struct Workers {
     workers: Vec<Running>,
+    /// Turns clients away while no worker has room.
+    doorkeeper: Option<Running>,
 }
 
 impl Workers {
-    pub(super) fn new(workers: Vec<Running>) -> Self {
-        Self { workers }
+    pub(super) fn new(workers: Vec<Running>, doorkeeper: Option<Running>) -> Self {
+        Self { workers, doorkeeper }
     }
 
     /// How to reach them from another thread.
     pub(crate) fn controls(&self) -> Controls {
         let control = |running: &Running| Arc::clone(&running.control);
-        Controls { workers: self.workers.iter().map(control).collect() }
+        Controls {
+            workers: self.workers.iter().map(control).collect(),
+            doorkeeper: self.doorkeeper.as_ref().map(control),
+        }
     }
 
     /// Waits until all have come to their end.
     pub(crate) fn join(self) {
-        for running in self.workers {
+        for running in self.workers.into_iter().chain(self.doorkeeper) {
             // A panic has ended the process already in release builds, and has printed itself in debug builds.
             let _ = running.thread.join();
         }
@@ -43,19 +55,33 @@ impl Workers {
 #[derive(Clone)]
 pub(crate) struct Controls {
     workers: Vec<Arc<Control>>,
+    doorkeeper: Option<Arc<Control>>,
 }
 
 impl Controls {
     /// Tells all workers to stop: they accept no more, and drain their connections.
     pub(crate) fn stop(&self) {
-        self.workers.iter().for_each(|control| control.stop());
+        self.workers.iter().chain(&self.doorkeeper).for_each(|control| control.stop());
     }
 
-    /// What all workers have done so far.
-    pub(crate) fn tally(&self) -> Tally {
-        let mut total = Tally::default();
-        self.workers.iter().for_each(|control| total += control.tally());
-        total
+    /// Clients that were turned away.
+    pub(crate) fn turned_away(&self) -> u64 {
+        self.doorkeeper.as_ref().map_or(0, |control| control.counters().get(Counter::TurnedAway))
+    }
+
+    /// Wakes all workers, so that each makes a turn.
+    pub(crate) fn call(&self) {
+        self.workers.iter().for_each(|control| control.call());
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.tallies().iter().map(Tally::open).sum()
+    }
+
+    /// What each worker has done so far.
+    pub(crate) fn tallies(&self) -> Vec<Tally> {
+        self.workers.iter().map(|control| control.counters().read()).collect()
     }
 }
 
@@ -78,12 +104,50 @@ pub(super) fn start_worker(
     })
 }
 
+/// The doorkeeper's control, if there is to be one: behind those of the workers.
+pub(super) fn doorkeeper_control(when_full: WhenFull) -> Result<Option<Arc<Control>>, EngineError> {
+    match when_full {
+        WhenFull::Refuse => Ok(controls(1)?.pop()),
+        WhenFull::Wait => Ok(None),
+    }
+}
+
+/// The listeners' doors, which are the same for all workers.
+pub(super) fn doors(plans: &[Plan]) -> Doors {
+    plans.first().map_or_else(|| Doors::from([]), |plan| Arc::clone(&plan.doors))
+}
+
+/// How long an accept may wait for a client that a worker has taken in the meantime. The listeners are the workers', too: that
+/// they do not block would have a ring's accepts fail that are to wait.
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// Starts the doorkeeper at copies of the listeners.
+pub(super) fn start_doorkeeper(
+    engine: Engine,
+    listeners: &[OwnedFd],
+    control: Arc<Control>,
+    admission: &Arc<Admission>,
+    doors: Doors,
+) -> Result<Running, EngineError> {
+    let copy = |listener: &OwnedFd| {
+        SockRef::from(listener).set_read_timeout(Some(ACCEPT_TIMEOUT))?;
+        listener.try_clone()
+    };
+    let copies: io::Result<Vec<_>> = listeners.iter().map(copy).collect();
+    let copies = copies.map_err(system("copy a listener's descriptor"))?;
+    let doorkeeper = Doorkeeper::new(copies, &control, admission, doors);
+    start(engine, "doorkeeper".into(), control, move |_, started| {
+        started(Ok(()));
+        doorkeeper.run()
+    })
+}
+
 /// Keeps the calling thread on one processor. Sandboxes forbid that, and a cpuset may have changed: then the kernel places
 /// the thread, which costs speed and nothing else.
 fn pin(cpu: usize) {
     static NOTE: Once = Once::new();
     if let Err(e) = sys::pin_to_cpu(cpu) {
-        NOTE.call_once(|| log(format_args!("cannot pin a worker to CPU {cpu}: {e}; the kernel places it instead")));
+        NOTE.call_once(|| tracing::warn!("cannot pin a worker to CPU {cpu}: {e}; the kernel places it instead"));
     }
 }
 
@@ -104,8 +168,7 @@ fn start(
                 let _ = report.send(outcome);
             };
             if let Err(e) = run(&control, &started) {
-                log(format_args!("{name} cannot go on: {e}{}", remedy(engine, &e)));
-                std::process::exit(1);
+                sys::die(format_args!("{name} cannot go on: {e}{}", remedy(engine, &e)));
             }
         }
     };

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::{
-    CloseCode,
+    CloseCode, Kinds,
     close::{self, Violation},
     frame::{self, Header, Opcode},
     mask::{self, MaskingKey},
@@ -71,6 +71,8 @@ pub(super) struct Pass {
     pub(super) messages: u32,
     /// Frames whose headers were complete.
     pub(super) frames: u32,
+    /// Of what kinds they were.
+    pub(super) kinds: Kinds,
     pub(super) end: End,
 }
 
@@ -95,13 +97,15 @@ impl Echo {
     /// of `head`: the first bytes may be the next piece of a cut text frame.
     pub(super) fn pass(&mut self, max_message_size: u64, buf: &mut [u8], from: usize, head: &mut Vec<u8>) -> Pass {
         let head_len = head.len();
-        let mut tape = Tape { buf, head, read: from, output: from..from, messages: 0, frames: 0 };
+        let mut tape =
+            Tape { buf, head, read: from, output: from..from, messages: 0, frames: 0, kinds: Kinds::default() };
         let end = self.frames(max_message_size, &mut tape).unwrap_or_else(End::Failed);
         if self.is_silent {
             tape.head.truncate(head_len);
-            return Pass { output: 0..0, messages: 0, frames: tape.frames, end };
+            let kinds = Kinds { texts: 0, ..tape.kinds };
+            return Pass { output: 0..0, messages: 0, frames: tape.frames, kinds, end };
         }
-        Pass { output: tape.output, messages: tape.messages, frames: tape.frames, end }
+        Pass { output: tape.output, messages: tape.messages, frames: tape.frames, kinds: tape.kinds, end }
     }
 
     /// Payload bytes that must be sent before another frame can be: the rest of a binary frame.
@@ -177,8 +181,14 @@ impl Echo {
                     self.whole_frame(opcode, &header, tape)?;
                 }
                 Opcode::Continuation | Opcode::Text | Opcode::Binary => self.cut_frame(opcode, &header, tape)?,
-                Opcode::Ping => tape.frame(frame::FIN | Opcode::Pong as u8, &header),
-                Opcode::Pong => tape.read += header.len + header.payload_len as usize,
+                Opcode::Ping => {
+                    tape.kinds.pings += 1;
+                    tape.frame(frame::FIN | Opcode::Pong as u8, &header);
+                }
+                Opcode::Pong => {
+                    tape.kinds.pongs += 1;
+                    tape.read += header.len + header.payload_len as usize;
+                }
                 Opcode::Close => {
                     let code = tape.close_frame(&header)?;
                     return Ok(End::PeerClosed { code, has_more: !tape.unread().is_empty() });
@@ -222,6 +232,7 @@ impl Echo {
                 tape.output = before;
                 return Err(violation);
             }
+            tape.kinds.texts += u32::from(header.is_final());
         }
         self.is_begun = true;
         self.end_frame(header.is_final(), tape);
@@ -276,6 +287,7 @@ impl Echo {
             tape.take_back(before);
             return Err(violation);
         }
+        tape.kinds.texts += u32::from(is_final);
         self.is_begun = true;
         Ok(())
     }
@@ -320,6 +332,7 @@ struct Tape<'a> {
     output: Range<usize>,
     messages: u32,
     frames: u32,
+    kinds: Kinds,
 }
 
 impl Tape<'_> {

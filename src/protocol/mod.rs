@@ -36,6 +36,6 @@ mod utf8;
 pub use answer::refuse;
 pub use close_code::CloseCode;
 pub use frame::Opcode;
-pub use reply::{Cause, Event, Output, Reply, Then};
+pub use reply::{Cause, Event, Kinds, Output, Reply, Then};
 pub use session::{Phase, Session};
 pub use settings::{Protocol, Settings};

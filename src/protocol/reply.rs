@@ -16,8 +16,29 @@ pub struct Reply {
     pub frames: u32,
     /// Data messages whose echo ends in `output` (none with `Protocol::Tcp`, which knows no messages).
     pub messages: u32,
+    /// What kinds they were of.
+    pub kinds: Kinds,
     /// What to do when the output is sent.
     pub then: Then,
+}
+
+/// Of what kinds messages and control frames were. Binary messages are those that are not text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds {
+    /// Text messages, among the data messages echoed.
+    pub texts: u32,
+    /// Pings received.
+    pub pings: u32,
+    /// Pongs received.
+    pub pongs: u32,
+}
+
+impl std::ops::Add for Kinds {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { texts: self.texts + other.texts, pings: self.pings + other.pings, pongs: self.pongs + other.pongs }
+    }
 }
 
 /// A step in a connection's life.
@@ -68,7 +89,7 @@ pub enum Then {
 impl Reply {
     /// A reply without an event and without frames.
     pub(super) fn plain(output: Output) -> Self {
-        Reply { output, event: None, frames: 0, messages: 0, then: Then::Continue }
+        Reply { output, event: None, frames: 0, messages: 0, kinds: Kinds::default(), then: Then::Continue }
     }
 }
 

@@ -94,7 +94,8 @@ impl Session {
         let pass = echo.pass(settings.max_message_size, data, 0, &mut head);
         if pass.end == End::Consumed {
             let output = Output { head, range: pass.output };
-            return Reply { frames: pass.frames, messages: pass.messages, ..Reply::plain(output) };
+            let Pass { messages, frames, kinds, .. } = pass;
+            return Reply { frames, messages, kinds, ..Reply::plain(output) };
         }
         self.conclude(pass, head, data)
     }
@@ -177,29 +178,30 @@ impl Session {
         let cut_len = head.len();
         let borrowed = data.len().min(frame::MAX_CONTROL_FRAME);
         head.extend_from_slice(&data[..borrowed]);
-        let Pass { output, messages, frames, end } =
+        let Pass { output, messages, frames, kinds, end } =
             echo.pass(settings.max_message_size, &mut head, 0, &mut Vec::new());
         let resume = match end {
             End::Consumed => borrowed,
             End::Cut(0) => {
                 debug_assert_eq!(borrowed, data.len(), "what was added completes any header and any control frame");
                 echo.keep_head(head);
-                return Reply { frames, messages, ..Reply::plain(Output::default()) };
+                return Reply { frames, messages, kinds, ..Reply::plain(Output::default()) };
             }
             End::Cut(at) => at - cut_len,
             End::PeerClosed { code, has_more } => {
                 let end = End::PeerClosed { code, has_more: has_more || borrowed < data.len() };
-                let pass = Pass { output: 0..0, messages, frames, end };
+                let pass = Pass { output: 0..0, messages, frames, kinds, end };
                 return self.conclude(pass, keep_range(head, output), data);
             }
             End::Failed(_) => {
-                let pass = Pass { output: 0..0, messages, frames, end };
+                let pass = Pass { output: 0..0, messages, frames, kinds, end };
                 return self.conclude(pass, keep_range(head, output), data);
             }
         };
         let mut head = keep_range(head, output);
         let pass = echo.pass(settings.max_message_size, data, resume, &mut head);
-        let pass = Pass { messages: messages + pass.messages, frames: frames + pass.frames, ..pass };
+        let (messages, frames, kinds) = (messages + pass.messages, frames + pass.frames, kinds + pass.kinds);
+        let pass = Pass { messages, frames, kinds, ..pass };
         self.conclude(pass, head, data)
     }
 
@@ -226,10 +228,11 @@ impl Session {
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
         let owed = echo.owed().min(data.len() as u64) as usize;
         let (payload, rest) = data.split_at_mut(owed);
-        let Pass { output, messages, frames, .. } = echo.pass(settings.max_message_size, payload, 0, &mut Vec::new());
+        let Pass { output, messages, frames, kinds, .. } =
+            echo.pass(settings.max_message_size, payload, 0, &mut Vec::new());
         if echo.owed() > 0 {
             echo.keep_close(frame);
-            return Reply { frames, messages, ..Reply::plain(Output::in_place(output)) };
+            return Reply { frames, messages, kinds, ..Reply::plain(Output::in_place(output)) };
         }
         echo.silence();
         let output = Output::owned([&payload[output], &frame].concat());
@@ -239,6 +242,7 @@ impl Session {
             event: behind.event.or(Some(Event::Closing)),
             frames: frames + behind.frames,
             messages,
+            kinds: kinds + behind.kinds,
             ..behind
         }
     }
@@ -247,8 +251,8 @@ impl Session {
     #[inline(never)]
     fn conclude(&mut self, pass: Pass, head: Vec<u8>, data: &[u8]) -> Reply {
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has passes") };
-        let Pass { output: range, messages, frames, end } = pass;
-        let plain = |head, range| Reply { frames, messages, ..Reply::plain(Output { head, range }) };
+        let Pass { output: range, messages, frames, kinds, end } = pass;
+        let plain = |head, range| Reply { frames, messages, kinds, ..Reply::plain(Output { head, range }) };
         match end {
             End::Consumed => plain(head, range),
             End::Cut(at) => {

@@ -14,7 +14,6 @@ use thiserror::Error;
 
 use super::Address;
 use crate::config::TlsFiles;
-use crate::sys::log;
 use crate::transport::Acceptor;
 
 /// Why there can be no TLS.
@@ -150,11 +149,11 @@ fn self_signed(addresses: &[Address]) -> Result<Pair, TlsError> {
     names.retain(|name| seen.insert(name.clone()));
     let made = rcgen::generate_simple_self_signed(names.clone()).map_err(|e| TlsError::SelfSigned(e.to_string()))?;
     let certificate = made.cert.der().clone();
-    log(format_args!(
+    tracing::info!(
         "TLS with a self-signed certificate for {}; SHA-256 fingerprint {}",
         names.join(", "),
         fingerprint(&certificate)
-    ));
+    );
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     Ok((vec![certificate], key.into()))
 }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use core::net::SocketAddr;
 use core::ops::Range;
 use std::sync::Arc;
 
@@ -73,6 +74,8 @@ pub(crate) enum Step {
     /// A header has ended before `used` of what was received.
     Passed {
         used: usize,
+        /// The client that it names.
+        source: Option<SocketAddr>,
     },
     /// This is not what was to come; the answer.
     Refused(Vec<u8>),
@@ -174,12 +177,12 @@ impl Stages {
                 proxy::Progress::Invalid(invalid) => {
                     Step::Refused(if tls.is_none() { refusal(*versions, *protocol, invalid) } else { Vec::new() })
                 }
-                proxy::Progress::Complete { used } => {
+                proxy::Progress::Complete { used, source } => {
                     match tls.take().and_then(|acceptor| Stage::tls(&acceptor)) {
                         Some(next) => *stage = next,
                         None => is_passed = true,
                     }
-                    Step::Passed { used }
+                    Step::Passed { used, source }
                 }
             },
             Stage::Tls { tls, .. } => Step::Opened(open(tls, place, keys, bytes, std::mem::take(&mut plain))),

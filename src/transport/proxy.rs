@@ -178,6 +178,7 @@ pub(crate) enum Progress {
     /// It ends before `used` of what was received.
     Complete {
         used: usize,
+        source: Option<SocketAddr>,
     },
     Invalid(Invalid),
 }
@@ -196,7 +197,7 @@ impl HalfRead {
         match outcome {
             Ok(None) if known == 0 => self.0 = bytes.to_vec(),
             Ok(None) => {}
-            Ok(Some(header)) => return Progress::Complete { used: header.len - known },
+            Ok(Some(header)) => return Progress::Complete { used: header.len - known, source: header.source },
             Err(invalid) => return Progress::Invalid(invalid),
         }
         Progress::Partial
@@ -327,7 +328,7 @@ mod tests {
                     let end = cuts.next().map_or(bytes.len(), |cut| (at + cut).min(bytes.len()));
                     progress = half_read.receive(versions, &bytes[at..end]);
                     prop_assert!(half_read.memory() <= 2 * V2_MAX);
-                    if let Progress::Complete { used } = progress {
+                    if let Progress::Complete { used, .. } = progress {
                         prop_assert!(used <= end - at);
                         prop_assert_eq!(at + used, whole.unwrap().unwrap().len);
                     }

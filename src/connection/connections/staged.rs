@@ -6,8 +6,9 @@ use super::Connections;
 use crate::connection::lifecycle::Received;
 use crate::connection::output::Lender;
 use crate::connection::schedule::{self, Cost};
-use crate::protocol::Output;
+use crate::protocol::{Kinds, Output};
 use crate::transport::{Handshake, Opened, Progress, Step};
+use crate::worker::Counter;
 
 impl<E, L: Lender> Connections<E, L> {
     /// What [`Connections::received`] does, for a connection that has something in front of its session.
@@ -16,23 +17,29 @@ impl<E, L: Lender> Connections<E, L> {
         let cost = schedule::cost_of_receive(bytes.len() as u32, 0);
         let life = &mut self.table.get_mut(key).life;
         if !life.state().is_served() {
+            self.counters.add(Counter::BytesReceived, bytes.len() as u64);
             // As of any other connection, it is discarded.
             let _ = life.received(&self.settings, bytes, self.now);
             return (Output::default(), cost);
         }
         life.heard(self.now);
-        match self.stages.receive(key, bytes) {
+        let step = self.stages.receive(key, bytes);
+        // What is behind a header is counted where it is received.
+        let len = if let Step::Passed { used, .. } = step { used } else { bytes.len() };
+        self.counters.add(Counter::BytesReceived, len as u64);
+        match step {
             Step::Partial => self.enforce_total_of_stages(key),
             Step::Refused(answer) => {
                 life.refused(self.now);
                 self.set_timer(key);
                 return (Output { head: answer, range: 0..0 }, cost + schedule::END);
             }
-            Step::Passed { used } => {
-                let stays = self.stages.has(key);
-                if !stays {
-                    life.stage_is_open(stays, self.now);
-                    self.set_timer(key);
+            Step::Passed { used, source } => {
+                if !self.stages.has(key) {
+                    self.stage_is_open(key, false);
+                }
+                if let (Some(source), Some(journal)) = (source, &mut self.journal) {
+                    journal.set_client(key, source.to_string());
                 }
                 if used < bytes.len() {
                     let (Output { head, range }, cost) = self.received(key, &mut bytes[used..]);
@@ -42,6 +49,13 @@ impl<E, L: Lender> Connections<E, L> {
             Step::Opened(opened) => return self.opened(key, opened, bytes, cost),
         }
         (Output::default(), cost)
+    }
+
+    /// What comes before the session is over, or, if it stays, goes on without a sign.
+    fn stage_is_open(&mut self, key: u32, stays: bool) {
+        let has_opened = self.table.get_mut(key).life.stage_is_open(stays, self.now);
+        self.counters.add(Counter::Opened, u64::from(has_opened));
+        self.set_timer(key);
     }
 
     /// What was in TLS records, and what they are answered with.
@@ -54,8 +68,7 @@ impl<E, L: Lender> Connections<E, L> {
             Handshake::Answered => cost += schedule::TLS_HANDSHAKE,
             Handshake::Over => {
                 cost += schedule::TLS_FINISH;
-                self.table.get_mut(key).life.stage_is_open(true, self.now);
-                self.set_timer(key);
+                self.stage_is_open(key, true);
             }
         }
         if !within.is_empty() {
@@ -108,11 +121,16 @@ impl<E, L: Lender> Connections<E, L> {
     /// Bytes for the session that a stage has brought. Says what they are to be answered with.
     fn received_plain(&mut self, key: u32, plain: &mut [u8]) -> (Output, Cost) {
         let life = &mut self.table.get_mut(key).life;
-        let Received { output, messages, frames, event } = life.received(&self.settings, plain, self.now);
-        self.tally.messages += u64::from(messages);
+        let Received { output, messages, frames, kinds, event, has_opened } =
+            life.received(&self.settings, plain, self.now);
+        self.counters.add(Counter::Messages, u64::from(messages));
+        if kinds != Kinds::default() {
+            self.count_kinds(kinds);
+        }
         let mut cost = schedule::cost_of_receive(0, frames) - schedule::RECEIVE;
         if let Some(event) = event {
             cost += self.happened(key, event);
+            self.counters.add(Counter::Opened, u64::from(has_opened));
         }
         (output, cost)
     }

@@ -16,7 +16,7 @@ use super::admission::{Admission, Share};
 use super::threads::{self, Running, Workers};
 use super::{Engine, EngineError, system};
 use crate::sys;
-use crate::worker::{Control, Plan};
+use crate::worker::{Control, Plan, WhenFull};
 use accepts::Accepts;
 
 /// An engine's worker: runs on the calling thread until it is told to stop and its connections are gone or out of time.
@@ -24,14 +24,23 @@ use accepts::Accepts;
 pub(super) type Run = fn(&Plan, &Arc<Control>, Accepts, &dyn Fn(io::Result<()>)) -> io::Result<()>;
 
 /// Starts the workers, each with a descriptor table of its own where that is allowed. Each has copies of the listeners.
-pub(super) fn start(engine: Engine, plans: Vec<Plan>, listeners: &[OwnedFd], run: Run) -> Result<Workers, EngineError> {
+pub(super) fn start(
+    engine: Engine,
+    plans: Vec<Plan>,
+    listeners: &[OwnedFd],
+    when_full: WhenFull,
+    run: Run,
+) -> Result<Workers, EngineError> {
     let controls = threads::controls(plans.len())?;
     let capacities = plans.iter().map(|plan| plan.capacity);
-    let admission = Admission::new(capacities, start_ringer(controls.clone())?);
+    let doorkeeper = threads::doorkeeper_control(when_full)?;
+    let ringer = start_ringer(controls.iter().chain(&doorkeeper).cloned().collect())?;
+    let admission = Admission::new(capacities, when_full, ringer);
     let cannot = system("prepare a listener");
     listeners.iter().try_for_each(|listener| Ok(ioctl_fionbio(listener, true)?)).map_err(cannot)?;
-    let start = |(plan, control): (Plan, _)| {
-        let share = admission.share(plan.index);
+    let doors = threads::doors(&plans);
+    let start = |(plan, control): (Plan, Arc<Control>)| {
+        let share = admission.share(plan.index).counting_in(control.counters());
         if plan.has_own_table {
             return start_apart(engine, plan, control, listeners, share, run);
         }
@@ -40,7 +49,8 @@ pub(super) fn start(engine: Engine, plans: Vec<Plan>, listeners: &[OwnedFd], run
         threads::start_worker(engine, plan, control, move |plan, control, started| run(plan, control, accepts, started))
     };
     let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
-    Ok(Workers::new(workers))
+    let at_doors = |control| threads::start_doorkeeper(engine, listeners, control, &admission, doors);
+    Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
 }
 
 /// Starts the thread that wakes workers for each other: another worker's eventfd is not in a worker's own descriptor table.

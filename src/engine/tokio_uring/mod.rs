@@ -104,6 +104,7 @@ mod tests {
             backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
             settings: Settings::default(),
             doors: Doors::from([]),
+            logs_connections: false,
             limits,
         };
         let worker = Rc::new(Worker::new(&plan, &Arc::new(Control::new().unwrap())));

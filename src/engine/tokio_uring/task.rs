@@ -13,6 +13,7 @@ use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
 use crate::connection::lifecycle::{Facts, State as Life};
 use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
+use crate::worker::Counter;
 
 /// In a connection's `flight`: the echo of its last receive is being sent, and what is left of it is still to be put behind
 /// the pending output. Nothing of our own may be put there before.
@@ -275,7 +276,12 @@ impl Future for Task {
                 }
                 State::AwaitingTurn => ready!(task.poll_turn(cx)),
                 State::AwaitingBuffer(ticket) => {
-                    let buffer = ready!(task.worker.pool(task.wants_much).poll_take(ticket, cx));
+                    let is_new = ticket.is_none();
+                    let taken = task.worker.pool(task.wants_much).poll_take(ticket, cx);
+                    if is_new && taken.is_pending() {
+                        task.worker.connections().counters().add(Counter::BufferShortages, 1);
+                    }
+                    let buffer = ready!(taken);
                     task.receive(buffer)
                 }
                 State::Receiving(operation) => {

@@ -15,6 +15,7 @@ use super::operations::{self, Operation, is_over};
 use super::pool::Pool;
 use super::task::{SENDING_ECHO, Task};
 use crate::engine::clock::Clock;
+use crate::engine::connection_log::{ConnectionLog, peer_of};
 use crate::engine::notice::Stalls;
 use crate::engine::sockets::accepts::Accepts;
 use crate::engine::sockets::connections::{Connections, HEADROOM};
@@ -34,6 +35,7 @@ const TASKS_PER_TURN: u32 = 61;
 
 /// What the tasks of one worker share.
 pub(super) struct Worker {
+    index: usize,
     connections: RefCell<Connections>,
     clock: Clock,
     limits: Limits,
@@ -52,9 +54,14 @@ impl Worker {
         let clock = Clock::new(&plan.limits, TASKS_PER_TURN);
         let (small, large) = pools(plan);
         let timeouts = clock.timeouts(&plan.limits);
-        let connections =
-            Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), plan.doors.clone(), timeouts);
+        let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
+        let mut connections = Connections::new(plan.capacity as usize, plan.backlog, settings, doors, timeouts);
+        connections.count_in(control.counters());
+        if plan.logs_connections {
+            connections.keep_journal();
+        }
         Self {
+            index: plan.index,
             connections: RefCell::new(connections),
             clock,
             limits: plan.limits,
@@ -91,7 +98,7 @@ impl Worker {
     /// Publishes the counters, and has the supervisor look at what has got a deadline or waits for its turn.
     pub(super) fn publish(&self) {
         let connections = self.connections.borrow();
-        self.control.publish(connections.tally());
+        connections.end_turn();
         if connections.has_background() || (connections.has_deadlines() && !self.is_ticking.get()) {
             self.call_supervisor();
         }
@@ -104,7 +111,7 @@ impl Worker {
         connections.remove(key);
         drop(connections);
         self.publish();
-        if self.connections().is_empty() {
+        if self.connections().is_empty() || self.connections().has_journal() {
             self.call_supervisor();
         }
     }
@@ -180,6 +187,7 @@ pub(super) struct Supervisor {
     is_called: Option<Operation<()>>,
     tick: Option<Operation<Box<Timespec>>>,
     stopping: Stopping,
+    log: ConnectionLog,
     stalls: Stalls,
     /// All deadlines that are due have been met.
     is_punctual: bool,
@@ -193,6 +201,7 @@ impl Supervisor {
             is_needed: false,
             is_called: Some(operations::readable(worker.control.bell())),
             stalls: Stalls::new(&worker.limits),
+            log: ConnectionLog::new(worker.index, worker.clock.tick()),
             worker,
             accepts,
             tick: None,
@@ -314,7 +323,14 @@ impl Supervisor {
         let mut has_arrivals = false;
         self.accepts.take(is_called, |socket, listener| {
             has_arrivals = true;
-            let key = self.worker.connections().accepted(socket, listener);
+            let mut connections = self.worker.connections();
+            let key = connections.accepted(socket, listener);
+            if connections.has_journal()
+                && let Some(peer) = peer_of(connections.socket(key))
+            {
+                connections.set_peer(key, peer);
+            }
+            drop(connections);
             // Detached: the task tells by removing the connection that it is done.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
         });
@@ -328,6 +344,7 @@ impl Supervisor {
         let mut connections = self.worker.connections();
         self.is_punctual = !self.worker.clock.is_behind() && connections.meet_deadlines();
         self.stalls.tell(connections.take_stalled());
+        self.log.write(connections.take_ended());
         let is_empty = connections.is_empty() && self.accepts.is_over();
         self.stopping.goes_on(is_empty, |from| {
             let end = (connections.keys_used() as usize).min(from + SLICE);

@@ -13,7 +13,7 @@ use crate::connection::output::{BLOCK, Lender};
 use crate::connection::{Connections as Core, Timeouts};
 use crate::protocol::{Output, Settings};
 use crate::transport::Doors;
-use crate::worker::Backlog;
+use crate::worker::{Backlog, Counter};
 
 use super::operation::{END, Op};
 use super::socket::Socket;
@@ -168,7 +168,18 @@ impl Connections {
     pub(super) fn accepted(&mut self, slot: u32, listener: usize) {
         let socket = Socket::new(slot, self.core.door(listener).hides_more);
         let key = self.core.accepted(socket, listener);
+        if self.core.has_journal() {
+            self.submit(key, Kind::Install, None);
+        }
         self.settle(key);
+    }
+
+    /// A socket has got a descriptor in the process's table, whose peer is this. Kernels before 6.8 cannot do that.
+    pub(super) fn installed(&mut self, token: Token, peer: Option<String>) {
+        let is_there = self.core.contains(token.key) && u32::from(self.core.generation(token.key)) == token.generation;
+        if let Some(peer) = peer.filter(|_| is_there) {
+            self.core.set_peer(token.key, peer);
+        }
     }
 
     /// Something has happened on a socket: a completion of its poll.
@@ -234,7 +245,8 @@ impl Connections {
             0 => self.core.peer_finished(key),
             libc::EAGAIN => life.found_nothing(),
             // It stays readable, and so waits for another receive.
-            libc::EINTR | libc::ENOBUFS => {}
+            libc::EINTR => {}
+            libc::ENOBUFS => self.core.counters().add(Counter::BufferShortages, 1),
             // ECONNRESET, ETIMEDOUT, EPIPE and whatever else: the connection is gone.
             _ => self.core.broken(key),
         }

@@ -36,6 +36,7 @@ impl Op {
             Kind::Cancel => Operation::cancel(Token { kind: Kind::Ready, ..self.token }.encode()),
             Kind::Shutdown => Operation::shutdown(self.slot),
             Kind::Close => Operation::close(self.slot),
+            Kind::Install => Operation::install(self.slot),
             Kind::Accepted | Kind::Wake => unreachable!("not a connection's"),
         };
         operation.with_user_data(self.token.encode())

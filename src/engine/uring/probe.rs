@@ -40,6 +40,17 @@ pub(in crate::engine) fn probe() -> io::Result<()> {
     receive_two_bytes(&mut ring, &pool)
 }
 
+/// What `io_uring` offers beyond what a worker needs, and whether this kernel's does.
+pub(in crate::engine) fn features() -> io::Result<Vec<(&'static str, bool)>> {
+    let mut ring = Ring::new(&RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 })?;
+    let pool = ring.add_pool(PoolShape { count: 1, size: 4096, incremental: true })?;
+    let can_install = ring.lacks(&[opcode::FixedFdInstall::CODE])?.is_none();
+    Ok(vec![
+        ("receive buffers filled one behind the other (Linux 6.12)", pool.shape().incremental),
+        ("clients' addresses in the connection log (Linux 6.8)", can_install),
+    ])
+}
+
 /// Twice into the same place: between the two, the buffer is rewound.
 fn receive_two_bytes(ring: &mut Ring, pool: &Pool) -> io::Result<()> {
     let (mut peer, socket) = UnixStream::pair()?;

@@ -319,6 +319,7 @@ fn dispatch(connections: &mut Connections, Completion { token, posted, .. }: Com
         Kind::Shutdown => connections.shut_down(token),
         Kind::Close => connections.closed(token),
         Kind::Wake => unreachable!("the bell is not rung"),
+        Kind::Install => unreachable!("there is no connection log"),
     }
     if successor.is_some() {
         let now = connections.successor_of(token);

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Accepted,
     /// Multishot poll of the worker's eventfd.
     Wake,
+    /// A descriptor of the process for a connection's socket, to ask for its peer: for the connection log.
+    Install,
 }
 
 impl ringio::Kind for Kind {
@@ -32,6 +34,7 @@ impl ringio::Kind for Kind {
         Self::Close,
         Self::Accepted,
         Self::Wake,
+        Self::Install,
     ];
 
     #[inline]

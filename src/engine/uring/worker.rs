@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use ringio::{Completion, Operation, PoolShape, Ring, RingOptions, Wait};
 
-use crate::engine::clock::Clock;
+use crate::engine::clock::{Clock, TurnTimer};
+use crate::engine::connection_log::{ConnectionLog, peer_of_installed};
 use crate::engine::notice::Stalls;
 use crate::engine::stopping::Stopping;
 use crate::worker::{Control, Limits, Plan, ReceiveBuffers};
@@ -42,6 +43,8 @@ struct Worker<'a> {
     limits: Limits,
     stopping: Stopping,
     stalls: Stalls,
+    turns: TurnTimer,
+    log: ConnectionLog,
     /// All deadlines that are due have been met.
     is_punctual: bool,
     /// Completions reaped in the last turn.
@@ -91,9 +94,14 @@ impl<'a> Worker<'a> {
         );
         let pool = ring.add_pool(shape)?;
         let clock = Clock::new(&plan.limits, BATCH_MAX as u32);
+        let log = ConnectionLog::new(plan.index, clock.tick());
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
-        let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, settings, doors, timeouts);
+        let mut connections = Connections::new(plan.capacity as usize, pool, plan.backlog, settings, doors, timeouts);
+        connections.core.count_in(control.counters());
+        if plan.logs_connections {
+            connections.core.keep_journal();
+        }
         let mut worker = Self {
             ring,
             accepts,
@@ -103,6 +111,8 @@ impl<'a> Worker<'a> {
             limits: plan.limits,
             stopping: Stopping::No,
             stalls: Stalls::new(&plan.limits),
+            turns: TurnTimer::new(control.counters()),
+            log,
             is_punctual: true,
             batch: 0,
         };
@@ -117,8 +127,8 @@ impl<'a> Worker<'a> {
         self.batch = 0;
         self.accepts.submit(self.connections.core.len(), &mut self.ring);
         self.enter(self.wait())?;
-        let now = self.clock.advance(Instant::now(), had_deadlines, self.connections.core.len());
-        self.connections.core.begin_turn(now);
+        let (now, open) = (Instant::now(), self.connections.core.len());
+        self.connections.core.begin_turn(self.clock.advance(now, had_deadlines, open));
         self.see_all()?;
         if self.connections.core.has_foreground() && self.connections.core.has_background() {
             self.connections.provide_buffers();
@@ -129,12 +139,14 @@ impl<'a> Worker<'a> {
         self.is_punctual = !self.clock.is_behind() && self.connections.core.meet_deadlines();
         self.connections.settle_called();
         self.stalls.tell(self.connections.core.take_stalled());
+        self.log.write(self.connections.core.take_ended());
         let is_empty = self.connections.core.is_empty() && self.accepts.is_over();
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE));
         self.connections.provide_buffers();
         self.connections.receive_from_foreground();
         self.connections.receive_from_background();
-        self.control.publish(self.connections.core.tally());
+        self.connections.core.end_turn();
+        self.turns.end(now, self.batch);
         if self.connections.core.has_background() {
             // A processor may have several workers, and each keeps it for as long as the scheduler lets it.
             std::thread::yield_now();
@@ -209,6 +221,7 @@ impl<'a> Worker<'a> {
                         has_arrivals = true;
                     }
                 }
+                Kind::Install => connections.installed(token, peer_of_installed(result)),
                 Kind::Wake => {
                     is_called = true;
                     listens &= goes_on;

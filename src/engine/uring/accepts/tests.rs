@@ -1,6 +1,7 @@
 //! Workers and a kernel that hands out connections as Linux does: an accept that begins takes one that waits already;
 //! otherwise accepts wait in order, and a connection wakes the first of them, which runs when its worker does.
 
+use crate::worker::WhenFull;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
@@ -55,7 +56,7 @@ impl Server {
             let called = Arc::clone(&called);
             move |worker: usize| called.lock().unwrap()[worker] = true
         };
-        let admission = Admission::new(capacities.iter().map(|&capacity| capacity as u32), call);
+        let admission = Admission::new(capacities.iter().map(|&capacity| capacity as u32), WhenFull::Wait, call);
         let bind = |_| OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let sockets = Arc::new(Listeners((0..listeners).map(bind).collect()));
         let worker = |(index, &capacity)| Worker {

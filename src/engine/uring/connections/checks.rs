@@ -10,6 +10,7 @@ use super::flight::{BUDGETED, CANCELLING, CLOSING, RECEIVING, RETRY, SENDING, SH
 use crate::connection::Connection;
 use crate::connection::lifecycle::{Facts, State};
 use crate::connection::output::{BLOCK, CHUNK_OVERHEAD};
+use crate::worker::Counter;
 
 /// What a state of an entry is recognised by: its generation, its flight and its facts, and how much is to be submitted.
 pub(in super::super) type Fingerprint = (u32, u8, Facts, usize);
@@ -119,6 +120,9 @@ impl Connections {
         assert_eq!((self.core.outputs.held(), self.holders.len()), (0, 0));
         assert!(!self.core.has_foreground() && !self.core.has_background());
         self.pool.check_pieces(std::iter::empty());
-        assert_eq!(self.core.tally().accepted, self.core.tally().released);
+        let tally = self.core.counters().read();
+        assert_eq!(tally.get(Counter::Accepted), tally.get(Counter::Released));
+        let gauges = [Counter::SlowReaders, Counter::Throttled].map(|gauge| tally.get(gauge));
+        assert_eq!(gauges, [0, 0], "slow readers that are gone");
     }
 }

@@ -136,7 +136,7 @@ impl Kernel {
                 self.finished += 1;
                 self.complete(token, 0, false);
             }
-            Kind::Accepted | Kind::Wake => unreachable!("not a connection's"),
+            Kind::Accepted | Kind::Wake | Kind::Install => unreachable!("not a connection's"),
         }
     }
 

@@ -1,0 +1,58 @@
+//! Whose connections there are and how they have ended, for the connection log. There is none unless that is asked for.
+
+use std::collections::HashMap;
+
+use crate::worker::Ending;
+
+/// A connection that has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// The client's address, if it is known.
+    pub(crate) peer: Option<Box<str>>,
+    /// From its accept to its end.
+    pub(crate) ticks: u32,
+    /// What has brought it there.
+    pub(crate) ending: Ending,
+}
+
+/// The connections that are there, and those that have ended since they were last taken.
+#[derive(Default)]
+pub(super) struct Journal {
+    entries: HashMap<u32, Entry>,
+    ended: Vec<Ended>,
+}
+
+struct Entry {
+    peer: Option<Box<str>>,
+    since: u32,
+}
+
+impl Journal {
+    pub(super) fn begin(&mut self, key: u32, now: u32) {
+        self.entries.insert(key, Entry { peer: None, since: now });
+    }
+
+    /// The socket's other end, unless a balancer has said already for which client it is.
+    pub(super) fn set_peer(&mut self, key: u32, peer: String) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.peer.get_or_insert_with(|| peer.into());
+        }
+    }
+
+    /// The client that a balancer has named.
+    pub(super) fn set_client(&mut self, key: u32, client: String) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.peer = Some(client.into());
+        }
+    }
+
+    pub(super) fn end(&mut self, key: u32, ending: Ending, now: u32) {
+        if let Some(Entry { peer, since }) = self.entries.remove(&key) {
+            self.ended.push(Ended { peer, ticks: now.wrapping_sub(since), ending });
+        }
+    }
+
+    pub(super) fn take_ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+}

@@ -313,6 +313,7 @@ fn sockets_of_the_service_manager() {
         exercise(&mut early);
         exercise(&mut Peer::open(address));
         exercise(&mut open(&path.0));
+        drop(early);
         assert_eq!(server.stop().code, Some(0));
         assert!(path.0.exists(), "the file is the service manager's");
     }

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
@@ -54,6 +55,15 @@ impl Client {
         self.out.resize(start + data.len() + 1000 + data.len() / 100, 0);
         let written = traffic.encrypt(data, &mut self.out[start..]).unwrap();
         self.out.truncate(start + written);
+    }
+
+    /// Renews its keys, and asks for the same.
+    fn renew(&mut self) {
+        let ConnectionState::WriteTraffic(traffic) = self.connection.process_tls_records(&mut []).state.unwrap() else {
+            panic!("nothing can be sent")
+        };
+        traffic.refresh_traffic_keys().unwrap();
+        self.receive(&[]);
     }
 
     /// The alert that it is sent.
@@ -344,12 +354,7 @@ fn keys_are_renewed_by_either_side() {
     for round in 0..5 {
         // The client asks for new keys of the server's, too; between the two halves of what it says.
         client.send(b"first half, ");
-        let ConnectionState::WriteTraffic(traffic) = client.connection.process_tls_records(&mut []).state.unwrap()
-        else {
-            panic!("nothing can be sent")
-        };
-        traffic.refresh_traffic_keys().unwrap();
-        client.receive(&[]);
+        client.renew();
         client.send(b"second half");
         plain.clear();
         out.clear();
@@ -443,4 +448,89 @@ fn a_flood_of_renewals_has_an_end() {
 fn what_an_idle_connection_keeps_is_small() {
     assert!(size_of::<Records>() <= 216, "{} bytes", size_of::<Records>());
     assert!(size_of::<Tls>() <= 40, "{} bytes", size_of::<Tls>());
+}
+
+/// What a client and a server may do to each other.
+#[derive(Clone, Debug)]
+enum Act {
+    ClientSays(usize),
+    ClientRenews,
+    ServerSays(usize),
+    /// What the client has sent arrives, in pieces of this size.
+    Arrives(usize),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let len = prop_oneof![0..40_usize, 0..3000_usize, 16_300..16_500_usize, 0..50_000_usize];
+    prop_oneof![
+        4 => len.clone().prop_map(Act::ClientSays),
+        1 => Just(Act::ClientRenews),
+        2 => len.prop_map(Act::ServerSays),
+        4 => (1..20_000_usize).prop_map(Act::Arrives),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// rustls' client is the measure: whatever both say, in whatever pieces, whenever keys are renewed, all of it arrives.
+    #[test]
+    fn both_sides_understand_each_other(acts in proptest::collection::vec(act(), 1..40), suite in 0..3_usize) {
+        let is_13 = |suite: &&rustls::SupportedCipherSuite| suite.version().version == ProtocolVersion::TLSv1_3;
+        let suites: Vec<_> = rustls::crypto::ring::DEFAULT_CIPHER_SUITES.iter().filter(is_13).collect();
+        let (mut client, mut server) = with_suite(*suites[suite]);
+        let (mut said, mut heard, mut answered) = (Vec::new(), Vec::new(), Vec::new());
+        for act in acts.into_iter().chain([Act::Arrives(100), Act::ClientSays(1), Act::Arrives(1)]) {
+            match act {
+                Act::ClientSays(len) => {
+                    client.send(&pattern(len));
+                    said.extend(pattern(len));
+                }
+                Act::ClientRenews => client.renew(),
+                Act::ServerSays(len) => {
+                    let mut out = Vec::new();
+                    server.seal(&pattern(len), &mut out);
+                    client.receive(&out);
+                    answered.extend(pattern(len));
+                }
+                Act::Arrives(cut) => {
+                    let (plain, progress) = carry(&mut client, &mut server, cut);
+                    prop_assert_eq!(progress, Progress::Goes);
+                    heard.extend(plain);
+                }
+            }
+            prop_assert!(server.memory() <= 17_000);
+        }
+        heard.extend(carry(&mut client, &mut server, 1000).0);
+        prop_assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
+        prop_assert!(client.plain == answered);
+    }
+
+    /// Whatever a client seals, it is data, or an end; and bytes that nobody has sealed are an end.
+    #[test]
+    fn no_content_does_harm(
+        contents in proptest::collection::vec((0..30_u8, proptest::collection::vec(any::<u8>(), 0..8)), 1..20),
+        raw in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let (_, mut server) = shaken(&version::TLS13, 1000);
+        let (mut plain, mut out, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+        for (kind, content) in contents {
+            let mut sealed = Vec::new();
+            server.records().seal_as_peer(kind, &content, &mut sealed);
+            let progress = server.receive(&mut sealed, &mut plain, &mut out);
+            // Zeros behind the type are padding.
+            let inner = [&content[..], &[kind]].concat();
+            let at = inner.iter().rposition(|&byte| byte != 0).unwrap_or(0);
+            if inner[at] == 23 {
+                expected.extend_from_slice(&inner[..at]);
+            }
+            if progress != Progress::Goes {
+                return Ok(());
+            }
+        }
+        prop_assert_eq!(&plain, &expected);
+        let progress = server.receive(&mut raw.clone(), &mut plain, &mut out);
+        prop_assert!(progress == Progress::Failed || server.memory() == raw.len());
+        prop_assert_eq!(plain, expected);
+    }
 }

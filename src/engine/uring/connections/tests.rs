@@ -103,9 +103,10 @@ fn a_frame_that_is_cut_in_each_receive_does_not_pile_output_up() {
     const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
     let pool = Pool::detached(PoolShape { count: 2, size: 4096, incremental: true });
     let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
-    let mut connections = Connections::new(1, pool, backlog, Settings::default(), Timeouts::default());
+    let doors = Doors::from([Door::new(Protocol::WebSocket)]);
+    let mut connections = Connections::new(1, pool, backlog, Settings::default(), doors, Timeouts::default());
     connections.core.begin_turn(1);
-    connections.accepted(0);
+    connections.accepted(0, 0);
     let readiness = connections.take_ops()[0].token;
     enter_with_input(&mut connections, readiness, REQUEST);
     enter_with_input(&mut connections, readiness, &[PING, &PING[..1]].concat());
@@ -122,10 +123,11 @@ fn who_has_read_all_does_not_stay_a_holder_of_receive_buffers_for_ever() {
     let pool = Pool::detached(PoolShape { count: 2, size: 64, incremental: true });
     let backlog = Backlog { per_connection: 1000, total: 1000 };
     let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
-    let mut connections = Connections::new(clients as usize, pool, backlog, settings, Timeouts::default());
+    let doors = Doors::from([Door::new(settings.protocol)]);
+    let mut connections = Connections::new(clients as usize, pool, backlog, settings, doors, Timeouts::default());
     connections.core.begin_turn(1);
     for slot in 0..clients {
-        connections.accepted(slot);
+        connections.accepted(slot, 0);
         let readiness = connections.take_ops()[0].token;
         enter_with_input(&mut connections, readiness, &[7; 32]);
         let send = connections.take_ops()[0].token;

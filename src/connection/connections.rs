@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU32;
 
+use super::actors::Actors;
 use super::lifecycle::{Due, Facts, Farewell, Lifecycle, Received, State, Timeouts, Wants};
 use super::output::{Lender, Outputs};
 use super::schedule::{self, Budget, Cost, Shares, Standing};
@@ -21,6 +22,7 @@ pub(crate) struct Connections<E, L: Lender> {
     table: Table<E>,
     pub(crate) outputs: Outputs<L>,
     wheel: Wheel,
+    actors: Actors,
     foreground: List,
     background: List,
     shares: Shares,
@@ -48,6 +50,7 @@ impl<E, L: Lender> Connections<E, L> {
             table: Table::new(capacity),
             outputs: Outputs::new(),
             wheel: Wheel::new(),
+            actors: Actors::default(),
             foreground: List::EMPTY,
             background: List::EMPTY,
             shares: Shares::NEW,
@@ -151,6 +154,9 @@ impl<E, L: Lender> Connections<E, L> {
         self.unqueue(key);
         let connection = self.table.get_mut(key);
         self.wheel.cancel(&mut connection.timer);
+        if connection.life.facts.has(Facts::ACTS) {
+            self.actors.remove(key, &mut self.outputs);
+        }
         let connection = self.table.remove(key);
         assert!(connection.output.is_empty(), "closed with output left");
         self.tally.released += 1;
@@ -165,11 +171,14 @@ impl<E, L: Lender> Connections<E, L> {
     pub(crate) fn received(&mut self, key: u32, bytes: &mut [u8]) -> (Output, Cost) {
         let len = bytes.len() as u32;
         let life = &mut self.table.get_mut(key).life;
-        let Received { output, messages, frames, event } = life.received(&self.settings, bytes, self.now);
+        let Received { mut output, messages, frames, event } = life.received(&self.settings, bytes, self.now);
         self.tally.messages += u64::from(messages);
         let mut cost = schedule::cost_of_receive(len, frames);
         if let Some(event) = event {
             cost += self.happened(key, event);
+            if self.table.get(key).life.facts.has(Facts::ACTS) {
+                output = self.defer(key, event, &output.to_vec(bytes));
+            }
         }
         (output, cost)
     }
@@ -178,8 +187,11 @@ impl<E, L: Lender> Connections<E, L> {
     fn happened(&mut self, key: u32, event: Event) -> Cost {
         self.set_timer(key);
         match event {
-            Event::Opened => schedule::HANDSHAKE,
-            Event::Closing => 0,
+            Event::Opened => {
+                self.begin_behaving(key);
+                schedule::HANDSHAKE
+            }
+            Event::Closing | Event::Deferred => 0,
             Event::Closed(_) => schedule::END,
         }
     }
@@ -248,14 +260,23 @@ impl<E, L: Lender> Connections<E, L> {
         if !is_all {
             connection.life.facts.set(Facts::BLOCKED);
         }
-        if !has_output && connection.life.facts.has(Facts::THROTTLED) {
-            connection.life.facts.clear(Facts::THROTTLED);
-            connection.life.progressed(self.now);
-            self.set_timer(key);
+        if !has_output && connection.life.facts.has(Facts::THROTTLED.or(Facts::FED)) {
+            self.drained(key);
         } else if len > 0 && (has_output || !connection.life.facts.has(Facts::PINGED)) {
             // But that a Ping could be sent says nothing of the peer.
             connection.life.progressed(self.now);
         }
+    }
+
+    /// All output is sent of a connection that has waited for that.
+    fn drained(&mut self, key: u32) {
+        let life = &mut self.table.get_mut(key).life;
+        life.progressed(self.now);
+        if life.facts.has(Facts::THROTTLED) {
+            life.facts.clear(Facts::THROTTLED);
+            self.set_timer(key);
+        }
+        self.queue_source(key);
     }
 
     /// The socket takes bytes again.
@@ -291,13 +312,14 @@ impl<E, L: Lender> Connections<E, L> {
 
     /// Bytes that may still be queued for a slow reader.
     fn room_below_caps(&self, key: u32) -> usize {
-        let pending = self.outputs.pending(self.table.get(key).output);
+        let pending = self.outputs.pending(self.table.get(key).output) + self.actors.held(key);
         let of_its_own = self.backlog.per_connection.saturating_sub(pending);
         of_its_own.min(self.backlog.total.saturating_sub(self.outputs.held()))
     }
 
     /// The peer has shut down its side. What is pending is still sent, for as long as the peer takes it.
     pub(crate) fn peer_finished(&mut self, key: u32) {
+        self.release_all(key);
         self.table.get_mut(key).life.peer_finished(self.now);
         self.set_timer(key);
     }
@@ -377,6 +399,9 @@ impl<E, L: Lender> Connections<E, L> {
                     continue;
                 }
             }
+            if self.table.get(key).life.facts.has(Facts::FED) && !self.feed(key) {
+                continue;
+            }
             return Some(key);
         }
         None
@@ -417,6 +442,7 @@ impl<E, L: Lender> Connections<E, L> {
             let Some(key) = self.wheel.pop(self.now) else { return true };
             self.table.get_mut(key).timer = super::wheel::Timer::NONE;
             self.budget.spend(schedule::LOOK);
+            self.act_in_time(key);
             let due = self.due(key);
             match due {
                 Due::Later(_) => {}
@@ -449,16 +475,29 @@ impl<E, L: Lender> Connections<E, L> {
         if life.state() == State::Open && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
             return Due::Later(None);
         }
-        life.due(&self.timeouts, has_output, self.now)
+        self.due_by_state(key)
+    }
+
+    fn due_by_state(&self, key: u32) -> Due {
+        let Connection { life, output, .. } = self.table.get(key);
+        // Echoes that are held back come first.
+        if life.state() == State::Open && life.facts.has(Facts::ACTS) && self.actors.holds(key) {
+            return Due::Later(None);
+        }
+        life.due(&self.timeouts, !output.is_empty(), self.now)
     }
 
     /// Sets the timer of a connection by its state as it is.
     fn set_timer(&mut self, key: u32) {
-        let connection = self.table.get_mut(key);
-        match connection.life.due(&self.timeouts, !connection.output.is_empty(), self.now) {
-            Due::Later(None) => self.wheel.cancel(&mut connection.timer),
-            Due::Later(Some(at)) => self.wheel.set(&mut connection.timer, key, at, self.now),
-            _ => self.wheel.set(&mut connection.timer, key, self.now.wrapping_add(1), self.now),
+        let (due, acts_at) = (self.due_by_state(key), self.acts_at(key));
+        let timer = &mut self.table.get_mut(key).timer;
+        match due {
+            Due::Later(None) => self.wheel.cancel(timer),
+            Due::Later(Some(at)) => self.wheel.set(timer, key, at, self.now),
+            _ => self.wheel.set(timer, key, self.now.wrapping_add(1), self.now),
+        }
+        if let Some(at) = acts_at {
+            self.wheel.set(timer, key, at, self.now);
         }
     }
 
@@ -475,6 +514,7 @@ impl<E, L: Lender> Connections<E, L> {
 
     /// Closes from our side: a Close frame if the protocol has one, then whatever the peer answers or the deadline.
     fn close(&mut self, key: u32, code: CloseCode, reason: &str) {
+        self.release_all(key);
         let connection = self.table.get_mut(key);
         if let Farewell::Frame(frame) = connection.life.close(&self.settings, code, reason, self.now) {
             self.outputs.push_owned(&mut connection.output, frame, false);
@@ -514,6 +554,7 @@ impl<E, L: Lender> Connections<E, L> {
     }
 }
 
+mod acting;
 #[cfg(test)]
 mod checks;
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! finishing. From each state an error or a deadline leads to *aborted*, and the end of the peer's input, once all is sent, to
 //! the close.
 
-use crate::protocol::{CloseCode, Event, Output, Phase, Protocol, Session, Settings, Then};
+use crate::protocol::{Behaviour, CloseCode, Event, Output, Phase, Protocol, Session, Settings, Then};
 
 /// Receives that a connection may still have when it is told to leave: its peer may be a bulk sender.
 pub(crate) const LAST_RECEIVES: u8 = 64;
@@ -84,6 +84,12 @@ impl Facts {
     pub(crate) const IN_BACKGROUND: Self = Self(1 << 8);
     /// Some of its pending output lies in the receive buffers, beyond the turn that it was received in.
     pub(crate) const HOLDS_BUFFERS: Self = Self(1 << 9);
+    /// It does something later or of its own accord: it has an entry among the [`Actors`](super::actors::Actors).
+    pub(crate) const ACTS: Self = Self(1 << 10);
+    /// It is one of these and sends without being asked: what it sends next is to be queued when all of its output is sent.
+    pub(crate) const FED: Self = Self(1 << 11);
+    /// It is to end with a reset.
+    pub(crate) const RESET: Self = Self(1 << 12);
 
     #[inline]
     pub(crate) const fn has(self, any: Self) -> bool {
@@ -150,6 +156,8 @@ pub(crate) struct Timeouts {
     pub(crate) stall: Option<u32>,
     /// From the decision to close, or from the last progress after it, to the close.
     pub(crate) close: Option<u32>,
+    /// How long a tick is, for delays and rates.
+    pub(crate) tick_us: u32,
 }
 
 impl Timeouts {
@@ -226,14 +234,20 @@ impl Lifecycle {
     /// Whether a send that completes silently is waited for: something else is to be done behind it.
     #[inline]
     pub(crate) fn awaits_output(&self) -> bool {
-        self.facts.has(Facts::PEER_DONE.or(Facts::THROTTLED)) || self.state.is_ending()
+        self.facts.has(Facts::PEER_DONE.or(Facts::THROTTLED).or(Facts::FED)) || self.state.is_ending()
     }
 
-    /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, in a handshake, closing, or with an end
-    /// behind its input.
+    /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, a source, in a handshake, closing, or with
+    /// an end behind its input.
     #[inline]
     pub(crate) fn is_background(&self) -> bool {
-        self.state != State::Open || self.facts.has(Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD))
+        const ANY: Facts = Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD).or(Facts::FED);
+        self.state != State::Open || self.facts.has(ANY)
+    }
+
+    /// What it does later or of its own accord, if it does.
+    pub(super) fn behaviour(&self) -> Option<Behaviour> {
+        self.session.behaviour()
     }
 
     /// Whether the peer is in the midst of a data frame.
@@ -280,11 +294,15 @@ impl Lifecycle {
 
     fn happened(&mut self, event: Option<Event>, then: Then, now: u32) {
         match event {
-            None => return,
+            None | Some(Event::Deferred) => return,
             Some(Event::Opened) if self.state == State::Opening => self.state = State::Open,
             Some(Event::Opened) => {} // it is leaving already
             Some(Event::Closing) => self.state = State::Closing,
             Some(Event::Closed(_)) if then == Then::Linger => self.state = State::Lingering,
+            Some(Event::Closed(_)) if then == Then::Reset => {
+                self.state = State::Done;
+                self.facts.set(Facts::RESET);
+            }
             Some(Event::Closed(_)) => {
                 self.state = State::Finishing;
                 self.facts.set(Facts::READABLE); // a last receive is to find out

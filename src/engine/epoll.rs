@@ -89,7 +89,7 @@ impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control, accepts: Accepts) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        let clock = Clock::new(&plan.limits);
+        let clock = Clock::new(&plan.limits, plan.settings.has_behaviours);
         let timeouts = clock.timeouts(&plan.limits);
         let receive = plan.receive_buffers.map_or(plan.receive_memory.min(BUFFER_MAX), |shape| shape.size as usize);
         Ok(Self {
@@ -233,6 +233,9 @@ impl<'a> Worker<'a> {
             self.connections.spend_on(key);
             self.serve(key, true);
         }
+        for key in self.connections.take_called() {
+            self.serve(key, false);
+        }
     }
 
     /// Sends that found no memory are tried again.
@@ -268,8 +271,7 @@ impl<'a> Worker<'a> {
             self.connections.get_mut(key).life.shut_down();
         }
         if wants.close {
-            self.connections.drop_output(key);
-            self.connections.remove(key);
+            self.connections.end(key);
         } else {
             self.queue_if_wanting(key);
         }

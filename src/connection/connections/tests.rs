@@ -9,7 +9,7 @@ const STALL: u32 = 20;
 /// One connection of bare TCP, which has brought `input` in tick 0.
 fn connection_with(input: &[u8]) -> (Connections<u32, NoLender>, u32) {
     let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
-    let timeouts = Timeouts { idle: Some(IDLE), stall: Some(STALL), close: Some(4), handshake: None };
+    let timeouts = Timeouts { idle: Some(IDLE), stall: Some(STALL), close: Some(4), handshake: None, tick_us: 10_000 };
     let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
     let mut connections = Connections::new(4, backlog, settings, timeouts);
     connections.begin_turn(0);

@@ -1,6 +1,7 @@
 use super::*;
 
-const TIMEOUTS: Timeouts = Timeouts { handshake: Some(10), idle: Some(21), stall: Some(40), close: Some(5) };
+const TIMEOUTS: Timeouts =
+    Timeouts { handshake: Some(10), idle: Some(21), stall: Some(40), close: Some(5), tick_us: 10_000 };
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 /// The masked header of a binary frame of 4 bytes.

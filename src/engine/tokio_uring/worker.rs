@@ -46,7 +46,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
-        let clock = Clock::new(&plan.limits);
+        let clock = Clock::new(&plan.limits, plan.settings.has_behaviours);
         let (small, large) = pools(plan);
         let timeouts = clock.timeouts(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts);
@@ -96,8 +96,7 @@ impl Worker {
     /// Forgets a connection and closes its socket.
     pub(super) fn remove(&self, key: u32) {
         let mut connections = self.connections();
-        connections.drop_output(key);
-        connections.remove(key);
+        connections.end(key);
         drop(connections);
         self.publish();
         if self.connections().is_empty() {

@@ -73,7 +73,7 @@ impl Simulation {
         let server_acts = random.one_in(3);
         let kind = peer::Kind { protocol, server_acts, floods: random.one_in(10), scale };
         let limits = limits(&mut random);
-        let clock = Clock::new(&limits);
+        let clock = Clock::new(&limits, false);
         let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
         let memory = usize::from(shape.count) * shape.size as usize;
         let backlog = Backlog { per_connection: memory * random.below(6), total: memory * random.below(12) };
@@ -98,7 +98,7 @@ impl Simulation {
             is_abandoned: false,
             is_timeless: false,
             stopping: Stopping::No,
-            clock: Clock::new(&limits(&mut Random::new(0))),
+            clock: Clock::new(&limits(&mut Random::new(0)), false),
             time: Instant::now(),
             had_deadlines: false,
             meter: promise::Meter::default(),
@@ -313,7 +313,7 @@ fn dispatch(connections: &mut Connections, Completion { token, posted, .. }: Com
         }
         Kind::Send => connections.send_fell_short(token, result),
         Kind::Cancel => connections.cancel_missed(token),
-        Kind::Shutdown => connections.shut_down(token),
+        Kind::Shutdown | Kind::Reset => connections.shut_down(token),
         Kind::Close => connections.closed(token),
         Kind::Wake => unreachable!("the bell is not rung"),
     }

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Accepted,
     /// Multishot poll of the worker's eventfd.
     Wake,
+    /// The reset of a connection.
+    Reset,
 }
 
 impl ringio::Kind for Kind {
@@ -32,6 +34,7 @@ impl ringio::Kind for Kind {
         Self::Close,
         Self::Accepted,
         Self::Wake,
+        Self::Reset,
     ];
 
     #[inline]

@@ -90,7 +90,7 @@ impl<'a> Worker<'a> {
             |ReceiveBuffers { count, size, incremental }| PoolShape { count, size, incremental },
         );
         let pool = ring.add_pool(shape)?;
-        let clock = Clock::new(&plan.limits);
+        let clock = Clock::new(&plan.limits, plan.settings.has_behaviours);
         let timeouts = clock.timeouts(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, plan.settings.clone(), timeouts);
         let mut worker = Self {
@@ -200,7 +200,7 @@ impl<'a> Worker<'a> {
                 }
                 Kind::Send => connections.send_fell_short(token, result),
                 Kind::Cancel => connections.cancel_missed(token),
-                Kind::Shutdown => connections.shut_down(token),
+                Kind::Shutdown | Kind::Reset => connections.shut_down(token),
                 Kind::Close => connections.closed(token),
                 Kind::Accepted => {
                     if let Some(slot) = accepts.completed(token.key, result) {

@@ -206,7 +206,7 @@ fn the_limits_of_a_head_can_be_chosen() {
     assert_eq!(answer_to(&server, upgrade_and(&vec!["X-Filler: filler"; 501].join("\r\n"))).1.status, 431);
 }
 
-/// What load balancers and probes send by default: Kubernetes, curl, HAProxy (`option httpchk`), nginx and old ones.
+/// What load balancers and probes send by default: Kubernetes, curl, `HAProxy` (`option httpchk`), nginx and old ones.
 #[test]
 fn checks_of_load_balancers_are_answered() {
     for arguments in [&[][..], &["--path", "/ws"]] {

@@ -32,8 +32,10 @@ impl Behaving {
     pub(super) fn receive(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
         let reply = self.echo.receive(settings, data);
         match (self.behaviour, self.left) {
-            (Behaviour::Sink, _) => self.without_messages(reply, data),
-            (Behaviour::Source(_), _) => deferred(self.without_messages(reply, data)),
+            (Behaviour::Sink, _) => Reply { output: self.without_messages(&reply.output, data), ..reply },
+            (Behaviour::Source(_), _) => {
+                deferred(Reply { output: self.without_messages(&reply.output, data), ..reply })
+            }
             (Behaviour::Delay { .. }, _) => deferred(reply),
             (_, Some(left)) => self.up_to_act(left, reply, data),
             _ => reply,
@@ -58,10 +60,10 @@ impl Behaving {
         self.echo.silence().then(|| close::close_frame(code, reason))
     }
 
-    /// Leaves control frames alone in the output.
-    fn without_messages(&mut self, reply: Reply, data: &[u8]) -> Reply {
+    /// What is left of the output without messages: control frames.
+    fn without_messages(&mut self, output: &Output, data: &[u8]) -> Output {
         let mut controls = Vec::new();
-        for mut rest in [&reply.output.head[..], &data[reply.output.range.clone()]] {
+        for mut rest in [&output.head[..], &data[output.range.clone()]] {
             while !rest.is_empty() {
                 let part = self.place.advance(rest);
                 if part.is_control {
@@ -70,13 +72,14 @@ impl Behaving {
                 rest = &rest[part.len..];
             }
         }
-        Reply { output: Output::owned(controls), ..reply }
+        Output::owned(controls)
     }
 
     /// Ends the output behind as many echoes as are left, and acts there.
     fn up_to_act(&mut self, mut left: u32, reply: Reply, data: &[u8]) -> Reply {
+        let Output { head, range } = reply.output;
         let (mut sent, mut messages) = (Vec::new(), 0);
-        for mut rest in [&reply.output.head[..], &data[reply.output.range.clone()]] {
+        for mut rest in [&head[..], &data[range]] {
             while left > 0 && !rest.is_empty() {
                 let part = self.place.advance(rest);
                 sent.extend_from_slice(&rest[..part.len]);
@@ -89,19 +92,18 @@ impl Behaving {
         if left > 0 {
             return Reply { output: Output::owned(sent), ..reply };
         }
-        let (event, then) = match (self.behaviour, reply.event) {
-            (Behaviour::Close { code, .. }, event) => {
+        let (event, then) = match self.behaviour {
+            Behaviour::Close { code, .. } => {
                 sent.extend(close::close_frame(code.into(), ""));
-                match event {
-                    // Behind those messages the peer has closed or failed already.
-                    Some(Event::Closed(_)) => (event, reply.then),
-                    _ => {
-                        self.echo.silence();
-                        (Some(Event::Closing), Then::Continue)
-                    }
+                // Behind those messages the peer may have closed or failed already.
+                if matches!(reply.event, Some(Event::Closed(_))) {
+                    (reply.event, reply.then)
+                } else {
+                    self.echo.silence();
+                    (Some(Event::Closing), Then::Continue)
                 }
             }
-            (Behaviour::Abort { .. }, _) => (Some(Event::Closed(Cause::Behaviour)), Then::Reset),
+            Behaviour::Abort { .. } => (Some(Event::Closed(Cause::Behaviour)), Then::Reset),
             _ => (None, Then::Continue),
         };
         Reply { output: Output::owned(sent), event, messages, then, ..reply }

@@ -76,22 +76,22 @@ fn so_many_messages_are_echoed_before_it_acts() {
     let (sent, echoes) = messages();
     let more = masked(PING, b"unanswered");
     for after in 0..=3_usize {
-        let echoed = echoes[..after].concat();
+        let expected = echoes[..after].concat();
         for size in SIZES {
             let bytes = [&sent.concat()[..], &more].concat();
             let context = format!("after {after} in pieces of {size}");
 
             let closed = driven(&format!("/close?code=4000&after={after}"), &bytes, size);
-            assert_eq!(closed.sent, [&echoed[..], &unmasked(CLOSE, &close_payload(4000, ""))].concat(), "{context}");
+            assert_eq!(closed.sent, [&expected[..], &unmasked(CLOSE, &close_payload(4000, ""))].concat(), "{context}");
             assert_eq!((closed.event, closed.messages), (Some(Event::Closing), after as u32), "{context}");
             assert_eq!((closed.session.phase(), closed.then), (Phase::Closing, Then::Continue));
 
             let aborted = driven(&format!("/abort?after={after}"), &bytes, size);
-            assert_eq!(aborted.sent, echoed, "{context}");
+            assert_eq!(aborted.sent, expected, "{context}");
             assert_eq!((aborted.then, aborted.session.phase()), (Then::Reset, Phase::Closed));
 
             let hung = driven(&format!("/hang?after={after}"), &bytes, size);
-            assert_eq!((&hung.sent, hung.then), (&echoed, Then::Continue), "{context}");
+            assert_eq!((&hung.sent, hung.then), (&expected, Then::Continue), "{context}");
         }
     }
     let mut closed = driven("/close", b"", 1);

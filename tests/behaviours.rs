@@ -142,6 +142,19 @@ fn slow_readers_of_a_source_cost_no_memory() {
     }
 }
 
+#[test]
+fn sources_of_many_sizes_are_no_way_to_the_servers_memory() {
+    let server = start(&["--workers", "1", "--backlog-total", "1MiB"]);
+    let mut peers: Vec<_> = (0..40).map(|size| open(&server, &format!("/source?size={size}&rate=0"))).collect();
+    // Each size takes a block of 64 KiB: 15 or so are a MiB with what is pending.
+    let has_room = |peer: &mut Peer| peer.read_frame().first_byte == FIN | BINARY;
+    assert!(has_room(&mut peers[0]));
+    peers[39].expect_close(1013);
+    peers.truncate(1);
+    // The memory goes back with those that took it.
+    eventually("there is room again", || has_room(&mut open(&server, "/source?size=77&rate=0")));
+}
+
 /// The sources' turns are the background's: an interactive connection is served between them.
 #[test]
 fn sources_hold_up_nobody() {

@@ -1,4 +1,4 @@
-//! The test page in a real browser, where there is one, driven by the DevTools protocol.
+//! The test page in a real browser, where there is one, driven by the `DevTools` protocol.
 
 mod common;
 
@@ -59,16 +59,16 @@ impl Browser {
         prepare(&stream);
         let (client, _) = tungstenite::client(&url, stream).expect("an upgrade");
         let mut browser = Self { process, profile, client, session: Value::Null, commands: 0, complaints: Vec::new() };
-        let target = browser.command("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = browser.command("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        browser.session = browser.command("Target.attachToTarget", attach)["sessionId"].clone();
+        browser.session = browser.command("Target.attachToTarget", &attach)["sessionId"].clone();
         for domain in ["Log.enable", "Runtime.enable", "Page.enable"] {
-            browser.command(domain, json!({}));
+            browser.command(domain, &json!({}));
         }
         Some(browser)
     }
 
-    fn command(&mut self, method: &str, parameters: Value) -> Value {
+    fn command(&mut self, method: &str, parameters: &Value) -> Value {
         self.commands += 1;
         let mut command = json!({ "id": self.commands, "method": method, "params": parameters });
         if !self.session.is_null() {
@@ -91,15 +91,15 @@ impl Browser {
     /// Opens a page as a screen of this width with this colour scheme shows it.
     fn open(&mut self, url: &str, width: u32, scheme: &str) {
         let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
-        self.command("Emulation.setDeviceMetricsOverride", metrics);
+        self.command("Emulation.setDeviceMetricsOverride", &metrics);
         let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
-        self.command("Emulation.setEmulatedMedia", json!({ "features": [feature] }));
-        self.command("Page.navigate", json!({ "url": url }));
+        self.command("Emulation.setEmulatedMedia", &json!({ "features": [feature] }));
+        self.command("Page.navigate", &json!({ "url": url }));
     }
 
     fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        self.command("Runtime.evaluate", parameters)["result"]["value"].take()
+        self.command("Runtime.evaluate", &parameters)["result"]["value"].take()
     }
 
     /// Waits until the expression is true.

@@ -261,20 +261,22 @@ impl<E, L: Lender> Connections<E, L> {
             connection.life.facts.set(Facts::BLOCKED);
         }
         if !has_output && connection.life.facts.has(Facts::THROTTLED.or(Facts::FED)) {
-            self.drained(key);
+            self.drained(key, len);
         } else if len > 0 && (has_output || !connection.life.facts.has(Facts::PINGED)) {
             // But that a Ping could be sent says nothing of the peer.
             connection.life.progressed(self.now);
         }
     }
 
-    /// All output is sent of a connection that has waited for that.
-    fn drained(&mut self, key: u32) {
+    /// All output is sent of a connection that has waited for that, `len` bytes of it now.
+    fn drained(&mut self, key: u32, len: usize) {
         let life = &mut self.table.get_mut(key).life;
-        life.progressed(self.now);
         if life.facts.has(Facts::THROTTLED) {
             life.facts.clear(Facts::THROTTLED);
+            life.progressed(self.now);
             self.set_timer(key);
+        } else if len > 0 && !life.facts.has(Facts::PINGED) {
+            life.progressed(self.now);
         }
         self.queue_source(key);
     }

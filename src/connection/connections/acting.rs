@@ -70,6 +70,7 @@ impl<E, L: Lender> Connections<E, L> {
             return;
         }
         if self.actors.release(key, Some(self.now), &mut self.outputs, &mut connection.output) {
+            connection.life.progressed(self.now); // as if it had come now
             self.budget.spend(schedule::RECEIVE / 2);
             self.called.push(key);
         }

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::admin::{self, AdminAddress};
@@ -27,7 +28,7 @@ use crate::config::Config;
 use crate::doctor::Report;
 use crate::engine::Engine;
 use crate::options::Options;
-use crate::protocol;
+use crate::protocol::{self, Settings};
 use crate::sys;
 use crate::worker::{ReceiveBuffers, WhenFull};
 use config_file::ConfigFile;
@@ -114,7 +115,7 @@ struct ServeArgs {
     tls_key: Option<PathBuf>,
 
     /// Make a certificate at the start, which is what happens without --tls-cert.
-    #[arg(long, env = "RINGECHO_TLS_SELF_SIGNED")]
+    #[arg(long, env = "RINGECHO_TLS_SELF_SIGNED", value_parser = BoolishValueParser::new())]
     tls_self_signed: bool,
 
     /// Let in only TLS clients with a certificate by one of these authorities, in PEM.
@@ -122,7 +123,7 @@ struct ServeArgs {
     tls_client_ca: Option<PathBuf>,
 
     /// Take only IPv6 connections at [::].
-    #[arg(long, env = "RINGECHO_IPV6_ONLY")]
+    #[arg(long, env = "RINGECHO_IPV6_ONLY", value_parser = BoolishValueParser::new())]
     ipv6_only: bool,
 
     /// Worker threads, each with descriptors of its own [default: one per CPU, as far as the CPU quota of the cgroup goes;
@@ -192,13 +193,36 @@ struct ServeArgs {
     #[arg(long, env = "RINGECHO_RING_ENTRIES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768), hide = true)]
     ring_entries: Option<u32>,
 
-    /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference.
+    /// Largest upgrade request, which cookies and tokens fill; beyond it 431. From 1KiB to 1MiB.
+    #[arg(long, env = "RINGECHO_MAX_HANDSHAKE_SIZE", value_name = "BYTES", default_value = "16KiB")]
+    max_handshake_size: ByteSize,
+
+    /// Header lines of an upgrade request; beyond them 431. From 16 to 1024.
+    #[arg(long, env = "RINGECHO_MAX_HANDSHAKE_HEADERS", value_name = "N", default_value_t = Settings::HANDSHAKE_HEADERS)]
+    max_handshake_headers: usize,
+
+    /// Subprotocol to agree to (Sec-WebSocket-Protocol); repeat it in order of preference. '*' agrees to the first that the
+    /// client offers.
     #[arg(long = "subprotocol", env = "RINGECHO_SUBPROTOCOL", value_name = "NAME", value_delimiter = ',')]
     subprotocols: Vec<String>,
 
     /// The only path to serve, like /echo; others get 404 [default: any].
     #[arg(long, env = "RINGECHO_PATH", value_name = "PATH")]
     path: Option<String>,
+
+    /// The path that answers a plain GET with 200, for load balancers and probes; "none": no path does.
+    #[arg(long, env = "RINGECHO_HEALTH_PATH", value_name = "PATH", default_value = Settings::HEALTH_PATH)]
+    health_path: String,
+
+    /// Give browsers that open the server's address no test page, but 426 like others.
+    #[arg(long, env = "RINGECHO_NO_PAGE", value_parser = BoolishValueParser::new())]
+    no_page: bool,
+
+    /// Let clients ask for something else than an echo, by the path: /sink, /source?size=&rate=&count=, /delay?ms=,
+    /// /close?code=&after=, /status/503, /abort?after=, /hang?after=; and /echo. Not for servers that strangers reach:
+    /// docs/BEHAVIOURS.md.
+    #[arg(long, env = "RINGECHO_BEHAVIOURS", value_parser = BoolishValueParser::new())]
+    behaviours: bool,
 
     /// What to speak. tcp echoes bare bytes: the yardstick for what WebSocket costs, and useful behind L4 proxies.
     #[arg(long, env = "RINGECHO_PROTOCOL", value_enum, default_value = "websocket")]
@@ -300,6 +324,11 @@ impl From<ServeArgs> for Options {
             protocol: args.protocol.into(),
             subprotocols: args.subprotocols,
             path: args.path,
+            health_path: Some(args.health_path).filter(|path| path != "none"),
+            has_page: !args.no_page,
+            has_behaviours: args.behaviours,
+            max_handshake_size: args.max_handshake_size.as_u64(),
+            max_handshake_headers: args.max_handshake_headers,
             receive_buffers: args.receive_buffers,
             ring_entries: args.ring_entries,
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use thiserror::Error;
 use crate::engine::{Engine, EngineError};
 use crate::machine::{Bound, Bytes, Machine};
 use crate::options::Options;
-use crate::protocol::Settings;
+use crate::protocol::{Settings, is_token, normalize_path};
 use crate::transport::Doors;
 use crate::worker::{Backlog, Limits, Plan, WhenFull};
 pub(crate) use listen::{At, Inet, Listen};
@@ -36,6 +37,10 @@ const MESSAGE_DEFAULT: u64 = 16 << 20;
 /// buffers, half-read requests, the program itself and, in a memory cgroup, the kernel's socket buffers.
 const BACKLOG_PART: u64 = 4;
 const BACKLOG_TOTAL_MAX: u64 = 1 << 30;
+/// What a half-read request may take of each connection, and the header lines in it: room for what proxies allow, and no
+/// invitation.
+const HANDSHAKE_SIZES: RangeInclusive<u64> = 1 << 10..=1 << 20;
+const HANDSHAKE_HEADERS: RangeInclusive<usize> = 16..=1024;
 /// What fits into a core's second-level cache together with everything else: the same memory is used over and over.
 const RECEIVE_MEMORY_MAX: u64 = 1 << 20;
 /// A connection that we want closed is waited for this long: for the peer to read what it still gets, to answer a
@@ -104,8 +109,12 @@ pub enum ConfigError {
     TlsTwoCertificates,
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
-    #[error("--path {0:?}: a path starts with '/' and has no spaces, '?' or '#'")]
-    Path(String),
+    #[error("{flag} {path:?}: a path starts with '/' and has no spaces, '?' or '#'")]
+    Path { flag: &'static str, path: String },
+    #[error("--max-handshake-size {0}: it must be between 1 KiB and 1 MiB")]
+    HandshakeSize(u64),
+    #[error("--max-handshake-headers {0}: it must be between 16 and 1024")]
+    HandshakeHeaders(usize),
 }
 
 /// What a server runs with: checked, and fit for the machine.
@@ -521,23 +530,35 @@ fn tls_files(options: &Options) -> Result<TlsFiles, ConfigError> {
 }
 
 fn settings(options: &Options, max_message_size: u64) -> Result<Settings, ConfigError> {
-    let is_token = |name: &String| {
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-    };
-    if let Some(name) = options.subprotocols.iter().find(|name| !is_token(name)) {
+    if let Some(name) = options.subprotocols.iter().find(|name| !is_token(name.as_bytes())) {
         return Err(ConfigError::Subprotocol(name.clone()));
     }
-    let is_path = |path: &&String| path.starts_with('/') && !path.bytes().any(|b| b <= b' ' || b"?#\x7f".contains(&b));
-    if let Some(path) = options.path.as_ref().filter(|path| !is_path(path)) {
-        return Err(ConfigError::Path(path.clone()));
+    if !HANDSHAKE_SIZES.contains(&options.max_handshake_size) {
+        return Err(ConfigError::HandshakeSize(options.max_handshake_size));
+    }
+    if !HANDSHAKE_HEADERS.contains(&options.max_handshake_headers) {
+        return Err(ConfigError::HandshakeHeaders(options.max_handshake_headers));
     }
     Ok(Settings {
         protocol: options.protocol,
         max_message_size,
+        max_handshake_size: options.max_handshake_size as usize,
+        max_handshake_headers: options.max_handshake_headers,
         subprotocols: options.subprotocols.clone(),
-        path: options.path.clone(),
-        ..Settings::default()
+        path: path("--path", options.path.as_ref())?,
+        health_path: path("--health-path", options.health_path.as_ref())?,
+        has_page: options.has_page,
+        has_behaviours: options.has_behaviours,
     })
+}
+
+/// A path that a flag gives, in normal form.
+fn path(flag: &'static str, path: Option<&String>) -> Result<Option<String>, ConfigError> {
+    let is_path = |path: &str| path.starts_with('/') && !path.bytes().any(|b| b <= b' ' || b"?#\x7f".contains(&b));
+    match path {
+        Some(path) if !is_path(path) => Err(ConfigError::Path { flag, path: path.clone() }),
+        path => Ok(path.map(|path| normalize_path(path).into_owned())),
+    }
 }
 
 /// A number and what it counts, as people write it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, Settings};
 use crate::worker::{ReceiveBuffers, WhenFull};
 
 /// What a server is asked to be. `None` leaves the choice to [`Config::resolve`](crate::Config::resolve), which knows the
@@ -68,10 +68,22 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// What to speak.
     pub protocol: Protocol,
-    /// Subprotocols to agree to, in order of preference.
+    /// Subprotocols to agree to, in order of preference; `*` is the first that the client offers.
     pub subprotocols: Vec<String>,
     /// The only path to serve. `None`: every path is served.
     pub path: Option<String>,
+    /// The path that answers a plain GET with 200, for load balancers and probes. `None`: none does. The default is
+    /// `/healthz`.
+    pub health_path: Option<String>,
+    /// Whether browsers that open the address of a WebSocket get a test page. The default is that they do.
+    pub has_page: bool,
+    /// Whether clients may ask for something else than an echo by the path: docs/BEHAVIOURS.md. The default is that they may
+    /// not.
+    pub has_behaviours: bool,
+    /// Bytes of the largest upgrade request. The default is 16 KiB.
+    pub max_handshake_size: u64,
+    /// Header lines of an upgrade request. The default is 128.
+    pub max_handshake_headers: usize,
     /// A worker's receive memory, for tests.
     #[doc(hidden)]
     pub receive_buffers: Option<ReceiveBuffers>,
@@ -111,6 +123,11 @@ impl Default for Options {
             protocol: Protocol::WebSocket,
             subprotocols: Vec::new(),
             path: None,
+            health_path: Some(Settings::HEALTH_PATH.into()),
+            has_page: true,
+            has_behaviours: false,
+            max_handshake_size: Settings::HANDSHAKE_SIZE as u64,
+            max_handshake_headers: Settings::HANDSHAKE_HEADERS,
             receive_buffers: None,
             ring_entries: None,
         }

@@ -110,7 +110,8 @@ fn what_clients_may_write_differently() {
         upgrade_with(version, "sec-websocket-version:   13  "),
         upgrade_and("Origin: https://example.com"),
         upgrade_and("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"),
-        upgrade_and(&format!("Cookie: {}", "c".repeat(2000))),
+        upgrade_and(&format!("Cookie: {}", "c".repeat(15_000))),
+        upgrade_and(&vec!["X-Filler: filler"; 120].join("\r\n")),
     ];
     for request in requests {
         let (peer, answer) = answer_to(&server, &request);
@@ -139,10 +140,9 @@ fn refusals() {
     let version = "Sec-WebSocket-Version: 13";
     let version_13 = Some(("sec-websocket-version", "13"));
     let upgrade_websocket = Some(("upgrade", "websocket"));
-    let cases: [(&str, String, u16, Option<Header>); 25] = [
-        ("another method", upgrade_with(get, "POST /echo HTTP/1.1"), 405, Some(("allow", "GET"))),
-        ("a HEAD request", upgrade_with(get, "HEAD /echo HTTP/1.1"), 405, Some(("allow", "GET"))),
-        ("HTTP/1.0", upgrade_with(get, "GET /echo HTTP/1.0"), 505, None),
+    let cases: [(&str, String, u16, Option<Header>); 24] = [
+        ("another method", upgrade_with(get, "POST /echo HTTP/1.1"), 405, Some(("allow", "GET, HEAD, OPTIONS"))),
+        ("HTTP/1.0", upgrade_with(get, "GET /echo HTTP/1.0"), 426, upgrade_websocket),
         ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505, None),
         ("no HTTP at all", "hello, are you an echo server?\r\n\r\n".into(), 400, None),
         ("a TLS client hello", "\u{16}\u{3}\u{1}\u{0}\u{5}\u{1}\u{0}\u{0}\u{1}\u{3}\r\n\r\n".into(), 400, None),
@@ -172,9 +172,7 @@ fn refusals() {
         if let Some((name, value)) = header {
             assert_eq!(answer.header(name), Some(value), "{what}: {answer:?}");
         }
-        if !request.starts_with("HEAD") {
-            assert!(answer.body.trim().len() > 10, "{what}: the body should say what is wrong: {answer:?}");
-        }
+        assert!(answer.body.trim().len() > 10, "{what}: the body should say what is wrong: {answer:?}");
         let connection = answer.header("connection").unwrap_or_default();
         assert!(connection.split(", ").any(|option| option == "close"), "{what}: {answer:?}");
         peer.expect_end();
@@ -197,6 +195,54 @@ fn a_head_that_is_too_large() {
         peer.expect_end();
     }
     assert_upgraded(answer_to(&server, UPGRADE));
+}
+
+#[test]
+fn the_limits_of_a_head_can_be_chosen() {
+    let server = Server::start(&["--max-handshake-size", "64KiB", "--max-handshake-headers", "500"]);
+    let large = upgrade_and(&format!("Cookie: {}", "c".repeat(60 * common::KIB)));
+    assert_upgraded(answer_to(&server, &large));
+    assert_upgraded(answer_to(&server, upgrade_and(&vec!["X-Filler: filler"; 490].join("\r\n"))));
+    assert_eq!(answer_to(&server, upgrade_and(&vec!["X-Filler: filler"; 501].join("\r\n"))).1.status, 431);
+}
+
+/// What load balancers and probes send by default: Kubernetes, curl, `HAProxy` (`option httpchk`), nginx and old ones.
+#[test]
+fn checks_of_load_balancers_are_answered() {
+    for arguments in [&[][..], &["--path", "/ws"]] {
+        let server = Server::start(arguments);
+        let status = |request: &str| {
+            let mut peer = server.connect();
+            peer.send(request);
+            let answer = String::from_utf8(peer.read_to_end().expect("an orderly end")).expect("text");
+            let status = answer[9..12].to_owned();
+            (status, answer)
+        };
+        for get in ["GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", "GET /healthz HTTP/1.0\r\n\r\n"] {
+            let (code, answer) = status(get);
+            assert!(code == "200" && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+            let (code, answer) = status(&get.replace("GET", "HEAD"));
+            assert!(code == "200" && answer.ends_with("Content-Length: 3\r\n\r\n"), "{answer}");
+        }
+        assert_eq!(status("OPTIONS / HTTP/1.0\r\n\r\n").0, "204");
+        for head in ["HEAD / HTTP/1.0\r\n\r\n", "HEAD /any HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let (code, answer) = status(head);
+            assert!(code.starts_with('4') && answer.ends_with("\r\n\r\n"), "{answer}");
+        }
+    }
+    let server = Server::start(&["--health-path", "none"]);
+    assert_eq!(answer_to(&server, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").1.status, 426);
+}
+
+#[test]
+fn the_path_that_is_served_has_many_spellings() {
+    let server = Server::start(&["--path", "/%77s"]);
+    for path in ["/ws", "/%77s", "/w%73?x"] {
+        assert_upgraded(answer_to(&server, UPGRADE.replace("/echo", path)));
+    }
+    let (_, answer) = answer_to(&server, UPGRADE);
+    assert_eq!(answer.status, 404);
+    assert!(answer.body.contains("/echo") && answer.body.contains("/ws"), "{answer:?}");
 }
 
 #[test]
@@ -228,6 +274,17 @@ fn the_first_common_subprotocol_is_selected() {
     assert_eq!(selected("Sec-WebSocket-Protocol: CHAT.V1"), None, "names are case-sensitive");
     assert_eq!(selected("Sec-WebSocket-Protocol: other"), None);
     assert_eq!(selected("Origin: nobody"), None);
+}
+
+#[test]
+fn any_subprotocol_is_the_first_that_is_offered() {
+    let server = Server::start(&["--subprotocol", "*"]);
+    for (offer, selected) in [("mqtt, ocpp1.6", "mqtt"), ("ocpp1.6", "ocpp1.6")] {
+        let (peer, answer) = answer_to(&server, upgrade_and(&format!("Sec-WebSocket-Protocol: {offer}")));
+        assert_eq!(answer.header("sec-websocket-protocol"), Some(selected));
+        assert_upgraded((peer, answer));
+    }
+    assert_eq!(answer_to(&server, UPGRADE).1.header("sec-websocket-protocol"), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use ringecho::protocol::{Phase, Settings, Then};
+use ringecho::protocol::{Phase, Settings, Then, is_token, normalize_path};
 use ringecho_fuzz::driven::Driven;
 use ringecho_fuzz::input::Cuts;
 use tungstenite::handshake::derive_accept_key;
@@ -15,8 +15,6 @@ use tungstenite::http::HeaderValue;
 
 const KEY: &str = "Sec-WebSocket-Key";
 const VERSION: &str = "Sec-WebSocket-Version";
-/// Header lines that a request may have.
-const MAX_HEADERS: usize = 64;
 
 #[derive(Debug)]
 struct Input {
@@ -28,9 +26,11 @@ struct Input {
 impl<'a> Arbitrary<'a> for Input {
     fn arbitrary(u: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
         let size = *u.choose(&[Some(8192), Some(200), Some(20), None])?;
+        let subprotocols: &[&str] = u.choose(&[&[][..], &["chat", "echo"], &["chat", "*"]])?;
         let mut settings = Settings {
-            subprotocols: if u.arbitrary()? { vec!["chat".into(), "echo".into()] } else { Vec::new() },
+            subprotocols: subprotocols.iter().map(|&name| name.to_owned()).collect(),
             path: u.arbitrary::<bool>()?.then(|| "/chat".into()),
+            max_handshake_headers: 100, // tungstenite takes 124
             ..Settings::default()
         };
         let (cuts, stream) = (u.arbitrary()?, u.bytes(u.len())?.to_vec());
@@ -87,16 +87,22 @@ fn check_answer(input: &Input, driven: &Driven) {
         assert!(length.is_none() && body.is_empty());
         check_accepted(input, headers);
     } else {
-        let statuses = ["400 ", "404 ", "405 ", "426 ", "431 ", "505 "].map(|code| format!("HTTP/1.1 {code}"));
+        let statuses = ["200 ", "204 ", "400 ", "404 ", "405 ", "426 ", "431 ", "505 "].map(|code| format!("HTTP/1.1 {code}"));
         assert!(statuses.iter().any(|known| status.starts_with(known)), "{status}");
         assert!(driven.then == Then::Linger && headers.contains("Connection: close"), "{headers}");
-        assert_eq!(length, Some(&*body.len().to_string()));
+        // The answer to HEAD says how long a body there would be.
+        let is_head = input.stream.trim_ascii_start().starts_with(b"HEAD ");
+        assert!(is_head && body.is_empty() || length.unwrap_or("0") == body.len().to_string(), "{answer}");
         check_refused(input, status);
     }
 }
 
-/// tungstenite parses the request, too, finds the same end and makes the same answer of it.
+/// tungstenite parses the request, too, finds the same end and makes the same answer of it. (It knows no later version.)
 fn check_accepted(input: &Input, headers: &str) {
+    let mut lines = input.stream.split(|&byte| byte == b'\r').map(<[u8]>::trim_ascii);
+    if !lines.find(|line| !line.is_empty()).is_some_and(|line| line.ends_with(b" HTTP/1.1")) {
+        return;
+    }
     let (end, mut request) = Request::try_parse(&input.stream).expect("a valid request").expect("a whole request");
     assert_eq!(reasons(input, &request, end), [""; 0], "a request is accepted");
     for (request, phase) in [(&input.stream[..end], Phase::Open), (&input.stream[..end - 1], Phase::Handshake)] {
@@ -111,8 +117,11 @@ fn check_accepted(input: &Input, headers: &str) {
     assert!(headers.lines().any(|line| line == format!("Sec-WebSocket-Accept: {accept}")), "{headers}");
     let selected = headers.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
     let offered: Vec<&[u8]> = tokens(&request, "Sec-WebSocket-Protocol").collect();
-    let best = input.settings.subprotocols.iter().find(|own| offered.contains(&own.as_bytes()));
-    assert_eq!(selected, best.map(String::as_str));
+    let best = input.settings.subprotocols.iter().find_map(|own| match own.as_str() {
+        Settings::ANY => offered.iter().copied().find(|name| is_token(name)),
+        own => offered.contains(&own.as_bytes()).then_some(own.as_bytes()),
+    });
+    assert_eq!(selected.map(str::as_bytes), best);
 }
 
 /// What tungstenite would take for an upgrade is refused for a reason of ours, and with its status.
@@ -137,14 +146,14 @@ fn reasons(input: &Input, request: &Request, end: usize) -> Vec<&'static str> {
         || request.headers().get_all("Content-Length").iter().any(|value| value.as_bytes() != b"0");
     // Two digits' worth of padding, but maybe not at the end (RFC 4648, section 4).
     let is_padded = request.headers().get(KEY).is_some_and(|key| key.as_bytes().ends_with(b"=="));
-    let path = request.uri().path();
+    let path = &*normalize_path(request.uri().path());
     let reasons = [
         (has_control || has_lone_lf, "400 "),
         (count("Host") != 1 || count(KEY) != 1 || !is_padded || has_body, "400 "),
         (!path.starts_with('/'), "400 "),
         (input.settings.path.as_ref().is_some_and(|own| path != own), "404 "),
         (count(VERSION) != 1, "426 "),
-        (end > input.settings.max_handshake_size || request.headers().len() > MAX_HEADERS, "431 "),
+        (end > input.settings.max_handshake_size || request.headers().len() > input.settings.max_handshake_headers, "431 "),
     ];
     reasons.iter().filter(|(holds, _)| *holds).map(|(_, status)| *status).collect()
 }

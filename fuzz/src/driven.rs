@@ -109,7 +109,8 @@ impl Driven {
         match self.event {
             None => assert_eq!(after, Phase::Handshake),
             Some(Event::Opened) => assert!(matches!(after, Phase::Open | Phase::Closing), "{after:?} after {before:?}"),
-            Some(Event::Closing) => assert_eq!(after, Phase::Closing),
+            Some(Event::Closing(_)) => assert_eq!(after, Phase::Closing),
+            Some(Event::Deferred) => unreachable!("an echo is sent at once"),
             Some(Event::Closed(Cause::Refused(_))) => assert_eq!((before, after), (Phase::Handshake, Phase::Closed)),
             Some(Event::Closed(_)) => assert_eq!(after, Phase::Closed),
         }

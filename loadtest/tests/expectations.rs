@@ -6,7 +6,8 @@ mod server;
 use std::io::Write;
 use std::sync::mpsc;
 
-use runner::{ringload, run, run_any};
+use runner::{Running, ringload, run, run_any};
+use rustix::process::Signal;
 use server::scripted::{answer, serve, start, upgrade};
 use server::{Behaviour, start_tls_with};
 use tungstenite::Message;
@@ -190,4 +191,30 @@ fn an_end_and_a_reset_of_tcp_are_told_apart() {
         });
         assert_eq!(early_ends(&run(address, &["--size", "100"])), [(how.to_owned(), None, None, 4)]);
     }
+}
+
+/// A ringecho whose connections take, and one whose connections send.
+#[test]
+fn sinks_and_sources_of_a_ringecho_are_load_like_any() {
+    let mut server = Running::start(&["serve", "--listen", "127.0.0.1:0", "--behaviours"]);
+    let line = server.wait_for("ringecho listening on ");
+    let url = |path: &str| format!("ws://{}{path}", line.split_whitespace().nth(3).unwrap());
+
+    let sink = run_any(&[&url("/sink"), "--expect", "none", "--rate", "2000"]);
+    assert_eq!(sink.code, Some(0), "{}", sink.output);
+    assert!(sink.number("/messages/unawaited") > 100, "{}", sink.output);
+    assert_eq!((sink.number("/messages/echoed"), sink.number("/messages/pushed")), (0, 0), "{}", sink.output);
+
+    let source = run_any(&[&url("/source?size=100&rate=1000"), "--expect", "10", "--no-greet"]);
+    assert_eq!(source.code, Some(0), "{}", source.output);
+    assert!(source.number("/messages/echoed") > 10, "ten messages of the source answer one: {}", source.output);
+
+    let pushed = run_any(&[&url("/source?size=100&rate=0"), "--expect", "none", "--rate", "100"]);
+    assert_eq!(pushed.code, Some(0), "{}", pushed.output);
+    assert!(pushed.number("/messages/pushed") > 10_000, "{}", pushed.output);
+
+    let missing = run_any(&[&url("/sink"), "--connect-timeout", "0.3"]);
+    assert_eq!(missing.code, Some(1), "a sink is no echo: {}", missing.output);
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
 }

@@ -17,6 +17,9 @@ const SILENT_SEND: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSI
 /// The value of the socket options that are switched on.
 static ON: libc::c_int = 1;
 
+/// The address that dissolves a socket's association with another.
+static NOWHERE: libc::sockaddr = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+
 /// An operation to be pushed to a [`Ring`](crate::Ring), with the user data 0 until [`Operation::with_user_data`] sets it.
 ///
 /// Sockets are named by their slots in the ring's table of direct descriptors. The memory that an operation names lives
@@ -80,6 +83,11 @@ impl Operation<'static> {
     /// `shutdown(SHUT_WR)`.
     pub fn shutdown(slot: u32) -> Self {
         Self::new(opcode::Shutdown::new(types::Fixed(slot), libc::SHUT_WR).build())
+    }
+
+    /// `connect` to no address: it resets a TCP connection (`connect(2)`, `AF_UNSPEC`).
+    pub fn disconnect(slot: u32) -> Self {
+        Self::new(opcode::Connect::new(types::Fixed(slot), &raw const NOWHERE, size_of_val(&NOWHERE) as u32).build())
     }
 
     /// The close of a direct descriptor.

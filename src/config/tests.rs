@@ -149,7 +149,10 @@ fn nonsense_is_refused_with_its_remedy() {
         (Options { listen: listen(&["nowhere"]), ..default() }, "HOST:PORT"),
         (Options { backlog_per_connection: Some(1024), ..default() }, "64 KiB"),
         (Options { subprotocols: vec!["a/b".into()], ..default() }, "token"),
-        (Options { path: Some("echo".into()), ..default() }, "starts with '/'"),
+        (Options { path: Some("echo".into()), ..default() }, "--path \"echo\": a path starts with '/'"),
+        (Options { health_path: Some("/a b".into()), ..default() }, "--health-path"),
+        (Options { max_handshake_size: 1 << 30, ..default() }, "--max-handshake-size"),
+        (Options { max_handshake_headers: 0, ..default() }, "--max-handshake-headers"),
     ] {
         let message = resolve(&options).expect_err(word).to_string();
         assert!(message.contains(word), "{options:?}: {message}");

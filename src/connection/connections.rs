@@ -6,6 +6,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::actors::Actors;
 use super::journal::{Ended, Journal};
 use super::lifecycle::{Due, Facts, Farewell, Lifecycle, Received, State, Timeouts, Wants};
 use super::output::{Lender, Outputs};
@@ -24,6 +25,7 @@ pub(crate) struct Connections<E, L: Lender> {
     table: Table<E>,
     pub(crate) outputs: Outputs<L>,
     wheel: Wheel,
+    actors: Actors,
     foreground: List,
     background: List,
     shares: Shares,
@@ -54,6 +56,7 @@ impl<E, L: Lender> Connections<E, L> {
             table: Table::new(capacity),
             outputs: Outputs::new(),
             wheel: Wheel::new(),
+            actors: Actors::default(),
             foreground: List::EMPTY,
             background: List::EMPTY,
             shares: Shares::NEW,
@@ -215,6 +218,9 @@ impl<E, L: Lender> Connections<E, L> {
         self.unqueue(key);
         let connection = self.table.get_mut(key);
         self.wheel.cancel(&mut connection.timer);
+        if connection.life.facts.has(Facts::ACTS) {
+            self.actors.remove(key, &mut self.outputs);
+        }
         let connection = self.table.remove(key);
         if connection.life.is_staged() {
             self.stages.remove(key);
@@ -243,7 +249,7 @@ impl<E, L: Lender> Connections<E, L> {
         if life.is_staged() {
             return self.received_through_stage(key, bytes);
         }
-        let Received { output, messages, frames, kinds, event, has_opened } =
+        let Received { mut output, messages, frames, kinds, event, has_opened } =
             life.received(&self.settings, bytes, self.now);
         self.counters.add(Counter::BytesReceived, u64::from(len));
         self.counters.add(Counter::Messages, u64::from(messages));
@@ -254,6 +260,9 @@ impl<E, L: Lender> Connections<E, L> {
         if let Some(event) = event {
             cost += self.happened(key, event);
             self.counters.add(Counter::Opened, u64::from(has_opened));
+            if self.table.get(key).life.facts.has(Facts::ACTS) {
+                output = self.defer(key, event, &output.to_vec(bytes));
+            }
         }
         (output, cost)
     }
@@ -268,9 +277,13 @@ impl<E, L: Lender> Connections<E, L> {
     fn happened(&mut self, key: u32, event: Event) -> Cost {
         self.set_timer(key);
         match event {
-            Event::Opened => return schedule::HANDSHAKE,
-            Event::Closing => {
-                self.counters.close_sent(CloseCode::GOING_AWAY.into());
+            Event::Opened => {
+                self.begin_behaving(key);
+                return schedule::HANDSHAKE;
+            }
+            Event::Deferred => return 0,
+            Event::Closing(code) => {
+                self.counters.close_sent(code.into());
                 return 0;
             }
             Event::Closed(Cause::Refused(status)) => self.counters.refused(status),
@@ -281,6 +294,7 @@ impl<E, L: Lender> Connections<E, L> {
                     self.counters.close_sent(code.into());
                 }
             }
+            Event::Closed(Cause::Behaviour) => {}
         }
         schedule::END
     }
@@ -360,15 +374,26 @@ impl<E, L: Lender> Connections<E, L> {
             connection.life.facts.set(Facts::BLOCKED);
             self.counters.add(Counter::SlowReaders, 1);
         }
-        if !has_output && connection.life.facts.has(Facts::THROTTLED) {
-            connection.life.facts.clear(Facts::THROTTLED);
-            self.counters.subtract(Counter::Throttled, 1);
-            connection.life.progressed(self.now);
-            self.set_timer(key);
+        if !has_output && connection.life.facts.has(Facts::THROTTLED.or(Facts::FED)) {
+            self.drained(key, len);
         } else if len > 0 && (has_output || !connection.life.facts.has(Facts::PINGED)) {
             // But that a Ping could be sent says nothing of the peer.
             connection.life.progressed(self.now);
         }
+    }
+
+    /// All output is sent of a connection that has waited for that, `len` bytes of it now.
+    fn drained(&mut self, key: u32, len: usize) {
+        let life = &mut self.table.get_mut(key).life;
+        if life.facts.has(Facts::THROTTLED) {
+            life.facts.clear(Facts::THROTTLED);
+            life.progressed(self.now);
+            self.counters.subtract(Counter::Throttled, 1);
+            self.set_timer(key);
+        } else if len > 0 && !life.facts.has(Facts::PINGED) {
+            life.progressed(self.now);
+        }
+        self.queue_source(key);
     }
 
     /// The socket takes bytes again.
@@ -398,24 +423,27 @@ impl<E, L: Lender> Connections<E, L> {
     #[inline]
     pub(crate) fn enforce_caps(&mut self, key: u32) {
         if self.table.get(key).life.facts.has(Facts::BLOCKED) && self.room_below_caps(key) < ROOM_MIN {
-            let life = &mut self.table.get_mut(key).life;
-            if !life.facts.has(Facts::THROTTLED) {
-                self.counters.add(Counter::Throttled, 1);
-            }
-            life.throttle(self.now);
+            self.throttle(key);
             self.set_timer(key);
         }
     }
 
+    fn throttle(&mut self, key: u32) {
+        let life = &mut self.table.get_mut(key).life;
+        self.counters.add(Counter::Throttled, u64::from(!life.facts.has(Facts::THROTTLED)));
+        life.throttle(self.now);
+    }
+
     /// Bytes that may still be queued for a slow reader.
     fn room_below_caps(&self, key: u32) -> usize {
-        let pending = self.outputs.pending(self.table.get(key).output);
+        let pending = self.outputs.pending(self.table.get(key).output) + self.actors.held(key);
         let of_its_own = self.backlog.per_connection.saturating_sub(pending);
         of_its_own.min(self.backlog.total.saturating_sub(self.outputs.held() + self.stages.held()))
     }
 
     /// The peer has shut down its side. What is pending is still sent, for as long as the peer takes it.
     pub(crate) fn peer_finished(&mut self, key: u32) {
+        self.release_all(key);
         self.table.get_mut(key).life.peer_finished(self.now);
         self.set_timer(key);
     }
@@ -495,6 +523,9 @@ impl<E, L: Lender> Connections<E, L> {
                     continue;
                 }
             }
+            if self.table.get(key).life.facts.has(Facts::FED) && !self.feed(key) {
+                continue;
+            }
             return Some(key);
         }
         None
@@ -537,11 +568,12 @@ impl<E, L: Lender> Connections<E, L> {
             let Some(key) = self.wheel.pop(self.now) else { return true };
             self.table.get_mut(key).timer = super::wheel::Timer::NONE;
             self.budget.spend(schedule::LOOK);
+            self.act_in_time(key);
             let due = self.due(key);
             match due {
                 Due::Later(_) => {}
                 Due::Ping => self.ping(key),
-                Due::Close => self.close(key, Ending::Idle, "idle"),
+                Due::Close => self.close(key, (Ending::Idle, CloseCode::GOING_AWAY), "idle"),
                 Due::Abort if self.table.get(key).life.state() == State::Opening => {
                     self.abort(key, Ending::HandshakeTimeout);
                 }
@@ -575,16 +607,29 @@ impl<E, L: Lender> Connections<E, L> {
         if is_awaited && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
             return Due::Later(None);
         }
-        life.due(&self.timeouts, has_output, self.now)
+        self.due_by_state(key)
+    }
+
+    fn due_by_state(&self, key: u32) -> Due {
+        let Connection { life, output, .. } = self.table.get(key);
+        // Echoes that are held back come first.
+        if life.state() == State::Open && life.facts.has(Facts::ACTS) && self.actors.holds(key) {
+            return Due::Later(None);
+        }
+        life.due(&self.timeouts, !output.is_empty(), self.now)
     }
 
     /// Sets the timer of a connection by its state as it is.
     fn set_timer(&mut self, key: u32) {
-        let connection = self.table.get_mut(key);
-        match connection.life.due(&self.timeouts, !connection.output.is_empty(), self.now) {
-            Due::Later(None) => self.wheel.cancel(&mut connection.timer),
-            Due::Later(Some(at)) => self.wheel.set(&mut connection.timer, key, at, self.now),
-            _ => self.wheel.set(&mut connection.timer, key, self.now.wrapping_add(1), self.now),
+        let (due, acts_at) = (self.due_by_state(key), self.acts_at(key));
+        let timer = &mut self.table.get_mut(key).timer;
+        match due {
+            Due::Later(None) => self.wheel.cancel(timer),
+            Due::Later(Some(at)) => self.wheel.set(timer, key, at, self.now),
+            _ => self.wheel.set(timer, key, self.now.wrapping_add(1), self.now),
+        }
+        if let Some(at) = acts_at {
+            self.wheel.set(timer, key, at, self.now);
         }
     }
 
@@ -600,11 +645,12 @@ impl<E, L: Lender> Connections<E, L> {
     }
 
     /// Closes from our side: a Close frame if the protocol has one, then whatever the peer answers or the deadline.
-    fn close(&mut self, key: u32, ending: Ending, reason: &str) {
+    fn close(&mut self, key: u32, (ending, code): (Ending, CloseCode), reason: &str) {
+        self.release_all(key);
         let connection = self.table.get_mut(key);
-        match connection.life.close(ending, reason, self.now) {
+        match connection.life.close(ending, code, reason, self.now) {
             Farewell::Frame(frame) => {
-                self.counters.close_sent(CloseCode::GOING_AWAY.into());
+                self.counters.close_sent(code.into());
                 self.push_own(key, frame);
             }
             Farewell::Nothing => {
@@ -642,12 +688,13 @@ impl<E, L: Lender> Connections<E, L> {
         if self.table.get(key).life.state() == State::Leaving {
             let connection = self.table.get_mut(key);
             if connection.life.has_brought_all(!connection.output.is_empty()) {
-                self.close(key, Ending::ServerStop, "server is stopping");
+                self.close(key, (Ending::ServerStop, CloseCode::GOING_AWAY), "server is stopping");
             }
         }
     }
 }
 
+mod acting;
 #[cfg(test)]
 mod checks;
 mod staged;

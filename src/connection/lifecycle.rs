@@ -10,7 +10,9 @@
 //! finishing. From each state an error or a deadline leads to *aborted*, and the end of the peer's input, once all is sent, to
 //! the close.
 
-use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Settings, Then};
+use crate::protocol::{
+    Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Settings, Then,
+};
 use crate::worker::Ending;
 
 /// Receives that a connection may still have when it is told to leave: its peer may be a bulk sender.
@@ -87,9 +89,12 @@ impl Facts {
     pub(crate) const HOLDS_BUFFERS: Self = Self(1 << 9);
     /// The peer has sent something.
     pub(crate) const HEARD: Self = Self(1 << 10);
-    /// What has brought the connection to its end, in four bits from here on: one more than its number in [`Ending::ALL`].
-    const ENDING_AT: u32 = 11;
-    const ENDING: Self = Self(0xf << Self::ENDING_AT);
+    /// It does something later or of its own accord: it has an entry among the [`Actors`](super::actors::Actors).
+    pub(crate) const ACTS: Self = Self(1 << 11);
+    /// It is one of these and sends without being asked: what it sends next is to be queued when all of its output is sent.
+    pub(crate) const FED: Self = Self(1 << 12);
+    /// It is to end with a reset.
+    pub(crate) const RESET: Self = Self(1 << 13);
 
     #[inline]
     pub(crate) const fn has(self, any: Self) -> bool {
@@ -116,20 +121,7 @@ impl Facts {
     fn hear(&mut self) {
         self.0 = self.0 & !Self::PINGED.0 | Self::HEARD.0;
     }
-
-    fn set_ending(&mut self, ending: Ending) {
-        if !self.has(Self::ENDING) {
-            self.0 |= (ending as u16 + 1) << Self::ENDING_AT;
-        }
-    }
-
-    fn ending(self) -> Option<Ending> {
-        let number = (self.0 & Self::ENDING.0) >> Self::ENDING_AT;
-        Ending::ALL.get(usize::from(number).checked_sub(1)?).copied()
-    }
 }
-
-const _: () = assert!(Ending::ALL.len() < 1 << 4, "endings have four bits among the facts");
 
 /// What a connection wants of its engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,6 +167,8 @@ pub(crate) struct Timeouts {
     pub(crate) stall: Option<u32>,
     /// From the decision to close, or from the last progress after it, to the close.
     pub(crate) close: Option<u32>,
+    /// How long a tick is, for delays and rates.
+    pub(crate) tick_us: u32,
 }
 
 impl Timeouts {
@@ -203,20 +197,37 @@ pub(crate) struct Lifecycle {
     rest: Rest,
 }
 
-/// Receives that a connection may still have when it is leaving; the highest bit: it has a stage in front of its session.
+/// Receives that a connection may still have when it is leaving or, as soon as something has brought it to its end, what that
+/// is; the highest bit: it has a stage in front of its session.
 #[derive(Clone, Copy)]
 struct Rest(u8);
 
 impl Rest {
     const STAGED: u8 = 1 << 7;
+    /// Above the receives: this one's number is that of the first of [`Ending::ALL`].
+    const ENDINGS: u8 = LAST_RECEIVES + 1;
 
     /// Takes one of the receives, if one is left.
     fn take(&mut self) -> bool {
-        let is_left = self.0 & !Self::STAGED > 0;
+        let is_left = (1..Self::ENDINGS).contains(&(self.0 & !Self::STAGED));
         self.0 -= u8::from(is_left);
         is_left
     }
+
+    /// The first one stays.
+    fn set_ending(&mut self, ending: Ending) {
+        if self.ending().is_none() {
+            self.0 = self.0 & Self::STAGED | (Self::ENDINGS + ending as u8);
+        }
+    }
+
+    fn ending(self) -> Option<Ending> {
+        let number = (self.0 & !Self::STAGED).checked_sub(Self::ENDINGS)?;
+        Ending::ALL.get(usize::from(number)).copied()
+    }
 }
+
+const _: () = assert!(Rest::ENDINGS as usize + Ending::ALL.len() <= Rest::STAGED as usize, "they share seven bits");
 
 const _: () = assert!(size_of::<Lifecycle>() <= 32, "an idle connection pays for every byte");
 
@@ -273,7 +284,7 @@ impl Lifecycle {
 
     /// What comes before the session has failed: what is to be said of that is sent.
     pub(crate) fn refused(&mut self, now: u32) {
-        self.facts.set_ending(Ending::Refused);
+        self.rest.set_ending(Ending::Refused);
         self.state = State::Lingering;
         self.since = now;
     }
@@ -317,14 +328,20 @@ impl Lifecycle {
     /// Whether a send that completes silently is waited for: something else is to be done behind it.
     #[inline]
     pub(crate) fn awaits_output(&self) -> bool {
-        self.facts.has(Facts::PEER_DONE.or(Facts::THROTTLED)) || self.state.is_ending()
+        self.facts.has(Facts::PEER_DONE.or(Facts::THROTTLED).or(Facts::FED)) || self.state.is_ending()
     }
 
-    /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, in a handshake, closing, or with an end
-    /// behind its input.
+    /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, a source, in a handshake, closing, or with
+    /// an end behind its input.
     #[inline]
     pub(crate) fn is_background(&self) -> bool {
-        self.state != State::Open || self.facts.has(Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD))
+        const ANY: Facts = Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD).or(Facts::FED);
+        self.state != State::Open || self.facts.has(ANY)
+    }
+
+    /// What it does later or of its own accord, if it does.
+    pub(super) fn behaviour(&self) -> Option<Behaviour> {
+        self.session.behaviour()
     }
 
     /// Whether the peer is in the midst of a data frame.
@@ -374,15 +391,20 @@ impl Lifecycle {
 
     fn happened(&mut self, event: Option<Event>, then: Then, now: u32) {
         match event {
-            None => return,
+            None | Some(Event::Deferred) => return,
             Some(Event::Opened) if self.state == State::Opening => self.state = State::Open,
             Some(Event::Opened) => {} // it is leaving already
-            Some(Event::Closing) => self.state = State::Closing,
+            Some(Event::Closing(_)) => {
+                // If it has none yet, its client has asked for this.
+                self.rest.set_ending(Ending::Behaviour);
+                self.state = State::Closing;
+            }
             Some(Event::Closed(cause)) => {
-                self.facts.set_ending(match cause {
+                self.rest.set_ending(match cause {
                     Cause::Refused(_) => Ending::Refused,
                     Cause::PeerClosed(_) => Ending::PeerClose,
                     Cause::Violation(_) => Ending::Violation,
+                    Cause::Behaviour => Ending::Behaviour,
                 });
                 self.ends(then);
             }
@@ -392,11 +414,16 @@ impl Lifecycle {
 
     /// Nothing more comes from the session.
     fn ends(&mut self, then: Then) {
-        if then == Then::Linger {
-            self.state = State::Lingering;
-        } else {
-            self.state = State::Finishing;
-            self.facts.set(Facts::READABLE); // a last receive is to find out
+        match then {
+            Then::Linger => self.state = State::Lingering,
+            Then::Reset => {
+                self.state = State::Done;
+                self.facts.set(Facts::RESET);
+            }
+            Then::Continue | Then::Close => {
+                self.state = State::Finishing;
+                self.facts.set(Facts::READABLE); // a last receive is to find out
+            }
         }
     }
 
@@ -412,7 +439,7 @@ impl Lifecycle {
     pub(crate) fn peer_finished(&mut self, now: u32) {
         self.since = now; // that is input, too
         self.facts.set(Facts::PEER_DONE);
-        self.facts.set_ending(Ending::EndOfInput);
+        self.rest.set_ending(Ending::EndOfInput);
     }
 
     /// The connection is broken: a reset, a timeout, an error of the socket.
@@ -422,7 +449,7 @@ impl Lifecycle {
     }
 
     pub(crate) fn abort(&mut self, ending: Ending, now: u32) {
-        self.facts.set_ending(ending);
+        self.rest.set_ending(ending);
         if self.state != State::Aborted {
             self.state = State::Aborted;
             self.since = now;
@@ -474,15 +501,15 @@ impl Lifecycle {
     }
 
     /// Begins the closing handshake from our side, or the end where there is none.
-    pub(crate) fn close(&mut self, ending: Ending, reason: &str, now: u32) -> Farewell {
+    pub(crate) fn close(&mut self, ending: Ending, code: CloseCode, reason: &str, now: u32) -> Farewell {
         if !matches!(self.state, State::Opening | State::Open | State::Leaving) {
             return Farewell::Nothing;
         }
-        self.facts.set_ending(ending);
+        self.rest.set_ending(ending);
         // Of what was received since it was told to leave, its deadlines know nothing.
         self.since = now;
         let was_open = self.session.phase() == Phase::Open;
-        let frame = self.session.close(CloseCode::GOING_AWAY, reason);
+        let frame = self.session.close(code, reason);
         self.state = match frame {
             Some(_) => State::Closing,
             None if !was_open => State::Done,
@@ -549,7 +576,7 @@ impl Lifecycle {
 
     /// What has brought it to its end; `None`: nothing has yet.
     pub(crate) fn ending(&self) -> Option<Ending> {
-        self.facts.ending()
+        self.rest.ending()
     }
 
     /// Whether it waits for its output to be sent, and for nothing else.

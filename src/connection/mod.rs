@@ -9,7 +9,9 @@
 //! | `output.rs` | pending output, and the memory that it takes |
 //! | `schedule.rs` | the scheduler: costs, the budget of a turn, a connection's quantum |
 //! | `wheel.rs` | timers |
+//! | `actors.rs` | what connections do later or of their own accord that were asked for a behaviour |
 
+mod actors;
 mod connections;
 mod journal;
 pub(crate) mod lifecycle;

@@ -1,6 +1,9 @@
 //! Pending output: per connection a queue of chunks, in the receive buffers where they were made or in memory of their
 //! own. What it comes to is known where it is queued, and there the caps are enforced.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use slab::Slab;
 
 const NONE: u32 = u32::MAX;
@@ -54,6 +57,26 @@ enum Source<P> {
     Lent(P),
     /// In memory of their own, `sent` of them sent already.
     Owned { bytes: Vec<u8>, sent: usize },
+    /// In memory that connections share, of which this one sends what is behind the first `sent` bytes.
+    Shared { bytes: Arc<[u8]>, sent: usize },
+}
+
+/// A block that an operation owns while it sends it.
+pub(crate) enum Block {
+    Owned(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Block::Owned(bytes) => bytes,
+            Block::Shared(bytes) => bytes,
+        }
+    }
 }
 
 struct Chunk<P> {
@@ -128,6 +151,23 @@ impl<L: Lender> Outputs<L> {
         self.push(queue, Source::Owned { bytes, sent: 0 }, len);
     }
 
+    /// Puts what is behind the first `from` bytes of shared memory behind the others: it is not empty.
+    pub(super) fn push_shared(&mut self, queue: &mut Queue, bytes: Arc<[u8]>, from: usize) {
+        let len = bytes.len() - from;
+        self.held += CHUNK_OVERHEAD;
+        self.push(queue, Source::Shared { bytes, sent: from }, len);
+    }
+
+    /// Memory beside the queues is taken for output that is still to come, and counts like theirs.
+    pub(super) fn take_memory(&mut self, bytes: usize) {
+        self.held += bytes;
+    }
+
+    /// Such memory is given back.
+    pub(super) fn give_memory(&mut self, bytes: usize) {
+        self.held -= bytes;
+    }
+
     /// Copies bytes behind the others: into the last block while it has room, then into further ones.
     pub(crate) fn copy(&mut self, queue: &mut Queue, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -182,6 +222,7 @@ impl<L: Lender> Outputs<L> {
         match &self.chunks[first as usize].source {
             Source::Lent(piece) => lender.bytes(piece),
             Source::Owned { bytes, sent } => &bytes[*sent..],
+            Source::Shared { bytes, sent } => &bytes[*sent..],
         }
     }
 
@@ -193,6 +234,10 @@ impl<L: Lender> Outputs<L> {
         match &mut self.chunks[first as usize].source {
             Source::Lent(piece) => L::advance(piece, by),
             Source::Owned { bytes, sent } => {
+                *sent += by;
+                assert!(*sent < bytes.len(), "all of a chunk is sent: it is to be popped");
+            }
+            Source::Shared { bytes, sent } => {
                 *sent += by;
                 assert!(*sent < bytes.len(), "all of a chunk is sent: it is to be popped");
             }
@@ -209,6 +254,7 @@ impl<L: Lender> Outputs<L> {
                 len
             }
             Source::Owned { bytes, sent } => bytes.len() - sent,
+            Source::Shared { bytes, sent } => bytes.len() - sent,
         }
     }
 
@@ -221,6 +267,10 @@ impl<L: Lender> Outputs<L> {
             Source::Lent(piece) => L::len(piece),
             Source::Owned { bytes, sent } => {
                 self.held -= CHUNK_OVERHEAD + bytes.capacity();
+                bytes.len() - sent
+            }
+            Source::Shared { bytes, sent } => {
+                self.held -= CHUNK_OVERHEAD;
                 bytes.len() - sent
             }
         };
@@ -271,21 +321,41 @@ impl<L: Lender> Outputs<L> {
 
     /// Takes the oldest chunk out, for an operation that has to own its bytes; says how many of them are sent already.
     /// Only for engines that lend nothing.
-    pub(crate) fn take_block(&mut self, queue: &mut Queue) -> (Vec<u8>, usize) {
+    pub(crate) fn take_block(&mut self, queue: &mut Queue) -> (Block, usize) {
         match self.take_front(queue) {
-            Source::Owned { bytes, sent } => (bytes, sent),
+            Source::Owned { bytes, sent } => (Block::Owned(bytes), sent),
+            Source::Shared { bytes, sent } => (Block::Shared(bytes), sent),
             Source::Lent(_) => unreachable!("this engine lends nothing"),
         }
     }
 
+    /// Takes all of a queue of which nothing is lent.
+    pub(super) fn take_all(&mut self, queue: &mut Queue, mut take: impl FnMut(&[u8])) {
+        while !queue.is_empty() {
+            match self.take_front(queue) {
+                Source::Owned { bytes, sent } => take(&bytes[sent..]),
+                Source::Shared { bytes, sent } => take(&bytes[sent..]),
+                Source::Lent(_) => unreachable!("nothing of it is lent"),
+            }
+        }
+    }
+
     /// Puts a block in front of the others, `sent` of whose bytes are sent.
-    pub(crate) fn put_block(&mut self, queue: &mut Queue, bytes: Vec<u8>, sent: usize) {
-        let len = bytes.len() - sent;
+    pub(crate) fn put_block(&mut self, queue: &mut Queue, block: Block, sent: usize) {
+        let len = block.len() - sent;
         if len == 0 {
             return;
         }
-        self.held += CHUNK_OVERHEAD + bytes.capacity();
-        let source = Source::Owned { bytes, sent };
+        let source = match block {
+            Block::Owned(bytes) => {
+                self.held += CHUNK_OVERHEAD + bytes.capacity();
+                Source::Owned { bytes, sent }
+            }
+            Block::Shared(bytes) => {
+                self.held += CHUNK_OVERHEAD;
+                Source::Shared { bytes, sent }
+            }
+        };
         if queue.is_empty() {
             return self.push(queue, source, len);
         }
@@ -337,6 +407,10 @@ impl<L: Lender> Outputs<L> {
                 Source::Lent(piece) => count.2 += L::len(piece),
                 Source::Owned { bytes, sent } => {
                     count.1 += CHUNK_OVERHEAD + bytes.capacity();
+                    count.2 += bytes.len() - sent;
+                }
+                Source::Shared { bytes, sent } => {
+                    count.1 += CHUNK_OVERHEAD;
                     count.2 += bytes.len() - sent;
                 }
             }
@@ -417,8 +491,27 @@ mod tests {
         assert_eq!((&block[..], sent, outputs.pending(queue)), (&b"front"[..], 1, 0));
         outputs.copy(&mut queue, b" and behind");
         outputs.put_block(&mut queue, block, sent + 2);
-        outputs.put_block(&mut queue, vec![1], 1);
+        outputs.put_block(&mut queue, Block::Owned(vec![1]), 1);
         assert_eq!((outputs.pending(queue), drain(&mut outputs, &mut queue, 3)), (13, b"nt and behind".to_vec()));
+    }
+
+    /// However many slow readers there are of the same source.
+    #[test]
+    fn shared_memory_counts_by_its_chunks_alone() {
+        let template: Arc<[u8]> = (0..200).collect();
+        let (mut outputs, mut queue) = (Outputs::new(), Queue::EMPTY);
+        outputs.copy(&mut queue, b"head");
+        let before = outputs.held();
+        outputs.push_shared(&mut queue, Arc::clone(&template), 150);
+        outputs.push_shared(&mut queue, Arc::clone(&template), 0);
+        assert_eq!((outputs.held() - before, outputs.pending(queue)), (2 * CHUNK_OVERHEAD, 254));
+        outputs.pop(&mut queue, &mut NoLender);
+        let (block, sent) = outputs.take_block(&mut queue);
+        outputs.put_block(&mut queue, block, sent + 7);
+        assert_eq!((outputs.held(), outputs.pending(queue)), (2 * CHUNK_OVERHEAD, 243));
+        outputs.move_out(queue, &mut NoLender);
+        assert!(drain(&mut outputs, &mut queue, 9) == [&template[157..], &template].concat());
+        assert_eq!((outputs.held(), Arc::strong_count(&template)), (0, 1));
     }
 
     /// A slow reader may have taken everything by the time that the receive buffers run short.

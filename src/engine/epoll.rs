@@ -91,7 +91,7 @@ impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control, accepts: Accepts) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        let clock = Clock::new(&plan.limits, EVENTS as u32);
+        let clock = Clock::new(&plan.limits, EVENTS as u32, plan.settings.has_behaviours);
         let log = ConnectionLog::new(plan.index, clock.tick());
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
@@ -256,6 +256,9 @@ impl<'a> Worker<'a> {
             self.connections.spend_on(key);
             self.serve(key, true);
         }
+        for key in self.connections.take_called() {
+            self.serve(key, false);
+        }
     }
 
     /// Sends that found no memory are tried again.
@@ -291,8 +294,7 @@ impl<'a> Worker<'a> {
             self.connections.get_mut(key).life.shut_down();
         }
         if wants.close {
-            self.connections.drop_output(key);
-            self.connections.remove(key);
+            self.connections.end(key);
         } else {
             self.queue_if_wanting(key);
         }

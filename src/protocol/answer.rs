@@ -1,28 +1,21 @@
-//! The answers to an upgrade request (RFC 6455, sections 4.2.2 and 4.4; RFC 9110, section 15).
+//! The answers to a request (RFC 6455, sections 4.2.2 and 4.4; RFC 9110, section 15).
 
 use tungstenite::handshake::derive_accept_key;
+use tungstenite::http::StatusCode;
 
-/// Why a request is not an opening handshake, or not one for this server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    status: Status,
-    /// The text that the client is shown.
-    why: &'static str,
-}
+/// Characters of a path that an answer repeats, at most.
+const PATH_SHOWN: usize = 200;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
-    BadRequest = 400,
-    NotFound = 404,
-    MethodNotAllowed = 405,
-    UpgradeRequired = 426,
-    HeaderFieldsTooLarge = 431,
-    VersionNotSupported = 505,
+/// An answer that ends the connection: the request is no opening handshake, or none for this server.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// A whole HTTP answer 400, which ends the connection.
 pub fn refuse(why: &str) -> Vec<u8> {
-    Refusal::bad_request("").answer_with(why)
+    Answer::bad_request(why).bytes
 }
 
 /// 101: what follows on this connection is WebSocket.
@@ -39,58 +32,80 @@ pub(super) fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
     answer.into_bytes()
 }
 
-impl Refusal {
-    pub(super) const fn bad_request(why: &'static str) -> Self {
-        Refusal { status: Status::BadRequest, why }
+impl Answer {
+    /// 200, for load balancers and probes.
+    pub(super) fn healthy() -> Self {
+        Self::text(200, "Cache-Control: no-store\r\n", "ok")
     }
 
-    pub(super) const fn not_found() -> Self {
-        Refusal { status: Status::NotFound, why: "There is no WebSocket at this path." }
+    /// A status that a client has asked for.
+    pub(super) fn asked_for(status: u16) -> Self {
+        let headers = if matches!(status, 429 | 503) { "Retry-After: 1\r\n" } else { "" };
+        match status {
+            426 => Self::upgrade_required("This status was asked for."),
+            204 | 304 => Self::new(status, "Connection: close\r\n", ""),
+            _ => Self::text(status, headers, "This status was asked for."),
+        }
     }
 
-    pub(super) const fn method_not_allowed() -> Self {
-        Refusal { status: Status::MethodNotAllowed, why: "A WebSocket is opened with GET." }
+    /// The methods that there are.
+    pub(super) fn options() -> Self {
+        Self::new(204, "Connection: close\r\nAllow: GET, HEAD, OPTIONS\r\n", "")
     }
 
-    pub(super) const fn upgrade_required(why: &'static str) -> Self {
-        Refusal { status: Status::UpgradeRequired, why }
+    pub(super) fn bad_request(why: &str) -> Self {
+        Self::text(400, "", why)
     }
 
-    pub(super) const fn too_large(why: &'static str) -> Self {
-        Refusal { status: Status::HeaderFieldsTooLarge, why }
+    /// `served`: the only path that is.
+    pub(super) fn not_found(path: &str, served: &str) -> Self {
+        let end = path.char_indices().nth(PATH_SHOWN).map_or(path.len(), |(at, _)| at);
+        let (shown, dots) = (&path[..end], if end < path.len() { "..." } else { "" });
+        Self::text(404, "", &format!("There is no WebSocket at {shown}{dots}: this server's is at {served}"))
     }
 
-    pub(super) const fn version_not_supported() -> Self {
-        Refusal { status: Status::VersionNotSupported, why: "A WebSocket is opened with HTTP/1.1." }
+    pub(super) fn method_not_allowed() -> Self {
+        Self::text(405, "Allow: GET, HEAD, OPTIONS\r\n", "A WebSocket is opened with GET.")
     }
 
-    /// The HTTP status code.
-    pub(super) const fn status(self) -> u16 {
-        self.status as u16
+    pub(super) fn upgrade_required(why: &str) -> Self {
+        // A sender of Upgrade must name it in Connection, too (RFC 9110, section 7.8).
+        let headers = "Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+        Self::new(426, &[headers, PLAIN].concat(), &[why, "\n"].concat())
     }
 
-    /// The whole HTTP answer, which ends the connection.
-    pub(super) fn answer(self) -> Vec<u8> {
-        self.answer_with(self.why)
+    pub(super) fn too_large(why: &str) -> Self {
+        Self::text(431, "", why)
     }
 
-    fn answer_with(self, body: &str) -> Vec<u8> {
-        let (status, headers) = match self.status {
-            Status::BadRequest => ("400 Bad Request", "Connection: close\r\n"),
-            Status::NotFound => ("404 Not Found", "Connection: close\r\n"),
-            Status::MethodNotAllowed => ("405 Method Not Allowed", "Connection: close\r\nAllow: GET\r\n"),
-            // Whoever sends Upgrade must name it in Connection, too (RFC 9110, section 7.8).
-            Status::UpgradeRequired => (
-                "426 Upgrade Required",
-                "Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-            ),
-            Status::HeaderFieldsTooLarge => ("431 Request Header Fields Too Large", "Connection: close\r\n"),
-            Status::VersionNotSupported => ("505 HTTP Version Not Supported", "Connection: close\r\n"),
+    pub(super) fn version_not_supported() -> Self {
+        Self::text(505, "", "A WebSocket is opened with HTTP/1.1.")
+    }
+
+    fn text(status: u16, headers: &str, text: &str) -> Self {
+        Self::new(status, &["Connection: close\r\n", headers, PLAIN].concat(), &[text, "\n"].concat())
+    }
+
+    /// An answer with these header lines, and `Content-Length` if this status has a body.
+    pub(super) fn new(status: u16, headers: &str, body: &str) -> Self {
+        let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let reason = reason.unwrap_or_default();
+        let head = format!("HTTP/1.1 {status} {reason}\r\n{headers}");
+        let answer = match status {
+            204 | 304 => [&head, "\r\n"].concat(),
+            _ => format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()),
         };
-        let length = body.len() + 1;
-        format!(
-            "HTTP/1.1 {status}\r\n{headers}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{body}\n"
-        )
-        .into_bytes()
+        Answer { status, bytes: answer.into_bytes() }
+    }
+
+    /// The same as the answer to HEAD (RFC 9110, section 9.3.2).
+    pub(super) fn without_body(mut self) -> Self {
+        let end =
+            self.bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head ends with an empty line");
+        self.bytes.truncate(end + 4);
+        self
     }
 }
+
+/// Text that repeats what the client has sent is not to be taken for anything else.
+const PLAIN: &str = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n";

@@ -15,6 +15,8 @@ impl CloseCode {
     pub const INVALID_PAYLOAD: Self = Self(1007);
     /// 1009: a message is larger than the endpoint takes.
     pub const MESSAGE_TOO_BIG: Self = Self(1009);
+    /// 1013: the endpoint cannot serve this now.
+    pub const TRY_AGAIN_LATER: Self = Self(1013);
 
     /// Whether an endpoint may put this code into a Close frame: registered codes but for the three that stand for the
     /// lack of one (1005, 1006, 1015), and the ranges for libraries and applications (sections 7.4.1 and 7.4.2).

@@ -137,6 +137,26 @@ pub(super) fn header_len(payload_len: u64) -> usize {
     }
 }
 
+/// The header of a whole binary message that the server sends.
+#[must_use]
+pub fn write_binary_header(payload_len: u64) -> Vec<u8> {
+    let mut header = vec![0; header_len(payload_len)];
+    write_header(&mut header, FIN | Opcode::Binary as u8, payload_len);
+    header
+}
+
+/// The length of the header at the start of `bytes`, which [`write_header`] has written, and that of the payload.
+pub(super) fn read_header(bytes: &[u8]) -> (usize, u64) {
+    match bytes[1] {
+        LENGTH_16 => (4, u64::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+        LENGTH_64 => {
+            let len = bytes[2..].first_chunk().expect("a header is written whole");
+            (MAX_UNMASKED_HEADER, u64::from_be_bytes(*len))
+        }
+        len => (2, u64::from(len)),
+    }
+}
+
 /// Writes the header of an unmasked frame at the start of `to`, which has room for it.
 #[inline]
 pub(super) fn write_header(to: &mut [u8], first: u8, payload_len: u64) {

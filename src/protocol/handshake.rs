@@ -3,15 +3,16 @@
 use std::mem::MaybeUninit;
 
 use httparse::{Header, Request, Status};
-use tungstenite::http::Uri;
 
 use super::{
-    Settings,
-    answer::{self, Refusal},
+    Behaviour, Settings,
+    answer::{self, Answer},
+    page,
+    target::Target,
 };
 
-/// Header lines in a request; more are refused with 431.
-const MAX_HEADERS: usize = 64;
+/// Header lines for which there is room on the stack; for more, if so many are allowed, memory is allocated.
+const HEADERS: usize = 128;
 
 /// A request that is half read.
 #[derive(Debug)]
@@ -24,13 +25,12 @@ pub(super) struct Handshake {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     Partial,
-    Refused {
-        status: u16,
-        answer: Vec<u8>,
-    },
+    /// The answer ends the connection.
+    Refused(Answer),
     /// The request ended before `request_end` of what was received; what follows are frames.
     Accepted {
         answer: Vec<u8>,
+        behaviour: Behaviour,
         request_end: usize,
     },
 }
@@ -54,20 +54,20 @@ impl Handshake {
                 half_read.get_or_insert_with(|| Box::new(Handshake { request: data.to_vec() }));
                 Progress::Partial
             }
-            Ok(Some((answer, end))) => Progress::Accepted { answer, request_end: end - known },
-            Err(refusal) => {
+            Ok(Some((Accepted { answer, behaviour }, end))) => {
+                Progress::Accepted { answer, behaviour, request_end: end - known }
+            }
+            Err(answer) => {
                 let request = half_read.as_ref().map_or(data, |handshake| &handshake.request);
-                let refusal = if is_proxy_header(request) { PROXY_HEADER } else { refusal };
-                Progress::Refused { status: refusal.status(), answer: refusal.answer() }
+                let is_proxy = is_proxy_header(request);
+                Progress::Refused(if is_proxy { Answer::bad_request(PROXY_HEADER) } else { answer })
             }
         }
     }
 }
 
 /// For a request with a load balancer's words in front of it.
-const PROXY_HEADER: Refusal = Refusal::bad_request(
-    "The request begins with a PROXY protocol header, which this listener is not told to take (--listen ...?proxy=any).",
-);
+const PROXY_HEADER: &str = "The request begins with a PROXY protocol header, which this listener is not told to take (--listen ...?proxy=any).";
 
 /// Whether a request that is refused begins with a PROXY protocol header: of version 1, or the line ends and the NUL of
 /// version 2.
@@ -75,34 +75,63 @@ fn is_proxy_header(request: &[u8]) -> bool {
     request.starts_with(b"PROXY ") || request.starts_with(b"\r\n\r\n\0")
 }
 
-/// The answer to the request at the start of `bytes` and where the request ends; `None`: it is not complete.
+/// The 101, and what the connection does then.
+struct Accepted {
+    answer: Vec<u8>,
+    behaviour: Behaviour,
+}
+
+/// The 101 for the request at the start of `bytes` and where the request ends; `None`: it is not complete.
 ///
 /// The first `known` bytes have been found to be the start of a request before. Only whole lines are parsed, and they
 /// are parsed again only when another line ends: often enough for an early answer to nonsense, and rare enough for a
 /// client that sends byte by byte. Thus the answer does not depend on how the request is cut.
-fn examine(settings: &Settings, bytes: &[u8], known: usize) -> Result<Option<(Vec<u8>, usize)>, Refusal> {
+fn examine(settings: &Settings, bytes: &[u8], known: usize) -> Result<Option<(Accepted, usize)>, Answer> {
     let request = &bytes[..bytes.len().min(settings.max_handshake_size)];
     let misfit = find_misfit(request, known);
     let fitting = &request[..misfit.map_or(request.len(), |(at, _)| at)];
     if let Some(last_lf) = fitting[known..].iter().rposition(|&byte| byte == b'\n') {
-        let lines = &fitting[..=known + last_lf];
-        let mut headers = [const { MaybeUninit::<Header>::uninit() }; MAX_HEADERS];
-        let mut parsed = Request::new(&mut []);
-        let status = parsed.parse_with_uninit_headers(lines, &mut headers);
-        if let Status::Complete(end) = status.map_err(|error| malformed(error, lines))? {
-            return Ok(Some((answer_to(&parsed, settings)?, end)));
+        let accepted = parse(settings, &fitting[..=known + last_lf])?;
+        if accepted.is_some() {
+            return Ok(accepted);
         }
     }
     match misfit {
-        Some((_, refusal)) => Err(refusal),
-        None if bytes.len() > request.len() => Err(Refusal::too_large("The request is too large.")),
+        Some((_, why)) => Err(Answer::bad_request(why)),
+        None if bytes.len() > request.len() => Err(Answer::too_large("The request is too large.")),
         None => Ok(None),
     }
 }
 
+/// The same for whole lines.
+fn parse(settings: &Settings, lines: &[u8]) -> Result<Option<(Accepted, usize)>, Answer> {
+    let most = settings.max_handshake_headers;
+    let (mut few, mut many) = ([const { MaybeUninit::<Header>::uninit() }; HEADERS], Vec::<Header>::new());
+    let headers = if most <= HEADERS {
+        &mut few[..most]
+    } else {
+        many.reserve_exact(most);
+        &mut many.spare_capacity_mut()[..most]
+    };
+    let mut request = Request::new(&mut []);
+    match request.parse_with_uninit_headers(lines, headers) {
+        Ok(Status::Complete(end)) => Ok(Some((answer_to(&request, settings)?, end))),
+        Ok(Status::Partial) => Ok(None),
+        Err(httparse::Error::Version) => match as_http_1_1(lines) {
+            Some(lines) => parse(settings, &lines),
+            None if names_http_version(lines) => Err(Answer::version_not_supported()),
+            None => Err(Answer::bad_request(NO_REQUEST)),
+        },
+        Err(httparse::Error::TooManyHeaders) => Err(Answer::too_large("The request has too many header lines.")),
+        Err(_) => Err(Answer::bad_request(NO_REQUEST)),
+    }
+}
+
+const NO_REQUEST: &str = "This is not an HTTP/1.1 request.";
+
 /// The first byte behind `known` that no request contains: a control character, or an LF that no CR precedes. (The
 /// parser would find most of the former at the end of their line, and forgives a lone LF.)
-fn find_misfit(request: &[u8], known: usize) -> Option<(usize, Refusal)> {
+fn find_misfit(request: &[u8], known: usize) -> Option<(usize, &'static str)> {
     let is_misfit = |at: &usize| match request[*at] {
         b'\n' => *at == 0 || request[*at - 1] != b'\r',
         b'\r' | b'\t' => false,
@@ -113,63 +142,106 @@ fn find_misfit(request: &[u8], known: usize) -> Option<(usize, Refusal)> {
         b'\n' => "A line does not end with CR LF.",
         _ => "The request contains a control character.",
     };
-    Some((at, Refusal::bad_request(why)))
+    Some((at, why))
 }
 
-fn malformed(error: httparse::Error, request: &[u8]) -> Refusal {
-    match error {
-        httparse::Error::TooManyHeaders => Refusal::too_large("The request has too many header lines."),
-        httparse::Error::Version if names_http_version(request) => Refusal::version_not_supported(),
-        _ => Refusal::bad_request("This is not an HTTP/1.1 request."),
-    }
+/// The request line, behind the empty lines that may precede it (RFC 9112, section 2.2).
+fn request_line(request: &[u8]) -> Option<(usize, &[u8])> {
+    let start = request.iter().position(|byte| !b"\r\n".contains(byte))?;
+    let line = &request[start..];
+    let end = line.iter().position(|&byte| byte == b'\r')?;
+    Some((start, &line[..end]))
 }
 
 /// Whether the request line names a version of HTTP, if one that the parser does not know.
 fn names_http_version(request: &[u8]) -> bool {
-    let line = request.split(|&byte| byte == b'\r').find(|line| !line.trim_ascii().is_empty());
-    line.is_some_and(|line| line.windows(6).any(|window| window == b" HTTP/"))
+    request_line(request).is_some_and(|(_, line)| line.windows(6).any(|window| window == b" HTTP/"))
 }
 
-/// The answer to a complete request (section 4.2.1, in the order in which a client can best make sense of it).
-fn answer_to(request: &Request, settings: &Settings) -> Result<Vec<u8>, Refusal> {
-    if request.version != Some(1) {
-        return Err(Refusal::version_not_supported());
+/// A request of a minor version that is not known yet is one of the highest that is (RFC 9110, section 2.5).
+fn as_http_1_1(request: &[u8]) -> Option<Vec<u8>> {
+    let (start, line) = request_line(request)?;
+    let minor = line.last().filter(|_| line[..line.len() - 1].ends_with(b" HTTP/1."))?;
+    let mut request = minor.is_ascii_digit().then(|| request.to_vec())?;
+    request[start + line.len() - 1] = b'1';
+    Some(request)
+}
+
+/// The 101 for a complete request.
+fn answer_to(request: &Request, settings: &Settings) -> Result<Accepted, Answer> {
+    match request.method.unwrap_or_default() {
+        "GET" => upgrade(request, settings),
+        "HEAD" => Err(plain_answer(request, settings).unwrap_or_else(|answer| answer).without_body()),
+        "OPTIONS" => Err(Answer::options()),
+        _ => Err(Answer::method_not_allowed()),
     }
-    if request.method != Some("GET") {
-        return Err(Refusal::method_not_allowed());
-    }
-    check_target(request.path.unwrap_or_default(), settings.path.as_deref())?;
+}
+
+/// The 101 for a GET (section 4.2.1, in the order in which a client can best make sense of it).
+fn upgrade(request: &Request, settings: &Settings) -> Result<Accepted, Answer> {
     let headers = &*request.headers;
-    if values(headers, "Host").count() != 1 {
-        return Err(Refusal::bad_request("The request must have one Host header."));
+    // In HTTP/1.0 there is no Upgrade (RFC 9110, section 7.8).
+    let is_upgrade =
+        request.version == Some(1) && tokens(headers, "Upgrade").any(|token| token.eq_ignore_ascii_case(b"websocket"));
+    if !is_upgrade {
+        return Err(plain_answer(request, settings)?);
     }
-    if !tokens(headers, "Upgrade").any(|token| token.eq_ignore_ascii_case(b"websocket")) {
-        return Err(Refusal::upgrade_required("This is a WebSocket server: the request must have Upgrade: websocket."));
-    }
+    let behaviour = behaviour_at(&target_of(request)?, settings)?;
     if !tokens(headers, "Connection").any(|token| token.eq_ignore_ascii_case(b"upgrade")) {
-        return Err(Refusal::bad_request("The request must have Connection: Upgrade."));
+        return Err(Answer::bad_request("The request must have Connection: Upgrade."));
     }
     if only(headers, "Sec-WebSocket-Version") != Some(b"13") {
-        return Err(Refusal::upgrade_required("The request must have Sec-WebSocket-Version: 13."));
+        return Err(Answer::upgrade_required("The request must have Sec-WebSocket-Version: 13."));
     }
-    let key = only(headers, "Sec-WebSocket-Key").filter(|key| is_key(key));
-    let key = key.ok_or(Refusal::bad_request("The request must have one Sec-WebSocket-Key of 16 bytes in base64."))?;
+    let Some(key) = only(headers, "Sec-WebSocket-Key").filter(|key| is_key(key)) else {
+        return Err(Answer::bad_request("The request must have one Sec-WebSocket-Key of 16 bytes in base64."));
+    };
     check_no_body(headers)?;
-    Ok(answer::accept(key, select_subprotocol(headers, settings)))
+    Ok(Accepted { answer: answer::accept(key, select_subprotocol(headers, settings)), behaviour })
 }
 
-/// The target may be in origin form or in absolute form (RFC 9112, section 3.2.2); a query does not matter.
-fn check_target(target: &str, path: Option<&str>) -> Result<(), Refusal> {
-    let uri = target.parse::<Uri>().ok().filter(|uri| uri.path().starts_with('/'));
-    let uri = uri.ok_or(Refusal::bad_request("The request target is neither a path nor a URI with one."))?;
-    if path.is_none_or(|path| uri.path() == path) { Ok(()) } else { Err(Refusal::not_found()) }
+/// The answer to a GET that asks for no WebSocket.
+fn plain_answer(request: &Request, settings: &Settings) -> Result<Answer, Answer> {
+    let target = target_of(request)?;
+    if settings.health_path.as_deref() == Some(target.path()) {
+        return Ok(Answer::healthy());
+    }
+    behaviour_at(&target, settings)?;
+    if settings.has_page && tokens(request.headers, "Accept").any(page::is_asked_for) {
+        return Ok(page::answer());
+    }
+    Ok(Answer::upgrade_required("This is a WebSocket server: the request must have Upgrade: websocket."))
+}
+
+/// What a request asks for. In HTTP/1.1 it must say of which host (RFC 9112, section 3.2).
+fn target_of(request: &Request) -> Result<Target, Answer> {
+    let target = Target::parse(request.path.unwrap_or_default());
+    let target =
+        target.ok_or_else(|| Answer::bad_request("The request target is neither a path nor a URI with one."))?;
+    if request.version == Some(1) && values(request.headers, "Host").count() != 1 {
+        return Err(Answer::bad_request("The request must have one Host header."));
+    }
+    Ok(target)
+}
+
+/// What a WebSocket at the target's path does.
+fn behaviour_at(target: &Target, settings: &Settings) -> Result<Behaviour, Answer> {
+    let (path, query) = (target.path(), target.query());
+    match settings.has_behaviours.then(|| Behaviour::at(path, query)).flatten() {
+        Some(Ok(Behaviour::Status(status))) => Err(Answer::asked_for(status)),
+        Some(behaviour) => behaviour.map_err(|why| Answer::bad_request(&why)),
+        None => match &settings.path {
+            Some(served) if served != path => Err(Answer::not_found(path, served)),
+            _ => Ok(Behaviour::Echo),
+        },
+    }
 }
 
 /// What follows the request is taken for frames, so it must not announce anything else.
-fn check_no_body(headers: &[Header]) -> Result<(), Refusal> {
+fn check_no_body(headers: &[Header]) -> Result<(), Answer> {
     let has_length = values(headers, "Content-Length").any(|value| value != b"0");
     if has_length || values(headers, "Transfer-Encoding").next().is_some() {
-        return Err(Refusal::bad_request("The request must not have a body."));
+        return Err(Answer::bad_request("The request must not have a body."));
     }
     Ok(())
 }
@@ -181,10 +253,21 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(is_digit)
 }
 
-/// The first of the server's subprotocols that the client offers (section 4.2.2, item 5).
-fn select_subprotocol<'s>(headers: &[Header], settings: &'s Settings) -> Option<&'s str> {
-    let is_offered = |name: &&String| tokens(headers, "Sec-WebSocket-Protocol").any(|token| token == name.as_bytes());
-    settings.subprotocols.iter().find(is_offered).map(String::as_str)
+/// The first of the server's subprotocols that the client offers (section 4.2.2, item 5); [`Settings::ANY`] is the first
+/// that it does.
+fn select_subprotocol<'r>(headers: &'r [Header], settings: &'r Settings) -> Option<&'r str> {
+    let offers = || tokens(headers, "Sec-WebSocket-Protocol");
+    settings.subprotocols.iter().find_map(|own| match own.as_str() {
+        Settings::ANY => offers().find(|token| is_token(token)).and_then(|token| str::from_utf8(token).ok()),
+        own => offers().any(|token| token == own.as_bytes()).then_some(own),
+    })
+}
+
+/// Whether this may name a subprotocol: a token (RFC 9110, section 5.6.2).
+#[must_use]
+pub fn is_token(name: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.iter().all(is_token)
 }
 
 /// The values of all header lines with this name.

@@ -6,8 +6,10 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `session.rs` | a connection's life: handshake, open, closing, closed |
-//! | `handshake.rs`, `answer.rs` | the HTTP/1.1 upgrade request, and the answers to it (section 4) |
+//! | `handshake.rs`, `target.rs`, `answer.rs` | the HTTP/1.1 upgrade request, its target, and the answers to it (section 4) |
+//! | `page.rs`, `page.html` | the test page that browsers get |
 //! | `echo.rs` | the frames of one receive turned into their echo, in place (sections 5 and 6) |
+//! | `behaviour.rs`, `behaving.rs` | what a connection can be asked to do instead, and how |
 //! | `frame.rs` | frame headers (section 5.2) |
 //! | `mask.rs` | unmasking, in place or while moving (section 5.3) |
 //! | `utf8.rs` | UTF-8 that arrives in pieces (section 8.1) |
@@ -20,22 +22,29 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod behaving;
+mod behaviour;
 mod close;
 mod close_code;
 mod echo;
 mod frame;
 mod handshake;
 pub mod mask;
+mod page;
 mod reply;
 mod session;
 mod settings;
+mod target;
 #[cfg(test)]
 mod testing;
 mod utf8;
 
 pub use answer::refuse;
+pub use behaviour::{Behaviour, Source};
 pub use close_code::CloseCode;
-pub use frame::Opcode;
+pub use frame::{Opcode, write_binary_header};
+pub use handshake::is_token;
 pub use reply::{Cause, Event, Kinds, Output, Reply, Then};
 pub use session::{Phase, Session};
 pub use settings::{Protocol, Settings};
+pub use target::normalize_path;

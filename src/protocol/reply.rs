@@ -46,8 +46,10 @@ impl std::ops::Add for Kinds {
 pub enum Event {
     /// The upgrade request is answered with 101: messages follow.
     Opened,
-    /// A Close frame of our own is in the output: the peer's is awaited.
-    Closing,
+    /// A Close frame of our own with this code is in the output: the peer's is awaited.
+    Closing(CloseCode),
+    /// The output is not to be sent at once: [`Session::behaviour`](super::Session::behaviour) says when.
+    Deferred,
     /// Nothing more is read or sent behind the output.
     Closed(Cause),
 }
@@ -55,13 +57,15 @@ pub enum Event {
 /// Why a connection has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The request was answered with this HTTP status.
+    /// The request was answered with this HTTP status, which is 200 for health checks.
     Refused(u16),
     /// The peer's Close frame has come, with this code; if it came first, the output ends with the answer.
     PeerClosed(Option<CloseCode>),
     /// The peer has violated the protocol or a limit; the output ends with a Close frame with this code, if none was
     /// sent before.
     Violation(CloseCode),
+    /// The client has asked for it: a [`Behaviour`](super::Behaviour) that aborts.
+    Behaviour,
 }
 
 /// Bytes to send: `head`, then `range` of the received bytes.
@@ -84,6 +88,8 @@ pub enum Then {
     /// Shut down sending, and discard what comes until the peer closes, too: it may still be sending, and a reset would
     /// destroy the answer on its way (RFC 6455, section 7.1.7; RFC 9112, section 9.6).
     Linger,
+    /// Reset the TCP connection.
+    Reset,
 }
 
 impl Reply {

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use super::{
-    Cause, CloseCode, Event, Output, Protocol, Reply, Settings, Then, close,
+    Behaviour, Cause, CloseCode, Event, Output, Protocol, Reply, Settings, Then,
+    answer::Answer,
+    behaving::Behaving,
+    close,
     echo::{Echo, End, Pass},
     frame::{self, Opcode},
     handshake::{self, Handshake},
@@ -27,6 +30,10 @@ enum State {
     Handshake(Option<Box<Handshake>>),
     Tcp,
     WebSocket(Echo),
+    /// A WebSocket that does something else than to echo.
+    Behaving(Box<Behaving>),
+    /// Nothing is looked at and nothing is sent, as if the request were never complete.
+    Mute,
     Closed,
 }
 
@@ -59,10 +66,16 @@ impl Session {
         Session { state }
     }
 
+    /// A WebSocket whose handshake is over.
+    pub(super) fn open() -> Self {
+        Session { state: State::WebSocket(Echo::default()) }
+    }
+
     #[must_use]
     pub fn phase(&self) -> Phase {
         match &self.state {
-            State::Handshake(_) => Phase::Handshake,
+            State::Handshake(_) | State::Mute => Phase::Handshake,
+            State::Behaving(behaving) => behaving.echo.phase(),
             State::WebSocket(echo) if echo.is_silent() => Phase::Closing,
             State::Tcp | State::WebSocket(_) => Phase::Open,
             State::Closed => Phase::Closed,
@@ -109,7 +122,27 @@ impl Session {
     /// Whether [`Session::ping`] would give one.
     #[must_use]
     pub fn can_ping(&self) -> bool {
-        matches!(&self.state, State::WebSocket(echo) if echo.owed() == 0 && !echo.is_silent())
+        match &self.state {
+            State::WebSocket(echo) => echo.owed() == 0 && !echo.is_silent(),
+            State::Behaving(behaving) => self.at_frame_boundary() && behaving.echo.phase() == Phase::Open,
+            _ => false,
+        }
+    }
+
+    /// What the connection does of its own accord or later, if it does something of the kind.
+    #[must_use]
+    pub fn behaviour(&self) -> Option<Behaviour> {
+        let State::Behaving(behaving) = &self.state else { return None };
+        let is_timed = matches!(behaving.behaviour, Behaviour::Source(_) | Behaviour::Delay { .. });
+        is_timed.then_some(behaving.behaviour)
+    }
+
+    /// Sends nothing any more. Returns whether that is new to a WebSocket.
+    pub(super) fn silence(&mut self) -> bool {
+        let State::WebSocket(echo) = &mut self.state else { return false };
+        let is_news = !echo.is_silent();
+        echo.silence();
+        is_news
     }
 
     /// Starts the closing handshake from our side (section 7.1.2).
@@ -120,6 +153,9 @@ impl Session {
     /// phases it has begun already.
     #[must_use]
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Option<Vec<u8>> {
+        if let State::Behaving(behaving) = &mut self.state {
+            return behaving.close(code, reason);
+        }
         let State::WebSocket(echo) = &mut self.state else { return None };
         if echo.is_silent() {
             return None;
@@ -138,6 +174,7 @@ impl Session {
     pub fn at_frame_boundary(&self) -> bool {
         match &self.state {
             State::WebSocket(echo) => echo.owed() == 0,
+            State::Behaving(behaving) => !behaving.has_echoes() || behaving.echo.at_frame_boundary(),
             _ => true,
         }
     }
@@ -146,7 +183,11 @@ impl Session {
     #[inline]
     #[must_use]
     pub fn is_within_frame(&self) -> bool {
-        matches!(&self.state, State::WebSocket(echo) if echo.is_within_frame())
+        match &self.state {
+            State::WebSocket(echo) => echo.is_within_frame(),
+            State::Behaving(behaving) => behaving.echo.is_within_frame(),
+            _ => false,
+        }
     }
 
     /// Everything but a receive that begins with a frame.
@@ -154,7 +195,16 @@ impl Session {
     fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
         match &mut self.state {
             State::Tcp => Reply::plain(Output::in_place(0..data.len())),
-            State::Closed => Reply::plain(Output::default()),
+            State::Closed | State::Mute => Reply::plain(Output::default()),
+            State::Behaving(behaving) => {
+                let reply = behaving.receive(settings, data);
+                if behaving.is_mute() {
+                    self.state = State::Mute;
+                } else if matches!(reply.event, Some(Event::Closed(_))) {
+                    self.state = State::Closed;
+                }
+                reply
+            }
             State::Handshake(half_read) => {
                 let progress = Handshake::receive(half_read, settings, data);
                 self.handshake(progress, settings, data)
@@ -208,23 +258,32 @@ impl Session {
     fn handshake(&mut self, progress: handshake::Progress, settings: &Settings, data: &mut [u8]) -> Reply {
         match progress {
             handshake::Progress::Partial => Reply::plain(Output::default()),
-            handshake::Progress::Refused { status, answer } => {
+            handshake::Progress::Refused(Answer { status, bytes }) => {
                 self.state = State::Closed;
                 let event = Some(Event::Closed(Cause::Refused(status)));
-                Reply { event, then: Then::Linger, ..Reply::plain(Output::owned(answer)) }
+                Reply { event, then: Then::Linger, ..Reply::plain(Output::owned(bytes)) }
             }
-            handshake::Progress::Accepted { answer, request_end } => {
-                self.state = State::WebSocket(Echo::default());
+            handshake::Progress::Accepted { answer, request_end, behaviour } => {
+                self.state = match behaviour {
+                    Behaviour::Echo => State::WebSocket(Echo::default()),
+                    Behaviour::Hang { after: None } => State::Mute,
+                    behaviour => State::Behaving(Box::new(Behaving::new(behaviour))),
+                };
+                if matches!(self.state, State::Mute) {
+                    return Reply::plain(Output::default());
+                }
                 let reply = self.receive(settings, &mut data[request_end..]);
                 let Output { head, range } = reply.output;
                 let output = Output { head: [answer, head].concat(), range: shift(range, request_end) };
-                Reply { output, event: reply.event.or(Some(Event::Opened)), ..reply }
+                let event = reply.event.filter(|&event| event != Event::Deferred).unwrap_or(Event::Opened);
+                Reply { output, event: Some(event), ..reply }
             }
         }
     }
 
     /// We want to close, but owe the rest of a binary frame first.
     fn close_after_frame(&mut self, settings: &Settings, data: &mut [u8], frame: Vec<u8>) -> Reply {
+        let code = CloseCode::from(u16::from_be_bytes([frame[2], frame[3]]));
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
         let owed = echo.owed().min(data.len() as u64) as usize;
         let (payload, rest) = data.split_at_mut(owed);
@@ -239,7 +298,7 @@ impl Session {
         let behind = self.receive(settings, rest);
         Reply {
             output,
-            event: behind.event.or(Some(Event::Closing)),
+            event: behind.event.or(Some(Event::Closing(code))),
             frames: frames + behind.frames,
             messages,
             kinds: kinds + behind.kinds,

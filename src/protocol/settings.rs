@@ -19,10 +19,30 @@ pub struct Settings {
     pub max_message_size: u64,
     /// Bytes of an upgrade request, from its first to the empty line that ends it; beyond it the answer is 431.
     pub max_handshake_size: usize,
+    /// Its header lines; beyond them the answer is 431, too.
+    pub max_handshake_headers: usize,
     /// Subprotocols in the server's order of preference; the first that the client offers is selected (section 4.2.2).
+    /// [`Settings::ANY`] stands for the first that it offers, whatever that is.
     pub subprotocols: Vec<String>,
-    /// The only path that is served (others get 404); `None`: every path is.
+    /// The only path that is served (others get 404), in normal form; `None`: every path is.
     pub path: Option<String>,
+    /// The path that answers a GET without an upgrade with 200, in normal form.
+    pub health_path: Option<String>,
+    /// Whether browsers that ask for no WebSocket get the test page.
+    pub has_page: bool,
+    /// Whether there are [`Behaviour`](super::Behaviour)s at their paths, whatever `path` says.
+    pub has_behaviours: bool,
+}
+
+impl Settings {
+    /// In the list of subprotocols: any.
+    pub const ANY: &str = "*";
+    /// The default of `max_handshake_size`: as much as Node.js takes; cookies and tokens fill it.
+    pub const HANDSHAKE_SIZE: usize = 16 << 10;
+    /// The default of `max_handshake_headers`: browsers send 20, and each proxy on the way adds some.
+    pub const HANDSHAKE_HEADERS: usize = 128;
+    /// The default of `health_path`.
+    pub const HEALTH_PATH: &str = "/healthz";
 }
 
 impl Default for Settings {
@@ -30,9 +50,13 @@ impl Default for Settings {
         Settings {
             protocol: Protocol::WebSocket,
             max_message_size: 64 << 20,
-            max_handshake_size: 8192,
+            max_handshake_size: Self::HANDSHAKE_SIZE,
+            max_handshake_headers: Self::HANDSHAKE_HEADERS,
             subprotocols: Vec::new(),
             path: None,
+            health_path: Some(Self::HEALTH_PATH.to_owned()),
+            has_page: true,
+            has_behaviours: false,
         }
     }
 }

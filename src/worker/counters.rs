@@ -70,10 +70,12 @@ pub(crate) enum Ending {
     Reset,
     /// The peer has shut down its side without a Close frame.
     EndOfInput,
+    /// The client has asked for it by a behaviour.
+    Behaviour,
 }
 
 impl Ending {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Refused,
         Self::HandshakeTimeout,
         Self::PeerClose,
@@ -83,6 +85,7 @@ impl Ending {
         Self::Stalled,
         Self::Reset,
         Self::EndOfInput,
+        Self::Behaviour,
     ];
 
     /// As in metrics and logs.
@@ -97,6 +100,7 @@ impl Ending {
             Self::Stalled => "stalled",
             Self::Reset => "reset",
             Self::EndOfInput => "end-of-input",
+            Self::Behaviour => "behaviour",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Connections;
-use crate::connection::lifecycle::Received;
+use crate::connection::lifecycle::{Facts, Received};
 use crate::connection::output::Lender;
 use crate::connection::schedule::{self, Cost};
 use crate::protocol::{Kinds, Output};
@@ -31,6 +31,9 @@ impl<E, L: Lender> Connections<E, L> {
             Step::Partial => self.enforce_total_of_stages(key),
             Step::Refused(answer) => {
                 life.refused(self.now);
+                if !answer.is_empty() {
+                    self.counters.refused(400);
+                }
                 self.set_timer(key);
                 return (Output { head: answer, range: 0..0 }, cost + schedule::END);
             }
@@ -74,16 +77,22 @@ impl<E, L: Lender> Connections<E, L> {
         if !within.is_empty() {
             cost += self.received_within(key, bytes, within, &mut out, &mut range);
         } else if !plain.is_empty() {
-            let (output, spent) = self.received_plain(key, &mut plain);
+            let (output, spent) = self.received_plain(key, &mut plain, &mut out);
             cost += spent;
             self.seal(key, &output, &plain, &mut out);
         }
         self.stages.give_back(plain);
         match progress {
             Progress::Goes if self.table.get(key).life.state().is_served() => {}
+            // A reset says it all.
+            Progress::Goes if self.table.get(key).life.facts.has(Facts::RESET) => {}
             // Nothing more comes from the session.
             Progress::Goes => self.say_goodbye(key, &mut out, bytes, &mut range),
             Progress::PeerFinished => {
+                if self.table.get(key).life.facts.has(Facts::ACTS) {
+                    self.queue_first(key, &mut out);
+                    self.release_all(key);
+                }
                 self.say_goodbye(key, &mut out, bytes, &mut range);
                 self.peer_finished(key);
             }
@@ -106,7 +115,7 @@ impl<E, L: Lender> Connections<E, L> {
         out: &mut Vec<u8>,
         range: &mut Range<usize>,
     ) -> Cost {
-        let (output, cost) = self.received_plain(key, &mut bytes[within.clone()]);
+        let (output, cost) = self.received_plain(key, &mut bytes[within.clone()], out);
         let place = within.start + output.range.start..within.start + output.range.end;
         if output.head.is_empty()
             && let Some(sealed) = self.stages.seal_within(key, bytes, place)
@@ -118,10 +127,10 @@ impl<E, L: Lender> Connections<E, L> {
         cost
     }
 
-    /// Bytes for the session that a stage has brought. Says what they are to be answered with.
-    fn received_plain(&mut self, key: u32, plain: &mut [u8]) -> (Output, Cost) {
+    /// Bytes for the session that a stage has brought. Says what they are to be answered with behind `out`.
+    fn received_plain(&mut self, key: u32, plain: &mut [u8], out: &mut Vec<u8>) -> (Output, Cost) {
         let life = &mut self.table.get_mut(key).life;
-        let Received { output, messages, frames, kinds, event, has_opened } =
+        let Received { mut output, messages, frames, kinds, event, has_opened } =
             life.received(&self.settings, plain, self.now);
         self.counters.add(Counter::Messages, u64::from(messages));
         if kinds != Kinds::default() {
@@ -131,8 +140,17 @@ impl<E, L: Lender> Connections<E, L> {
         if let Some(event) = event {
             cost += self.happened(key, event);
             self.counters.add(Counter::Opened, u64::from(has_opened));
+            if self.table.get(key).life.facts.has(Facts::ACTS) {
+                self.queue_first(key, out);
+                output = self.defer(key, event, &output.to_vec(plain));
+            }
         }
         (output, cost)
+    }
+
+    /// Queues what is sealed already, in front of what is about to be.
+    fn queue_first(&mut self, key: u32, out: &mut Vec<u8>) {
+        self.outputs.push_owned(&mut self.table.get_mut(key).output, std::mem::take(out), false);
     }
 
     fn seal(&mut self, key: u32, output: &Output, plain: &[u8], out: &mut Vec<u8>) {

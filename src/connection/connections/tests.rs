@@ -10,7 +10,7 @@ const STALL: u32 = 20;
 /// One connection of bare TCP, which has brought `input` in tick 0.
 fn connection_with(input: &[u8]) -> (Connections<u32, NoLender>, u32) {
     let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
-    let timeouts = Timeouts { idle: Some(IDLE), stall: Some(STALL), close: Some(4), handshake: None };
+    let timeouts = Timeouts { idle: Some(IDLE), stall: Some(STALL), close: Some(4), handshake: None, tick_us: 10_000 };
     let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
     let doors = Doors::from([Door::new(Protocol::Tcp)]);
     let mut connections = Connections::new(4, backlog, settings, doors, timeouts);
@@ -96,4 +96,107 @@ fn beyond_the_total_backlog_receives_are_as_small_as_can_be() {
     let (connection, outputs) = connections.get_with_outputs(slow);
     outputs.clear(&mut connection.output, &mut NoLender);
     assert_eq!(connections.at_most(other), None);
+}
+
+/// The connections of a server with behaviours, each of which has asked for this path and has got its 101.
+fn behaving(path: &str, count: usize) -> Connections<u32, NoLender> {
+    let settings = Settings { has_behaviours: true, ..Settings::default() };
+    let timeouts = Timeouts { tick_us: 10_000, ..Timeouts::default() };
+    let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
+    let doors = Doors::from([Door::new(Protocol::WebSocket)]);
+    let mut connections = Connections::new(count, backlog, settings, doors, timeouts);
+    connections.begin_turn(0);
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    );
+    for _ in 0..count {
+        let key = connections.accepted(0, 0);
+        let (output, _) = connections.received(key, &mut request.clone().into_bytes());
+        assert!(output.is_empty(), "such a connection's output is queued here");
+        take_all(&mut connections, key);
+    }
+    connections
+}
+
+/// The kernel takes all of a connection's output.
+fn take_all(connections: &mut Connections<u32, NoLender>, key: u32) -> usize {
+    let mut taken = 0;
+    while connections.wants(key).send {
+        let (connection, outputs) = connections.get_with_outputs(key);
+        let len = outputs.pop(&mut connection.output, &mut NoLender);
+        connections.sent(key, len, true);
+        taken += len;
+    }
+    taken
+}
+
+#[test]
+fn sources_take_turns_within_the_background_s_budget() {
+    const SOURCES: usize = 40;
+    let mut connections = behaving("/source?size=1000&rate=0", SOURCES);
+    let (mut sent, mut most) = (vec![0; SOURCES], 0);
+    for turn in 1..=200 {
+        connections.begin_turn(turn);
+        assert_eq!(connections.next_background(), None, "there is nothing to be received");
+        let called = connections.take_called();
+        let fed: usize = called.iter().map(|&key| connections.outputs.pending(connections.get(key).output)).sum();
+        most = most.max(fed);
+        for key in called {
+            sent[key as usize] += take_all(&mut connections, key);
+        }
+    }
+    // A quantum each, and half of a receive's cost, which has the echo of it.
+    assert!(most <= 5 * (64 << 10), "{most} bytes in a turn");
+    let (least, greatest) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
+    assert!(*least > 0 && greatest - least <= 2 * (64 << 10), "{least} to {greatest} bytes each");
+}
+
+#[test]
+fn a_source_waits_for_its_reader_and_for_its_time() {
+    let mut connections = behaving("/source?size=100000&rate=10", 1);
+    connections.begin_turn(1);
+    assert_eq!(connections.next_background(), None);
+    assert_eq!(connections.take_called(), [0]);
+    let pending = connections.outputs.pending(connections.get(0).output);
+    assert_eq!(pending, 100_010, "one message");
+    connections.sent(0, 0, false); // the socket is full
+    for tick in 2..100 {
+        connections.begin_turn(tick);
+        assert!(connections.meet_deadlines() && !connections.has_background());
+    }
+    connections.writable(0);
+    assert_eq!(take_all(&mut connections, 0), 100_010);
+    let mut messages = 0;
+    for tick in 100..=200 {
+        connections.begin_turn(tick);
+        connections.meet_deadlines();
+        while connections.has_background() {
+            assert_eq!(connections.next_background(), None);
+            messages += take_all(&mut connections, 0) / 100_010;
+            connections.begin_turn(tick);
+        }
+    }
+    assert!((18..=20).contains(&messages), "{messages} in a second, and those of the second before");
+}
+
+#[test]
+fn what_is_held_back_throttles_its_sender_and_keeps_idle_clocks_still() {
+    let mut connections = behaving("/delay?ms=1000", 1);
+    connections.timeouts.idle = Some(4);
+    let mut frame = vec![0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0];
+    frame.resize(14 + (128 << 10), 7);
+    let mut received = 0;
+    while connections.wants(0).receive {
+        assert!(connections.received(0, &mut frame.clone()).0.is_empty());
+        received += 1;
+    }
+    assert!((6..=8).contains(&received), "{received} messages of 128 KiB in a MiB");
+    assert_eq!(after(&mut connections, 0, 99), State::Open);
+    assert!(!connections.wants(0).send);
+    assert_eq!(after(&mut connections, 0, 3), State::Open);
+    assert_eq!(take_all(&mut connections, 0), received * (10 + (128 << 10)));
+    assert!(connections.wants(0).receive);
+    connections.remove(0);
+    assert_eq!(connections.outputs.held(), 0);
 }

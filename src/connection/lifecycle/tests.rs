@@ -1,6 +1,7 @@
 use super::*;
 
-const TIMEOUTS: Timeouts = Timeouts { handshake: Some(10), idle: Some(21), stall: Some(40), close: Some(5) };
+const TIMEOUTS: Timeouts =
+    Timeouts { handshake: Some(10), idle: Some(21), stall: Some(40), close: Some(5), tick_us: 10_000 };
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 /// The masked header of a binary frame of 4 bytes.
@@ -52,9 +53,9 @@ fn in_the_midst_of_a_frame_no_close_can_be_sent() {
     assert_eq!(life.due(&TIMEOUTS, false, 25), Due::Abort);
     // The Close waits for the frame's end, as long as a peer is let be silent from then on.
     assert!(life.leave());
-    assert_eq!(life.close(Ending::ServerStop, "", 30), Farewell::Nothing);
+    assert_eq!(life.close(Ending::ServerStop, CloseCode::GOING_AWAY, "", 30), Farewell::Nothing);
     assert_eq!((life.state(), life.due(&TIMEOUTS, false, 50)), (State::Open, Due::Later(Some(51))));
-    assert_eq!(receive(&mut life, &[2, 3, 4], 50).event, Some(Event::Closing));
+    assert_eq!(receive(&mut life, &[2, 3, 4], 50).event, Some(Event::Closing(CloseCode::GOING_AWAY)));
     assert_eq!((life.state(), life.due(&TIMEOUTS, false, 55)), (State::Closing, Due::Abort));
 }
 
@@ -71,7 +72,7 @@ fn bare_tcp_has_no_ping_and_no_close_frame() {
     let mut life = Lifecycle::new(settings.protocol, false, 0);
     assert_eq!((life.state(), life.due(&TIMEOUTS, false, 20)), (State::Open, Due::Later(Some(21))));
     assert_eq!(life.due(&TIMEOUTS, false, 21), Due::Close);
-    assert_eq!(life.close(Ending::ServerStop, "", 21), Farewell::Nothing);
+    assert_eq!(life.close(Ending::ServerStop, CloseCode::GOING_AWAY, "", 21), Farewell::Nothing);
     assert_eq!(life.state(), State::Lingering);
     assert_eq!(life.due(&TIMEOUTS, false, 26), Due::Abort);
 }
@@ -109,12 +110,12 @@ fn a_server_that_stops_receives_what_has_arrived_and_says_goodbye() {
     assert_eq!(life.due(&TIMEOUTS, false, 1000), Due::Later(None), "the drain bounds it");
     life.found_nothing();
     assert!(life.has_brought_all(false));
-    assert!(matches!(life.close(Ending::ServerStop, "", 5), Farewell::Frame(_)));
-    assert_eq!(life.close(Ending::ServerStop, "", 5), Farewell::Nothing);
+    assert!(matches!(life.close(Ending::ServerStop, CloseCode::GOING_AWAY, "", 5), Farewell::Frame(_)));
+    assert_eq!(life.close(Ending::ServerStop, CloseCode::GOING_AWAY, "", 5), Farewell::Nothing);
 
     let mut silent = Lifecycle::new(Protocol::WebSocket, false, 0);
     silent.leave();
-    assert_eq!(silent.close(Ending::ServerStop, "", 5), Farewell::Nothing);
+    assert_eq!(silent.close(Ending::ServerStop, CloseCode::GOING_AWAY, "", 5), Farewell::Nothing);
     assert_eq!((silent.state(), silent.wants(false).close), (State::Done, true));
 }
 

@@ -4,9 +4,11 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::net::connect_unspec;
+
 use crate::connection::Connections as Core;
 use crate::connection::lifecycle::Facts;
-use crate::connection::output::NoLender;
+use crate::connection::output::{Block, NoLender};
 use crate::protocol::Output;
 
 /// The connections of a worker.
@@ -122,13 +124,13 @@ impl Connections {
 
     /// Takes the first part of the pending output, to be sent by an operation that has to own it, and says how much of it
     /// is out already. Afterwards, [`Connections::put_front`].
-    pub(in crate::engine) fn take_front(&mut self, key: u32) -> (Vec<u8>, usize) {
+    pub(in crate::engine) fn take_front(&mut self, key: u32) -> (Block, usize) {
         let (connection, outputs) = self.get_with_outputs(key);
         outputs.take_block(&mut connection.output)
     }
 
     /// Puts back what the operation has not sent: of `bytes` so many are out, `sent` of them by it.
-    pub(in crate::engine) fn put_front(&mut self, key: u32, bytes: Vec<u8>, out: usize, sent: usize) {
+    pub(in crate::engine) fn put_front(&mut self, key: u32, bytes: Block, out: usize, sent: usize) {
         let is_all = out == bytes.len();
         let (connection, outputs) = self.get_with_outputs(key);
         outputs.put_block(&mut connection.output, bytes, out);
@@ -146,9 +148,22 @@ impl Connections {
         }
     }
 
-    /// Drops what a connection that is to be closed at once still had to send.
-    pub(in crate::engine) fn drop_output(&mut self, key: u32) {
+    /// Resets a connection that is to end so. That wakes whatever waits for its socket.
+    pub(in crate::engine) fn reset_if_wanted(&mut self, key: u32) -> bool {
+        let is_wanted = self.get(key).life.facts.has(Facts::RESET);
+        if is_wanted {
+            self.get_mut(key).life.facts.clear(Facts::RESET);
+            // Other sockets than TCP know no reset: they are just closed.
+            let _ = connect_unspec(self.socket(key));
+        }
+        is_wanted
+    }
+
+    /// Closes a connection and forgets it, with what it still had to send.
+    pub(in crate::engine) fn end(&mut self, key: u32) {
+        self.reset_if_wanted(key);
         let (connection, outputs) = self.get_with_outputs(key);
         outputs.clear(&mut connection.output, &mut NoLender);
+        self.remove(key);
     }
 }

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::Context;
 use std::time::Duration;
 
+use crate::connection::output::Block;
 use crate::engine::sockets::connections::HEADROOM;
 use io_uring_06::types::{CancelBuilder, Fd, Timespec};
 use io_uring_06::{cqueue, opcode, squeue};
@@ -37,7 +38,7 @@ fn submit<D: 'static>(data: D, entry: squeue::Entry) -> Operation<D> {
 
 /// Bytes to send, and the memory they are in.
 pub(super) struct Bytes {
-    pub(super) memory: Vec<u8>,
+    pub(super) memory: Block,
     pub(super) range: Range<usize>,
 }
 

@@ -12,6 +12,7 @@ use rustix::net::{Shutdown, shutdown};
 use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
 use crate::connection::lifecycle::{Facts, State as Life};
+use crate::connection::output::Block;
 use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
 use crate::worker::Counter;
 
@@ -76,7 +77,8 @@ impl Task {
         let mut connections = self.worker.connections();
         let wants = connections.wants(self.key);
         if wants.close {
-            if self.readable.is_some() || self.writable.is_some() {
+            let is_waited_for = self.readable.is_some() || self.writable.is_some();
+            if !connections.reset_if_wanted(self.key) && is_waited_for {
                 let _ = shutdown(connections.socket(self.key), Shutdown::Both);
             }
             connections.get_mut(self.key).life.finish();
@@ -187,11 +189,11 @@ impl Task {
                 self.worker.publish();
                 return State::Deciding;
             }
-            Outgoing::InPlace(range) => (Bytes { memory: buffer, range }, true),
+            Outgoing::InPlace(range) => (Bytes { memory: Block::Owned(buffer), range }, true),
             Outgoing::Owned(memory) => {
                 self.worker.give_back(buffer);
                 let range = 0..memory.len();
-                (Bytes { memory, range }, false)
+                (Bytes { memory: Block::Owned(memory), range }, false)
             }
         };
         let operation = operations::send(self.worker.connections().socket(self.key), bytes);
@@ -235,12 +237,13 @@ impl Task {
             connections.broken(self.key);
         }
         let has_echoed = std::mem::take(&mut connections.get_mut(self.key).flight) == SENDING_ECHO;
-        if is_pooled {
-            let offered = range.start - sent..range.end;
-            connections.sent_from_buffer(self.key, &memory[offered], sent);
-            self.worker.give_back(memory);
-        } else {
-            connections.put_front(self.key, memory, range.start, sent);
+        match memory {
+            Block::Owned(buffer) if is_pooled => {
+                let offered = range.start - sent..range.end;
+                connections.sent_from_buffer(self.key, &buffer[offered], sent);
+                self.worker.give_back(buffer);
+            }
+            block => connections.put_front(self.key, block, range.start, sent),
         }
         if has_echoed {
             connections.go_on_leaving(self.key);

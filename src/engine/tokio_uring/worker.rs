@@ -51,7 +51,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
-        let clock = Clock::new(&plan.limits, TASKS_PER_TURN);
+        let clock = Clock::new(&plan.limits, TASKS_PER_TURN, plan.settings.has_behaviours);
         let (small, large) = pools(plan);
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
@@ -107,8 +107,7 @@ impl Worker {
     /// Forgets a connection and closes its socket.
     pub(super) fn remove(&self, key: u32) {
         let mut connections = self.connections();
-        connections.drop_output(key);
-        connections.remove(key);
+        connections.end(key);
         drop(connections);
         self.publish();
         if self.connections().is_empty() || self.connections().has_journal() {

@@ -40,7 +40,7 @@ pub(super) mod flight {
     pub(in super::super) const SENDING: u8 = 1 << 1;
     /// The poll is armed.
     pub(in super::super) const POLLED: u8 = 1 << 2;
-    /// A `shutdown(SHUT_WR)` is not completed.
+    /// A `shutdown(SHUT_WR)` or a reset is not completed.
     pub(in super::super) const SHUTTING: u8 = 1 << 3;
     /// The close of the descriptor is in flight: the last operation of all.
     pub(in super::super) const CLOSING: u8 = 1 << 4;
@@ -359,7 +359,8 @@ impl Connections {
         }
     }
 
-    /// The completion of a shutdown. It can only fail because the peer is gone, which the receive will tell.
+    /// The completion of a shutdown, which can only fail because the peer is gone, and the receive will tell that; or of a
+    /// reset, behind which the descriptor is closed in any case.
     pub(super) fn shut_down(&mut self, token: Token) {
         let key = self.checked(token);
         self.core.get_mut(key).flight &= !SHUTTING;
@@ -461,9 +462,10 @@ impl Connections {
         let usual = self.receives.background;
         let room = self.pool.room_for(usual.average().max(1)).saturating_sub(self.receives.queued);
         for _ in 0..room.clamp(1, RECEIVES_MAX) {
-            let Some(key) = self.core.next_background() else { return };
+            let Some(key) = self.core.next_background() else { break };
             self.receive(key, BUDGETED);
         }
+        self.settle_called(); // sources that have had their turn
     }
 
     fn receive(&mut self, key: u32, budgeted: u8) {
@@ -542,6 +544,11 @@ impl Connections {
                 self.submit(key, Kind::Cancel, None);
             }
         } else if connection.flight & (RECEIVING | SENDING | SHUTTING | CLOSING) == 0 {
+            if connection.life.facts.has(Facts::RESET) {
+                connection.life.facts.clear(Facts::RESET);
+                connection.flight |= SHUTTING | CANCELLING; // no poll is to be armed in between
+                return self.submit(key, Kind::Reset, None);
+            }
             connection.flight |= CLOSING;
             self.submit(key, Kind::Close, None);
         }

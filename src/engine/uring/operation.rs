@@ -35,6 +35,7 @@ impl Op {
             }
             Kind::Cancel => Operation::cancel(Token { kind: Kind::Ready, ..self.token }.encode()),
             Kind::Shutdown => Operation::shutdown(self.slot),
+            Kind::Reset => Operation::disconnect(self.slot),
             Kind::Close => Operation::close(self.slot),
             Kind::Install => Operation::install(self.slot),
             Kind::Accepted | Kind::Wake => unreachable!("not a connection's"),

@@ -75,7 +75,7 @@ impl Simulation {
         let (floods, hides_more) = (random.one_in(10), random.one_in(4));
         let kind = peer::Kind { protocol, server_acts, floods, hides_more, scale };
         let limits = limits(&mut random);
-        let clock = Clock::new(&limits, SLOTS);
+        let clock = Clock::new(&limits, SLOTS, false);
         let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
         let memory = usize::from(shape.count) * shape.size as usize;
         let backlog = Backlog { per_connection: memory * random.below(6), total: memory * random.below(12) };
@@ -101,7 +101,7 @@ impl Simulation {
             is_abandoned: false,
             is_timeless: false,
             stopping: Stopping::No,
-            clock: Clock::new(&limits(&mut Random::new(0)), SLOTS),
+            clock: Clock::new(&limits(&mut Random::new(0)), SLOTS, false),
             time: Instant::now(),
             had_deadlines: false,
             meter: promise::Meter::default(),
@@ -316,7 +316,7 @@ fn dispatch(connections: &mut Connections, Completion { token, posted, .. }: Com
         }
         Kind::Send => connections.send_fell_short(token, result),
         Kind::Cancel => connections.cancel_missed(token),
-        Kind::Shutdown => connections.shut_down(token),
+        Kind::Shutdown | Kind::Reset => connections.shut_down(token),
         Kind::Close => connections.closed(token),
         Kind::Wake => unreachable!("the bell is not rung"),
         Kind::Install => unreachable!("there is no connection log"),

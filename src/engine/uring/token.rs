@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Wake,
     /// A descriptor of the process for a connection's socket, to ask for its peer: for the connection log.
     Install,
+    /// The reset of a connection.
+    Reset,
 }
 
 impl ringio::Kind for Kind {
@@ -35,6 +37,7 @@ impl ringio::Kind for Kind {
         Self::Accepted,
         Self::Wake,
         Self::Install,
+        Self::Reset,
     ];
 
     #[inline]

@@ -93,7 +93,7 @@ impl<'a> Worker<'a> {
             |ReceiveBuffers { count, size, incremental }| PoolShape { count, size, incremental },
         );
         let pool = ring.add_pool(shape)?;
-        let clock = Clock::new(&plan.limits, BATCH_MAX as u32);
+        let clock = Clock::new(&plan.limits, BATCH_MAX as u32, plan.settings.has_behaviours);
         let log = ConnectionLog::new(plan.index, clock.tick());
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());
@@ -213,7 +213,7 @@ impl<'a> Worker<'a> {
                 }
                 Kind::Send => connections.send_fell_short(token, result),
                 Kind::Cancel => connections.cancel_missed(token),
-                Kind::Shutdown => connections.shut_down(token),
+                Kind::Shutdown | Kind::Reset => connections.shut_down(token),
                 Kind::Close => connections.closed(token),
                 Kind::Accepted => {
                     if let Some(Arrival { slot, listener }) = accepts.completed(token.key, result) {

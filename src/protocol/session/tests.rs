@@ -171,7 +171,7 @@ fn each_step_is_told_and_each_frame_counted() {
     driven.receive(&frame[..8]);
     assert!(driven.session.close(CloseCode::GOING_AWAY, "bye").is_none());
     driven.receive(&frame[8..]);
-    assert_eq!(driven.event, Some(Event::Closing));
+    assert_eq!(driven.event, Some(Event::Closing(CloseCode::GOING_AWAY)));
 }
 
 /// A close of the socket with unread input makes the kernel send a reset, which may destroy the answer.

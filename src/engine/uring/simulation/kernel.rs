@@ -136,6 +136,7 @@ impl Kernel {
                 self.finished += 1;
                 self.complete(token, 0, false);
             }
+            Kind::Reset => unreachable!("only behaviours reset"),
             Kind::Accepted | Kind::Wake | Kind::Install => unreachable!("not a connection's"),
         }
     }

@@ -91,6 +91,7 @@ struct DoctorArgs {
 
 /// What `ringecho serve` takes, as given.
 #[derive(Clone, Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 struct ServeArgs {
     /// Where to listen; repeat it, or separate by commas, for several: HOST:PORT (port 0 takes a free one, a name stands for
     /// all its addresses, [::] is for IPv4, too), unix:PATH, unix:@NAME (abstract), systemd (the sockets that LISTEN_FDS

@@ -16,6 +16,7 @@ use crate::worker::{ReceiveBuffers, WhenFull};
 /// assert_eq!(options.handshake_timeout, Some(std::time::Duration::from_secs(10)));
 /// ```
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 pub struct Options {
     /// Where to listen: `HOST:PORT` each, like `0.0.0.0:9001` or `[::1]:9001`, where port 0 takes a free one and a name stands
     /// for all its addresses; `unix:PATH`, `unix:@NAME` (abstract), or `systemd` for the sockets that the service manager

@@ -24,6 +24,8 @@ mod listen;
 const DESCRIPTORS_PER_WORKER: u64 = 2;
 /// Standard streams, listeners and the like.
 const DESCRIPTORS_RESERVED: u64 = 64;
+/// Listeners that there is room for among the reserved descriptors of a worker's own table.
+const LISTENERS_RESERVED: usize = 7;
 /// Descriptors that a worker needs in a table that it shares, beside its listeners: its eventfd and what its engine waits on
 /// (a ring, an epoll, their wake-ups), with some to spare.
 const DESCRIPTORS_PER_SHARING_WORKER: u64 = 8;
@@ -182,7 +184,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let cpus = Cpus::choose(options, machine)?;
         let listen = listen::resolve(options)?;
-        let table = Table::new(engine, tables, machine.descriptors, listen.len());
+        let table = Table::new(engine, tables, machine.descriptors, listen::count(&listen));
         let workers = workers(options, &cpus, &table)?;
         let capacity = table.capacity(workers);
         let max_connections = options.max_connections.map_or(capacity, |wanted| wanted as u64) as usize;
@@ -348,6 +350,9 @@ struct Table {
 impl Table {
     fn new(engine: Engine, tables: Tables, limit: u64, listeners: usize) -> Self {
         let (holds, descriptors) = engine.table(limit);
+        // A worker's own table has copies of them, some of which are provided for.
+        let beyond = if engine == Engine::Uring { 0 } else { listeners.saturating_sub(LISTENERS_RESERVED) };
+        let holds = holds.saturating_sub(beyond as u64);
         Self { tables, holds, limit, descriptors, listeners: listeners as u64 }
     }
 

@@ -79,6 +79,17 @@ pub(super) fn resolve(options: &Options) -> Result<Vec<Listen>, ConfigError> {
     Ok(found)
 }
 
+/// How many listeners entries come to. Of the service manager's this is what it says.
+pub(super) fn count(entries: &[Listen]) -> usize {
+    let passed = || std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+    let listeners = |entry: &Listen| match &entry.at {
+        At::Inet(addresses) => addresses.len(),
+        At::Unix { .. } | At::Abstract(_) => 1,
+        At::Systemd => passed(),
+    };
+    entries.iter().map(listeners).sum()
+}
+
 fn parse(text: &str, options: &Options) -> Result<Listen, String> {
     let (place, query) = text.split_once('?').unwrap_or((text, ""));
     let (place, is_tls) = place.strip_prefix("tls:").map_or((place, false), |place| (place, true));

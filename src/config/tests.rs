@@ -163,3 +163,16 @@ fn nonsense_is_refused_with_its_remedy() {
     let listen = listen(&["0.0.0.0:1", "[::]:1", "0.0.0.0:0", "127.0.0.1:0"]);
     assert!(resolve(&Options { listen, ..default() }).is_ok());
 }
+
+/// Workers' own tables hold copies of all listeners: many of them leave fewer descriptors to connections.
+#[test]
+fn many_listeners_take_their_descriptors_from_connections() {
+    let capacity = |listeners: usize| {
+        let listen = (0..listeners).map(|number| format!("unix:@{number}")).collect();
+        let options = Options { listen, ..Options::default() };
+        let config = Config::of_engine(&options, &machine(2), Engine::Epoll, Tables::OnePerWorker, Vec::new());
+        config.unwrap().max_connections()
+    };
+    assert_eq!(capacity(1), capacity(7));
+    assert_eq!(capacity(7) - capacity(27), 2 * 20);
+}

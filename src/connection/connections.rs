@@ -305,7 +305,7 @@ impl<E, L: Lender> Connections<E, L> {
         if self.table.get(key).life.is_staged() && self.stages.take_expectation(key) {
             // A TLS handshake says nothing of what its connection is like.
             if is_budgeted {
-                self.budget.correct(schedule::TLS_HANDSHAKE, cost);
+                self.budget.correct(self.price_of_handshake(), cost);
             }
             return;
         }
@@ -352,7 +352,7 @@ impl<E, L: Lender> Connections<E, L> {
         if life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
             self.planned_cost
         } else if life.is_staged() && self.stages.expects_work(key) {
-            schedule::TLS_HANDSHAKE
+            self.price_of_handshake()
         } else {
             schedule::RECEIVE
         }

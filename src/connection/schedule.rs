@@ -32,6 +32,10 @@ pub(crate) const HANDSHAKE: Cost = 6_000;
 /// The client's first TLS message and its answer: two operations on X25519 and a signature by P-256 (`openssl speed`, and
 /// docs/PERFORMANCE.md for the whole handshake).
 pub(crate) const TLS_HANDSHAKE: Cost = 100_000;
+/// The same while no interactive connection is active: four in a turn, so that one which becomes active waits for half a
+/// millisecond. With one a turn, on processors that are busy with other things and between which the worker yields its own, a
+/// worker made 17 handshakes a second.
+pub(crate) const TLS_HANDSHAKE_AT_REST: Cost = TLS_HANDSHAKE / 4;
 /// Its second one: key derivation, and the tickets.
 pub(crate) const TLS_FINISH: Cost = 15_000;
 /// A TLS record that is opened, and the one that its echo is sealed in, without their bytes; and a renewal of keys, which are

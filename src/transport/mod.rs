@@ -67,6 +67,11 @@ enum Stage {
     },
 }
 
+/// Bytes of one.
+#[cfg(test)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
+const STAGE: usize = size_of::<Stage>();
+
 /// What a receive has come to.
 pub(crate) enum Step {
     /// Nothing yet.

@@ -68,7 +68,7 @@ impl<E, L: Lender> Connections<E, L> {
         let mut range = 0..0;
         match handshake {
             Handshake::Nothing => {}
-            Handshake::Answered => cost += schedule::TLS_HANDSHAKE,
+            Handshake::Answered => cost += self.price_of_handshake(),
             Handshake::Over => {
                 cost += schedule::TLS_FINISH;
                 self.stage_is_open(key, true);
@@ -169,6 +169,11 @@ impl<E, L: Lender> Connections<E, L> {
         if self.stages.held() > self.backlog.total && self.stages.holds(key) {
             self.broken(key);
         }
+    }
+
+    /// What the answer to a TLS client's first message counts for.
+    pub(super) fn price_of_handshake(&self) -> Cost {
+        if self.shares.has_interactive(self.now) { schedule::TLS_HANDSHAKE } else { schedule::TLS_HANDSHAKE_AT_REST }
     }
 
     /// Queues a frame of our own accord.

@@ -71,6 +71,8 @@ pub(crate) struct Limits {
     pub(crate) close_timeout: Duration,
     /// From the signal to stop to the end.
     pub(crate) drain_timeout: Duration,
+    /// Delays and rates are counted in ticks, too: these are as fine as can be.
+    pub(crate) has_fine_ticks: bool,
 }
 
 /// What a worker has done since it started.

@@ -417,10 +417,12 @@ impl<E, L: Lender> Connections<E, L> {
         if life.state() == State::Opening && self.shares.has_interactive(self.now) {
             return NonZeroU32::new(schedule::UPGRADE_RECEIVE);
         }
-        let is_backlog_large = self.outputs.held() >= self.backlog.total / 2;
+        let held = self.outputs.held();
+        let is_backlog_large = held >= self.backlog.total / 2;
         let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {
-            return at_most;
+            // Each may turn out to be another slow reader, and what it has brought then comes on top of the total.
+            return if held < self.backlog.total { at_most } else { NonZeroU32::new(schedule::LEAST_RECEIVE) };
         }
         // An echo is not longer than what it answers.
         let room = u32::try_from(self.room_below_caps(key)).unwrap_or(u32::MAX);
@@ -474,7 +476,9 @@ impl<E, L: Lender> Connections<E, L> {
         let Connection { life, output, .. } = self.table.get(key);
         let has_output = !output.is_empty();
         // What has arrived already, during a stall perhaps, is received first: it may be what the deadline has waited for.
-        if life.state() == State::Open && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
+        // (A request has an end, and so has what is put off for it; what is sent behind a Close need not have one.)
+        let is_awaited = matches!(life.state(), State::Opening | State::Open);
+        if is_awaited && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
             return Due::Later(None);
         }
         self.due_by_state(key)

@@ -223,6 +223,7 @@ impl Config {
                 stall_timeout: options.stall_timeout,
                 close_timeout: CLOSE_TIMEOUT,
                 drain_timeout: options.drain_timeout,
+                has_fine_ticks: options.has_behaviours,
             },
         };
         let limits = vec![

@@ -91,6 +91,8 @@ pub(crate) struct Limits {
     pub(crate) close_timeout: Duration,
     /// From the signal to stop to the end.
     pub(crate) drain_timeout: Duration,
+    /// Delays and rates are counted in ticks, too: these are as fine as can be.
+    pub(crate) has_fine_ticks: bool,
 }
 
 /// One worker as seen from other threads. Aligned so that two workers never write to the same cache lines.

@@ -27,12 +27,11 @@ pub(super) struct Clock {
 
 impl Clock {
     /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough. `seen_per_turn`: how
-    /// many connections a turn of the loop sees something of, at least, if something has happened to all of them. `is_fine`:
-    /// as fine as it gets.
-    pub(super) fn new(limits: &Limits, seen_per_turn: u32, is_fine: bool) -> Self {
+    /// many connections a turn of the loop sees something of, at least, if something has happened to all of them.
+    pub(super) fn new(limits: &Limits, seen_per_turn: u32) -> Self {
         let shortest =
             [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
-        let tick = shortest.min().filter(|_| !is_fine).unwrap_or_default() / 8;
+        let tick = shortest.min().filter(|_| !limits.has_fine_ticks).unwrap_or_default() / 8;
         Self {
             ticks: Cell::new(0),
             next: Cell::new(Instant::now()),
@@ -141,12 +140,13 @@ mod tests {
             stall_timeout: None,
             close_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(1),
+            has_fine_ticks: false,
         }
     }
 
     #[test]
     fn a_clock_counts_every_tick_that_has_begun() {
-        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100, false);
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100);
         let start = clock.next.get();
         let at = |ms| clock.advance(start + Duration::from_millis(ms), false, 1);
         assert_eq!([0, 1, 9, 10, 11, 19, 35, 35, 60, 60, 1041].map(at), [1, 1, 1, 2, 2, 2, 4, 4, 7, 7, 105]);
@@ -155,7 +155,7 @@ mod tests {
     /// SIGSTOP, a suspended machine, a throttled cgroup: the peers' bytes may lie in the sockets already.
     #[test]
     fn a_stall_counts_as_two_ticks() {
-        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100, false);
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100);
         let start = clock.next.get();
         let at = |ms| clock.advance(start + Duration::from_millis(ms), true, 1);
         assert_eq!([0, 10, 25, 10_000, 10_001, 10_010, 10_020, 20_000].map(at), [1, 2, 3, 5, 5, 6, 7, 9]);
@@ -180,12 +180,13 @@ mod tests {
 
     #[test]
     fn a_clock_is_fine_enough_for_the_shortest_limit() {
-        let coarse = Clock::new(&limits(None), 100, false);
+        let coarse = Clock::new(&limits(None), 100);
         assert_eq!(coarse.tick(), Duration::from_millis(250));
         assert_eq!(coarse.timeouts(&limits(None)).close, Some(21));
-        let fine = Clock::new(&limits(Some(Duration::from_millis(100))), 100, false);
+        let fine = Clock::new(&limits(Some(Duration::from_millis(100))), 100);
         assert_eq!(fine.tick(), Duration::from_micros(12_500));
-        assert_eq!(Clock::new(&limits(None), 100, true).tick(), Duration::from_millis(10));
+        let finest = Clock::new(&Limits { has_fine_ticks: true, ..limits(None) }, 100);
+        assert_eq!(finest.tick(), Duration::from_millis(10));
         assert_eq!(fine.timeouts(&limits(Some(Duration::from_millis(100)))).idle, Some(9));
     }
 }

@@ -91,7 +91,7 @@ impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control, accepts: Accepts) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        let clock = Clock::new(&plan.limits, EVENTS as u32, plan.settings.has_behaviours);
+        let clock = Clock::new(&plan.limits, EVENTS as u32);
         let log = ConnectionLog::new(plan.index, clock.tick());
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());

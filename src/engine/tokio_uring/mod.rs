@@ -92,6 +92,7 @@ mod tests {
             stall_timeout: None,
             close_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(1),
+            has_fine_ticks: false,
         };
         let plan = Plan {
             index: 0,

@@ -51,7 +51,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
-        let clock = Clock::new(&plan.limits, TASKS_PER_TURN, plan.settings.has_behaviours);
+        let clock = Clock::new(&plan.limits, TASKS_PER_TURN);
         let (small, large) = pools(plan);
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());

@@ -75,7 +75,7 @@ impl Simulation {
         let (floods, hides_more) = (random.one_in(10), random.one_in(4));
         let kind = peer::Kind { protocol, server_acts, floods, hides_more, scale };
         let limits = limits(&mut random);
-        let clock = Clock::new(&limits, SLOTS, false);
+        let clock = Clock::new(&limits, SLOTS);
         let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
         let memory = usize::from(shape.count) * shape.size as usize;
         let backlog = Backlog { per_connection: memory * random.below(6), total: memory * random.below(12) };
@@ -101,7 +101,7 @@ impl Simulation {
             is_abandoned: false,
             is_timeless: false,
             stopping: Stopping::No,
-            clock: Clock::new(&limits(&mut Random::new(0)), SLOTS, false),
+            clock: Clock::new(&limits(&mut Random::new(0)), SLOTS),
             time: Instant::now(),
             had_deadlines: false,
             meter: promise::Meter::default(),
@@ -300,6 +300,7 @@ fn limits(random: &mut Random) -> Limits {
         stall_timeout: Some(some()),
         close_timeout: some(),
         drain_timeout: DRAIN_TIMEOUT,
+        has_fine_ticks: false,
     }
 }
 

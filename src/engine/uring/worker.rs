@@ -93,7 +93,7 @@ impl<'a> Worker<'a> {
             |ReceiveBuffers { count, size, incremental }| PoolShape { count, size, incremental },
         );
         let pool = ring.add_pool(shape)?;
-        let clock = Clock::new(&plan.limits, BATCH_MAX as u32, plan.settings.has_behaviours);
+        let clock = Clock::new(&plan.limits, BATCH_MAX as u32);
         let log = ConnectionLog::new(plan.index, clock.tick());
         let timeouts = clock.timeouts(&plan.limits);
         let (settings, doors) = (plan.settings.clone(), plan.doors.clone());

@@ -165,7 +165,7 @@ mod tests {
     /// More may have happened meanwhile than a turn sees.
     #[test]
     fn after_a_stall_deadlines_wait_for_the_turns_that_see_all() {
-        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100, false);
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100);
         let start = clock.next.get();
         let mut at = 0;
         let mut is_behind = |passed| {

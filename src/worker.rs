@@ -14,7 +14,9 @@ use crate::transport::Doors;
 
 mod counters;
 
-pub(crate) use counters::{Counter, Counters, Ending, TURN_BOUNDS_US, Tally};
+#[cfg(feature = "admin")]
+pub(crate) use counters::TURN_BOUNDS_US;
+pub(crate) use counters::{Counter, Counters, Ending, Tally};
 
 /// What a worker has to do; the same for all of an engine's workers except for the first fields.
 #[derive(Clone, Debug)]

@@ -62,6 +62,21 @@ fn expect_next_served(waiting: &mut Vec<Peer>, inside: &mut Vec<Peer>) {
     inside.push(peer);
 }
 
+/// Nothing else happens on the server: that a reset has made room must be noticed all the same.
+#[test]
+fn a_reset_makes_room_on_a_quiet_server() {
+    let server =
+        Server::start(&["--workers", "1", "--max-connections", "2", "--handshake-timeout", "0", "--when-full", "wait"]);
+    let mut inside = [server.open(), server.open()];
+    let mut waiting = server.connect();
+    waiting.send(UPGRADE);
+    inside[0].expect_echo(TEXT, "served");
+    assert!(waiting.is_silent(), "one too many");
+    let [_stays, leaves] = inside;
+    leaves.reset();
+    waiting.expect_upgrade();
+}
+
 /// However connections are spread over the workers, none waits while there is room.
 #[test]
 fn the_whole_capacity_is_usable_with_several_workers() {

@@ -3,14 +3,16 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::frames::{TEXT, close_frame};
 use common::peer::Peer;
 use common::server::{Server, command, run_to_end};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A file with this text, which goes with the test.
 struct File(PathBuf);
@@ -141,6 +143,29 @@ fn the_connection_log_is_bounded() {
     let seconds = began.elapsed().as_secs() as usize + 1;
     let lines = exit.stderr.matches("connection closed").count();
     assert!(lines > 0 && lines <= CONNECTIONS.min(1000 * (seconds + 1)), "{lines} lines in {seconds} s");
+}
+
+/// A log that nobody reads: the server serves and ends all the same.
+#[test]
+fn standard_error_that_takes_nothing() {
+    let (unread, full) = std::io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&full, true).expect("a pipe can be made non-blocking");
+    while rustix::io::write(&full, &[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&full, false).expect("and blocking again");
+    let mut serve = command(&["serve", "--listen", "127.0.0.1:0", "--log-connections"]);
+    serve.stdout(Stdio::piped()).stderr(full);
+    let mut server = serve.spawn().expect("it starts");
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().expect("piped")).read_line(&mut line).expect("a start-up line");
+    let address = line.split(' ').nth(3).and_then(|it| it.parse().ok()).unwrap_or_else(|| panic!("{line:?}"));
+    // More than a pipe and the log hold.
+    for _ in 0..3000 {
+        drop(Peer::connect(address));
+    }
+    Peer::open(address).expect_echo(TEXT, "served all the same");
+    kill_process(Pid::from_child(&server), Signal::TERM).expect("it runs");
+    assert_eq!(server.wait().expect("it ends").code(), Some(0));
+    drop(unread);
 }
 
 // ----- the service manager -----

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -36,8 +37,10 @@ impl Level {
 }
 
 /// From here on what is logged goes to standard error. To be called once, with the signals blocked that a thread is to wait
-/// for: the log's thread inherits that.
-pub(super) fn start(level: LevelFilter, format: LogFormat) -> Level {
+/// for: the log's thread inherits that. It fails only if no thread can be started.
+pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<Level> {
+    // The appender panics if its thread cannot be started. One that ends at once tells beforehand, and leaves its memory.
+    let _ = thread::Builder::new().spawn(|| {})?.join();
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
     let (writer, guard) = builder.finish(io::stderr());
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Last { guard, dropped: writer.error_counter() });
@@ -50,7 +53,7 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> Level {
     // It can only fail if there is one already, of a program around this one: then that one is used.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(lines));
     sys::at_last(flush);
-    Level { handle }
+    Ok(Level { handle })
 }
 
 /// Has the lines written that wait, for as long as a moment takes. To be called before the process ends.

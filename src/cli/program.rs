@@ -59,7 +59,8 @@ pub(super) fn run(
     let started_at = Instant::now();
     let config = Config::new(options)?;
     let signals = signals::block().map_err(system("block signals"))?;
-    let level = logging::start(program.log_level.into(), program.log_format);
+    let level =
+        logging::start(program.log_level.into(), program.log_format).map_err(system("start a thread for the log"))?;
     config.notes().iter().for_each(|note| tracing::warn!("{note}"));
     let banner = config.to_string();
     let server = Server::bind(config)?;

@@ -143,13 +143,13 @@ impl<'a> Worker<'a> {
         self.serve_foreground();
         self.is_punctual = !self.clock.is_behind() && self.connections.meet_deadlines();
         self.stalls.tell(self.connections.take_stalled());
-        self.log.write(self.connections.take_ended());
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
         let goes_on = self.stopping.goes_on(is_empty, |from| ask_some_to_leave(&mut self.connections, from));
         for key in self.connections.take_called() {
             self.serve(key, false);
         }
         self.serve_background();
+        self.log.write(self.connections.take_ended());
         self.connections.end_turn();
         self.turns.end(now, events_seen);
         Ok(goes_on)

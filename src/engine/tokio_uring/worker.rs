@@ -110,9 +110,8 @@ impl Worker {
         connections.end(key);
         drop(connections);
         self.publish();
-        if self.connections().is_empty() || self.connections().has_journal() {
-            self.call_supervisor();
-        }
+        // There is room again, or the drain is over; and nothing else may wake it.
+        self.call_supervisor();
     }
 
     fn call_supervisor(&self) {

@@ -4,6 +4,7 @@
 #![allow(clippy::doc_markdown)]
 
 mod config_file;
+mod environment;
 mod logging;
 mod notify;
 mod print_config;
@@ -463,16 +464,28 @@ fn parse(args: &[OsString]) -> Result<Given, Mistake> {
     let Command::Serve(serve) = &given.command else { return Ok(given) };
     let Some(path) = &serve.program.config else { return Ok(given) };
     let file = ConfigFile::read(path).map_err(Mistake::File)?;
-    // Behind the name of the program, and of the command if there is one.
+    let of_file = file.arguments(&given.matches).into_iter().map(OsString::from);
+    Ok(Given { file, ..parse_arguments(&with_arguments(args, of_file))? })
+}
+
+/// The arguments with others behind the name of the program, and of the command if there is one.
+fn with_arguments(args: &[OsString], others: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let at = 1 + usize::from(args.get(1).is_some_and(|first| first == "serve"));
     let (before, behind) = args.split_at(at.min(args.len()));
-    let of_file = file.arguments(&given.matches).into_iter().map(OsString::from);
-    let all: Vec<_> = before.iter().cloned().chain(of_file).chain(behind.iter().cloned()).collect();
-    Ok(Given { file, ..parse_arguments(&all)? })
+    before.iter().cloned().chain(others).chain(behind.iter().cloned()).collect()
 }
 
 fn parse_arguments(args: &[OsString]) -> Result<Given, clap::Error> {
-    let matches = Cli::command().try_get_matches_from(args)?;
+    let (command, untidy) = environment::take_untidy(Cli::command(), |variable| std::env::var_os(variable));
+    let mut matches = command.clone().try_get_matches_from(args)?;
+    let of_variables = match matches.subcommand() {
+        Some(("serve", given)) => environment::arguments(&untidy, given),
+        Some(_) => Vec::new(),
+        None => environment::arguments(&untidy, &matches),
+    };
+    if !of_variables.is_empty() {
+        matches = command.try_get_matches_from(with_arguments(args, of_variables))?;
+    }
     let Cli { command, serve } = Cli::from_arg_matches(&matches)?;
     let command = command.unwrap_or_else(|| Command::Serve(Box::new(serve)));
     let matches = matches.subcommand().map_or_else(|| matches.clone(), |(_, matches)| matches.clone());

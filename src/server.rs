@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
 use crate::config::{At, Config, Inet, Listen, TlsFiles};
@@ -410,7 +410,12 @@ fn bind_entry(
         }
         At::Systemd => {
             for (socket, address) in systemd::take().map_err(|cause| ServerError::Systemd { cause })? {
-                let door = if address.inet().is_some() { door.clone() } else { unix_door() };
+                let is_inet = address.inet().is_some();
+                if is_inet {
+                    let set = keep_alive(&SockRef::from(&socket), tcp_keepalive);
+                    set.map_err(|source| ServerError::Listen { address: address.clone(), source })?;
+                }
+                let door = if is_inet { door.clone() } else { unix_door() };
                 bound.push(Bound { socket, address, door, is_tls, file: None });
             }
         }

@@ -304,6 +304,30 @@ fn a_full_server_of_bare_tcp() {
     server.connect().expect_disconnect();
 }
 
+/// Of listeners of all kinds: what understands an answer gets one, and TLS, which would take a handshake, is closed.
+#[test]
+fn a_full_server_with_many_doors() {
+    let path = std::env::temp_dir().join(format!("ringecho-full-{}.sock", std::process::id()));
+    let unix = format!("unix:{}", path.display());
+    let doors =
+        ["127.0.0.1:0", "127.0.0.1:0?proxy=any", "tls:127.0.0.1:0", &unix].map(|door| ["--listen", door]).concat();
+    let server = Server::launch(command(&[&["serve", "--max-connections", "1"], &doors[..]].concat()));
+    let mut only = server.open();
+    server.await_stderr("all connections are taken");
+    let &[_, proxy, tls] = server.addresses() else { panic!("{}", server.start_up_line()) };
+    let mut late = Peer::connect(proxy);
+    late.send("PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n");
+    late.send(UPGRADE);
+    assert_eq!(late.read_answer().status, 503);
+    Peer::connect(tls).expect_disconnect();
+    let mut late = UnixStream::connect(&path).expect("it listens");
+    late.write_all(UPGRADE.as_bytes()).expect("a new socket has room");
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    only.expect_echo(TEXT, "undisturbed");
+}
+
 /// Dead peers give their slots back: the kernel asks those that are silent (`/proc/net/tcp`: timer 2 is keepalive).
 #[test]
 fn sockets_are_kept_alive_by_default() {

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::frames::{FIN, TEXT, frame};
+use common::frames::{FIN, TEXT, close_frame, frame};
 use common::peer::{Frame, Peer, UPGRADE};
 use common::server::{Server, command};
 
@@ -72,6 +72,29 @@ fn bare_tcp_behind_a_header() {
         peer.send(b"alone");
         peer.shut_down_sending();
         assert_eq!(peer.read_to_end().unwrap(), b"alone");
+    }
+}
+
+/// The connection log is of clients, not of the balancer.
+#[test]
+fn the_connection_log_names_the_client() {
+    for (options, header, client) in [
+        ("proxy=v1", V1.to_vec(), Some("192.0.2.7:56324")),
+        ("proxy=v2", v2_with_tlvs(), Some("192.0.2.7:56324")),
+        ("proxy=v2", v2(0, 0, &[]), None),
+    ] {
+        let server = serve(options, &["--log-connections"]);
+        let mut peer = server.connect();
+        let own = peer.socket().local_addr().expect("bound").to_string();
+        peer.send(header);
+        peer.upgrade();
+        peer.send(close_frame(1000, b""));
+        peer.expect_close(1000);
+        peer.expect_end();
+        server.await_stderr("connection closed");
+        let exit = server.stop();
+        let line = exit.stderr.lines().find(|line| line.contains("connection closed")).expect("a line");
+        assert!(line.contains(client.unwrap_or(&own)), "{line}");
     }
 }
 

@@ -103,6 +103,26 @@ fn environment_variables() {
     peer.expect_close(1009);
 }
 
+/// As ConfigMaps and shell scripts write them.
+#[test]
+fn untidy_environment_variables_mean_what_they_seem_to() {
+    let mut untidy = command(&["serve"]);
+    untidy.env("RINGECHO_LISTEN", "127.0.0.1:0, 127.0.0.1:0,\n");
+    untidy.env("RINGECHO_MAX_CONNECTIONS", "77\n");
+    untidy.env("RINGECHO_WORKERS", "");
+    untidy.env("RINGECHO_MAX_MESSAGE_SIZE", "");
+    untidy.env("RINGECHO_IPV6_ONLY", " ");
+    untidy.env("RINGECHO_SUBPROTOCOL", "");
+    let server = Server::launch(untidy);
+    assert!(server.start_up_line().contains("77"), "{}", server.start_up_line());
+    assert_eq!(server.addresses().len(), 2);
+    server.open().expect_echo(BINARY, [0; 20]);
+
+    let mut both = command(&["serve", "--listen", "127.0.0.1:0", "--max-message-size", "20"]);
+    both.env("RINGECHO_MAX_MESSAGE_SIZE", "10 ");
+    Server::launch(both).open().expect_echo(BINARY, [0; 20]);
+}
+
 #[test]
 fn flags_win_over_environment_variables() {
     let mut both = command(&["serve", "--listen", "127.0.0.1:0", "--max-message-size", "20"]);

@@ -494,6 +494,101 @@ fn a_certificate_can_be_loaded_again() {
     running.join().unwrap().unwrap();
 }
 
+/// The running program does so on SIGHUP, and says what it has come to.
+#[test]
+fn sighup_loads_the_certificate_again() {
+    let files = Files::new("sighup");
+    let (first, second) = (Made::new(), Made::new());
+    let cert = files.write("cert.pem", &first.pem);
+    let key = files.write("key.pem", &first.key_pem);
+    let server = serve(&["--tls-cert", &cert, "--tls-key", &key]);
+    let seen = || {
+        let client = Client::new(&version::TLS13);
+        exercise(&mut client.open(server.address()));
+        client.seen()
+    };
+    assert_eq!(seen(), first.der.to_vec());
+    files.write("cert.pem", &second.pem);
+    server.signal(Signal::HUP);
+    server.await_stderr("cannot reload certificates, what was in use stays so");
+    assert_eq!(seen(), first.der.to_vec());
+    files.write("key.pem", &second.key_pem);
+    server.signal(Signal::HUP);
+    server.await_stderr("reloaded certificates");
+    assert_eq!(seen(), second.der.to_vec());
+}
+
+/// The sum of a metric's samples over the workers.
+fn metric(admin: SocketAddr, name: &str, label: &str) -> u64 {
+    let mut stream = connect(admin);
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let samples = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn handshakes_are_counted_by_their_result() {
+    let server = serve(&["--admin", "127.0.0.1:0"]);
+    let line = server.start_up_line();
+    let admin: SocketAddr = line.split_once("admin ").unwrap().1.parse().unwrap();
+    let client = Client::new(&version::TLS13);
+    for _ in 0..3 {
+        exercise(&mut client.open(server.address()));
+    }
+    for _ in 0..2 {
+        let mut plain = connect(server.address());
+        plain.write_all(UPGRADE.as_bytes()).unwrap();
+        plain.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let count = |result: &str| metric(admin, "ringecho_tls_handshakes_total", &format!("result=\"{result}\""));
+    common::eventually("all are counted", || [count("full"), count("resumed"), count("failed")] == [1, 2, 2]);
+    assert!(metric(admin, "ringecho_connections_opened_total", "") == 3);
+}
+
+/// What sends later or of its own accord goes through TLS as echoes do, in order.
+#[test]
+fn behaviours_through_tls() {
+    let server = serve(&["--behaviours"]);
+    for version in [&version::TLS12, &version::TLS13] {
+        let client = Client::new(version);
+        let open = |path: &str| {
+            let url = format!("wss://localhost{path}");
+            tungstenite::client(url, client.stream(server.address())).expect("an upgrade").0
+        };
+        for (size, count) in [(1000, 300), (200_000, 3)] {
+            let mut source = open(&format!("/source?size={size}&rate=0&count={count}"));
+            for _ in 0..count {
+                assert_eq!(source.read().unwrap().len(), size);
+            }
+            assert!(source.read().unwrap().is_close());
+        }
+        let mut delayed = open("/delay?ms=30");
+        for text in ["one", "two", "three"] {
+            delayed.send(Message::text(text)).unwrap();
+        }
+        for text in ["one", "two", "three"] {
+            assert_eq!(delayed.read().unwrap(), Message::text(text));
+        }
+        delayed.send(Message::text("held back when the client ends")).unwrap();
+        delayed.close(None).unwrap();
+        assert_eq!(delayed.read().unwrap(), Message::text("held back when the client ends"));
+        let mut sink = open("/sink");
+        sink.send(Message::binary(pattern(1, MIB))).unwrap();
+        sink.send(Message::Ping("alive".into())).unwrap();
+        assert_eq!(sink.read().unwrap(), Message::Pong("alive".into()));
+        let mut closing = open("/close?code=4321&after=1");
+        closing.send(Message::text("once")).unwrap();
+        assert_eq!(closing.read().unwrap(), Message::text("once"));
+        let Message::Close(Some(frame)) = closing.read().unwrap() else { panic!("no Close frame") };
+        assert_eq!(u16::from(frame.code), 4321);
+        let mut aborted = open("/abort?after=1");
+        aborted.send(Message::text("once")).unwrap();
+        while aborted.read().is_ok() {}
+    }
+}
+
 /// Reads lines until one has this text.
 fn await_line(output: &mut impl BufRead, text: &str) {
     let mut line = String::new();

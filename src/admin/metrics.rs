@@ -157,6 +157,12 @@ fn of_workers(tallies: &[Tally]) -> Vec<MetricFamily> {
         &|worker, tally| by(worker, "status", tally.refusals()),
     );
     each(
+        "ringecho_tls_handshakes_total",
+        MetricType::COUNTER,
+        "TLS handshakes that have come to their end, by their result.",
+        &|worker, tally| by(worker, "result", tls_handshakes(tally).into_iter()),
+    );
+    each(
         "ringecho_close_frames_received_total",
         MetricType::COUNTER,
         "Close frames received, by code; none: without a code.",
@@ -185,6 +191,12 @@ fn of_workers(tallies: &[Tally]) -> Vec<MetricFamily> {
         &|worker, tally| vec![turn_times(worker, tally)],
     );
     families
+}
+
+/// TLS handshakes by their result.
+pub(super) fn tls_handshakes(tally: &Tally) -> [(&'static str, u64); 3] {
+    let get = |counter| tally.get(counter);
+    [("full", get(Counter::TlsFull)), ("resumed", get(Counter::TlsResumed)), ("failed", get(Counter::TlsFailed))]
 }
 
 /// A name and a value.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::metrics::Process;
+use super::metrics::{Process, tls_handshakes};
 use crate::server::{Condition, Handle};
 use crate::worker::{Counter, Tally};
 
@@ -61,6 +61,7 @@ fn of(tally: &Tally, max: u64) -> Value {
             "pings_received": get(Counter::Pings),
             "pongs_received": get(Counter::Pongs),
         },
+        "tls_handshakes": map(tls_handshakes(tally).into_iter()),
         "bytes": { "received": get(Counter::BytesReceived), "sent": get(Counter::BytesSent) },
         "slow_readers": get(Counter::SlowReaders),
         "throttled": get(Counter::Throttled),

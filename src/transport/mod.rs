@@ -111,7 +111,12 @@ pub(crate) enum Handshake {
     /// The client's first message, which is answered now: the dear part.
     Answered,
     /// Its end.
-    Over,
+    Over {
+        /// It has resumed a session.
+        is_resumed: bool,
+    },
+    /// It has failed.
+    Failed,
 }
 
 /// The stages of a worker's connections.
@@ -276,14 +281,16 @@ impl Stage {
 fn open(tls: &mut Tls, place: u32, keys: &mut Keys, bytes: &mut [u8], mut plain: Vec<u8>) -> Opened {
     let (was_shaking, had_answered) = (tls.is_shaking(), tls.has_answered());
     let mut out = Vec::new();
-    let Received { progress, mut within, records, renewals } = tls.receive(place, keys, bytes, &mut plain, &mut out);
+    let Received { progress, mut within, records, renewals, is_resumed } =
+        tls.receive(place, keys, bytes, &mut plain, &mut out);
     if progress == Progress::Failed {
         plain.clear();
         within = 0..0;
     }
     let handshake = match (tls.has_answered(), tls.is_shaking()) {
+        _ if was_shaking && progress == Progress::Failed => Handshake::Failed,
         (true, _) if !had_answered => Handshake::Answered,
-        (_, false) if was_shaking => Handshake::Over,
+        (_, false) if was_shaking => Handshake::Over { is_resumed },
         _ => Handshake::Nothing,
     };
     Opened { plain, within, records, renewals, out, handshake, progress }

@@ -27,6 +27,7 @@ pub(super) struct Received {
     pub(super) within: Range<usize>,
     pub(super) records: u32,
     pub(super) renewals: u32,
+    pub(super) is_resumed: bool,
 }
 
 #[allow(clippy::ptr_arg)] // as where there is one

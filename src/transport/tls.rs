@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{ConnectionTrafficSecrets, KeyLog, ProtocolVersion, ServerConfig};
+use rustls::{ConnectionTrafficSecrets, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig};
 
 use crate::protocol;
 pub(super) use record::Keys;
@@ -120,11 +120,13 @@ pub(super) struct Received {
     /// Records of TLS 1.3 that were opened, and keys that were renewed.
     pub(super) records: u32,
     pub(super) renewals: u32,
+    /// The handshake that has ended has resumed a session.
+    pub(super) is_resumed: bool,
 }
 
 impl Received {
     fn new(progress: Progress) -> Self {
-        Self { progress, within: 0..0, records: 0, renewals: 0 }
+        Self { progress, within: 0..0, records: 0, renewals: 0, is_resumed: false }
     }
 
     fn note(&mut self, reading: &Reading) {
@@ -150,10 +152,12 @@ impl Tls {
             State::Rustls(rustls) => {
                 let was_shaking = rustls.is_shaking();
                 let progress = rustls.receive(&mut self.half_read, bytes, plain, out);
+                let mut received = Received::new(progress);
                 if progress == Progress::Goes && was_shaking && !rustls.is_shaking() {
+                    received.is_resumed = rustls.connection.handshake_kind() == Some(HandshakeKind::Resumed);
                     self.take_over();
                 }
-                Received::new(progress)
+                received
             }
             State::Failed => Received::new(Progress::Failed),
         };

@@ -40,6 +40,12 @@ pub(crate) enum Counter {
     Backlog,
     /// Receives that had to wait because all receive buffers were in use.
     BufferShortages,
+    /// TLS handshakes that were made in full.
+    TlsFull,
+    /// Those that have resumed a session.
+    TlsResumed,
+    /// Those that have failed: by an alert, or because it was no TLS.
+    TlsFailed,
     /// Accepts that failed for want of something.
     AcceptFailures,
     /// Nanoseconds that the measured turns have taken.

@@ -69,7 +69,9 @@ impl<E, L: Lender> Connections<E, L> {
         match handshake {
             Handshake::Nothing => {}
             Handshake::Answered => cost += self.price_of_handshake(),
-            Handshake::Over => {
+            Handshake::Failed => self.counters.add(Counter::TlsFailed, 1),
+            Handshake::Over { is_resumed } => {
+                self.counters.add(if is_resumed { Counter::TlsResumed } else { Counter::TlsFull }, 1);
                 cost += schedule::TLS_FINISH;
                 self.stage_is_open(key, true);
             }

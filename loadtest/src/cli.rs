@@ -50,16 +50,14 @@ enum Command {
     /// Puts load on a WebSocket server, checks every echo, and measures
     #[command(args_override_self = true, disable_help_flag = true)]
     Run(Box<RunArgs>),
-    /// Shows the results of runs again; those of several machines become one, two can be laid side by side (--diff)
+    /// Shows results again: merges those of several machines, lays two side by side (--diff)
     Report(ReportArgs),
     /// Writes manual pages into a directory
-    #[command(hide = true)]
     Man {
         /// The directory; it is made if it is not there
         directory: PathBuf,
     },
-    /// Prints completions for a shell
-    #[command(hide = true)]
+    /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
     Completions {
         /// The shell
         shell: Shell,
@@ -192,6 +190,10 @@ fn command() -> clap::Command {
 
 /// Parses the arguments, with those of a scenario file before them if there is one.
 fn parse(mut args: Vec<OsString>) -> Result<Command, String> {
+    if args.get(1).is_some_and(|first| first == "--help-all") {
+        // Nearly all options are those of a run.
+        args.insert(1, "run".into());
+    }
     // What is wrong with these alone may be right with those of the file, or else is complained about below.
     let mut lenient = command().ignore_errors(true);
     if let Ok(given) = lenient.try_get_matches_from_mut(&args)

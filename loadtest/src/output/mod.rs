@@ -22,6 +22,8 @@ pub mod units;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use rustix::termios::tcgetwinsize;
+
 /// Where people read what is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -45,6 +47,16 @@ pub fn speak_on(voice: Voice) {
 #[must_use]
 pub fn is_on_stdout() -> bool {
     VOICE.load(Ordering::Relaxed) == Voice::Stdout as u8
+}
+
+/// The columns of the terminal where people read, or as many as they like where it is none.
+#[must_use]
+pub fn columns() -> usize {
+    let size = match VOICE.load(Ordering::Relaxed) {
+        voice if voice == Voice::Stdout as u8 => tcgetwinsize(io::stdout()),
+        _ => tcgetwinsize(io::stderr()),
+    };
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
 }
 
 /// Says something by the way. That it cannot be read (`| head`, a full disk) is no reason to end.

@@ -8,6 +8,7 @@ mod search_args;
 mod values;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -167,7 +168,8 @@ pub fn main() -> ExitCode {
 }
 
 fn complain(message: impl std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("ringload: {message}");
+    // A terminal that has hung up takes nothing, and is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "ringload: {message}");
     ExitCode::from(code)
 }
 

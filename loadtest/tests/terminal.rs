@@ -80,7 +80,7 @@ fn a_terminal_that_hangs_up_ends_the_run_with_its_results() {
 fn a_run_that_is_stopped_gives_the_terminal_back_and_takes_it_again_when_it_goes_on() {
     let url = format!("ws://{}/", start(Behaviour::Echo));
     let mut command = std::process::Command::new("bash");
-    command.args(["-mc", "\"$@\"; read -r line; echo \"THE SHELL READ $line\"; fg", "bash"]);
+    command.args(["--norc", "-ic", "\"$@\"; read -r line; echo \"THE SHELL READ $line\"; fg", "bash"]);
     command.arg(env!("CARGO_BIN_EXE_ringload")).args(["run", &url]).args(LONG).env("TERM", "xterm");
     let mut terminal = Pty::start(command, (80, 24));
     terminal.wait_until("measure", |screen| screen.alternate_screen() && screen.contents().contains("measure"));

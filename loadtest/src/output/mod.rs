@@ -77,10 +77,16 @@ pub fn tell(text: std::fmt::Arguments) -> io::Result<()> {
     unless_nobody_reads(written)
 }
 
-/// An error, unless it says that the reader of a pipe has gone.
+/// Whether EIO is that of a disk, and not that of a terminal that has hung up.
+fn is_stdout_a_file() -> bool {
+    std::fs::metadata("/proc/self/fd/1").is_ok_and(|it| it.is_file())
+}
+
+/// An error, unless it says that the reader of a pipe has gone, or that a terminal has hung up.
 pub(crate) fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EIO) && !is_stdout_a_file() => Ok(()),
         written => written,
     }
 }

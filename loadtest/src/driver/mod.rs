@@ -53,8 +53,8 @@ pub struct Load<'a> {
     pub part: Part,
     /// How many threads there are.
     pub threads: u32,
-    /// When a Close was last answered to any of them: closing has time as long as the server goes on.
-    pub close_answered_ns: &'a AtomicU64,
+    /// When the server last answered a Close of any of them, or ended TCP behind it: closing has time as long as it goes on.
+    pub closing_progress_ns: &'a AtomicU64,
 }
 
 /// One target.

@@ -65,8 +65,8 @@ fn with_driver_to(addresses: usize, scenario: &Scenario, test: impl FnOnce(Drive
     let request = UpgradeRequest::new(&target, &Extras::default(), 1).unwrap();
     let routes = vec![Route { request: &request, addresses: 0..addresses }];
     let part = scenario.divide(1)[0];
-    let close_answered_ns = &AtomicU64::new(0);
-    let load = Load { scenario, messages: &messages, routes, part, threads: 1, close_answered_ns };
+    let closing_progress_ns = &AtomicU64::new(0);
+    let load = Load { scenario, messages: &messages, routes, part, threads: 1, closing_progress_ns };
     test(Driver::new(load, Tally::default(), 0));
 }
 

@@ -50,8 +50,8 @@ pub struct Shared {
     pub threads: u32,
     /// How many processors they may use.
     pub cpus: u32,
-    /// When a Close was last answered, in nanoseconds since the epoch.
-    pub close_answered_ns: AtomicU64,
+    /// When the server last answered a Close, or ended TCP behind it, in nanoseconds since the epoch.
+    pub closing_progress_ns: AtomicU64,
     /// Who moves the bytes: not [`Transport::Auto`] any more.
     pub transport: Transport,
 }

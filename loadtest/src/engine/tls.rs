@@ -403,10 +403,10 @@ mod tests {
         let target = Target::parse("ws://127.0.0.1:1", &Routes::default()).unwrap();
         let request = UpgradeRequest::new(&target, &Extras::default(), 1).unwrap();
         let scenario = crate::scenario::tests::scenario(1, 0, None);
-        let close_answered_ns = &AtomicU64::new(0);
+        let closing_progress_ns = &AtomicU64::new(0);
         let routes = vec![Route { request: &request, addresses: 0..1 }];
         let part = scenario.divide(1)[0];
-        let load = Load { scenario: &scenario, messages: &messages, routes, part, threads: 1, close_answered_ns };
+        let load = Load { scenario: &scenario, messages: &messages, routes, part, threads: 1, closing_progress_ns };
         let mut driver = Driver::new(load, Tally::default(), 0);
         for version in [&version::TLS13, &version::TLS12] {
             let server = server(version);

@@ -3,6 +3,7 @@
 mod view;
 
 use std::io::{self, stdin};
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
@@ -28,7 +29,7 @@ const CTRL_BACKSLASH: u8 = 0x1c;
 
 /// A terminal in use; it is given back when this is dropped.
 pub struct Screen {
-    terminal: DefaultTerminal,
+    terminal: ManuallyDrop<DefaultTerminal>,
     view: View,
     interrupt: Interrupt,
     drawn: Option<Instant>,
@@ -84,8 +85,12 @@ impl Screen {
         self.view.is_ending = self.interrupt.is_raised();
         let (terminal, view) = (&mut self.terminal, &self.view);
         terminal::draw(|is_anew| {
+            if is_anew {
+                // Nothing of the last picture is there any more. (`clear` would ask the terminal for its cursor's place.)
+                terminal.swap_buffers();
+                terminal.swap_buffers();
+            }
             // A terminal that is gone must not end the run.
-            let _ = if is_anew { terminal.clear() } else { Ok(()) };
             let _ = terminal.draw(|frame| view.draw(frame));
         });
     }

@@ -1,6 +1,7 @@
 //! The terminal in use by the live screen: taken, drawn on, and given back on every way out of the process.
 
 use std::io::{self, IsTerminal, Write, stdin, stdout};
+use std::mem::ManuallyDrop;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError, mpsc};
 use std::time::Duration;
 
@@ -50,14 +51,17 @@ pub fn has_colors() -> bool {
 }
 
 /// Makes the terminal raw and shows its alternate screen.
-pub fn take() -> io::Result<DefaultTerminal> {
+///
+/// It is never dropped: [`give_back`] shows the cursor again, and the library's own attempt at that panics when the terminal
+/// and standard error have hung up.
+pub fn take() -> io::Result<ManuallyDrop<DefaultTerminal>> {
     give_back_on_panic();
     let mut hold = lock();
     let taken = hold.take().and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
     if taken.is_err() {
         hold.give_back();
     }
-    taken
+    taken.map(ManuallyDrop::new)
 }
 
 /// Whether keys are to be read and a picture is to be drawn: the terminal is taken, and not given back meanwhile.

@@ -20,6 +20,9 @@ use crate::worker::{Backlog, Counter, Counters, Ending};
 /// Room that a slow reader must have below a cap: with less it is throttled rather than received from byte by byte.
 const ROOM_MIN: usize = 512;
 
+/// What a stall of the process counts as at most (engine/clock.rs).
+const STALL_TICKS: u32 = 2;
+
 /// Everything a worker knows about its connections.
 pub(crate) struct Connections<E, L: Lender> {
     table: Table<E>,
@@ -601,10 +604,18 @@ impl<E, L: Lender> Connections<E, L> {
     fn due(&self, key: u32) -> Due {
         let Connection { life, output, .. } = self.table.get(key);
         let has_output = !output.is_empty();
-        // What has arrived already, during a stall perhaps, is received first: it may be what the deadline has waited for.
-        // (A request has an end, and so has what is put off for it; what is sent behind a Close need not have one.)
-        let is_awaited = matches!(life.state(), State::Opening | State::Open);
-        if is_awaited && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
+        // What has arrived already, during a stall perhaps, is received first: it may be what the deadline has waited for. A
+        // request that comes byte by byte has something there whenever one looks: for it that holds no longer than a stall
+        // counts.
+        let is_put_off = match life.state() {
+            State::Open => true,
+            State::Opening => {
+                let since = self.now.wrapping_sub(life.since());
+                self.timeouts.handshake.is_none_or(|timeout| since < timeout.saturating_add(STALL_TICKS))
+            }
+            _ => false,
+        };
+        if is_put_off && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
             return Due::Later(None);
         }
         self.due_by_state(key)

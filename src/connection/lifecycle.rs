@@ -351,7 +351,6 @@ impl Lifecycle {
     }
 
     /// The tick that its current deadline counts from.
-    #[cfg(test)]
     pub(super) fn since(&self) -> u32 {
         self.since
     }

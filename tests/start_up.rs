@@ -103,7 +103,7 @@ fn environment_variables() {
     peer.expect_close(1009);
 }
 
-/// As ConfigMaps and shell scripts write them.
+/// As config maps and shell scripts write them.
 #[test]
 fn untidy_environment_variables_mean_what_they_seem_to() {
     let mut untidy = command(&["serve"]);

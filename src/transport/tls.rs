@@ -239,6 +239,7 @@ fn receive(
     out: &mut Vec<u8>,
 ) -> Received {
     let mut received = Received::new(Progress::Goes);
+    let len = bytes.len();
     while !half_read.is_empty() && !bytes.is_empty() && received.progress == Progress::Goes {
         let (first, rest) = bytes.split_at_mut(lacking(half_read).min(bytes.len()));
         bytes = rest;
@@ -260,7 +261,9 @@ fn receive(
         *half_read = bytes[reading.used..].to_vec();
     }
     if plain.is_empty() {
-        received.within = reading.plain;
+        // What has completed a record before may have been without data: a key update, for example.
+        let behind = len - bytes.len();
+        received.within = behind + reading.plain.start..behind + reading.plain.end;
     } else {
         plain.extend_from_slice(&bytes[reading.plain]);
     }

@@ -92,9 +92,10 @@ fn a_request_that_has_arrived_is_received_before_its_time_is_up() {
 fn a_request_that_comes_byte_by_byte_is_ended_in_time() {
     let timeouts = Timeouts { handshake: Some(IDLE), ..Timeouts::default() };
     let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
-    let mut connections = Connections::new(4, backlog, Settings::default(), timeouts);
+    let mut connections =
+        Connections::new(4, backlog, Settings::default(), Doors::from([Door::new(Protocol::WebSocket)]), timeouts);
     connections.begin_turn(0);
-    let key = connections.accepted(0);
+    let key = connections.accepted(0, 0);
     connections.get_mut(key).life.facts.set(Facts::READABLE);
     assert_eq!(after(&mut connections, key, IDLE + STALL_TICKS - 1), State::Opening);
     assert_eq!(after(&mut connections, key, 1), State::Aborted);

@@ -378,6 +378,21 @@ fn keys_are_renewed_by_either_side() {
     assert!((3..=4).contains(&renewals), "{renewals}");
 }
 
+/// The end of a record without data, and one with data behind it.
+#[test]
+fn data_behind_the_rest_of_a_renewal_are_where_they_are_said_to_be() {
+    let (mut client, mut server) = shaken(&version::TLS13, 1000);
+    client.renew();
+    let cut = client.out.len() - 3;
+    client.send(b"data");
+    let mut sent = std::mem::take(&mut client.out);
+    let (first, second) = sent.split_at_mut(cut);
+    let (mut plain, mut out) = (Vec::new(), Vec::new());
+    assert_eq!(server.receive(first, &mut plain, &mut out), Progress::Goes);
+    assert_eq!(server.receive(second, &mut plain, &mut out), Progress::Goes);
+    assert_eq!(plain, b"data");
+}
+
 /// What a client may not send behind the handshake, each sealed as it should be.
 #[test]
 fn violations_are_answered_with_their_alert() {

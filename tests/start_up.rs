@@ -213,22 +213,6 @@ fn bad_environment_variable() {
     assert!(exit.stderr.contains("lots") && exit.stderr.contains("RINGECHO_MAX_CONNECTIONS"), "{exit}");
 }
 
-/// As `RINGECHO_WORKERS=` in a unit file, or an unset `$WORKERS` in a compose file: nobody has typed a flag.
-#[test]
-fn an_empty_environment_variable_is_named() {
-    for variable in ["WORKERS", "LISTEN", "PATH", "SUBPROTOCOL", "MAX_MESSAGE_SIZE", "DRAIN_TIMEOUT"] {
-        let mut empty = command(&["serve"]);
-        empty.env(format!("RINGECHO_{variable}"), "");
-        let exit = run_to_end(empty);
-        assert_eq!(exit.code, Some(BAD_ARGUMENTS), "{exit}");
-        assert!(exit.stderr.contains(&format!("RINGECHO_{variable} is set to \"\"")), "{exit}");
-    }
-    let mut help = command(&["serve", "--help"]);
-    help.env("RINGECHO_WORKERS", "");
-    let exit = run_to_end(help);
-    assert!(exit.code == Some(0) && exit.stderr.is_empty(), "{exit}");
-}
-
 fn assert_refused(address: SocketAddr) {
     let exit = run(&["serve", "--listen", &address.to_string()]);
     assert_eq!(exit.code, Some(FAILURE), "{exit}");

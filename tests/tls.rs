@@ -368,7 +368,7 @@ fn tls_behind_a_proxy_header() {
 
 #[test]
 fn what_is_no_tls_is_refused_and_others_are_served() {
-    let server = serve(&["--max-connections", "3"]);
+    let server = serve(&["--max-connections", "3", "--when-full", "wait"]);
     for _ in 0..4 {
         let mut plain = connect(server.address());
         plain.write_all(UPGRADE.as_bytes()).unwrap();

@@ -5,7 +5,7 @@ mod attacks;
 mod common;
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -294,6 +294,18 @@ fn without_progress_for_the_stall_timeout_it_is_over() {
     common::eventually("the end of the connection", || !matches!(stalled.read_some(&mut rest), Ok(1..)));
     // Idleness is another matter.
     idle.expect_echo(TEXT, "still here");
+}
+
+/// Likewise below its limit, if it has shut down its side. To be told of that must not pass for progress.
+#[test]
+fn after_its_end_without_progress_for_the_stall_timeout_it_is_over() {
+    let server = Server::start(&["--stall-timeout", "1"]);
+    let mut stalled = open_narrow(&server);
+    for _ in 0..12 {
+        stalled.send(frame(FIN | BINARY, &pattern(1, MIB)));
+    }
+    stalled.socket().shutdown(Shutdown::Write).expect("connected");
+    server.await_stderr("stall");
 }
 
 /// Slow is not stalled.

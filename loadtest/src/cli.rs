@@ -9,6 +9,7 @@ mod search_args;
 mod values;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,18 +53,16 @@ enum Command {
     /// Puts load on a WebSocket server, checks every echo, and measures
     #[command(args_override_self = true, disable_help_flag = true)]
     Run(Box<RunArgs>),
-    /// Shows the results of runs again; those of several machines become one, two can be laid side by side (--diff)
+    /// Shows results again: merges those of several machines, lays two side by side (--diff)
     Report(ReportArgs),
     /// Compares servers: which one is faster, by how much, and how sure that is
     Compare(Box<CompareArgs>),
     /// Writes manual pages into a directory
-    #[command(hide = true)]
     Man {
         /// The directory; it is made if it is not there
         directory: PathBuf,
     },
-    /// Prints completions for a shell
-    #[command(hide = true)]
+    /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
     Completions {
         /// The shell
         shell: Shell,
@@ -174,7 +173,8 @@ pub fn main() -> ExitCode {
 }
 
 fn complain(message: impl std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("ringload: {message}");
+    // A terminal that has hung up takes nothing, and is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "ringload: {message}");
     ExitCode::from(code)
 }
 
@@ -197,6 +197,10 @@ fn command() -> clap::Command {
 
 /// Parses the arguments, with those of a scenario file before them if there is one.
 fn parse(mut args: Vec<OsString>) -> Result<Command, String> {
+    if args.get(1).is_some_and(|first| first == "--help-all") {
+        // Nearly all options are those of a run.
+        args.insert(1, "run".into());
+    }
     // What is wrong with these alone may be right with those of the file, or else is complained about below.
     let mut lenient = command().ignore_errors(true);
     if let Ok(given) = lenient.try_get_matches_from_mut(&args)

@@ -1,4 +1,5 @@
-//! Ends a run early: in order at the first signal or key, at once at the second.
+//! Ends a run early: in order at the first signal or key, at once at the second. Stops it, and lets it go on, with the
+//! terminal in the hands of the shell meanwhile.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,11 +53,15 @@ impl Interrupt {
         let interrupt = Self::default();
         // The flag is not looked at: with any handler the signal does nothing.
         signal_hook::flag::register(signal::SIGXFSZ, Arc::default())?;
-        let mut signals = Signals::new(SIGNALS)?;
+        let mut signals = Signals::new(SIGNALS.into_iter().chain([signal::SIGTSTP, signal::SIGCONT]))?;
         let watching = interrupt.clone();
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                watching.raise(signal);
+                match signal {
+                    signal::SIGTSTP => terminal::stop(),
+                    signal::SIGCONT => terminal::continued(),
+                    _ => watching.raise(signal),
+                }
             }
         })?;
         Ok(interrupt)

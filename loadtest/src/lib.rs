@@ -16,6 +16,8 @@
 pub mod cli;
 pub mod compare;
 pub mod control;
+#[cfg(test)]
+mod counting;
 pub mod driver;
 pub mod ends;
 pub mod engine;
@@ -47,3 +49,7 @@ pub mod tls;
 pub mod usage;
 pub mod verdict;
 pub mod websocket;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;

@@ -251,7 +251,7 @@ impl<'a> Run<'a> {
             messages: if is_framed { messages } else { messages.unframed() },
             control,
             epoch: Instant::now(),
-            close_answered_ns: AtomicU64::new(0),
+            closing_progress_ns: AtomicU64::new(0),
             threads: layout.threads,
             cpus: layout.cpus.len() as u32,
             transport,

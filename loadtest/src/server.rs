@@ -131,7 +131,7 @@ impl Server {
 /// A signal for people.
 fn name_of(signal: i32) -> String {
     match signal {
-        libc::SIGKILL => "SIGKILL (if nobody sent it, the kernel had no memory left: see `dmesg`)".to_owned(),
+        libc::SIGKILL => "SIGKILL (by a process, or by the kernel because memory ran out: `dmesg` says so)".to_owned(),
         libc::SIGSEGV => "SIGSEGV".to_owned(),
         libc::SIGABRT => "SIGABRT".to_owned(),
         libc::SIGTERM => "SIGTERM".to_owned(),

@@ -39,7 +39,7 @@ pub enum TlsError {
     #[error("cannot read a private key from {0}: {1}")]
     Key(PathBuf, String),
     /// A certificate and a key that do not go together, or of a kind that is not known.
-    #[error("--cert {0} cannot be used: {1}")]
+    #[error("--cert {} cannot be used: {}", .0.display(), in_words(.1))]
     Client(PathBuf, Error),
     /// The system trusts nobody.
     #[error("the system has no trusted certificates ({0}); name a file with --ca, or use --insecure")]
@@ -110,11 +110,25 @@ pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))
 }
 
+/// What the library says of no certificate but those that `openssl x509 -req` makes without extensions.
+const VERSION_1: &str = "TLS: the certificate is of X.509 version 1, which the TLS library does not take, --insecure or not (one \
+                         with a subjectAltName is of version 3)";
+
+fn in_words(error: &Error) -> String {
+    if is_of_version_1(error) { VERSION_1.to_owned() } else { error.to_string() }
+}
+
+fn is_of_version_1(error: &Error) -> bool {
+    // The type of this error is that of a crate behind the library.
+    matches!(error, Error::InvalidCertificate(CertificateError::Other(other)) if format!("{other:?}").contains("CertVersion"))
+}
+
 /// An error of the handshake in words that say what can be done.
 #[must_use]
 pub fn describe(error: &Error) -> &'static str {
     use CertificateError::{Expired, ExpiredContext, NotValidForName, NotValidForNameContext};
     match error {
+        error if is_of_version_1(error) => VERSION_1,
         Error::InvalidCertificate(NotValidForNameContext { presented, .. }) if presented.is_empty() => {
             "TLS: the certificate has no subjectAltName, and so names no host (--insecure takes it)"
         }
@@ -318,6 +332,39 @@ mod tests {
         assert!(config(&insecure).is_ok());
         let client = TlsOptions { certificate: Some("/dev/null".into()), ..insecure };
         assert!(matches!(config(&client), Err(TlsError::Certificates(..))));
+    }
+
+    /// Made with `openssl x509 -req`, without extensions.
+    const OF_VERSION_1: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBIjCByQIUL+J5huK6cu/aJ9sngHWFcGc5pU0wCgYIKoZIzj0EAwIwFDESMBAG\n\
+        A1UEAwwJbG9jYWxob3N0MB4XDTI2MTEyOTIyMTAwOVoXDTI2MTIyOTIyMTAwOVow\n\
+        FDESMBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n\
+        hxBYk6V7cGToeRLZk1mPJ3pA5bJuYm/4/qusyJVkFp2pwkyM6bkYS/5OwnnOd+LY\n\
+        hP+YQ7ZSzUnaha/LiFK50TAKBggqhkjOPQQDAgNIADBFAiEAnGN0Yh4h/kYONFCh\n\
+        fX/PTyRA9W9DNaEpxBwF8MW6bW4CIGofPAi20G3XWXX8exJzB5RLauE+RnJ8MYEK\n\
+        4cr397GQ\n\
+        -----END CERTIFICATE-----\n\
+        -----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg8o44tU3o8iyXOHkj\n\
+        XB6J6uY+XrgbYESAZSevsDsKbKyhRANCAASHEFiTpXtwZOh5EtmTWY8nekDlsm5i\n\
+        b/j+q6zIlWQWnanCTIzpuRhL/k7Cec534tiE/5hDtlLNSdqFr8uIUrnR\n\
+        -----END PRIVATE KEY-----";
+
+    #[test]
+    fn a_certificate_of_version_1_is_refused_in_words() {
+        let path = std::env::temp_dir().join(format!("ringload-version-1-{}", std::process::id()));
+        std::fs::write(&path, OF_VERSION_1).unwrap();
+        let presented = &certificates(&path).unwrap()[0];
+        let unnamed = authority(&["localhost"], false).0;
+        for said in [
+            describe(&verdict(&unnamed, presented, "localhost").unwrap_err()).to_owned(),
+            config(&TlsOptions { insecure: true, certificate: Some(path.clone()), ..TlsOptions::default() })
+                .unwrap_err()
+                .to_string(),
+        ] {
+            assert!(said.contains("X.509 version 1"), "{said}");
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -327,7 +327,10 @@ mod tests {
     #[test]
     fn shared_or_crowded_processors_are_the_machines_limit() {
         let (server, load) = (cpu(1.1, 0.6, &[0, 1]), cpu(0.8, 0.4, &[0, 1]));
-        assert_eq!(bound(Some(&server), &load), Bound::MachineBound);
+        let (bound_by, reason) = judge(Some(&server), &load);
+        assert_eq!(bound_by, Bound::MachineBound);
+        // Only a server of the run's own takes --server-cpus.
+        assert!(reason.contains("taskset or --server-cpus"), "{reason}");
         let crowded = CpuReport { others_cores: 0.4, ..cpu(0.58, 0.58, &[0]) };
         assert_eq!(bound(Some(&crowded), &cpu(0.5, 0.5, &[1])), Bound::MachineBound);
     }

@@ -106,6 +106,23 @@ fn closing_takes_as_long_as_it_needs_while_the_server_goes_on_answering() {
 }
 
 #[test]
+fn a_server_that_ends_one_tcp_connection_after_the_other_is_waited_for() {
+    let turn = Arc::new(Mutex::new(()));
+    let serve = move |stream: TcpStream, request: &str| {
+        let mut stream = echo(stream, request, Pongs::Right)?;
+        stream.write_all(&CLOSE)?;
+        let _turn = turn.lock().expect("no thread panics with it");
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    };
+    // Three seconds for all of them, and one for the next one.
+    let outcome = run(scripted::start(serve).0, &["-c", "30", "--size", "20"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(outcome.number("/connections/closes_answered"), 30, "{}", outcome.output);
+    assert_eq!(outcome.number("/connections/lingered"), 0, "{}", outcome.output);
+}
+
+#[test]
 fn a_server_that_answers_no_close_is_given_up() {
     let serve = |stream: TcpStream, request: &str| {
         let mut stream = echo(stream, request, Pongs::Right)?;

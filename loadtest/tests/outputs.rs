@@ -133,6 +133,13 @@ fn manual_pages_and_completions_name_every_option() {
         assert!(page.contains(option) && completions.contains(option), "{option}");
     }
     assert!(files.text("man/ringload.1").contains("ringload"));
+    // A newcomer finds them, and all options.
+    let help = String::from_utf8(ringload(&["--help"]).stdout).unwrap();
+    assert!(["man", "completions", "--help-all"].iter().all(|part| help.contains(part)), "{help}");
+    assert!(help.lines().count() <= 30, "{help}");
+    for args in [&["--help-all"][..], &["run", "--help-all"]] {
+        assert!(String::from_utf8(ringload(args).stdout).unwrap().contains("--slow-readers"), "{args:?}");
+    }
 }
 
 /// `/dev/full` can be opened, and takes nothing.

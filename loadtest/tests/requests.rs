@@ -3,6 +3,8 @@
 mod runner;
 mod server;
 
+use std::time::Duration;
+
 use runner::{Outcome, ringload, run, run_any};
 use server::scripted::{echo, reply, start, start_on, upgrade, values};
 
@@ -134,6 +136,36 @@ fn where_an_address_fails_the_next_one_is_tried_and_it_is_named() {
         assert_eq!((none.code, none.number("/connections/failed")), (Some(1), 4), "{}", none.output);
         let expected = [(format!("127.0.0.3:{port}"), 2), (format!("127.0.0.4:{port}"), 2)];
         assert_eq!(addresses(&none, "failures"), expected, "{}", none.output);
+    }
+}
+
+/// A listener whose queue of connections is full: further ones are not answered at all.
+fn start_silent(address: &str) -> (socket2::Socket, Vec<std::net::TcpStream>) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    listener.bind(&address.into()).unwrap();
+    listener.listen(0).unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        queued.push(stream);
+    }
+    (listener, queued)
+}
+
+#[test]
+fn where_an_address_does_not_answer_the_next_one_is_tried() {
+    let (echoes, _) = start(echo);
+    let port = echoes.port();
+    let _silent = start_silent(&format!("127.0.0.6:{port}"));
+    let resolve = format!("many.example:{port}:127.0.0.6,127.0.0.1");
+    for transport in ["ring", "epoll"] {
+        // As long as a busy machine takes for all that is behind the time at the first address.
+        let args = ["--resolve", &resolve, "--connect-timeout", "8s", "--transport", transport];
+        let outcome = run_any(&[&[format!("ws://many.example:{port}/").as_str()], &args[..]].concat());
+        assert_eq!(outcome.code, Some(0), "{transport}: {}", outcome.output);
+        assert_eq!(outcome.number("/connections/opened"), 4, "{transport}: {}", outcome.output);
+        assert_eq!(addresses(&outcome, "detours"), [(format!("127.0.0.6:{port}"), 2)], "{}", outcome.output);
+        assert!(outcome.output.contains("connect timed out at 127.0.0.6"), "{}", outcome.output);
     }
 }
 

@@ -21,6 +21,10 @@ fn the_rate_follows_its_stages() {
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
     let sent = outcome.number("/messages/sent") + outcome.number("/messages/unsent") - 4;
     assert!((1980..=2020).contains(&sent), "{sent}: {}", outcome.output);
+    let stages = &outcome.json["runs"][0]["scenario"]["rate_stages"];
+    let expected = [(0.0, 0.0), (1.0, 1000.0), (2.0, 1000.0), (3.0, 0.0)];
+    let expected = expected.map(|(at_s, value)| serde_json::json!({ "at_s": at_s, "value": value }));
+    assert_eq!(*stages, serde_json::json!(expected));
     let rates = series(&outcome, "echoes_per_s");
     assert!(rates.len() >= 3 && rates[1] > rates[0] * 1.3 && rates[1] > rates[2] * 1.3, "{rates:?}");
 }

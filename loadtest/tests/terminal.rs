@@ -65,6 +65,42 @@ fn a_second_time_ends_it_at_once_and_gives_the_terminal_back() {
 }
 
 #[test]
+fn a_terminal_that_hangs_up_ends_the_run_with_its_results() {
+    let files = runner::Files::new("hang-up");
+    let json = files.path("r.json");
+    let mut terminal = run_on((80, 24), &[], Behaviour::Echo, &["--json", &json]);
+    terminal.wait_until("measure", |screen| screen.contents().contains("measure"));
+    assert_eq!(terminal.hang_up(), Some(128 + Signal::HUP.as_raw()));
+    let results = files.json("r.json");
+    assert!(results["interrupted"] == true && results["messages"]["sent"].as_u64() > Some(0), "{results}");
+}
+
+/// In the hands of a shell with job control, which takes the next command when the job has been stopped.
+#[test]
+fn a_run_that_is_stopped_gives_the_terminal_back_and_takes_it_again_when_it_goes_on() {
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let mut command = std::process::Command::new("bash");
+    command.args(["--norc", "-ic", "\"$@\"; read -r line; echo \"THE SHELL READ $line\"; fg", "bash"]);
+    command.arg(env!("CARGO_BIN_EXE_ringload")).args(["run", &url]).args(LONG).env("TERM", "xterm");
+    let mut terminal = Pty::start(command, (80, 24));
+    terminal.wait_until("measure", |screen| screen.alternate_screen() && screen.contents().contains("measure"));
+    terminal.type_in("\u{1a}");
+    terminal.wait_until("the main screen", |screen| !screen.alternate_screen());
+    terminal.assert_is_given_back("a stop");
+    terminal.type_in("hello\n");
+    terminal.wait_until("a picture again", |screen| {
+        let text = screen.contents();
+        screen.alternate_screen()
+            && ["measure", "errors", "4 open", "q or Ctrl-C"].iter().all(|part| text.contains(part))
+    });
+    terminal.type_in("q");
+    assert_eq!(terminal.end(), Some(130));
+    terminal.assert_is_given_back("a stop and an end");
+    let text = terminal.screen().contents();
+    assert!(text.contains("THE SHELL READ hello") && text.contains("PARTIAL"), "{text}");
+}
+
+#[test]
 fn a_panic_gives_the_terminal_back_and_is_readable() {
     let mut command = std::process::Command::new(std::env::current_exe().expect("this test"));
     command.args(["--ignored", "--exact", "panics_on_a_screen", "--nocapture"]).env("TERM", "xterm");
@@ -81,7 +117,7 @@ fn a_panic_gives_the_terminal_back_and_is_readable() {
 #[ignore = "takes the terminal and panics: the test above runs it in a terminal of its own"]
 fn panics_on_a_screen() {
     let _terminal = ringload::output::terminal::take().expect("a terminal");
-    ringload::output::terminal::draw(|| panic!("the invariant is broken"));
+    ringload::output::terminal::draw(|_| panic!("the invariant is broken"));
 }
 
 #[test]

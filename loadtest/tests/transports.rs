@@ -124,3 +124,27 @@ fn where_rings_are_forbidden_epoll_is_used_and_that_is_said() {
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("cannot set up io_uring"), "{said}");
 }
+
+/// In a network namespace of its own, which has forty local ports, sixty connections go from one address to two targets.
+/// Ports that were chosen before the target is known would be used up by forty.
+#[test]
+fn a_source_address_has_its_ports_for_each_target() {
+    let ringload = env!("CARGO_BIN_EXE_ringload");
+    let script = format!(
+        "ip link set lo up && echo '20000 20039' > /proc/sys/net/ipv4/ip_local_port_range || exit 77
+        exec {ringload} run ws://127.0.0.1:9001/ ws://127.0.0.2:9001/ --server-cmd '{ringload} serve --listen 0.0.0.0:9001' \
+            -c 60 --source 127.0.0.3 -t 200ms --warmup 0 -q --transport \"$1\""
+    );
+    for transport in ["ring", "epoll"] {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--net", "sh", "-c", &script, "sh", transport]);
+        let output = run_to_end(&mut command);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.code() == Some(77) || said.contains("unshare:") {
+            eprintln!("SKIPPED: no network namespace can be had here: {said}");
+            return;
+        }
+        assert_eq!(output.status.code(), Some(0), "{transport}: {said}");
+        assert!(said.contains("ok: 60 connections held"), "{transport}: {said}");
+    }
+}

@@ -16,6 +16,9 @@ use crate::worker::{Backlog, Tally};
 /// Room that a slow reader must have below a cap: with less it is throttled rather than received from byte by byte.
 const ROOM_MIN: usize = 512;
 
+/// What a stall of the process counts as at most (engine/clock.rs).
+const STALL_TICKS: u32 = 2;
+
 /// Everything a worker knows about its connections.
 pub(crate) struct Connections<E, L: Lender> {
     table: Table<E>,
@@ -390,10 +393,12 @@ impl<E, L: Lender> Connections<E, L> {
         if life.state() == State::Opening && self.shares.has_interactive(self.now) {
             return NonZeroU32::new(schedule::UPGRADE_RECEIVE);
         }
-        let is_backlog_large = self.outputs.held() >= self.backlog.total / 2;
+        let held = self.outputs.held();
+        let is_backlog_large = held >= self.backlog.total / 2;
         let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {
-            return at_most;
+            // Each may turn out to be another slow reader, and what it has brought then comes on top of the total.
+            return if held < self.backlog.total { at_most } else { NonZeroU32::new(schedule::LEAST_RECEIVE) };
         }
         // An echo is not longer than what it answers.
         let room = u32::try_from(self.room_below_caps(key)).unwrap_or(u32::MAX);
@@ -445,8 +450,18 @@ impl<E, L: Lender> Connections<E, L> {
     fn due(&self, key: u32) -> Due {
         let Connection { life, output, .. } = self.table.get(key);
         let has_output = !output.is_empty();
-        // What has arrived already, during a stall perhaps, is received first: it may be what the deadline has waited for.
-        if life.state() == State::Open && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
+        // What has arrived already, during a stall perhaps, is received first: it may be what the deadline has waited for. A
+        // request that comes byte by byte has something there whenever one looks: for it that holds no longer than a stall
+        // counts.
+        let is_put_off = match life.state() {
+            State::Open => true,
+            State::Opening => {
+                let since = self.now.wrapping_sub(life.since());
+                self.timeouts.handshake.is_none_or(|timeout| since < timeout.saturating_add(STALL_TICKS))
+            }
+            _ => false,
+        };
+        if is_put_off && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
             return Due::Later(None);
         }
         life.due(&self.timeouts, has_output, self.now)

@@ -243,7 +243,6 @@ impl Lifecycle {
     }
 
     /// The tick that its current deadline counts from.
-    #[cfg(test)]
     pub(super) fn since(&self) -> u32 {
         self.since
     }

@@ -12,9 +12,8 @@
 //!
 //! What a receive comes to shows when it has completed. Peers that turn from large frames to masses of small ones, or bring
 //! masses at once when they have just come, cost more than was planned, and the turns that follow have that much less: in
-//! the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at the worst. Sends
-//! to slow readers are in the budget of the engines that send when such a connection has its turn; the native engine sends
-//! as soon as there is room.
+//! the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at the worst. Pending
+//! output is sent as soon as a slow reader makes room for it, beside the budget (but for bulk senders of the epoll engine).
 
 use std::num::NonZeroU32;
 
@@ -44,8 +43,11 @@ pub(crate) const QUANTUM: Cost = 50_000;
 /// Bytes of such a receive.
 const QUANTUM_BYTES: u32 = 64 << 10;
 /// Bytes that may be received at once from a connection that may turn out to be a slow reader, when much is kept for such
-/// already; and what a receive of a bulk sender of small frames is cut to at most: less would be receives for nothing.
+/// already.
 const SMALL_RECEIVE: u32 = 16 << 10;
+/// What a receive is cut to at most: of a bulk sender of small frames, and of a connection that may turn out to be a slow
+/// reader when all that may be kept for such is. A page; with less, a receive costs more than its bytes.
+pub(crate) const LEAST_RECEIVE: u32 = 4 << 10;
 
 /// Bytes that are received at once from a connection that is in its handshake, while an interactive one is active: browsers'
 /// requests fit, and few frames behind a request do, which would be paid for by nothing that the turn has planned.
@@ -165,7 +167,7 @@ impl Shares {
         let mut at_most = if is_backlog_large { SMALL_RECEIVE } else { QUANTUM_BYTES };
         if is_bulk {
             let affordable = QUANTUM * 64 / self.bulk_byte.max(1);
-            at_most = at_most.min(affordable.max(SMALL_RECEIVE / 4));
+            at_most = at_most.min(affordable.max(LEAST_RECEIVE));
         }
         NonZeroU32::new(at_most)
     }

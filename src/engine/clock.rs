@@ -18,11 +18,16 @@ pub(super) struct Clock {
     /// When the next one begins.
     next: Cell<Instant>,
     tick: Duration,
+    /// Connections that a turn of the loop sees something of, if something has happened to more of them.
+    seen_per_turn: u32,
+    /// Turns that it takes to see all that has happened during a stall.
+    turns_behind: Cell<u32>,
 }
 
 impl Clock {
-    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough.
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough. `seen_per_turn`: how
+    /// many connections a turn of the loop sees something of, at least, if something has happened to all of them.
+    pub(super) fn new(limits: &Limits, seen_per_turn: u32) -> Self {
         let shortest =
             [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
         let tick = shortest.min().unwrap_or_default() / 8;
@@ -30,6 +35,8 @@ impl Clock {
             ticks: Cell::new(0),
             next: Cell::new(Instant::now()),
             tick: tick.clamp(Duration::from_millis(10), Duration::from_millis(250)),
+            seen_per_turn,
+            turns_behind: Cell::new(0),
         }
     }
 
@@ -38,27 +45,41 @@ impl Clock {
         self.tick
     }
 
-    /// Looks at the time, once a turn. `is_counted`: some deadline has run since the last look.
+    /// Whether something may have happened to a connection during a stall that no turn has seen yet: no deadline is to be
+    /// met, for that may be what it has waited for.
+    pub(super) fn is_behind(&self) -> bool {
+        self.turns_behind.get() > 0
+    }
+
+    /// Looks at the time, once a turn. `is_counted`: some deadline has run since the last look; `open`: connections.
     #[inline]
-    pub(super) fn advance(&self, now: Instant, is_counted: bool) -> u32 {
+    pub(super) fn advance(&self, now: Instant, is_counted: bool, open: usize) -> u32 {
+        let turns_behind = self.turns_behind.get();
+        self.turns_behind.set(turns_behind.saturating_sub(1));
         if now >= self.next.get() {
-            self.pass(now, is_counted);
+            // One stall behind the other must not keep deadlines from being met for ever.
+            let has_stalled = self.pass(now, is_counted);
+            if has_stalled && turns_behind == 0 {
+                self.turns_behind.set(open as u32 / self.seen_per_turn);
+            }
         }
         self.ticks.get()
     }
 
-    /// Once in many turns: a division for each of them shows in profiles.
+    /// Once in many turns: a division for each of them shows in profiles. Returns whether it was a stall.
     #[cold]
-    fn pass(&self, now: Instant, is_counted: bool) {
+    fn pass(&self, now: Instant, is_counted: bool) -> bool {
         let passed = (now - self.next.get()).as_nanos() / self.tick.as_nanos() + 1;
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        if is_counted && passed > TICKS_PER_TURN_MAX {
+        let has_stalled = is_counted && passed > TICKS_PER_TURN_MAX;
+        if has_stalled {
             self.ticks.set(self.ticks.get().wrapping_add(TICKS_PER_TURN_MAX));
             self.next.set(now + self.tick);
         } else {
             self.ticks.set(self.ticks.get().wrapping_add(passed));
             self.next.set(self.next.get() + self.tick * passed);
         }
+        has_stalled
     }
 
     /// The limits in ticks. One more than they take: what has just begun has begun within a tick, and nothing is to end
@@ -95,27 +116,44 @@ mod tests {
 
     #[test]
     fn a_clock_counts_every_tick_that_has_begun() {
-        let clock = Clock::new(&limits(Some(Duration::from_millis(80))));
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100);
         let start = clock.next.get();
-        let at = |ms| clock.advance(start + Duration::from_millis(ms), false);
+        let at = |ms| clock.advance(start + Duration::from_millis(ms), false, 1);
         assert_eq!([0, 1, 9, 10, 11, 19, 35, 35, 60, 60, 1041].map(at), [1, 1, 1, 2, 2, 2, 4, 4, 7, 7, 105]);
     }
 
     /// SIGSTOP, a suspended machine, a throttled cgroup: the peers' bytes may lie in the sockets already.
     #[test]
     fn a_stall_counts_as_two_ticks() {
-        let clock = Clock::new(&limits(Some(Duration::from_millis(80))));
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100);
         let start = clock.next.get();
-        let at = |ms| clock.advance(start + Duration::from_millis(ms), true);
+        let at = |ms| clock.advance(start + Duration::from_millis(ms), true, 1);
         assert_eq!([0, 10, 25, 10_000, 10_001, 10_010, 10_020, 20_000].map(at), [1, 2, 3, 5, 5, 6, 7, 9]);
+        assert!(!clock.is_behind(), "one turn sees what has happened to one connection");
+    }
+
+    /// More may have happened meanwhile than a turn sees.
+    #[test]
+    fn after_a_stall_deadlines_wait_for_the_turns_that_see_all() {
+        let clock = Clock::new(&limits(Some(Duration::from_millis(80))), 100);
+        let start = clock.next.get();
+        let mut at = 0;
+        let mut is_behind = |passed| {
+            at += passed;
+            clock.advance(start + Duration::from_millis(at), true, 350);
+            clock.is_behind()
+        };
+        assert_eq!([0, 10, 1000, 1, 1, 1, 10].map(&mut is_behind), [false, false, true, true, true, false, false]);
+        // Where each turn is a stall, some turns meet deadlines all the same.
+        assert_eq!([1000; 8].map(&mut is_behind), [true, true, true, false, true, true, true, false]);
     }
 
     #[test]
     fn a_clock_is_fine_enough_for_the_shortest_limit() {
-        let coarse = Clock::new(&limits(None));
+        let coarse = Clock::new(&limits(None), 100);
         assert_eq!(coarse.tick(), Duration::from_millis(250));
         assert_eq!(coarse.timeouts(&limits(None)).close, Some(21));
-        let fine = Clock::new(&limits(Some(Duration::from_millis(100))));
+        let fine = Clock::new(&limits(Some(Duration::from_millis(100))), 100);
         assert_eq!(fine.tick(), Duration::from_micros(12_500));
         assert_eq!(fine.timeouts(&limits(Some(Duration::from_millis(100)))).idle, Some(9));
     }

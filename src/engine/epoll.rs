@@ -89,7 +89,7 @@ impl<'a> Worker<'a> {
     fn new(plan: &Plan, control: &'a Control, accepts: Accepts) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, control.bell(), EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        let clock = Clock::new(&plan.limits);
+        let clock = Clock::new(&plan.limits, EVENTS as u32);
         let timeouts = clock.timeouts(&plan.limits);
         let receive = plan.receive_buffers.map_or(plan.receive_memory.min(BUFFER_MAX), |shape| shape.size as usize);
         Ok(Self {
@@ -114,7 +114,8 @@ impl<'a> Worker<'a> {
         self.watch_listeners();
         let mut events = std::mem::take(&mut self.events);
         self.wait(&mut events)?;
-        self.connections.begin_turn(self.clock.advance(Instant::now(), had_deadlines));
+        let now = self.clock.advance(Instant::now(), had_deadlines, self.connections.len());
+        self.connections.begin_turn(now);
         for Event { flags, data } in events.drain(..) {
             match data.u64() {
                 BELL if self.control.is_stopping() => {
@@ -129,7 +130,7 @@ impl<'a> Worker<'a> {
         self.events = events;
         self.retry();
         self.serve_foreground();
-        self.is_punctual = self.connections.meet_deadlines();
+        self.is_punctual = !self.clock.is_behind() && self.connections.meet_deadlines();
         self.stalls.tell(self.connections.take_stalled());
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
         let goes_on = self.stopping.goes_on(is_empty, |from| ask_some_to_leave(&mut self.connections, from));
@@ -159,14 +160,18 @@ impl<'a> Worker<'a> {
 
     fn accept(&mut self, is_called: bool) {
         let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
+        let mut has_arrivals = false;
         self.accepts.take(is_called, |socket| {
+            has_arrivals = true;
             let key = self.connections.accepted(socket);
             if epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events).is_err() {
                 // ENOMEM, ENOSPC (fs.epoll.max_user_watches): without events it cannot be served.
                 self.connections.remove(key);
             }
         });
-        self.stopping.has_arrivals();
+        if has_arrivals {
+            self.stopping.has_arrivals();
+        }
     }
 
     /// Waits for the listeners, or does not any more.

@@ -81,6 +81,11 @@ Examples:
 
 Numbers and times take units: 10k, 16KiB, 500ms, 30s, 5m.";
 
+/// Where a newcomer finds the rest.
+const MORE: &str = "\
+`ringload run --help` shows the options of every day, `ringload run --help-all` all of them.
+Manual pages: `ringload man DIRECTORY`. Completions: `ringload completions bash`, for example.";
+
 const EXIT_CODES: &str = "\
 Exit code: 0 all was well; 1 an echo was lost or wrong, a connection failed or a
 --fail-if condition held; 2 bad arguments; 3 not possible, or results could not
@@ -90,7 +95,7 @@ early, with results that are partial.";
 /// The command, with what the definition of its options leaves out.
 pub(super) fn complete(command: Command) -> Command {
     command
-        .after_help(EXAMPLES)
+        .after_help(format!("{EXAMPLES}\n\n{MORE}"))
         .mut_subcommand("run", |run| {
             run.mut_args(group).after_help(EXAMPLES).after_long_help(format!("{EXAMPLES}\n\n{EXIT_CODES}"))
         })
@@ -150,5 +155,8 @@ mod tests {
             assert!(long.contains(&format!("--{name}")), "--{name} is not in\n{long}");
         }
         assert!(long.contains("Exit code:") && long.contains("130"), "{long}");
+        // The library takes `{n}` for the end of a line, and goes on in an odd column.
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        assert!(long.lines().all(|line| indent(line).is_multiple_of(2)), "{long}");
     }
 }

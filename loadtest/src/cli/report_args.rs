@@ -1,5 +1,6 @@
 //! `ringload report`: shows results again, merges those of several machines, or lays two side by side.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,7 +52,7 @@ impl ReportArgs {
     fn merge(self, reports: Vec<Report>) -> ExitCode {
         let Groups { groups, notes } = Groups::of(self.names().zip(reports).collect());
         for note in &notes {
-            eprintln!("ringload: {note}");
+            let _ = writeln!(std::io::stderr(), "ringload: {note}");
         }
         let is_apart = groups.len() > 1;
         if is_apart && self.results.has_files() {

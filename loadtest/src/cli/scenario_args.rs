@@ -202,8 +202,8 @@ pub(super) struct ScenarioArgs {
 
     /// A header of the request, like "Cookie: a=b"
     ///
-    /// May be given several times. It replaces that of the same name. {n} in it, or in the URL's path, is the connection's number, {line:FILE} a line
-    /// of a file, the connections taking turns.
+    /// May be given several times. It replaces that of the same name. In it, and in the URL's path, an n in braces is the
+    /// connection's number, and {line:FILE} a line of a file; connections take turns.
     #[arg(short = 'H', long, value_name = "HEADER", value_parser = header)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     header: Vec<String>,

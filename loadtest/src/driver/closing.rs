@@ -19,8 +19,8 @@ const WINDOW_MIN: u32 = 16;
 /// must not make every window wait.
 const WINDOW_PATIENCE_NS: u64 = 1_000_000_000;
 
-/// When both Closes are there, the server is to end the TCP connection; after this time this side does, as RFC 6455
-/// section 7.1.1 lets it.
+/// When both Closes are there, the server is to end the TCP connection; when it has ended none for this time, this side
+/// does, as RFC 6455 section 7.1.1 lets it.
 const LINGER_NS: u64 = 1_000_000_000;
 
 /// The orderly closing of connections.
@@ -55,18 +55,28 @@ impl<T: Default> Driver<'_, T> {
     /// When something about closing is due.
     pub(super) fn closing_deadline_ns(&self) -> Option<u64> {
         let Closing { in_window, incomplete, lingering, .. } = &self.closing;
-        let incomplete_ns = incomplete.next_ns().map(|due_ns| due_ns.max(self.closing_goes_on_until_ns()));
-        [in_window.next_ns(), incomplete_ns, lingering.next_ns()].into_iter().flatten().min()
+        let until_ns = self.close_timeout_ns();
+        let incomplete_ns = incomplete.next_ns().map(|due_ns| due_ns.max(self.progress_counts_until_ns(until_ns)));
+        let lingering_ns = lingering.next_ns().map(|due_ns| due_ns.max(self.progress_counts_until_ns(LINGER_NS)));
+        [in_window.next_ns(), incomplete_ns, lingering_ns].into_iter().flatten().min()
     }
 
-    /// No Close is given up until then: when all connections are closed, the server has the time for one answer for the next
-    /// one, and not for all of them, on whichever thread.
-    fn closing_goes_on_until_ns(&self) -> u64 {
+    fn close_timeout_ns(&self) -> u64 {
+        self.load.scenario.close_timeout.as_nanos() as u64
+    }
+
+    /// Nothing is given up until then: when all connections are closed, the server has `allowed_ns` for its next step with
+    /// any of them, on whichever thread, and not for all of them.
+    fn progress_counts_until_ns(&self, allowed_ns: u64) -> u64 {
         if self.phase != Phase::Close {
             return 0;
         }
-        let answered_ns = self.load.close_answered_ns.load(Ordering::Relaxed);
-        answered_ns.saturating_add(self.load.scenario.close_timeout.as_nanos() as u64)
+        self.load.closing_progress_ns.load(Ordering::Relaxed).saturating_add(allowed_ns)
+    }
+
+    /// The server has answered a Close, or ended a TCP connection after both.
+    fn note_closing_progress(&self) {
+        self.load.closing_progress_ns.fetch_max(self.now_ns, Ordering::Relaxed);
     }
 
     /// Begins closing handshakes on the next connections, as many as may be in flight.
@@ -137,7 +147,7 @@ impl<T: Default> Driver<'_, T> {
         connection.set(Flag::ServerClosed, true);
         if connection.stage == Stage::Closing {
             self.tally.count(Counter::ClosesAnswered);
-            self.load.close_answered_ns.fetch_max(self.now_ns, Ordering::Relaxed);
+            self.note_closing_progress();
             self.leave_window(key);
             return self.linger_if_closed(key);
         }
@@ -159,15 +169,17 @@ impl<T: Default> Driver<'_, T> {
         while let Some(late) = self.pop_late(|closing| &mut closing.in_window, |it| it.has(Flag::InCloseWindow)) {
             self.leave_window(late.key);
         }
-        if self.now_ns >= self.closing_goes_on_until_ns() {
+        if self.now_ns >= self.progress_counts_until_ns(self.close_timeout_ns()) {
             while let Some(late) = self.pop_late(|closing| &mut closing.incomplete, |it| !has_closed(it)) {
                 self.tally.count(Counter::CloseTimeouts);
                 self.finish(late.key);
             }
         }
-        while let Some(late) = self.pop_late(|closing| &mut closing.lingering, has_closed) {
-            self.tally.count(Counter::Lingered);
-            self.finish(late.key);
+        if self.now_ns >= self.progress_counts_until_ns(LINGER_NS) {
+            while let Some(late) = self.pop_late(|closing| &mut closing.lingering, has_closed) {
+                self.tally.count(Counter::Lingered);
+                self.finish(late.key);
+            }
         }
     }
 
@@ -194,7 +206,10 @@ impl<T: Default> Driver<'_, T> {
                 self.closed_early(key, end);
                 self.finish(key);
             }
-            Stage::Closing => self.finish(key),
+            Stage::Closing => {
+                self.note_closing_progress();
+                self.finish(key);
+            }
             Stage::Ending => {}
         }
     }

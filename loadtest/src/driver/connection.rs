@@ -63,6 +63,8 @@ pub(super) enum Flag {
     Leaving = 256,
     /// Is to be opened again when it has left.
     Returning = 512,
+    /// Did not connect within its address's part of the time, and is to be tried at the next one.
+    Rerouted = 1024,
 }
 
 impl<T> Connection<T> {

@@ -42,6 +42,11 @@ impl Deadlines {
         None
     }
 
+    /// How far ahead they are set.
+    pub(super) fn after_ns(&self) -> u64 {
+        self.after_ns
+    }
+
     /// When the next one may be due.
     #[inline]
     pub(super) fn next_ns(&self) -> Option<u64> {
@@ -49,9 +54,56 @@ impl Deadlines {
     }
 }
 
+/// A turn that comes so much later than a deadline was not waited for: the thread had no processor, or was stopped.
+const LATE_NS: u64 = 100_000_000;
+
+/// What has happened meanwhile is noticed within this time.
+const GRACE_NS: u64 = 1_000_000_000;
+
+/// Time to notice what the other side has done in time, where this side had none to look.
+#[derive(Debug, Default)]
+pub(super) struct Grace {
+    until_ns: Option<u64>,
+}
+
+impl Grace {
+    /// Whether deadlines, of which the next one is due at `due_ns`, may be judged.
+    pub(super) fn is_over(&mut self, due_ns: Option<u64>, now_ns: u64) -> bool {
+        let Some(due_ns) = due_ns else { return true };
+        if now_ns > self.postpone(due_ns).saturating_add(LATE_NS) {
+            self.until_ns = Some(now_ns + GRACE_NS);
+        }
+        if self.until_ns.is_some_and(|until_ns| until_ns > now_ns) {
+            return false;
+        }
+        self.until_ns = None;
+        true
+    }
+
+    /// When a deadline that is due at `due_ns` can be judged.
+    pub(super) fn postpone(&self, due_ns: u64) -> u64 {
+        self.until_ns.map_or(due_ns, |until_ns| until_ns.max(due_ns))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_comes_late_looks_before_it_judges() {
+        let mut grace = Grace::default();
+        assert!(grace.is_over(None, 5 * GRACE_NS));
+        assert!(grace.is_over(Some(GRACE_NS), GRACE_NS + LATE_NS), "as late as any thread");
+        let woken_ns = 7 * GRACE_NS;
+        assert!(!grace.is_over(Some(GRACE_NS), woken_ns));
+        assert_eq!(grace.postpone(GRACE_NS), woken_ns + GRACE_NS, "there is something to wake up for");
+        assert!(!grace.is_over(Some(GRACE_NS), woken_ns + GRACE_NS - 1));
+        // Held up again meanwhile.
+        assert!(!grace.is_over(Some(GRACE_NS), woken_ns + 3 * GRACE_NS));
+        assert!(grace.is_over(Some(GRACE_NS), woken_ns + 4 * GRACE_NS));
+        assert!(grace.is_over(Some(20 * GRACE_NS), 20 * GRACE_NS));
+    }
 
     #[test]
     fn a_deadline_is_that_of_its_own_attempt() {

@@ -25,6 +25,7 @@ use slab::Slab;
 
 use self::closing::Closing;
 use self::connection::{Connection, Flag, Stage};
+use self::deadlines::Grace;
 use self::opening::Opening;
 use self::upkeep::{Pings, Rotations};
 use crate::control::Phase;
@@ -52,8 +53,8 @@ pub struct Load<'a> {
     pub part: Part,
     /// How many threads there are.
     pub threads: u32,
-    /// When a Close was last answered to any of them: closing has time as long as the server goes on.
-    pub close_answered_ns: &'a AtomicU64,
+    /// When the server last answered a Close of any of them, or ended TCP behind it: closing has time as long as it goes on.
+    pub closing_progress_ns: &'a AtomicU64,
 }
 
 /// One target.
@@ -79,6 +80,11 @@ impl<'a> Load<'a> {
     fn address_of(&self, number: u32, failures: u8) -> usize {
         let own = &self.route_of(number).addresses;
         own.start + (number as usize / self.routes.len() + usize::from(failures)) % own.len()
+    }
+
+    /// How many addresses the target with the most of them has.
+    fn addresses_at_most(&self) -> usize {
+        self.routes.iter().map(|route| route.addresses.len()).max().unwrap_or(1)
     }
 
     /// Whether there is another address for connection number `number` after so many failures.
@@ -132,6 +138,7 @@ pub struct Driver<'a, T> {
     opening: Opening,
     closing: Closing,
     rotations: Rotations,
+    grace: Grace,
     /// Payloads of pings that are to be answered.
     pongs: HashMap<u32, Box<[u8]>>,
     /// Codes of Close frames that are to be sent, other than that of an orderly end.
@@ -167,9 +174,10 @@ impl<'a, T: Default> Driver<'a, T> {
             connections: Slab::with_capacity(part.connections as usize),
             times: SendTimes::new(scenario, now_ns),
             tally,
-            opening: Opening::new(scenario, share, now_ns),
+            opening: Opening::new(scenario, share, load.addresses_at_most(), now_ns),
             closing: Closing::new(scenario, load.threads),
             rotations: Rotations::new(scenario, share),
+            grace: Grace::default(),
             pongs: HashMap::new(),
             close_codes: HashMap::new(),
             pings: HashMap::new(),
@@ -268,8 +276,11 @@ impl<'a, T: Default> Driver<'a, T> {
             Phase::Close => self.close_more(),
             Phase::Drain | Phase::Stop => {}
         }
-        self.expire_attempts();
-        self.expire_closes();
+        if self.grace.is_over(self.deadline_ns(), now_ns) {
+            self.expire_attempts();
+            self.expire_addresses();
+            self.expire_closes();
+        }
         if self.quota == 0 && self.phase.is_sending() && self.tally.counts.in_flight() == 0 {
             self.tally.counts[Counter::QuotaMet] = 1;
         }
@@ -294,8 +305,14 @@ impl<'a, T: Default> Driver<'a, T> {
             Phase::Drain | Phase::Close | Phase::Stop => None,
         };
         let upkeep_ns = if self.phase.is_sending() { self.rotations.next_ns() } else { None };
-        let deadlines = [self.opening.deadline_ns(), self.closing_deadline_ns(), plan_ns, upkeep_ns];
+        let deadline_ns = self.deadline_ns().map(|due_ns| self.grace.postpone(due_ns));
+        let deadlines = [deadline_ns, plan_ns, upkeep_ns];
         (deadlines.into_iter().flatten().chain(next_ns).min(), after_ns)
+    }
+
+    /// When the time of an attempt or of a closing handshake may be over.
+    fn deadline_ns(&self) -> Option<u64> {
+        [self.opening.deadline_ns(), self.closing_deadline_ns()].into_iter().flatten().min()
     }
 
     /// Whether nothing depends on how soon an echo is noticed: neither a message that it makes room for, nor the time that

@@ -34,6 +34,8 @@ pub(super) struct Opening {
     hopeless_from: u32,
     is_hopeless: bool,
     deadlines: Deadlines,
+    /// Of attempts at targets with several addresses: when the part of the time is over that each address has to connect.
+    turns: Deadlines,
     /// Beginnings of answers that came in several pieces.
     answers: HashMap<u32, Vec<u8>>,
     /// Where the plan looks for a connection to close.
@@ -43,8 +45,8 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// For a thread that has `share` of all connections.
-    pub(super) fn new(scenario: &Scenario, share: f64, now_ns: u64) -> Self {
+    /// For a thread that has `share` of all connections, to targets with at most so many addresses.
+    pub(super) fn new(scenario: &Scenario, share: f64, addresses_at_most: usize, now_ns: u64) -> Self {
         let connect = &scenario.connect;
         let window = (f64::from(connect.window) * share).ceil() as u32;
         Self {
@@ -56,15 +58,16 @@ impl Opening {
             hopeless_from: window.max(HOPELESS_MIN),
             is_hopeless: false,
             deadlines: Deadlines::new(connect.timeout.as_nanos() as u64),
+            turns: Deadlines::new(connect.timeout.as_nanos() as u64 / addresses_at_most as u64),
             answers: HashMap::new(),
             retire_cursor: 0,
             planned_ns: 0,
         }
     }
 
-    /// When the next attempt's time is over.
+    /// When the next attempt's time is over, or its time at an address.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
-        self.deadlines.next_ns()
+        [self.deadlines.next_ns(), self.turns.next_ns()].into_iter().flatten().min()
     }
 }
 
@@ -158,7 +161,18 @@ impl<T: Default> Driver<'_, T> {
         let began_us = connection.began_us;
         let key = self.connections.insert(connection) as u32;
         self.opening.deadlines.set(self.now_ns, key, began_us);
-        self.wants.push_back(Want::Connect { key, number, address: self.load.address_of(number, 0) });
+        self.connect(key);
+        if self.load.has_next_address(number, 1) {
+            self.opening.turns.set(self.now_ns, key, began_us);
+        }
+    }
+
+    /// Has the transport connect to the address whose turn it is.
+    fn connect(&mut self, key: u32) {
+        let connection = &self.connections[key as usize];
+        let number = connection.session.number();
+        let address = self.load.address_of(number, connection.failures);
+        self.wants.push_back(Want::Connect { key, number, address });
     }
 
     /// Bytes of the answer to the upgrade request.
@@ -240,7 +254,7 @@ impl<T: Default> Driver<'_, T> {
         }
         connection.failures += 1;
         self.tally.detour(cause, self.load.address_of(number, failures));
-        self.wants.push_back(Want::Connect { key, number, address: self.load.address_of(number, failures + 1) });
+        self.connect(key);
     }
 
     /// An attempt has failed.
@@ -282,9 +296,52 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
+    /// Has attempts that do not get connected go on with the next address: the first one has its part of the time, the second
+    /// one what is left of two parts, and so on, so that all have had theirs before the attempt's time is over.
+    pub(super) fn expire_addresses(&mut self) {
+        loop {
+            let connections = &self.connections;
+            let late = self.opening.turns.pop(self.now_ns, |turn| {
+                let connection = connections.get(turn.key as usize).filter(|it| it.began_us == turn.began_us);
+                connection.is_some_and(|it| it.stage == Stage::Connecting)
+            });
+            let Some(late) = late else { return };
+            let connection = &mut self.connections[late.key as usize];
+            let (number, failures) = (connection.session.number(), connection.failures);
+            if !self.load.has_next_address(number, failures + 1) {
+                continue;
+            }
+            // Began is known in whole microseconds.
+            let parts_begun = connection.age_ns(self.now_ns + 1000) / self.opening.turns.after_ns().max(1);
+            if parts_begun <= u64::from(failures) {
+                self.opening.turns.set(self.now_ns, late.key, late.began_us);
+                continue;
+            }
+            connection.set(Flag::Rerouted, true);
+            self.tally.detour(Cause::ConnectTimeout, self.load.address_of(number, failures));
+            self.finish(late.key);
+        }
+    }
+
+    /// The transport has let go of an attempt at an address: it is the same attempt at the next one, in the same slot.
+    fn reroute(&mut self, gone: &Connection<T>) {
+        let mut connection = Connection::new(gone.session.number(), self.load.messages, self.now_ns, T::default());
+        (connection.began_us, connection.failures) = (gone.began_us, gone.failures + 1);
+        for flag in [Flag::Active, Flag::SlowReader] {
+            connection.set(flag, gone.has(flag));
+        }
+        // The slab fills the slot first that was emptied last: the attempt keeps its deadline.
+        let key = self.connections.insert(connection) as u32;
+        self.opening.turns.set(self.now_ns, key, gone.began_us);
+        self.connect(key);
+    }
+
     /// A connection has left: its number is free, or begins anew.
     pub(super) fn on_left(&mut self, gone: &Connection<T>, key: u32) {
         self.opening.answers.remove(&key);
+        if gone.has(Flag::Rerouted) && self.phase < Phase::Close {
+            return self.reroute(gone);
+        }
         if !gone.has(Flag::Leaving) {
             return;
         }

@@ -45,6 +45,11 @@ impl Ramp {
         Self(points)
     }
 
+    /// Times, in seconds, and values, between which it is straight.
+    pub fn points(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.0.iter().map(|point| (point.at_ns / 1e9, point.value))
+    }
+
     /// The value at `time_ns`.
     #[must_use]
     pub fn at(&self, time_ns: u64) -> f64 {

@@ -126,12 +126,12 @@ struct Simulation<'a> {
 }
 
 impl<'a> Simulation<'a> {
-    fn new(mut random: Random, scenario: &'a Scenario, close_answered_ns: &'a AtomicU64) -> Self {
+    fn new(mut random: Random, scenario: &'a Scenario, closing_progress_ns: &'a AtomicU64) -> Self {
         let is_framed = !random.one_in(6) || scenario.upkeep.ping_every.is_some();
         let messages = &MESSAGES[usize::from(!is_framed)];
         let part = Part { thread: 0, first: 0, connections: scenario.connections, limit: scenario.traffic.limit };
         let route = Route { request: &REQUEST, addresses: 0..1 + random.below(2) };
-        let load = Load { scenario, messages, routes: vec![route], part, threads: 1, close_answered_ns };
+        let load = Load { scenario, messages, routes: vec![route], part, threads: 1, closing_progress_ns };
         let mut tally = TALLY.take();
         tally.counts = Counts::default();
         (tally.measuring, tally.failures) = (crate::stats::Measuring::Off, crate::stats::Failures::default());

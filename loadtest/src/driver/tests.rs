@@ -8,7 +8,7 @@ use crate::control::Phase;
 use crate::message::Messages;
 use crate::scenario::tests::scenario;
 use crate::scenario::{Arrivals, OpenLoop, Scenario};
-use crate::stats::{Counter, Tally};
+use crate::stats::{Cause, Counter, Tally};
 use crate::target::Target;
 use crate::target::routes::Routes;
 use crate::websocket::handshake::{Extras, UpgradeRequest};
@@ -61,13 +61,18 @@ fn serve_some(driver: &mut Driver<'_, ()>, now_ns: u64, most: usize) {
 }
 
 fn with_driver(scenario: &Scenario, test: impl FnOnce(Driver<'_, ()>)) {
+    with_driver_to(1, scenario, test);
+}
+
+/// With a target that has so many addresses.
+fn with_driver_to(addresses: usize, scenario: &Scenario, test: impl FnOnce(Driver<'_, ()>)) {
     let messages = Messages::new(20, false, true).unframed();
     let target = Target::parse("tcp://127.0.0.1:1", &Routes::default()).unwrap();
     let request = UpgradeRequest::new(&target, &Extras::default(), 1).unwrap();
-    let routes = vec![Route { request: &request, addresses: 0..1 }];
+    let routes = vec![Route { request: &request, addresses: 0..addresses }];
     let part = scenario.divide(1)[0];
-    let close_answered_ns = &AtomicU64::new(0);
-    let load = Load { scenario, messages: &messages, routes, part, threads: 1, close_answered_ns };
+    let closing_progress_ns = &AtomicU64::new(0);
+    let load = Load { scenario, messages: &messages, routes, part, threads: 1, closing_progress_ns };
     test(Driver::new(load, Tally::default(), 0));
 }
 
@@ -146,6 +151,57 @@ fn attempts_that_never_succeed_are_given_up_after_a_window_of_them() {
         let counts = driver.tally().counts;
         assert_eq!((counts[Counter::Failed], counts[Counter::Untried]), (20, 980));
         assert_eq!(driver.upcoming().0, None, "there is nothing left to be done");
+    });
+}
+
+#[test]
+fn an_address_that_does_not_answer_takes_its_part_of_the_time_and_the_next_one_is_tried() {
+    let mut scenario = scenario(3, 0, None);
+    scenario.connect.greet = false;
+    with_driver_to(2, &scenario, |mut driver| {
+        // Of two addresses the first is silent, and the second refuses connection 1.
+        let mut connects = Vec::new();
+        for ms in (0..=1100).step_by(50) {
+            driver.advance(ms * MS, Phase::Connect);
+            while let Some(want) = driver.next_want() {
+                match want {
+                    Want::Connect { key, number, address } => {
+                        connects.push((ms, number, address));
+                        match (address, number) {
+                            (1, 1) => driver.connect_failed(key, Cause::Refused),
+                            (1, _) => driver.connected(key),
+                            _ => {}
+                        }
+                    }
+                    Want::Release { key } => driver.released(key),
+                    Want::Send { .. } => {}
+                }
+            }
+        }
+        // Connection 1 begins at the second address; the first one is its last, and has all the time that is left.
+        assert_eq!(connects, [(0, 0, 0), (0, 1, 1), (0, 2, 0), (0, 1, 0), (500, 0, 1), (500, 2, 1)]);
+        let tally = driver.tally();
+        assert_eq!((tally.counts[Counter::Ready], tally.counts[Counter::Failed]), (2, 1), "{:?}", tally.counts);
+        assert_eq!(tally.detours[&(Cause::ConnectTimeout, 0)], 2);
+        assert_eq!(tally.detours[&(Cause::Refused, 1)], 1);
+        assert_eq!(tally.failures[&(Cause::ConnectTimeout, 0)], 1);
+        assert!(tally.connects.max().unwrap() >= Duration::from_millis(500), "from the beginning of the attempt");
+    });
+}
+
+#[test]
+fn a_stall_of_this_side_fails_no_attempt_that_the_server_has_answered() {
+    let mut scenario = scenario(1, 0, None);
+    scenario.connect.greet = false;
+    with_driver(&scenario, |mut driver| {
+        driver.advance(0, Phase::Connect);
+        let Some(Want::Connect { key, .. }) = driver.next_want() else { panic!("there is an attempt") };
+        // The thread was held up for five seconds, of the one that the attempt has, before it looks at what has happened.
+        driver.advance(5000 * MS, Phase::Connect);
+        assert!(driver.upcoming().0.is_some_and(|due_ns| due_ns > 5000 * MS), "it looks first");
+        driver.connected(key);
+        driver.advance(7000 * MS, Phase::Connect);
+        assert_eq!(driver.tally().counts[Counter::Ready], 1, "{:?}", driver.tally().counts);
     });
 }
 

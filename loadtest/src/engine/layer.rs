@@ -44,7 +44,7 @@ impl<'a, T: Default> Layer<'a, T> {
                 .collect(),
             part,
             threads: shared.threads,
-            close_answered_ns: &shared.close_answered_ns,
+            closing_progress_ns: &shared.closing_progress_ns,
         };
         let driver = Driver::new(load, Tally { live, ..Tally::default() }, now_ns);
         Self { driver, tls: shared.tls.as_ref().map(|config| Tls::new(config, shared, part)) }

@@ -9,7 +9,7 @@ mod ring;
 mod sends;
 mod tls;
 
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -50,8 +50,8 @@ pub struct Shared {
     pub threads: u32,
     /// How many processors they may use.
     pub cpus: u32,
-    /// When a Close was last answered, in nanoseconds since the epoch.
-    pub close_answered_ns: AtomicU64,
+    /// When the server last answered a Close, or ended TCP behind it, in nanoseconds since the epoch.
+    pub closing_progress_ns: AtomicU64,
     /// Who moves the bytes: not [`Transport::Auto`] any more.
     pub transport: Transport,
 }
@@ -121,7 +121,8 @@ pub fn choose(wanted: Transport, targets: &[SockAddr], binds: bool) -> Result<Tr
         (_, Ok(())) => Ok(Transport::Ring),
         (Transport::Ring, Err(error)) => Err(error),
         (Transport::Auto, Err(error)) => {
-            eprintln!("ringload: using epoll, which costs more per message: {error}");
+            // A terminal that has hung up takes nothing, and is no reason to panic.
+            let _ = writeln!(io::stderr(), "ringload: using epoll, which costs more per message: {error}");
             Ok(Transport::Epoll)
         }
     }

@@ -1,11 +1,12 @@
 //! TLS between a transport and the driver, without I/O: records are decrypted as they come, wherever they are, and
 //! encrypted into the buffer that is sent. An idle connection has no buffer, only what rustls keeps of it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use rustls::client::ClientConnectionData;
 use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{ClientConfig, Error};
 
@@ -37,6 +38,8 @@ pub(super) struct Tls<'a> {
     shared: &'a Shared,
     /// By the connections' keys.
     connections: Vec<Option<Box<TlsConnection>>>,
+    /// Beginnings of records whose ends have not come, of the few connections that have one.
+    partial: HashMap<u32, Vec<u8>>,
     pub(super) wants: VecDeque<Want>,
     /// What is being encrypted.
     plain: Plain,
@@ -45,12 +48,13 @@ pub(super) struct Tls<'a> {
 /// One connection.
 struct TlsConnection {
     tls: UnbufferedClientConnection,
-    /// The beginning of a record whose end has not come.
-    partial: Vec<u8>,
     /// Records of the handshake, or an alert, that are to be sent.
     pending: Vec<u8>,
     state: State,
 }
+
+// The allocator's next size has a quarter more.
+const _: () = assert!(size_of::<TlsConnection>() <= 1024, "there is one for each connection");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -67,7 +71,7 @@ impl<'a> Tls<'a> {
         let capacity = shared.longest_request().max(PLAIN_MIN);
         let plain = Plain { bytes: Vec::new(), capacity };
         let connections = (0..part.connections).map(|_| None).collect();
-        Self { config, shared, connections, wants: VecDeque::new(), plain }
+        Self { config, shared, connections, partial: HashMap::new(), wants: VecDeque::new(), plain }
     }
 
     /// The transport has connected: begins the handshake.
@@ -75,11 +79,9 @@ impl<'a> Tls<'a> {
         let Some(number) = driver.number(key) else { return };
         let endpoint = self.shared.endpoint_of(number);
         let name = endpoint.name.clone().expect("an endpoint that speaks TLS has a name");
-        match UnbufferedClientConnection::new(Arc::clone(self.config), name) {
-            Ok(tls) => {
-                let connection =
-                    TlsConnection { tls, partial: Vec::new(), pending: Vec::new(), state: State::Handshake };
-                self.connections[key as usize] = Some(Box::new(connection));
+        match TlsConnection::new(self.config, name) {
+            Ok(connection) => {
+                self.connections[key as usize] = Some(connection);
                 self.received(key, &mut [], 0, driver);
             }
             Err(error) => failed(key, &error, driver),
@@ -96,23 +98,28 @@ impl<'a> Tls<'a> {
     ) {
         let Some(connection) = &mut self.connections[key as usize] else { return };
         let was_handshake = connection.state == State::Handshake;
-        let outcome = if connection.partial.is_empty() {
-            let outcome = connection.process(key, bytes, arrived_ns, driver);
-            if let Ok(used) = outcome {
-                connection.partial.extend_from_slice(&bytes[used..]);
+        let earlier = if self.partial.is_empty() { None } else { self.partial.remove(&key) };
+        let outcome = match earlier {
+            None => {
+                let outcome = connection.process(key, bytes, arrived_ns, driver);
+                if let Ok(used) = outcome
+                    && used < bytes.len()
+                {
+                    self.partial.insert(key, bytes[used..].to_vec());
+                }
+                outcome
             }
-            outcome
-        } else {
-            let mut records = std::mem::take(&mut connection.partial);
-            records.extend_from_slice(bytes);
-            let outcome = connection.process(key, &mut records, arrived_ns, driver);
-            if let Ok(used) = outcome
-                && used < records.len()
-            {
-                records.drain(..used);
-                connection.partial = records;
+            Some(mut records) => {
+                records.extend_from_slice(bytes);
+                let outcome = connection.process(key, &mut records, arrived_ns, driver);
+                if let Ok(used) = outcome
+                    && used < records.len()
+                {
+                    records.drain(..used);
+                    self.partial.insert(key, records);
+                }
+                outcome
             }
-            outcome
         };
         let is_established = was_handshake && connection.state == State::Established;
         if !connection.pending.is_empty() || is_established {
@@ -185,10 +192,16 @@ impl<'a> Tls<'a> {
 
     pub(super) fn released(&mut self, key: u32) {
         self.connections[key as usize] = None;
+        self.partial.remove(&key);
     }
 }
 
 impl TlsConnection {
+    fn new(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Box<Self>, Error> {
+        let tls = UnbufferedClientConnection::new(Arc::clone(config), name)?;
+        Ok(Box::new(Self { tls, pending: Vec::new(), state: State::Handshake }))
+    }
+
     /// Handles all whole records in `bytes`. Returns how many bytes they were.
     fn process<T: Default>(
         &mut self,
@@ -321,4 +334,87 @@ impl Output for Plain {
 fn failed<T: Default>(key: u32, error: &Error, driver: &mut Driver<'_, T>) {
     let cause = Cause::Invalid(describe(error));
     driver.ended(key, cause, EarlyEnd::Error(cause.errno()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::server::NoServerSessionStorage;
+    use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion, version};
+
+    use super::*;
+    use crate::counting::live_bytes;
+    use crate::driver::{Load, Route};
+    use crate::stats::Tally;
+    use crate::target::Target;
+    use crate::target::routes::Routes;
+    use crate::tls::TlsOptions;
+    use crate::websocket::handshake::{Extras, UpgradeRequest};
+
+    /// What an idle connection may keep: 4 KiB are promised.
+    const IDLE_MAX: isize = 4000;
+
+    fn server(version: &'static SupportedProtocolVersion) -> Arc<ServerConfig> {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()).into();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let certificates = vec![certified.cert.der().clone()];
+        let mut config = config.with_no_client_auth().with_single_cert(certificates, key).unwrap();
+        // What it keeps of each session is none of the connection's.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Arc::new(config)
+    }
+
+    /// A connection that has shaken hands with `server`, and the bytes that it keeps.
+    fn established(
+        config: &Arc<ClientConfig>,
+        server: &Arc<ServerConfig>,
+        driver: &mut Driver<'_, ()>,
+    ) -> (Box<TlsConnection>, isize) {
+        let before = live_bytes();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut connection = TlsConnection::new(config, name).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+        let mut records = Vec::new();
+        while connection.state == State::Handshake || server.is_handshaking() || server.wants_write() {
+            let used = connection.process(0, &mut records, 0, driver).unwrap();
+            records.drain(..used);
+            let pending = std::mem::take(&mut connection.pending);
+            server.read_tls(&mut pending.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            while server.wants_write() {
+                server.write_tls(&mut records).unwrap();
+            }
+        }
+        // Tickets, if any.
+        connection.process(0, &mut records, 0, driver).unwrap();
+        drop((server, records));
+        (connection, live_bytes() - before)
+    }
+
+    #[test]
+    fn an_idle_connection_keeps_little() {
+        let options = TlsOptions { insecure: true, ..TlsOptions::default() };
+        let config = crate::tls::config(&options).unwrap();
+        let messages = Messages::new(20, false, true);
+        let target = Target::parse("ws://127.0.0.1:1", &Routes::default()).unwrap();
+        let request = UpgradeRequest::new(&target, &Extras::default(), 1).unwrap();
+        let scenario = crate::scenario::tests::scenario(1, 0, None);
+        let closing_progress_ns = &AtomicU64::new(0);
+        let routes = vec![Route { request: &request, addresses: 0..1 }];
+        let part = scenario.divide(1)[0];
+        let load = Load { scenario: &scenario, messages: &messages, routes, part, threads: 1, closing_progress_ns };
+        let mut driver = Driver::new(load, Tally::default(), 0);
+        for version in [&version::TLS13, &version::TLS12] {
+            let server = server(version);
+            // The first one leaves behind what all have in common.
+            drop(established(&config, &server, &mut driver));
+            let (connection, bytes) = established(&config, &server, &mut driver);
+            assert_eq!(connection.tls.protocol_version(), Some(version.version));
+            assert!(bytes <= IDLE_MAX, "{version:?}: {bytes} bytes, {} in itself", size_of_val(&*connection));
+        }
+    }
 }

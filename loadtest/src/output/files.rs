@@ -9,7 +9,7 @@ use clap::Args;
 use super::diff::Diff;
 use super::live::Live;
 use super::report::Report;
-use super::{csv, hdr, html, json, summary, table, tell};
+use super::{columns, csv, hdr, html, json, summary, table, tell};
 use crate::thresholds::{self, Threshold};
 
 /// Where the results go beside the table, and what must not be in them. Shared by `run` and `report`.
@@ -128,7 +128,8 @@ impl Results {
     pub fn publish(&self, report: &Report, live: Live) -> Result<bool, WriteError> {
         let breaches = thresholds::breaches(&self.fail_if, report);
         let written = [
-            tell(format_args!("{}", table::render(report, &breaches))).map_err(|error| WriteError::to_stdout(&error)),
+            tell(format_args!("{}", table::fold(&table::render(report, &breaches), columns())))
+                .map_err(|error| WriteError::to_stdout(&error)),
             write(self.json.as_deref(), |file| json::write(report, file)),
             match (live.csv_result(), &self.csv) {
                 (Some(result), Some(path)) => result.map_err(|error| WriteError::new(path, &error)),

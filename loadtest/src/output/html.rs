@@ -28,7 +28,7 @@ pub fn write(report: &Report, breaches: &[Breach], file: &mut impl Write) -> io:
     writeln!(file, "<header><h1>{}</h1>{}</header>\n<main>", escape(&title), facts::result(report, breaches))?;
     writeln!(file, "{}{}", verdict(report), facts::key_figures(report))?;
     writeln!(file, "<section><h2>Over time</h2>\n<div class=\"charts\">")?;
-    for figure in over_time::figures(&report.series) {
+    for figure in over_time::figures(report) {
         writeln!(file, "{figure}")?;
     }
     writeln!(file, "</div></section>")?;

@@ -22,6 +22,8 @@ pub mod units;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use rustix::termios::tcgetwinsize;
+
 /// Where people read what is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -47,6 +49,16 @@ pub fn is_on_stdout() -> bool {
     VOICE.load(Ordering::Relaxed) == Voice::Stdout as u8
 }
 
+/// The columns of the terminal where people read, or as many as they like where it is none.
+#[must_use]
+pub fn columns() -> usize {
+    let size = match VOICE.load(Ordering::Relaxed) {
+        voice if voice == Voice::Stdout as u8 => tcgetwinsize(io::stdout()),
+        _ => tcgetwinsize(io::stderr()),
+    };
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
+}
+
 /// Says something by the way. That it cannot be read (`| head`, a full disk) is no reason to end.
 pub fn say(text: std::fmt::Arguments) {
     let _ = tell(text);
@@ -65,10 +77,16 @@ pub fn tell(text: std::fmt::Arguments) -> io::Result<()> {
     unless_nobody_reads(written)
 }
 
-/// An error, unless it says that the reader of a pipe has gone.
+/// Whether EIO is that of a disk, and not that of a terminal that has hung up.
+fn is_stdout_a_file() -> bool {
+    std::fs::metadata("/proc/self/fd/1").is_ok_and(|it| it.is_file())
+}
+
+/// An error, unless it says that the reader of a pipe has gone, or that a terminal has hung up.
 pub(crate) fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EIO) && !is_stdout_a_file() => Ok(()),
         written => written,
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use self::connections::{Connections, EarlyEnd, Failure, Violation};
 pub use self::messages::MessageCounts;
 pub use self::outcome::{Measured, MemoryMarks, Outcome, Usage};
+use crate::driver::plan::Ramp;
 use crate::machine::Machine;
 use crate::sampling::quota::Throttling;
 use crate::sampling::{KernelMemory, Memory};
@@ -108,6 +109,10 @@ pub struct Load {
     pub size_bytes_mean: f64,
     /// Messages per second in all; absent in a closed loop.
     pub rate_per_s: Option<f64>,
+    /// How that changes in stages, of which it is the highest; absent without.
+    pub rate_stages: Option<Vec<StagePoint>>,
+    /// How the number of connections changes in stages, of which `connections` is the highest; absent without.
+    pub connection_stages: Option<Vec<StagePoint>>,
     /// How they are spread over time.
     pub arrivals: Option<Arrivals>,
     /// Messages in flight on each active connection at most; absent if there is no limit.
@@ -130,6 +135,16 @@ pub struct Load {
     pub slow_readers: u32,
     pub warmup_s: f64,
     pub duration_s: f64,
+}
+
+/// A value at a time after load began. From each to the next it goes in a straight line.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct StagePoint {
+    pub at_s: f64,
+    pub value: f64,
 }
 
 /// The measured time.
@@ -293,6 +308,10 @@ impl Report {
     }
 }
 
+fn stage_points(ramp: &Ramp) -> Vec<StagePoint> {
+    ramp.points().map(|(at_s, value)| StagePoint { at_s, value }).collect()
+}
+
 impl Load {
     fn of(scenario: &Scenario) -> Self {
         let traffic = &scenario.traffic;
@@ -306,6 +325,8 @@ impl Load {
             size_bytes_mean: traffic.mean_size(),
             own_messages: traffic.own.as_ref().map(|own| own.from().to_owned()),
             rate_per_s: traffic.open.map(|open| open.rate),
+            rate_stages: scenario.plan.rate.as_ref().map(stage_points),
+            connection_stages: scenario.plan.connections.as_ref().map(stage_points),
             arrivals: traffic.open.map(|open| open.arrivals),
             depth: (traffic.depth < u32::MAX).then_some(traffic.depth),
             text: traffic.text,

@@ -29,6 +29,39 @@ pub fn render(report: &Report, breaches: &[Breach]) -> String {
     table.0
 }
 
+/// Where values begin, behind their names.
+const INDENT: usize = 15;
+
+/// A narrower terminal breaks lines by itself, as there is no room for names beside values.
+const MIN_COLUMNS: usize = 2 * INDENT;
+
+/// The same text in lines of at most so many columns, which are broken between words, and rather between values than within
+/// them.
+#[must_use]
+pub fn fold(text: &str, columns: usize) -> String {
+    let mut folded = String::new();
+    for line in text.lines() {
+        let mut rest = line.to_owned();
+        while columns >= MIN_COLUMNS
+            && let Some((end, _)) = rest.char_indices().nth(columns)
+            && let Some(cut) = break_of(&rest[..end], columns)
+        {
+            folded.push_str(rest[..cut].trim_end());
+            folded.push('\n');
+            rest = format!("{:INDENT$}  {}", "", rest[cut..].trim_start());
+        }
+        folded.push_str(&rest);
+        folded.push('\n');
+    }
+    folded
+}
+
+/// Where to break a line that begins so.
+fn break_of(window: &str, columns: usize) -> Option<usize> {
+    let between_values = window.rfind("  ").filter(|&cut| cut > columns / 2);
+    between_values.or_else(|| window.rfind(' ')).filter(|&cut| cut > INDENT + 2)
+}
+
 struct Table(String);
 
 impl Table {
@@ -88,7 +121,7 @@ impl Table {
         if it.lingered > 0 {
             let lingered = count(it.lingered);
             self.more(format_args!(
-                "{lingered} answered the Close and left the TCP connection open: ended on this side"
+                "{lingered} answered the Close and left the TCP connection open for another second: ended on this side"
             ));
         }
         if it.no_close_notify > 0 {
@@ -217,6 +250,21 @@ fn percentiles(it: &LatencyReport) -> String {
 mod tests {
     use super::super::report::tests::report;
     use super::*;
+
+    #[test]
+    fn on_a_terminal_lines_are_broken_between_words() {
+        let table = render(&report(), &[]);
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for columns in [40, 60, 80] {
+            let folded = fold(&table, columns);
+            assert_eq!(words(&folded), words(&table));
+            assert!(folded.lines().all(|line| line.chars().count() <= columns), "{columns}:\n{folded}");
+        }
+        assert_eq!(fold(&table, 1000), table);
+        assert_eq!(fold("latency        p50 1.48 µs  p90 37.7 µs  p99 100 µs\n", 45).lines().count(), 2);
+        let long = format!("target         ws://{}/\n", "x".repeat(100));
+        assert_eq!(fold(&long, 40), long, "a word that does not fit is left to the terminal");
+    }
 
     #[test]
     fn the_result_and_its_reason_come_first_and_times_have_units() {

@@ -90,6 +90,19 @@ impl Pty {
         self.parser.screen_mut().set_size(at_least_one(size.1), at_least_one(size.0));
     }
 
+    /// Hangs up, as a terminal does whose window is closed, and waits for the end of the command: its exit code.
+    pub(crate) fn hang_up(mut self) -> Option<i32> {
+        self.master = File::open("/dev/null").expect("it is always there");
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(Instant::now() < patience, "it had not ended after {PATIENCE:?}");
+            std::thread::sleep(TICK);
+        }
+    }
+
     /// Waits for the end of the command: its exit code.
     pub(crate) fn end(&mut self) -> Option<i32> {
         let patience = Instant::now() + PATIENCE;

@@ -41,16 +41,22 @@ impl<E, L: Lender> Connections<E, L> {
             if life.state() == State::Done && !has_output {
                 continue; // it is being closed
             }
-            let at = match self.due(key) {
-                Due::Later(None) => continue,
-                Due::Later(Some(at)) => at,
+            let due = self.due(key);
+            if due == Due::Later(None) {
+                continue;
+            }
+            let timer = self.wheel.at(connection.timer).expect("a deadline without a timer");
+            // Put off for input that has been received since.
+            let is_put_off = timer == self.now + 1;
+            let at = match due {
+                Due::Later(at) => at.expect("a deadline"),
                 Due::Ping => self.now,
+                _ if is_put_off => timer,
                 due => {
                     assert!(!is_punctual, "{due:?} is due in state {:?}", life.state());
                     self.now
                 }
             };
-            let timer = self.wheel.at(connection.timer).expect("a deadline without a timer");
             let is_pingable = life.state() == State::Open && !life.facts.has(Facts::PINGED.or(Facts::THROTTLED));
             // A probe's ticks are not taken back when it has found progress.
             let extra = if life.facts.has(Facts::THROTTLED.or(Facts::PEER_DONE)) { PROBE_TICKS } else { 0 };

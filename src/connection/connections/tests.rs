@@ -70,3 +70,40 @@ fn a_peer_that_has_finished_and_does_not_read_does_not_stay() {
     assert_eq!(after(&mut connections, key, STALL - 1 + PROBE_TICKS), State::Open);
     assert_eq!((after(&mut connections, key, 1), connections.take_stalled()), (State::Aborted, 1));
 }
+
+#[test]
+fn a_request_that_has_arrived_is_received_before_its_time_is_up() {
+    let timeouts = Timeouts { handshake: Some(IDLE), ..Timeouts::default() };
+    let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
+    let mut connections = Connections::new(4, backlog, Settings::default(), timeouts);
+    connections.begin_turn(0);
+    let key = connections.accepted(0);
+    connections.get_mut(key).life.facts.set(Facts::READABLE);
+    assert_eq!(after(&mut connections, key, IDLE), State::Opening);
+    connections.get_mut(key).life.found_nothing();
+    assert_eq!(after(&mut connections, key, 1), State::Aborted);
+}
+
+/// It has something to be received whenever its deadline is looked at.
+#[test]
+fn a_request_that_comes_byte_by_byte_is_ended_in_time() {
+    let timeouts = Timeouts { handshake: Some(IDLE), ..Timeouts::default() };
+    let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
+    let mut connections = Connections::new(4, backlog, Settings::default(), timeouts);
+    connections.begin_turn(0);
+    let key = connections.accepted(0);
+    connections.get_mut(key).life.facts.set(Facts::READABLE);
+    assert_eq!(after(&mut connections, key, IDLE + STALL_TICKS - 1), State::Opening);
+    assert_eq!(after(&mut connections, key, 1), State::Aborted);
+}
+
+/// Each connection that turns out to be a slow reader when no more is to be kept for such brings one receive more.
+#[test]
+fn beyond_the_total_backlog_receives_are_as_small_as_can_be() {
+    let (mut connections, slow) = connection_with(&vec![7; 2 << 20]);
+    let other = connections.accepted(1);
+    assert_eq!(connections.at_most(other).map(NonZeroU32::get), Some(schedule::LEAST_RECEIVE));
+    let (connection, outputs) = connections.get_with_outputs(slow);
+    outputs.clear(&mut connection.output, &mut NoLender);
+    assert_eq!(connections.at_most(other), None);
+}

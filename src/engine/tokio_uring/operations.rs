@@ -59,7 +59,7 @@ pub(super) fn cancel_all(listener: TcpListener) -> Operation<TcpListener> {
     submit(listener, opcode::AsyncCancel2::new(all).build())
 }
 
-/// Waits until the socket takes bytes again.
+/// Waits until the socket takes bytes again. Of a peer that has shut down its side it tells at once, unasked (`POLLRDHUP`).
 pub(super) fn writable(socket: BorrowedFd) -> Operation<()> {
     submit((), opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build())
 }
@@ -81,6 +81,12 @@ pub(super) fn send(socket: BorrowedFd, bytes: Bytes) -> Operation<Bytes> {
         .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         .build();
     submit(bytes, entry)
+}
+
+/// Waits for a tenth of a second: long beside what the try costs that follows. Its result is `-ETIME`.
+pub(super) fn pause() -> Operation<()> {
+    static PAUSE: Timespec = Timespec::new().nsec(100_000_000);
+    submit((), opcode::Timeout::new(&raw const PAUSE).build())
 }
 
 /// Completes as soon as the kernel has seen it.

@@ -12,7 +12,7 @@ use rustix::net::{Shutdown, shutdown};
 use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
 use crate::connection::lifecycle::{Facts, State as Life};
-use crate::engine::sockets::connections::{HEADROOM, Outgoing};
+use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
 
 /// In a connection's `flight`: the echo of its last receive is being sent, and what is left of it is still to be put behind
 /// the pending output. Nothing of our own may be put there before.
@@ -133,13 +133,11 @@ impl Task {
         if !connections.get(self.key).life.facts.has(Facts::BLOCKED) {
             return false;
         }
-        self.writable.get_or_insert_with(|| operations::writable(connections.socket(self.key)));
-        let is_over = is_over(&mut self.writable, cx);
-        if is_over {
+        let has_room = poll_room(&mut self.writable, &mut connections, self.key, cx);
+        if has_room {
             connections.unqueue(self.key);
-            connections.writable(self.key);
         }
-        is_over
+        has_room
     }
 
     /// The end of a wait: its socket is ready, or the worker calls.
@@ -147,12 +145,10 @@ impl Task {
         let (worker, key) = (&*self.worker, self.key);
         let mut connections = worker.connections();
         let mut next = None;
-        if connections.get(key).life.facts.has(Facts::BLOCKED) {
-            self.writable.get_or_insert_with(|| operations::writable(connections.socket(key)));
-            if is_over(&mut self.writable, cx) {
-                connections.writable(key);
-                next = Some(State::Deciding);
-            }
+        if connections.get(key).life.facts.has(Facts::BLOCKED)
+            && poll_room(&mut self.writable, &mut connections, key, cx)
+        {
+            next = Some(State::Deciding);
         }
         if for_input && next.is_none() {
             self.readable.get_or_insert_with(|| operations::readable(connections.socket(key)));
@@ -294,6 +290,26 @@ impl Future for Task {
                 State::Ending => return task.poll_end(cx),
             };
         }
+    }
+}
+
+/// Whether a slow reader's socket takes bytes again, or may do so: while its peer has shut down its side, no poll waits for
+/// room, and a send is tried now and then.
+fn poll_room(wait: &mut Option<Operation<()>>, connections: &mut Connections, key: u32, cx: &mut Context) -> bool {
+    loop {
+        let operation = wait.get_or_insert_with(|| operations::writable(connections.socket(key)));
+        let Poll::Ready((result, ())) = Pin::new(operation).poll(cx) else { return false };
+        *wait = None;
+        if result == -libc::ETIME {
+            connections.try_again(key);
+            return true;
+        }
+        let is_room = result < 0 || result & i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0;
+        if is_room {
+            connections.writable(key);
+            return true;
+        }
+        *wait = Some(operations::pause());
     }
 }
 

@@ -28,6 +28,9 @@ const SMALL: usize = 20 << 10;
 const LARGE: usize = 256 << 10;
 /// Connections told to close at once.
 const SLICE: usize = 2048;
+/// Tasks that run between two looks of the supervisor, at least, if so many are ready (tokio's `MAX_TASKS_PER_TICK` of a
+/// `LocalSet`).
+const TASKS_PER_TURN: u32 = 61;
 
 /// What the tasks of one worker share.
 pub(super) struct Worker {
@@ -46,7 +49,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(plan: &Plan, control: &Arc<Control>) -> Self {
-        let clock = Clock::new(&plan.limits);
+        let clock = Clock::new(&plan.limits, TASKS_PER_TURN);
         let (small, large) = pools(plan);
         let timeouts = clock.timeouts(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, plan.backlog, plan.settings.clone(), timeouts);
@@ -223,7 +226,8 @@ impl Supervisor {
                 poll_fn(|cx| self.poll_events(cx)).await;
             }
         }
-        let now = self.worker.clock.advance(Instant::now(), had_deadlines);
+        let open = self.worker.connections().len();
+        let now = self.worker.clock.advance(Instant::now(), had_deadlines, open);
         self.worker.connections().begin_turn(now);
         if std::mem::take(&mut self.may_accept) {
             self.accept();
@@ -306,18 +310,22 @@ impl Supervisor {
 
     fn accept(&mut self) {
         let is_called = std::mem::take(&mut self.is_needed);
+        let mut has_arrivals = false;
         self.accepts.take(is_called, |socket| {
+            has_arrivals = true;
             let key = self.worker.connections().accepted(socket);
             // Detached: the task tells by removing the connection that it is done.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
         });
-        self.stopping.has_arrivals();
+        if has_arrivals {
+            self.stopping.has_arrivals();
+        }
     }
 
     /// Deadlines and the drain. Returns whether the worker goes on.
     fn look_at_time(&mut self) -> bool {
         let mut connections = self.worker.connections();
-        self.is_punctual = connections.meet_deadlines();
+        self.is_punctual = !self.worker.clock.is_behind() && connections.meet_deadlines();
         self.stalls.tell(connections.take_stalled());
         let is_empty = connections.is_empty() && self.accepts.is_over();
         self.stopping.goes_on(is_empty, |from| {

@@ -9,7 +9,7 @@
 use ringio::{Operation, Piece, Pool, RECEIVES_MAX, Usual};
 
 use crate::connection::lifecycle::{Facts, State};
-use crate::connection::output::Lender;
+use crate::connection::output::{BLOCK, Lender};
 use crate::connection::{Connections as Core, Timeouts};
 use crate::protocol::{Output, Settings};
 use crate::worker::Backlog;
@@ -25,6 +25,10 @@ mod tests;
 /// Output of a slow reader below this is copied behind its pending output, so that what stays in the receive buffers are
 /// few and large pieces: 128 in a buffer of 512 KiB, which a turn can move out (docs/ARCHITECTURE.md).
 const COPY_BELOW: u32 = 4 << 10;
+
+/// Slow readers that are noted as holders of receive buffers, at most: as many as have pieces in two of them. Most of more
+/// would have been sent theirs by now.
+const HOLDERS_MAX: usize = 256;
 
 /// What of a connection the kernel holds, one bit each.
 pub(super) mod flight {
@@ -231,12 +235,17 @@ impl Connections {
     fn input(&mut self, key: u32, mut piece: Piece, is_budgeted: bool) {
         let was_within_frame = self.core.get(key).life.is_within_frame();
         let len = piece.len();
-        let (Output { head, range }, cost) = self.core.received(key, piece.bytes_mut());
+        let (Output { mut head, mut range }, cost) = self.core.received(key, piece.bytes_mut());
         let (connection, outputs) = self.core.get_with_outputs(key);
         let is_blocked = connection.life.facts.has(Facts::BLOCKED);
         // What is being sent must stay where it is.
         let joins = is_blocked && connection.flight & SENDING == 0;
         if !head.is_empty() {
+            // An enter has one send of a connection: of a peer that has a frame cut in each receive, a chunk for the frame
+            // and one for the rest would pile up, and keep the receive buffers from all others.
+            if !is_blocked && range.len() <= BLOCK {
+                head.extend_from_slice(&piece.bytes()[std::mem::take(&mut range)]);
+            }
             outputs.push_owned(&mut connection.output, head, joins);
         }
         if range.is_empty() {
@@ -370,7 +379,7 @@ impl Connections {
 
     /// Returns buffers to the kernel that it may fill again.
     pub(super) fn provide_buffers(&mut self) {
-        if !self.holders.is_empty() && self.pool.is_short() {
+        if (!self.holders.is_empty() && self.pool.is_short()) || self.holders.len() > HOLDERS_MAX {
             self.move_holders_out();
         }
         self.pool.publish();

@@ -73,7 +73,7 @@ impl Simulation {
         let server_acts = random.one_in(3);
         let kind = peer::Kind { protocol, server_acts, floods: random.one_in(10), scale };
         let limits = limits(&mut random);
-        let clock = Clock::new(&limits);
+        let clock = Clock::new(&limits, SLOTS);
         let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
         let memory = usize::from(shape.count) * shape.size as usize;
         let backlog = Backlog { per_connection: memory * random.below(6), total: memory * random.below(12) };
@@ -98,7 +98,7 @@ impl Simulation {
             is_abandoned: false,
             is_timeless: false,
             stopping: Stopping::No,
-            clock: Clock::new(&limits(&mut Random::new(0))),
+            clock: Clock::new(&limits(&mut Random::new(0)), SLOTS),
             time: Instant::now(),
             had_deadlines: false,
             meter: promise::Meter::default(),
@@ -143,7 +143,7 @@ impl Simulation {
 
     /// The part of a turn that follows the enter.
     fn after_enter(&mut self, at_least: usize) {
-        let now = self.clock.advance(self.time, self.had_deadlines);
+        let now = self.clock.advance(self.time, self.had_deadlines, self.connections.core.len());
         self.connections.core.begin_turn(now);
         self.see_all(at_least);
         if self.connections.core.has_foreground() && self.connections.core.has_background() {
@@ -152,7 +152,7 @@ impl Simulation {
             self.enter();
             self.see_all(0);
         }
-        self.is_punctual = self.connections.core.meet_deadlines();
+        self.is_punctual = !self.clock.is_behind() && self.connections.core.meet_deadlines();
         self.connections.settle_called();
         self.connections.core.take_stalled();
         let Self { kernel, connections, stopping, .. } = self;

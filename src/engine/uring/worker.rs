@@ -90,7 +90,7 @@ impl<'a> Worker<'a> {
             |ReceiveBuffers { count, size, incremental }| PoolShape { count, size, incremental },
         );
         let pool = ring.add_pool(shape)?;
-        let clock = Clock::new(&plan.limits);
+        let clock = Clock::new(&plan.limits, BATCH_MAX as u32);
         let timeouts = clock.timeouts(&plan.limits);
         let connections = Connections::new(plan.capacity as usize, pool, plan.backlog, plan.settings.clone(), timeouts);
         let mut worker = Self {
@@ -116,7 +116,7 @@ impl<'a> Worker<'a> {
         self.batch = 0;
         self.accepts.submit(self.connections.core.len(), &mut self.ring);
         self.enter(self.wait())?;
-        let now = self.clock.advance(Instant::now(), had_deadlines);
+        let now = self.clock.advance(Instant::now(), had_deadlines, self.connections.core.len());
         self.connections.core.begin_turn(now);
         self.see_all()?;
         if self.connections.core.has_foreground() && self.connections.core.has_background() {
@@ -125,7 +125,7 @@ impl<'a> Worker<'a> {
             self.enter(Wait::default())?;
             self.see_all()?;
         }
-        self.is_punctual = self.connections.core.meet_deadlines();
+        self.is_punctual = !self.clock.is_behind() && self.connections.core.meet_deadlines();
         self.connections.settle_called();
         self.stalls.tell(self.connections.core.take_stalled());
         let is_empty = self.connections.core.is_empty() && self.accepts.is_over();

@@ -50,7 +50,7 @@ fn differences(diff: &Diff) -> String {
 
 /// A chart that one of them lacks leaves its place empty.
 fn charts(diff: &Diff) -> String {
-    let both = diff.reports.map(|report| over_time::charts(&report.series));
+    let both = diff.reports.map(over_time::charts);
     let mut titles: Vec<_> = both[0].iter().map(|chart| chart.title).collect();
     titles.extend(both[1].iter().map(|chart| chart.title).filter(|title| both[0].iter().all(|it| it.title != *title)));
     let mut pairs: Vec<[Option<String>; 2]> = Vec::new();

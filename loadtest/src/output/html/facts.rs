@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::super::report::{CpuReport, MemoryAt, Report, RunReport};
+use super::super::report::{CpuReport, MemoryAt, Report, RunReport, StagePoint};
 use super::super::result::{Mark, Summary};
 use super::super::units::{bytes, count, time};
 use super::chart::add;
 use super::escape;
+use crate::parsing::show_duration;
 use crate::thresholds::Breach;
 
 /// The line under the title.
@@ -78,7 +79,7 @@ pub(super) fn details(report: &Report) -> String {
         ("Close answered".to_owned(), format!("{} of {}", count(it.closes_answered), count(it.closes_sent))),
     ];
     let seldom = [
-        ("answered the Close and left TCP open", it.lingered),
+        ("answered the Close and left TCP open for another second", it.lingered),
         ("did not answer the Close in time", it.close_timeouts),
         ("ended TLS without a close_notify", it.no_close_notify),
         ("closed in order, as planned", it.retired),
@@ -167,9 +168,24 @@ pub(super) fn scenario(report: &Report) -> String {
 pub(in crate::output) fn asked_for(run: &RunReport) -> Vec<(String, String)> {
     let mut rows = vec![("target".to_owned(), run.target.clone()), ("threads".to_owned(), run.threads.to_string())];
     rows.push(("transport".to_owned(), run.transport.clone()));
-    let fields = serde_json::to_value(&run.scenario).unwrap_or_default();
+    let stages = [("rate stages", &run.scenario.rate_stages), ("connection stages", &run.scenario.connection_stages)];
+    rows.extend(stages.into_iter().filter_map(|(name, points)| Some((name.to_owned(), in_words(points.as_ref()?)))));
+    let mut fields = serde_json::to_value(&run.scenario).unwrap_or_default();
+    if let Some(fields) = fields.as_object_mut() {
+        fields.retain(|name, _| !name.ends_with("_stages"));
+    }
     flatten("", &fields, &mut rows);
     rows
+}
+
+/// `0, in 30s to 1,000, in 2m to 20,000`
+fn in_words(points: &[StagePoint]) -> String {
+    let value = |point: &StagePoint| count(point.value.round() as u64);
+    let stages = points.windows(2).map(|pair| {
+        let time = show_duration(Duration::from_secs_f64((pair[1].at_s - pair[0].at_s).max(0.0)));
+        format!("in {time} to {}", value(&pair[1]))
+    });
+    points.first().map(value).into_iter().chain(stages).collect::<Vec<_>>().join(", ")
 }
 
 /// The fields of nested objects, named by their way.

@@ -80,3 +80,58 @@ fn a_holder_of_receive_buffers_that_has_read_all_is_no_holder_any_more() {
     connections.move_holders_out();
     assert_eq!(connections.core.outputs.pending(other), 5);
 }
+
+/// An enter with what is to be submitted and a receive of `data`, whose poll has told of input before; all sends succeed.
+fn enter_with_input(connections: &mut Connections, poll: Token, data: &[u8]) {
+    connections.ready(poll, libc::POLLIN.into(), true);
+    serve(connections);
+    let ops = connections.take_ops();
+    let receive = ops.iter().find(|op| op.token.kind == Kind::Receive).expect("a receive").token;
+    let posted = connections.pool.post_received(receive.encode(), data).expect("a buffer");
+    let completion = posted.reap(&connections.pool);
+    connections.received(receive, completion.result, completion.piece, false);
+    connections.finish_sends();
+}
+
+/// Else the receive buffers would fill with what is to be sent one chunk an enter, and nobody could be received from.
+#[test]
+fn a_frame_that_is_cut_in_each_receive_does_not_pile_output_up() {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
+    let pool = Pool::detached(PoolShape { count: 2, size: 4096, incremental: true });
+    let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
+    let mut connections = Connections::new(1, pool, backlog, Settings::default(), Timeouts::default());
+    connections.core.begin_turn(1);
+    connections.accepted(0);
+    let readiness = connections.take_ops()[0].token;
+    enter_with_input(&mut connections, readiness, REQUEST);
+    enter_with_input(&mut connections, readiness, &[PING, &PING[..1]].concat());
+    for _ in 0..100 {
+        enter_with_input(&mut connections, readiness, &[&PING[1..], PING, &PING[..1]].concat());
+        assert!(connections.core.outputs.len() <= 2, "{} chunks wait", connections.core.outputs.len());
+    }
+}
+
+/// The list of them is gone through when one of them leaves.
+#[test]
+fn who_has_read_all_does_not_stay_a_holder_of_receive_buffers_for_ever() {
+    let clients = 2 * HOLDERS_MAX as u32;
+    let pool = Pool::detached(PoolShape { count: 2, size: 64, incremental: true });
+    let backlog = Backlog { per_connection: 1000, total: 1000 };
+    let settings = Settings { protocol: Protocol::Tcp, ..Settings::default() };
+    let mut connections = Connections::new(clients as usize, pool, backlog, settings, Timeouts::default());
+    connections.core.begin_turn(1);
+    for slot in 0..clients {
+        connections.accepted(slot);
+        let readiness = connections.take_ops()[0].token;
+        enter_with_input(&mut connections, readiness, &[7; 32]);
+        let send = connections.take_ops()[0].token;
+        connections.send_fell_short(send, 1);
+        connections.finish_sends();
+        connections.ready(readiness, libc::POLLOUT.into(), true);
+        assert_eq!(kinds(&mut connections), [Kind::Send]);
+        connections.finish_sends();
+    }
+    assert!(connections.holders.len() <= HOLDERS_MAX + 1, "{} holders of nothing", connections.holders.len());
+}

@@ -1,4 +1,4 @@
-// ws on Node. Its README advises `bufferutil` for speed (Node has UTF-8 validation itself) and to leave
+// ws on Node. Its README advises `bufferutil` for speed with a Node before 26.12, and to leave
 // permessage-deflate off, which it is. A process for each CPU (node:cluster) if there are several.
 'use strict';
 const cluster = require('node:cluster');

@@ -1,5 +1,5 @@
-"""aiohttp with its C extensions and uvloop, without access log and compression. Text is decoded and encoded again: `decode_text=False`
-would save that, and the check for UTF-8 with it."""
+"""aiohttp with its C extensions and uvloop, without access log and compression. Text is decoded and encoded
+again: `decode_text=False` would save that, and the check for UTF-8 with it."""
 
 from aiohttp import WSMsgType, web
 

@@ -22,6 +22,5 @@ async fn echo(stream: TcpStream) -> wtx::Result<()> {
             OpCode::Close => return Ok(()),
             _ => {}
         }
-        buffer.clear();
     }
 }

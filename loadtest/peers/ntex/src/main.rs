@@ -5,11 +5,18 @@ use std::io;
 
 use common::Arguments;
 use ntex::http::{body::BodySize, h1};
-use ntex::io::{DispatchItem, Dispatcher};
+use ntex::io::{DispatchItem, Dispatcher, IoConfig, IoRef};
+use ntex::time::Seconds;
 use ntex::util::ByteString;
 use ntex::web::{self, App, HttpRequest, HttpResponse, HttpServer};
 use ntex::ws::{Codec, Frame, Message, handshake};
-use ntex::{rt, service::fn_service};
+use ntex::{SharedCfg, rt, service::fn_service};
+
+thread_local! {
+    /// As `web::ws` has it: idle connections stay.
+    static WITHOUT_KEEPALIVE: SharedCfg =
+        SharedCfg::new("WS").add(IoConfig::new().set_keepalive_timeout(Seconds::ZERO)).into();
+}
 
 #[ntex::main]
 async fn main() -> io::Result<()> {
@@ -27,13 +34,16 @@ async fn accept(request: HttpRequest) -> Result<HttpResponse, web::Error> {
     let (io, http) = request.head().take_io().ok_or(ntex::ws::error::HandshakeError::NoWebsocketUpgrade)?;
     io.encode(h1::Message::Item((response, BodySize::Empty)), &http)
         .map_err(|_| ntex::ws::error::HandshakeError::NoWebsocketUpgrade)?;
+    io.set_config(WITHOUT_KEEPALIVE.with(Clone::clone));
     io.stop_timer();
     let codec = Codec::new().max_size(common::MAX_MESSAGE_BYTES);
-    rt::spawn(Dispatcher::new(io, codec, fn_service(echo)));
+    let connection = io.get_ref();
+    let service = fn_service(move |item| echo(item, connection.clone()));
+    rt::spawn(Dispatcher::new(io, codec, service));
     Ok(HttpResponse::Ok().finish())
 }
 
-async fn echo(item: DispatchItem<Codec>) -> Result<Option<Message>, io::Error> {
+async fn echo(item: DispatchItem<Codec>, connection: IoRef) -> Result<Option<Message>, io::Error> {
     let DispatchItem::Item(frame) = item else { return Ok(None) };
     Ok(match frame {
         Frame::Text(text) => {
@@ -43,6 +53,9 @@ async fn echo(item: DispatchItem<Codec>) -> Result<Option<Message>, io::Error> {
         Frame::Continuation(item) => Some(Message::Continuation(item)),
         Frame::Ping(bytes) => Some(Message::Pong(bytes)),
         Frame::Pong(_) => None,
-        Frame::Close(reason) => Some(Message::Close(reason)),
+        Frame::Close(reason) => {
+            rt::spawn(async move { connection.close() }); // once the answer is written
+            Some(Message::Close(reason))
+        }
     })
 }

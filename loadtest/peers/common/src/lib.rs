@@ -107,24 +107,22 @@ mod batching {
     const BATCH: usize = 32;
 
     /// Echoes the messages that `is_data` until the connection ends. Those that have come together are answered together:
-    /// they are taken until none is left that can be had without waiting, then all are fed to the sink (some libraries
-    /// flush it whenever they are asked for a message), and it is flushed. The flush also sends what the library answers
-    /// by itself (Pong, Close).
+    /// they are fed to the sink, and it is flushed when no message is left that could be had without waiting. The flush
+    /// also sends what the library answers by itself (Pong, Close).
     pub async fn echo<S, M, E>(mut socket: S, is_data: impl Fn(&M) -> bool) -> Result<(), E>
     where
         S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
     {
-        let mut batch = Vec::new();
         while let Some(first) = socket.next().await {
             let mut next = Some(first);
             let mut count = 0;
             while let Some(message) = next {
-                batch.push(message?);
+                let message = message?;
+                if is_data(&message) {
+                    socket.feed(message).await?;
+                }
                 count += 1;
                 next = if count < BATCH { socket.next().now_or_never().flatten() } else { None };
-            }
-            for message in batch.drain(..).filter(&is_data) {
-                socket.feed(message).await?;
             }
             socket.flush().await?;
         }

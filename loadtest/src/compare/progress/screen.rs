@@ -1,18 +1,18 @@
 //! The live matrix on a terminal.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Gauge, Paragraph, Row, Table};
 use ratatui::{DefaultTerminal, Frame};
-use signal_hook::consts::signal;
 
 use super::{State, show_time};
 use crate::interrupt::Interrupt;
+use crate::output::keys::Keys;
 use crate::output::terminal;
 
 /// How long a picture stays: drawing takes processor time of the machine that is measured.
@@ -24,8 +24,8 @@ const FIELD_WIDTH: u16 = 17;
 
 /// A terminal in use; it is given back when this is dropped.
 pub(super) struct Screen {
-    terminal: DefaultTerminal,
-    interrupt: Interrupt,
+    terminal: ManuallyDrop<DefaultTerminal>,
+    keys: Keys,
     notes: Vec<String>,
     has_colors: bool,
     drawn: Option<Instant>,
@@ -44,7 +44,7 @@ impl Screen {
     pub(super) fn open(interrupt: Interrupt) -> io::Result<Self> {
         let terminal = terminal::take()?;
         let has_colors = terminal::has_colors();
-        Ok(Self { terminal, interrupt, notes: Vec::new(), has_colors, drawn: None, done: 0 })
+        Ok(Self { terminal, keys: Keys::new(interrupt), notes: Vec::new(), has_colors, drawn: None, done: 0 })
     }
 
     /// What is said before there is a matrix.
@@ -55,33 +55,19 @@ impl Screen {
     }
 
     pub(super) fn is_interrupted(&self) -> bool {
-        self.interrupt.is_raised()
+        self.keys.is_interrupted()
     }
 
     /// Reads the keys and draws, if it is time.
     pub(super) fn refresh(&mut self, state: &State) {
-        self.read_keys();
+        self.keys.read();
         if self.drawn.is_some_and(|drawn| drawn.elapsed() < REFRESH) && self.done == state.done {
             return;
         }
         (self.drawn, self.done) = (Some(Instant::now()), state.done);
         let (terminal, notes, has_colors) = (&mut self.terminal, &self.notes, self.has_colors);
-        terminal::draw(|| {
-            // A terminal that is gone must not end the comparison.
-            let _ = terminal.draw(|frame| draw(frame, state, notes, has_colors));
-        });
-    }
-
-    /// In raw mode Ctrl-C is a key like others, and q does the same.
-    fn read_keys(&self) {
-        while event::poll(Duration::ZERO).unwrap_or(false) {
-            let Ok(Event::Key(key)) = event::read() else { continue };
-            let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-            let is_end = key.code == KeyCode::Char('q') || (is_control && key.code == KeyCode::Char('c'));
-            if is_end && key.kind == KeyEventKind::Press {
-                self.interrupt.raise(signal::SIGINT);
-            }
-        }
+        // A terminal that is gone must not end the comparison.
+        let _ = terminal::draw(terminal, |frame| draw(frame, state, notes, has_colors));
     }
 }
 

@@ -78,9 +78,10 @@ fn a_server_that_is_5_percent_slower_is_found_so() {
 fn among_many_identical_servers_none_is_found_different() {
     let simulated = Simulated { others: 100, rounds: 9, factor: 1.0, noise: 0.03, common: 0.0 };
     let is_wrong = |verdict: &Verdict| matches!(verdict, Verdict::Better | Verdict::Worse);
-    let wrong = (0..100).filter(|&seed| simulated.verdicts(seed).iter().any(is_wrong)).count();
-    // In 5 % of them one may be; chance leaves 12 or more of 100 once in two hundred times. Without the correction it is all.
-    assert!(wrong < 12, "{wrong} of 100 comparisons of a hundred servers found a difference");
+    let wrong = (0..1000).filter(|&seed| simulated.verdicts(seed).iter().any(is_wrong)).count();
+    // In 5 % of them one may be; of a thousand that is more than 62 by chance once in thirty times. (They share a baseline,
+    // so it is 4 % here.) Without the correction it is nearly all.
+    assert!(wrong <= 62, "{wrong} of 1000 comparisons of a hundred servers found a difference");
 }
 
 #[test]

@@ -75,9 +75,10 @@ impl<'a> Conductor<'a> {
                 self.stop(running.take());
             }
             let Some(run) = self.measure(slot, &mut running) else { break };
-            self.progress.done(slot, &run);
-            self.results.runs.push(run);
+            // What is said to be done must survive a kill.
+            self.results.runs.push(run.clone());
             self.save()?;
+            self.progress.done(slot, &run);
         }
         self.stop(running.take());
         self.results.is_complete = !self.interrupt.is_raised();

@@ -134,7 +134,9 @@ fn a_comparison_is_readable_everywhere() {
         cpus[0],
         cpus[cpus.len() - 1]
     );
-    names.iter().for_each(|name| text += &server(name));
+    for name in &names {
+        text += &server(name);
+    }
     text += "[[cell]]\nconnections = [1, 5]\n";
     std::fs::write(files.path("c.toml"), text).unwrap();
     let [toml, json, html] = ["c.toml", "r.json", "r.html"].map(|name| files.path(name));

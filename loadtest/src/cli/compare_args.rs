@@ -1,5 +1,6 @@
 //! `ringload compare`: servers against each other.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -239,11 +240,11 @@ impl Which {
             let missing = server.needs.iter().find_map(|need| need.missing(&server.dir));
             let skipped = report.skipped.clone().or(missing).map_or(String::new(), |why| format!("  (skipped: {why})"));
             let baseline = if server.name == comparison.settings.baseline { "  (baseline)" } else { "" };
-            text.push_str(&format!("  {}  {}{baseline}{skipped}\n", server.name, server.class.name()));
+            let _ = writeln!(text, "  {}  {}{baseline}{skipped}", server.name, server.class.name());
         }
         text.push_str("cells:\n");
         for cell in &comparison.cells {
-            text.push_str(&format!("  {}: {}\n", cell.name, cell.metric.name()));
+            let _ = writeln!(text, "  {}: {}", cell.name, cell.metric.name());
         }
         print(&text)?;
         Ok(ExitCode::SUCCESS)
@@ -266,7 +267,7 @@ fn describe_check(report: &ServerReport) -> String {
         .collect();
     text.push_str(&checks.join(", "));
     for remark in &report.remarks {
-        text.push_str(&format!("; {remark}"));
+        let _ = write!(text, "; {remark}");
     }
     text.push('\n');
     text

@@ -152,7 +152,7 @@ pub fn measure(
     let measurement = match (server.end(), ended) {
         (Some(end), _) => Measurement::failed(FaultKind::Failed, format!("the server died: {end}")),
         (None, Err(why)) => Measurement::failed(FaultKind::Failed, why),
-        (None, Ok(_)) => match json::read(&scratch.0) {
+        (None, Ok(())) => match json::read(&scratch.0) {
             Err(error) => Measurement::failed(FaultKind::Failed, error.to_string()),
             Ok(report) => judge(&report, cell, rate_per_s),
         },

@@ -334,7 +334,9 @@ fn spawn(
 
 fn cpu_set(cpus: &[usize]) -> CpuSet {
     let mut set = CpuSet::new();
-    cpus.iter().for_each(|&cpu| set.set(cpu));
+    for &cpu in cpus {
+        set.set(cpu);
+    }
     set
 }
 

@@ -206,6 +206,7 @@ fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
 }
 
 /// Lentz' method.
+#[expect(clippy::many_single_char_names, reason = "they are those of the formula")]
 fn continued_fraction(a: f64, b: f64, x: f64) -> f64 {
     let tiny = 1e-300;
     let away = |it: f64| if it.abs() < tiny { tiny } else { it };
@@ -281,6 +282,7 @@ pub fn drift(values: &[f64]) -> Option<f64> {
 }
 
 /// Each value's rank; equal ones share theirs.
+#[expect(clippy::float_cmp, reason = "a tie is one of equal values")]
 fn ranked(values: &[f64]) -> Vec<f64> {
     let rank = |value: &f64| {
         let below = values.iter().filter(|other| *other < value).count();

@@ -51,7 +51,7 @@ impl Mistake {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1
+    text.as_bytes()[..at.min(text.len())].split(|&byte| byte == b'\n').count()
 }
 
 /// The key whose value begins at `at`, if it is on the same line.

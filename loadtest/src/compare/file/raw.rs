@@ -173,6 +173,7 @@ impl StopSignal {
 /// `limits = { ... }`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(clippy::struct_field_names, reason = "they are the names of the keys")]
 pub(super) struct Limits {
     #[serde(deserialize_with = "bytes")]
     pub(super) max_message: Option<u64>,
@@ -411,5 +412,5 @@ fn counts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Err
 }
 
 fn sizes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sizes>, D::Error> {
-    parsed_list(deserializer, |text| text.parse::<Sizes>().map_err(|error| error.to_string()))
+    parsed_list(deserializer, str::parse::<Sizes>)
 }

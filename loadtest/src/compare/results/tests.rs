@@ -9,11 +9,11 @@ const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ringload-comp
 
 /// Nine rounds and a discarded one of these servers in one cell: their processor time per echo, but for 0.02 % by chance.
 pub(crate) fn results(servers: &[(&str, f64)]) -> Results {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let mut text = format!("[compare]\nbaseline = '{}'\n[[cell]]\n", servers[0].0);
     for (name, _) in servers {
         text = format!("{text}[[server]]\nname = '{name}'\ncommand = 'x {{port}}'\n");
     }
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("ringload-results-{}-{number}.toml", std::process::id()));
     std::fs::write(&path, text).unwrap();

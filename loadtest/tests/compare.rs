@@ -64,9 +64,8 @@ fn skipped<'a>(results: &'a Value, name: &str) -> Option<&'a str> {
 #[test]
 fn two_servers_are_compared_from_file_to_report() {
     let files = Files::new("compare");
-    let cells = "[[cell]]\nconnections = [1, 20]\n[[cell]]\nname = 'open'\nconnections = 10\nrate = '50%-of-slowest'\n\
-                 [[cell]]\nname = 'idle'\nactive = 0\nmetric = 'memory-after'\n[[cell]]\nname = 'churn'\nconnections = 5\n\
-                 messages-per-connection = 3\n[[cell]]\nname = 'slow reader'\nconnections = 5\nslow-readers = 1\n";
+    let cells = "[[cell]]\nconnections = 20\n[[cell]]\nname = 'open'\nconnections = 10\nrate = '50%-of-slowest'\n\
+                 [[cell]]\nname = 'idle'\nactive = 0\nmetric = 'memory-after'\n";
     let file = write(&files, "c.toml", &format!("{}{ENGINES}{cells}", settings("rounds = 1\nbaseline = 'epoll'")));
     let paths = ["r.json", "r.html", "r.md", "r.svg"].map(|name| files.path(name));
     let [json, html, markdown, svg] = paths.each_ref().map(String::as_str);
@@ -90,9 +89,9 @@ fn two_servers_are_compared_from_file_to_report() {
     check_schema(&results);
     assert_eq!(results["is_complete"], true);
     assert_eq!(results["seed"], 5);
-    // A discarded round and one that counts, of six cells and two servers.
+    // A discarded round and one that counts, of three cells and two servers.
     let runs = results["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 2 * 6 * 2, "{said}");
+    assert_eq!(runs.len(), 2 * 3 * 2, "{said}");
     for run in runs {
         let failed = run["faults"].as_array().unwrap().iter().any(|it| it["kind"] == "failed");
         assert!(!failed, "{run}");
@@ -100,11 +99,11 @@ fn two_servers_are_compared_from_file_to_report() {
         let is_idle = run["cell"] == "idle";
         assert_eq!(run["values"]["cpu-per-echo"].as_f64().is_none(), is_idle, "{run}");
     }
-    let rate = results["cells"][2]["rate_per_s"].as_f64().expect("it was found in the discarded round");
+    let rate = results["cells"][1]["rate_per_s"].as_f64().expect("it was found in the discarded round");
     assert!(rate > 0.0, "{rate}");
     let gate = results["servers"][0]["gate"].as_array().unwrap();
     assert_eq!(gate.len(), 8, "{gate:?}");
-    assert!(said.contains("epoll passes the gate") && said.contains("[24/24, 0 s left] round 1 of 1"), "{said}");
+    assert!(said.contains("epoll passes the gate") && said.contains("[12/12, 0 s left] round 1 of 1"), "{said}");
     assert!(said.contains("1 rounds are too few"), "{said}");
     assert!(files.text("r.md").contains("| epoll |") && files.text("r.svg").contains("aria-label"));
     assert!(files.text("r.html").contains("Every round"));
@@ -117,6 +116,23 @@ fn two_servers_are_compared_from_file_to_report() {
     let text = String::from_utf8_lossy(&failed.stdout).into_owned();
     let is_told = text.contains("FAILED: epoll/again cpu-per-echo in 128 B x 20 > 0.0001: ");
     assert!(failed.status.code() == Some(1) && is_told, "{text}");
+}
+
+#[test]
+fn churn_and_slow_readers_are_compared() {
+    let files = Files::new("compare-churn");
+    let cells = "[[cell]]\nname = 'churn'\nconnections = 5\nmessages-per-connection = 3\n\
+                 [[cell]]\nname = 'slow reader'\nconnections = 5\nslow-readers = 1\n";
+    let file = write(&files, "c.toml", &format!("{}{ENGINES}{cells}", settings("rounds = 1\ndiscard = 0")));
+    let output = ringload(&["compare", &file, "--json", &files.path("r.json")]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let results = files.json("r.json");
+    let runs = results["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2 * 2, "{results}");
+    for run in runs {
+        let failed = run["faults"].as_array().unwrap().iter().any(|it| it["kind"] == "failed");
+        assert!(!failed && run["values"]["cpu-per-echo"].is_number(), "{run}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line: what may be said, and what it means.
 
+mod compare_args;
 mod help;
 mod report_args;
 mod scenario_args;
@@ -25,6 +26,7 @@ use crate::scenario::Transport;
 use crate::search::{self, Quantity};
 use crate::server::ServerChoice;
 use crate::target::Protocol;
+use compare_args::CompareArgs;
 use report_args::ReportArgs;
 use scenario_args::ScenarioArgs;
 use search_args::SearchArgs;
@@ -53,6 +55,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Shows results again: merges those of several machines, lays two side by side (--diff)
     Report(ReportArgs),
+    /// Compares servers: which one is faster, by how much, and how sure that is
+    Compare(Box<CompareArgs>),
     /// Writes manual pages into a directory
     Man {
         /// The directory; it is made if it is not there
@@ -154,6 +158,7 @@ pub fn main() -> ExitCode {
     match parse(std::env::args_os().collect()) {
         Ok(Command::Run(args)) => args.run(),
         Ok(Command::Report(args)) => args.show(),
+        Ok(Command::Compare(args)) => args.run(),
         Ok(Command::Man { directory }) => match help::write_manual(command(), &directory) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(format_args!("cannot write to {}: {error}", directory.display()), EXIT_CANNOT_RUN),

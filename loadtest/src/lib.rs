@@ -9,10 +9,12 @@
 //!   [`times`] since when each counts.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
 //! - [`server`] finds the server or starts it.
+//! - [`compare`] sets servers against each other, in runs of this command.
 //! - [`stats`], [`ends`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
 //!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
 
 pub mod cli;
+pub mod compare;
 pub mod control;
 #[cfg(test)]
 mod counting;

@@ -63,6 +63,22 @@ pub fn whole(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A list of processors, like `1` or `0-3,6`.
+pub fn cpus(text: &str) -> Result<Vec<usize>, String> {
+    let wrong = || format!("{text:?} is not a list of processors like 1 or 0-3,6");
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let bound = |text: &str| text.trim().parse::<usize>().ok().filter(|&cpu| cpu < 1024).ok_or_else(wrong);
+        let (first, last) = (bound(first)?, bound(last)?);
+        if first > last {
+            return Err(wrong());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
 /// A time in the form that [`duration`] reads.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {

@@ -24,7 +24,7 @@ use crate::output::live::Live;
 use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
 use crate::output::units::count;
 use crate::sampling::processes::Processes;
-use crate::sampling::{KernelMemory, Memory};
+use crate::sampling::{CpuTime, KernelMemory, Memory};
 use crate::scenario::{Scenario, Transport, threads_needed};
 use crate::server::{Server, ServerChoice};
 use crate::source::{SourceList, Sources, local_ports};
@@ -32,7 +32,7 @@ use crate::stats::{Counter, Counts, Tally};
 use crate::target::routes::Routes;
 use crate::target::{Address, Protocol, Target};
 use crate::tls::{self, TlsOptions};
-use crate::usage::{LoadCpus, Mark};
+use crate::usage::{self, LoadCpus, Mark};
 use crate::websocket::handshake::{Extras, UpgradeRequest};
 
 /// How often the conductor looks at the counts.
@@ -181,6 +181,8 @@ struct Run<'a> {
     interrupt: Interrupt,
     observer: Observer<'a>,
     before: MemoryAt,
+    /// What the server had used before the first connection.
+    server_cpu_before: Option<CpuTime>,
 }
 
 /// How waiting ended.
@@ -239,6 +241,7 @@ impl<'a> Run<'a> {
         }
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server.pid())?;
+        let server_cpu_before = server.pid().and_then(usage::server_cpu);
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
             endpoints,
@@ -258,7 +261,18 @@ impl<'a> Run<'a> {
         let observer = Observer::new(server.pid(), traffic.mean_size(), display, live);
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
         let (started, interrupt) = (SystemTime::now(), interrupt.clone());
-        Ok(Self { scenario, server, load_cpus, started, shared, threads, interrupt, observer, before })
+        Ok(Self {
+            scenario,
+            server,
+            load_cpus,
+            started,
+            shared,
+            threads,
+            interrupt,
+            observer,
+            before,
+            server_cpu_before,
+        })
     }
 
     /// Leads all threads through the phases.
@@ -268,6 +282,7 @@ impl<'a> Run<'a> {
         let connected =
             self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] + counts[Counter::Untried] == wanted)?;
         let connect_time = begun.elapsed();
+        let connect_cpu = self.server_cpu_before.zip(self.server.pid().and_then(usage::server_cpu));
         let idle = self.memory()?;
         let connected_counts = self.counts();
         let open_when_idle = connected_counts.open();
@@ -284,7 +299,7 @@ impl<'a> Run<'a> {
 
         self.begin(Phase::Drain)?;
         // A connection that is just being opened is still to greet, and its greeting to come back.
-        let reopens = self.scenario.upkeep.reconnect_every.is_some() || self.scenario.plan.connections.is_some();
+        let reopens = self.scenario.upkeep.reopens() || self.scenario.plan.connections.is_some();
         self.wait(Phase::Drain, Some(self.scenario.drain_timeout), |counts| {
             let is_coming = counts[Counter::Settled] < counts[Counter::Attempted];
             counts.in_flight() == 0 && counts[Counter::PingsAwaited] == 0 && !(reopens && is_coming)
@@ -312,6 +327,7 @@ impl<'a> Run<'a> {
             tally,
             at_first,
             connect_time,
+            connect_cpu: connect_cpu.map(|(before, after)| after - before),
             measured,
             memory: MemoryMarks { before: self.before, idle, at_end, open_when_idle },
             series: self.observer.finish().into_samples(),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,18 +19,30 @@ const TICK: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Said {
     lines: Arc<Mutex<VecDeque<String>>>,
+    has_come: Arc<AtomicBool>,
     reader: JoinHandle<()>,
 }
 
 impl Said {
     /// Reads `output` to its end.
     pub fn by(output: impl Read + Send + 'static) -> Self {
-        let lines = Arc::default();
+        Self::awaiting(output, None)
+    }
+
+    /// The same, and notices a line with `text` in it.
+    pub fn awaiting(output: impl Read + Send + 'static, text: Option<String>) -> Self {
+        let (lines, has_come) = (Arc::default(), Arc::default());
         let reader = {
-            let lines = Arc::clone(&lines);
-            std::thread::spawn(move || read(output, &lines))
+            let (lines, has_come) = (Arc::clone(&lines), Arc::clone(&has_come));
+            std::thread::spawn(move || read(output, &lines, text.as_deref(), &has_come))
         };
-        Self { lines, reader }
+        Self { lines, has_come, reader }
+    }
+
+    /// Whether the line has come that was awaited.
+    #[must_use]
+    pub fn has_come(&self) -> bool {
+        self.has_come.load(Ordering::Relaxed)
     }
 
     /// The last lines. What an ended server said last may still be on its way.
@@ -53,13 +66,17 @@ impl Said {
     }
 }
 
-fn read(output: impl Read, lines: &Mutex<VecDeque<String>>) {
+fn read(output: impl Read, lines: &Mutex<VecDeque<String>>, awaited: Option<&str>, has_come: &AtomicBool) {
     for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if awaited.is_some_and(|awaited| line.contains(awaited)) {
+            has_come.store(true, Ordering::Relaxed);
+        }
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == LAST_LINES {
             lines.pop_front();
         }
-        lines.push_back(String::from_utf8_lossy(&line).into_owned());
+        lines.push_back(line);
     }
 }
 
@@ -75,5 +92,13 @@ mod tests {
         assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (20, "line 10", "line 29"));
         assert!(said.quoted().starts_with("  line 10\n  line 11\n"));
         assert_eq!(Said::by(std::io::empty()).quoted(), "  (nothing)");
+        assert!(!said.has_come());
+    }
+
+    #[test]
+    fn a_line_can_be_awaited() {
+        let said = Said::awaiting(std::io::Cursor::new("one\nnow listening on 1\ntwo\n"), Some("listening".to_owned()));
+        assert_eq!(said.lines().len(), 3);
+        assert!(said.has_come());
     }
 }

@@ -1,5 +1,6 @@
 //! What the system says both sides use: processor time and memory of a process, memory of the kernel's sockets.
 
+pub mod group;
 pub mod processes;
 pub mod quota;
 
@@ -125,6 +126,12 @@ impl Memory {
 pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     kilobytes(&status, "VmRSS:").ok_or_else(|| invalid("/proc/PID/status"))
+}
+
+/// The most memory that process `pid` has had resident, in bytes.
+pub fn peak_resident_bytes(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    kilobytes(&status, "VmHWM:").ok_or_else(|| invalid("/proc/PID/status"))
 }
 
 /// Memory of the whole machine that sockets take from.

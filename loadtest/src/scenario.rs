@@ -101,10 +101,20 @@ pub enum Arrivals {
 pub struct Upkeep {
     /// The time from one reconnect to the next, of all connections together, which take turns.
     pub reconnect_every: Option<Duration>,
+    /// Messages after whose echo a connection is closed and opened again.
+    pub messages_per_connection: Option<u32>,
     /// The time from one ping to the next on each connection.
     pub ping_every: Option<Duration>,
     /// Connections that send and do not read.
     pub slow_readers: u32,
+}
+
+impl Upkeep {
+    /// Whether connections are opened again while there is load.
+    #[must_use]
+    pub fn reopens(&self) -> bool {
+        self.reconnect_every.is_some() || self.messages_per_connection.is_some()
+    }
 }
 
 /// Who moves the bytes of a run.

@@ -24,6 +24,11 @@ const TICK: Duration = Duration::from_millis(20);
 /// The process group of the server that runs, if one does.
 static GROUP: AtomicI32 = AtomicI32::new(0);
 
+/// From here on [`kill_all`] kills this process group; with `None` nothing.
+pub fn guard_group(group: Option<u32>) {
+    GROUP.store(group.map_or(0, |group| group as i32), Ordering::Relaxed);
+}
+
 /// Kills the server of this process with all its children, if one runs: for an end of the process that drops nothing.
 pub fn kill_all() {
     if let Some(group) = Pid::from_raw(GROUP.load(Ordering::Relaxed)) {
@@ -75,7 +80,7 @@ impl ServerCommand {
             return Err(ServerCommandError::Taken(taken.clone()));
         }
         let (child, output) = spawn(&words).map_err(|error| ServerCommandError::Spawn(words[0].clone(), error))?;
-        GROUP.store(child.id() as i32, Ordering::Relaxed);
+        guard_group(Some(child.id()));
         // From here on `Drop` ends the child, whatever happens.
         let mut server = Self { child, said: Said::by(output) };
         server.wait_until_it_listens(addresses)?;
@@ -115,7 +120,7 @@ impl ServerCommand {
         }
         // Whoever of the group is left, if anybody.
         let _ = kill_process_group(group, Signal::KILL);
-        GROUP.store(0, Ordering::Relaxed);
+        guard_group(None);
         self.child.wait().map(drop)
     }
 }
@@ -145,7 +150,9 @@ fn spawn(words: &[String]) -> io::Result<(Child, PipeReader)> {
     Ok((command.spawn()?, output))
 }
 
-fn listens(address: &Address) -> bool {
+/// Whether something takes connections there.
+#[must_use]
+pub fn listens(address: &Address) -> bool {
     match address {
         Address::Inet(address) => TcpStream::connect_timeout(address, Duration::from_millis(200)).is_ok(),
         Address::Unix(path) => UnixStream::connect(path).is_ok(),

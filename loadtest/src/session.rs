@@ -121,6 +121,13 @@ impl Session {
         self.sent.wrapping_sub(self.echoed)
     }
 
+    /// Messages sent, the greeting among them.
+    #[inline]
+    #[must_use]
+    pub fn sent(&self) -> u32 {
+        self.sent
+    }
+
     /// Whether nothing has been sent yet.
     #[must_use]
     pub fn is_new(&self) -> bool {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::output::report::{Measured, Usage};
-use crate::sampling::CpuTime;
 use crate::sampling::processes::{MachineCpu, Processes, Threads};
 use crate::sampling::quota::CpuQuotas;
+use crate::sampling::{CpuTime, group};
 use crate::stats::Counts;
 
 /// A thread that is less busy than this share of the busiest one is a helper (a clock, a logger): were the busiest one
@@ -56,10 +56,7 @@ impl Mark {
     /// Now. Without the server if its process has ended.
     #[must_use]
     pub fn now(counts: Counts, server_pid: Option<u32>) -> Self {
-        let server = |pid| {
-            let processes = Processes::of(pid).ok()?;
-            Some(Side::of(&processes, processes.cpu_time().ok()?))
-        };
+        let server = |pid| Some(Side::of(&Processes::of(pid).ok()?, server_cpu(pid)?));
         Self {
             at: Instant::now(),
             counts,
@@ -103,6 +100,13 @@ impl Mark {
         let others = busy.saturating_sub(side.cpu.total());
         if shared { others.saturating_sub(other_side.cpu.total()) } else { others }
     }
+}
+
+/// What a server has used with all its descendants: as its control group says if it has one of its own, so that nothing is
+/// lost with processes that have ended, otherwise as those say that are there.
+#[must_use]
+pub fn server_cpu(pid: u32) -> Option<CpuTime> {
+    group::cpu_time_of(pid).or_else(|| Processes::of(pid).ok()?.cpu_time().ok())
 }
 
 /// How many processors a server can keep busy: one for each worker and not more than they may use, but as many as it has

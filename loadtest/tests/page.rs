@@ -37,7 +37,7 @@ fn browser() -> Option<&'static str> {
 }
 
 /// What the page says on the console, and itself, in frames of these widths: a window has a least width, a frame has none.
-fn look_at(browser: &str, files: &Files, page: &str, widths: &[u32]) -> (String, Vec<String>) {
+fn look_at(browser: &str, files: &Files, page: &str, widths: &[u32], more: &[&str]) -> (String, Vec<String>) {
     let text = std::fs::read_to_string(page).unwrap();
     let probed = files.path("probed.html");
     std::fs::write(&probed, text.replace("</body>", &format!("{OVERLAPS}</body>"))).unwrap();
@@ -53,7 +53,8 @@ fn look_at(browser: &str, files: &Files, page: &str, widths: &[u32]) -> (String,
         Command::new(browser)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
             .args(["--disable-background-networking", "--disable-component-update", "--virtual-time-budget=5000"])
-            .args(["--enable-logging=stderr", "--dump-dom", "--window-size=1400,1000", &profile])
+            .args(["--enable-logging=stderr", "--window-size=1400,1000", &profile])
+            .args(more)
             .arg(format!("file://{all}")),
     );
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -63,8 +64,12 @@ fn look_at(browser: &str, files: &Files, page: &str, widths: &[u32]) -> (String,
 
 /// Nothing but that all labels were looked at, at each width.
 fn check(browser: &str, files: &Files, page: &str) {
+    check_with(browser, files, page, &["--dump-dom"]);
+}
+
+fn check_with(browser: &str, files: &Files, page: &str, more: &[&str]) {
     let widths = [400, 700, 1200];
-    let (log, said) = look_at(browser, files, page, &widths);
+    let (log, said) = look_at(browser, files, page, &widths, more);
     let (looks, complaints): (Vec<_>, Vec<_>) = said.iter().partition(|line| line.contains("LOOKED AT"));
     assert!(complaints.is_empty(), "{complaints:#?}");
     for width in widths {
@@ -110,4 +115,60 @@ fn large_numbers_have_room_too() {
     std::fs::write(files.path("r.json"), results.to_string()).unwrap();
     assert_eq!(ringload(&["report", &json, "--html", &html]).status.code(), Some(0));
     check(browser, &files, &html);
+}
+
+/// A comparison of three servers, with long names and results that nobody has measured: in light, in dark and on paper.
+#[test]
+fn a_comparison_is_readable_everywhere() {
+    let Some(browser) = browser() else { return };
+    let files = Files::new("compare-page");
+    let server = |name: &str| {
+        format!(
+            "[[server]]\nname = '{name}'\ncommand = '{{ringecho}} --listen 127.0.0.1:{{port}} --engine epoll --max-connections 50'\n"
+        )
+    };
+    let names = ["ringecho", "a-server-with-a-name-that-is-too-long", "third"];
+    let cpus = ringecho::sys::usable_cpus().unwrap();
+    let mut text = format!(
+        "[compare]\nrounds = 1\nwarmup = 0\nduration = '100ms'\nretries = 0\nserver-cpus = '{}'\nload-cpus = '{}'\n",
+        cpus[0],
+        cpus[cpus.len() - 1]
+    );
+    for name in &names {
+        text += &server(name);
+    }
+    text += "[[cell]]\nconnections = [1, 5]\n";
+    std::fs::write(files.path("c.toml"), text).unwrap();
+    let [toml, json, html] = ["c.toml", "r.json", "r.html"].map(|name| files.path(name));
+    let output = ringload(&["compare", &toml, "-q", "--json", &json]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // Nine rounds of each, one server much faster and one a little slower.
+    let mut results = files.json("r.json");
+    let run = results["runs"][0].clone();
+    let mut runs = Vec::new();
+    for round in 0..10 {
+        for cell in ["128 B x 1", "128 B x 5"] {
+            for (name, cost) in names.iter().zip([5.0, 0.9, 5.6]) {
+                let mut run = run.clone();
+                (run["server"], run["cell"], run["round"]) = ((*name).into(), cell.into(), round.into());
+                (run["faults"], run["bound"]) =
+                    (serde_json::json!([]), if cost > 5.5 { "generator-bound" } else { "server-bound" }.into());
+                run["values"] = serde_json::json!({ "cpu-per-echo": cost * (1.0 + 0.001 * f64::from(round)), "peak-memory": cost * 1e6 });
+                runs.push(run);
+            }
+        }
+    }
+    results["runs"] = runs.into();
+    results["settings"]["rounds"] = 9.into();
+    std::fs::write(&json, results.to_string()).unwrap();
+    assert_eq!(ringload(&["compare", "report", &json, "--html", &html]).status.code(), Some(0));
+    let page = files.text("r.html");
+    assert!(page.contains("faster by 82 %") && page.contains("slower by 12 %"), "{page}");
+    check(browser, &files, &html);
+    // Blink's number for a preference for dark.
+    check_with(browser, &files, &html, &["--dump-dom", "--blink-settings=preferredColorScheme=0"]);
+    let pdf = files.path("page.pdf");
+    check_with(browser, &files, &html, &["--no-pdf-header-footer", &format!("--print-to-pdf={pdf}")]);
+    let printed = std::fs::read(&pdf).expect("it was printed");
+    assert!(printed.starts_with(b"%PDF") && printed.len() > 10_000, "{} bytes", printed.len());
 }

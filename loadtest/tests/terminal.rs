@@ -116,8 +116,8 @@ fn a_panic_gives_the_terminal_back_and_is_readable() {
 #[test]
 #[ignore = "takes the terminal and panics: the test above runs it in a terminal of its own"]
 fn panics_on_a_screen() {
-    let _terminal = ringload::output::terminal::take().expect("a terminal");
-    ringload::output::terminal::draw(|_| panic!("the invariant is broken"));
+    let mut terminal = ringload::output::terminal::take().expect("a terminal");
+    let _ = ringload::output::terminal::draw(&mut terminal, |_| panic!("the invariant is broken"));
 }
 
 #[test]

@@ -35,6 +35,7 @@ const GROUPS: [Group; 8] = [
             "no-greet",
             "reconnect-every",
             "lifetime",
+            "messages-per-connection",
             "ping-every",
             "slow-readers",
             "source",

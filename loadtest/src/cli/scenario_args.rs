@@ -175,6 +175,11 @@ pub(super) struct ScenarioArgs {
     #[serde(serialize_with = "as_maybe_time")]
     lifetime: Option<Duration>,
 
+    /// Under load, close a connection in order and open it again when it has echoed so many messages
+    #[arg(long, value_name = "N", value_parser = count,
+          conflicts_with_all = ["rate", "stages", "find_max_rate"])]
+    messages_per_connection: Option<u32>,
+
     /// Under load, ping each connection so often
     #[arg(long, value_name = "TIME", value_parser = positive_seconds)]
     #[serde(serialize_with = "as_maybe_time")]
@@ -346,6 +351,7 @@ impl ScenarioArgs {
             },
             upkeep: Upkeep {
                 reconnect_every: self.reconnect_every.or_else(|| self.lifetime.map(|it| it / connections)),
+                messages_per_connection: self.messages_per_connection,
                 ping_every: self.ping_every,
                 slow_readers: self.slow_readers,
             },

@@ -172,18 +172,7 @@ impl FromStr for Cpus {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "not a list of processors like 1 or 0-3,6".to_owned();
-        let mut cpus = Vec::new();
-        for part in text.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let bound = |text: &str| text.parse::<usize>().ok().filter(|&cpu| cpu < 1024).ok_or_else(wrong);
-            let (first, last) = (bound(first)?, bound(last)?);
-            if first > last {
-                return Err(wrong());
-            }
-            cpus.extend(first..=last);
-        }
-        Ok(Self(cpus))
+        parsing::cpus(text).map(Self)
     }
 }
 

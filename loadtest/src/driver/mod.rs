@@ -159,6 +159,8 @@ pub struct Driver<'a, T> {
     is_held_up: bool,
     /// Messages that may still be sent.
     quota: u64,
+    /// Messages that one connection carries, its greeting among them; `u32::MAX` is no limit.
+    messages_most: u32,
 }
 
 impl<'a, T: Default> Driver<'a, T> {
@@ -188,6 +190,10 @@ impl<'a, T: Default> Driver<'a, T> {
             sweep: None,
             is_held_up: false,
             quota: part.limit.unwrap_or(u64::MAX),
+            messages_most: scenario
+                .upkeep
+                .messages_per_connection
+                .map_or(u32::MAX, |most| most.saturating_add(u32::from(scenario.connect.greet))),
             load,
         }
     }
@@ -440,6 +446,8 @@ impl<'a, T: Default> Driver<'a, T> {
             self.on_open(key);
         } else if connection.has(Flag::Leaving) {
             self.close_if_settled(key);
+        } else if connection.session.sent() >= self.messages_most {
+            self.renew_if_settled(key);
         }
         self.ask_to_send(key);
     }

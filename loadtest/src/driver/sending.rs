@@ -72,7 +72,10 @@ impl<T: Default> Driver<'_, T> {
         if !connection.has(Flag::Active) {
             return if connection.has(Flag::SlowReader) { UNREAD_AT_A_TIME } else { 0 };
         }
-        let room = self.load.scenario.traffic.depth.saturating_sub(connection.session.in_flight());
+        let mut room = self.load.scenario.traffic.depth.saturating_sub(connection.session.in_flight());
+        if self.messages_most < u32::MAX {
+            room = room.min(self.messages_most.saturating_sub(connection.session.sent()));
+        }
         if self.load.scenario.traffic.open.is_some() {
             return self.due_by_the_clock(key, room);
         }

@@ -465,6 +465,7 @@ fn scenario(random: &mut Random) -> Scenario {
             limit: random.one_in(4).then(|| random.below(12) as u64),
         },
         upkeep: Upkeep {
+            messages_per_connection: (open.is_none() && random.one_in(4)).then(|| 1 + random.below(6) as u32),
             reconnect_every: random.one_in(4).then(|| ms(1 + random.below(20))),
             ping_every: random.one_in(4).then(|| ms(1 + random.below(20))),
             slow_readers,

@@ -40,7 +40,13 @@ impl super::Output for Bytes {
 
 /// Lets a perfect server echo bytes, without frames, in no time; connections are there at once.
 fn serve(driver: &mut Driver<'_, ()>, now_ns: u64) {
-    while let Some(want) = driver.next_want() {
+    serve_some(driver, now_ns, usize::MAX);
+}
+
+/// The same for so many wants at most.
+fn serve_some(driver: &mut Driver<'_, ()>, now_ns: u64, most: usize) {
+    for _ in 0..most {
+        let Some(want) = driver.next_want() else { return };
         match want {
             Want::Connect { key, .. } => driver.connected(key),
             Want::Send { key } => {
@@ -230,5 +236,30 @@ fn the_driver_imports_no_ring_no_socket_and_no_clock() {
             let line = text.lines().find(finds);
             assert_eq!(line, None, "{} is above what moves bytes and tells time", file.display());
         }
+    }
+}
+
+#[test]
+fn a_connection_that_has_carried_its_messages_is_opened_again() {
+    for (greet, depth) in [(false, 1), (true, 1), (true, 4)] {
+        let mut scenario = scenario(2, 2, None);
+        (scenario.connect.greet, scenario.traffic.depth) = (greet, depth);
+        scenario.upkeep.messages_per_connection = Some(10);
+        with_driver(&scenario, |mut driver| {
+            for ms in 0..100 {
+                driver.advance(ms * MS, if ms == 0 { Phase::Connect } else { Phase::Measure });
+                // A turn of a server without a clock would go on for ever: it is given so many wants at a time.
+                serve_some(&mut driver, ms * MS, 100);
+            }
+            let counts = &driver.tally().counts;
+            let (opened, recycled) = (counts[Counter::Opened], counts[Counter::Recycled]);
+            assert!(
+                recycled > 10 && opened >= recycled && opened <= recycled + 2,
+                "{opened} opened, {recycled} recycled"
+            );
+            let each = 10 + u64::from(greet);
+            let sent = counts[Counter::Sent];
+            assert!(sent <= opened * each && sent + 2 * each >= opened * each, "{sent} on {opened}");
+        });
     }
 }

@@ -131,9 +131,7 @@ impl<T: Default> Driver<'_, T> {
             let is_open = |key| self.connections.get(key).is_some_and(Connection::is_to_stay);
             let Some(rotation) = &mut self.rotations.reconnects else { break };
             let Some(key) = rotation.next(now_ns, capacity, is_open) else { break };
-            self.tally.count(Counter::Recycled);
-            self.connections[key].set(Flag::Returning, true);
-            self.leave(key as u32);
+            self.renew(key as u32);
         }
         for _ in 0..TURN {
             let is_open = |key| self.connections.get(key).is_some_and(Connection::is_to_stay);
@@ -143,6 +141,22 @@ impl<T: Default> Driver<'_, T> {
                 self.connections[key].set(Flag::PingDue, true);
                 self.ask_to_send(key as u32);
             }
+        }
+    }
+
+    /// Closes a connection in order, to open it again.
+    fn renew(&mut self, key: u32) {
+        self.tally.count(Counter::Recycled);
+        self.connections[key as usize].set(Flag::Returning, true);
+        self.leave(key);
+    }
+
+    /// The same with a connection that has sent all that it may, when all of that has come back.
+    #[cold]
+    pub(super) fn renew_if_settled(&mut self, key: u32) {
+        let connection = &self.connections[key as usize];
+        if self.phase.is_sending() && connection.is_to_stay() && connection.session.in_flight() == 0 {
+            self.renew(key);
         }
     }
 

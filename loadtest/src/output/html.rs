@@ -47,7 +47,8 @@ pub fn write_diff(diff: &Diff, file: &mut impl Write) -> io::Result<()> {
     end(diff.reports[1], file)
 }
 
-fn begin(title: &str, file: &mut impl Write) -> io::Result<()> {
+/// The page down to its body.
+pub(crate) fn begin(title: &str, file: &mut impl Write) -> io::Result<()> {
     writeln!(file, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>")?;
     writeln!(file, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>")?;
     writeln!(file, "<meta name=\"color-scheme\" content=\"light dark\"/>")?;
@@ -59,8 +60,12 @@ fn begin(title: &str, file: &mut impl Write) -> io::Result<()> {
 }
 
 fn end(report: &Report, file: &mut impl Write) -> io::Result<()> {
-    let tail = format!("ringload {}, form of results {}", report.ringload, report.version);
-    writeln!(file, "</main>\n<footer>{}</footer>\n<script>\n{SCRIPT}</script>\n</body>\n</html>", escape(&tail))
+    end_with(&format!("ringload {}, form of results {}", report.ringload, report.version), file)
+}
+
+/// The end of the page, with a last line.
+pub(crate) fn end_with(tail: &str, file: &mut impl Write) -> io::Result<()> {
+    writeln!(file, "</main>\n<footer>{}</footer>\n<script>\n{SCRIPT}</script>\n</body>\n</html>", escape(tail))
 }
 
 fn title(report: &Report) -> String {
@@ -87,7 +92,7 @@ fn verdict(report: &Report) -> String {
 }
 
 /// Text as it may stand in an element or an attribute.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -125,6 +125,12 @@ fn connections(reports: &[Report]) -> Connections {
         violations: violations.into_values().collect(),
         connect_s: all.iter().map(|it| it.connect_s).fold(0.0, f64::max),
         opened_per_s: all.iter().map(|it| it.opened_per_s).sum(),
+        // Of several generators, each has seen what the server did for all of them.
+        server_cpu_us_per_connection: if let [only] = all.as_slice() {
+            only.server_cpu_us_per_connection
+        } else {
+            None
+        },
         closes_sent: sum(&all, |it| it.closes_sent),
         closes_answered: sum(&all, |it| it.closes_answered),
         close_timeouts: sum(&all, |it| it.close_timeouts),

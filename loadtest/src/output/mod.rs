@@ -7,6 +7,7 @@ pub mod files;
 pub mod hdr;
 pub mod html;
 pub mod json;
+pub mod keys;
 pub mod live;
 pub mod merge;
 pub mod metrics;

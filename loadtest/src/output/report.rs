@@ -20,7 +20,7 @@ use crate::stats::{Counter, Counts, Latencies, Tally};
 use crate::verdict::{Doubts, Verdict};
 
 /// Changes with the form of [`Report`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// With fewer connections than this, what grows is something else.
 const MIN_CONNECTIONS: u64 = 1000;
@@ -130,6 +130,7 @@ pub struct Load {
     pub verified: String,
     pub messages: Option<u64>,
     pub reconnect_every_s: Option<f64>,
+    pub messages_per_connection: Option<u32>,
     pub ping_every_s: Option<f64>,
     pub slow_readers: u32,
     pub warmup_s: f64,
@@ -245,7 +246,7 @@ impl Report {
     pub fn new(outcome: Outcome<'_>) -> Self {
         let Outcome { scenario, tally, .. } = &outcome;
         let load = Load::of(scenario);
-        let connections = Connections::of(scenario, tally, &outcome.addresses, &outcome.at_first, outcome.connect_time);
+        let connections = Connections::of(&outcome);
         let measured = outcome.measured.as_ref().map(|measured| MeasuredReport::of(measured, &load, tally));
         let doubts = Doubts::of(&outcome, &connections, measured.as_ref());
         Self {
@@ -335,6 +336,7 @@ impl Load {
             verified: traffic.expect.verified(),
             messages: traffic.limit,
             reconnect_every_s: scenario.upkeep.reconnect_every.map(|every| every.as_secs_f64()),
+            messages_per_connection: scenario.upkeep.messages_per_connection,
             ping_every_s: scenario.upkeep.ping_every.map(|every| every.as_secs_f64()),
             slow_readers: scenario.upkeep.slow_readers,
             warmup_s: scenario.warmup.as_secs_f64(),

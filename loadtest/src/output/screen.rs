@@ -2,16 +2,13 @@
 
 mod view;
 
-use std::io::{self, stdin};
+use std::io;
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Signal, kill_current_process_group};
-use signal_hook::consts::signal;
 
+use super::keys::Keys;
 use super::terminal;
 use crate::control::Phase;
 use crate::interrupt::Interrupt;
@@ -22,19 +19,12 @@ use view::View;
 /// How long a picture stays.
 const REFRESH: Duration = Duration::from_millis(200);
 
-/// What these keys send.
-const CTRL_C: u8 = 0x03;
-const CTRL_Z: u8 = 0x1a;
-const CTRL_BACKSLASH: u8 = 0x1c;
-
 /// A terminal in use; it is given back when this is dropped.
 pub struct Screen {
     terminal: ManuallyDrop<DefaultTerminal>,
     view: View,
-    interrupt: Interrupt,
+    keys: Keys,
     drawn: Option<Instant>,
-    /// The terminal has not hung up.
-    has_keys: bool,
 }
 
 impl std::fmt::Debug for Screen {
@@ -53,7 +43,8 @@ impl Screen {
     /// Takes the terminal for a run that `headline` describes, and that `interrupt` ends.
     pub fn open(headline: String, interrupt: Interrupt) -> io::Result<Self> {
         let terminal = terminal::take()?;
-        Ok(Self { terminal, view: View::new(headline, terminal::has_colors()), interrupt, drawn: None, has_keys: true })
+        let view = View::new(headline, terminal::has_colors());
+        Ok(Self { terminal, view, keys: Keys::new(interrupt), drawn: None })
     }
 
     /// Something to be said once.
@@ -81,50 +72,10 @@ impl Screen {
         }
         self.drawn = Some(Instant::now());
         self.view.counts = *counts;
-        self.read_keys();
-        self.view.is_ending = self.interrupt.is_raised();
+        self.keys.read();
+        self.view.is_ending = self.keys.is_interrupted();
         let (terminal, view) = (&mut self.terminal, &self.view);
-        terminal::draw(|is_anew| {
-            if is_anew {
-                // Nothing of the last picture is there any more. (`clear` would ask the terminal for its cursor's place.)
-                terminal.swap_buffers();
-                terminal.swap_buffers();
-            }
-            // A terminal that is gone must not end the run.
-            let _ = terminal.draw(|frame| view.draw(frame));
-        });
+        // A terminal that is gone must not end the run.
+        let _ = terminal::draw(terminal, |frame| view.draw(frame));
     }
-
-    /// In raw mode Ctrl-C is a key like others, and q does the same. Ctrl-Z stops what a shell calls the job.
-    ///
-    /// The bytes are read here: the library's reader goes round for ever when the terminal has hung up.
-    fn read_keys(&mut self) {
-        let mut keys = [0; 64];
-        while self.has_keys && terminal::is_taken() && has_input() {
-            match rustix::io::read(stdin(), &mut keys) {
-                Ok(0) => self.has_keys = false,
-                Ok(count) => keys[..count].iter().for_each(|&key| self.press(key)),
-                Err(Errno::INTR | Errno::AGAIN) => return,
-                Err(_) => self.has_keys = false,
-            }
-        }
-    }
-
-    fn press(&self, key: u8) {
-        match key {
-            b'q' | CTRL_C => self.interrupt.raise(signal::SIGINT),
-            CTRL_BACKSLASH => self.interrupt.raise(signal::SIGQUIT),
-            CTRL_Z => {
-                // What stands behind a pipe is stopped as well. The handler of the signal gives the terminal back.
-                let _ = kill_current_process_group(Signal::TSTP);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Whether there is something to be read, if only that the terminal has hung up.
-fn has_input() -> bool {
-    let stdin = stdin();
-    poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }

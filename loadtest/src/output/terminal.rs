@@ -9,7 +9,7 @@ use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use ratatui::crossterm::{execute, queue};
 use ratatui::prelude::CrosstermBackend;
-use ratatui::{DefaultTerminal, Terminal};
+use ratatui::{DefaultTerminal, Frame, Terminal};
 
 /// What this process does with the terminal. Held while it changes hands and while it is drawn on, so that nothing is drawn on a terminal that
 /// another thread has given back.
@@ -70,17 +70,24 @@ pub fn is_taken() -> bool {
     *lock() == Hold::Taken
 }
 
-/// Draws, unless the terminal has been given back meanwhile. `draw` is told whether the terminal has been taken again after a
-/// stop, and shows nothing of the last picture.
-pub fn draw(draw: impl FnOnce(bool)) {
+/// Draws, unless the terminal has been given back meanwhile. When it has been taken again after a stop the whole picture is
+/// drawn, as nothing of the last one is there any more.
+pub fn draw(terminal: &mut DefaultTerminal, draw: impl FnOnce(&mut Frame)) -> io::Result<()> {
     let mut hold = lock();
     let is_anew = matches!(*hold, Hold::Doubtful | Hold::Stopped) && is_in_foreground();
-    if is_anew && hold.take().is_err() {
-        return hold.give_back();
+    if is_anew && let Err(error) = hold.take() {
+        hold.give_back();
+        return Err(error);
     }
-    if *hold == Hold::Taken {
-        draw(is_anew);
+    if *hold != Hold::Taken {
+        return Ok(());
     }
+    if is_anew {
+        // This forgets the last picture. (`clear` would ask the terminal for its cursor's place.)
+        terminal.swap_buffers();
+        terminal.swap_buffers();
+    }
+    terminal.draw(draw).map(drop)
 }
 
 /// Stops the process as SIGTSTP does by default, while the shell has the terminal as it was.

@@ -51,7 +51,7 @@ impl CpuQuotas {
     /// Of the groups that hold any of these processes. What cannot be read counts as no quota.
     #[must_use]
     pub fn of(pids: &[u32]) -> Self {
-        let mounts = Mount::all(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+        let mounts = Mount::all(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), "cpu");
         let mut quotas = BTreeMap::new();
         for pid in pids {
             let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -93,7 +93,7 @@ impl CpuQuotas {
 
 /// The two forms of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+pub(super) enum Version {
     One,
     Two,
 }
@@ -130,10 +130,11 @@ fn cores_of(quota_and_period: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then(|| quota / period)
 }
 
-/// Where a hierarchy of control groups that can have CPU quotas is mounted.
+/// Where a hierarchy of control groups with a certain controller is mounted: any of version 2, or one of version 1 with it.
 #[derive(Debug, PartialEq)]
-struct Mount {
-    version: Version,
+pub(super) struct Mount {
+    pub(super) version: Version,
+    controller: &'static str,
     /// The group whose directory is the mount point.
     root: PathBuf,
     point: PathBuf,
@@ -141,29 +142,29 @@ struct Mount {
 
 impl Mount {
     /// From `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
-    fn all(mountinfo: &str) -> Vec<Self> {
+    pub(super) fn all(mountinfo: &str, controller: &'static str) -> Vec<Self> {
         let mount = |line: &str| {
             let (left, right) = line.split_once(" - ")?;
             let mut right = right.split(' ');
             let (kind, options) = (right.next()?, right.nth(1)?);
             let version = match kind {
                 "cgroup2" => Version::Two,
-                "cgroup" if options.split(',').any(|option| option == "cpu") => Version::One,
+                "cgroup" if options.split(',').any(|option| option == controller) => Version::One,
                 _ => return None,
             };
             let mut left = left.split(' ').skip(3);
-            Some(Self { version, root: left.next()?.into(), point: left.next()?.into() })
+            Some(Self { version, controller, root: left.next()?.into(), point: left.next()?.into() })
         };
         mountinfo.lines().filter_map(mount).collect()
     }
 
     /// The directory of the group that `/proc/PID/cgroup` names for this hierarchy.
-    fn directory(&self, groups: &str) -> Option<PathBuf> {
+    pub(super) fn directory(&self, groups: &str) -> Option<PathBuf> {
         let path = groups.lines().find_map(|line| {
             let (_, rest) = line.split_once(':')?;
             let (controllers, path) = rest.split_once(':')?;
             let is_this = match self.version {
-                Version::One => controllers.split(',').any(|controller| controller == "cpu"),
+                Version::One => controllers.split(',').any(|controller| controller == self.controller),
                 Version::Two => controllers.is_empty(),
             };
             is_this.then_some(path)
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn groups_are_found_in_both_versions() {
-        let mounts = Mount::all(MOUNTS);
+        let mounts = Mount::all(MOUNTS, "cpu");
         assert_eq!(mounts.iter().map(|it| it.version).collect::<Vec<_>>(), [Version::One, Version::Two]);
         let groups = "3:cpuset:/a\n1:cpu,cpuacct:/b/c\n0::/pod/d\n";
         assert_eq!(mounts[0].directory(groups), Some("/sys/fs/cgroup/cpu/b/c".into()));

@@ -1,13 +1,10 @@
 //! What became of the connections.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
-use super::{LatencyReport, encoded};
-use crate::scenario::Scenario;
+use super::{LatencyReport, Outcome, encoded};
 use crate::series::Encoded;
-use crate::stats::{self, Cause, Counter, Counts, Failures, Tally};
+use crate::stats::{self, Cause, Counter, Failures};
 
 /// What became of the connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +31,8 @@ pub struct Connections {
     pub violations: Vec<Violation>,
     pub connect_s: f64,
     pub opened_per_s: f64,
+    /// The server's processor time for each of those that were ready at first, its process being known.
+    pub server_cpu_us_per_connection: Option<f64>,
     pub closes_sent: u64,
     pub closes_answered: u64,
     pub close_timeouts: u64,
@@ -110,13 +109,8 @@ impl EarlyEnd {
 }
 
 impl Connections {
-    pub(super) fn of(
-        scenario: &Scenario,
-        tally: &Tally,
-        addresses: &[String],
-        at_first: &Counts,
-        connect_time: Duration,
-    ) -> Self {
+    pub(super) fn of(outcome: &Outcome) -> Self {
+        let Outcome { scenario, tally, addresses, at_first, connect_time, .. } = outcome;
         let counts = &tally.counts;
         // A plan may hold fewer at first than it does later.
         let requested = u64::from(scenario.connections_at_first());
@@ -157,6 +151,10 @@ impl Connections {
             violations: tally.violations.iter().map(violation).collect(),
             connect_s: connect_time.as_secs_f64(),
             opened_per_s: ready as f64 / connect_time.as_secs_f64(),
+            server_cpu_us_per_connection: outcome
+                .connect_cpu
+                .filter(|_| ready > 0)
+                .map(|cpu| cpu.total().as_secs_f64() * 1e6 / ready as f64),
             closes_sent: counts[Counter::ClosesSent],
             closes_answered: counts[Counter::ClosesAnswered],
             close_timeouts: counts[Counter::CloseTimeouts],

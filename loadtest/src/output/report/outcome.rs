@@ -75,6 +75,8 @@ pub struct Outcome<'a> {
     pub at_first: Counts,
     /// How long that took.
     pub connect_time: Duration,
+    /// What the server used meanwhile, if its process is known.
+    pub connect_cpu: Option<CpuTime>,
     /// The measured time, if it came.
     pub measured: Option<Measured>,
     /// Memory.

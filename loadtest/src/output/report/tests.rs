@@ -47,6 +47,7 @@ pub(crate) fn report() -> Report {
         at_first: tally.counts,
         tally,
         connect_time: Duration::from_secs(1),
+        connect_cpu: Some(CpuTime { user: Duration::from_micros(500), system: Duration::from_micros(1500) }),
         measured: Some(Measured {
             time: Duration::from_secs(1),
             echoes: 1000,

@@ -1,0 +1,43 @@
+// gorilla/websocket: no compression, buffers of the HTTP server reused (the default), one write for each message. Go's
+// scheduler gets as many threads as the server has CPUs.
+package main
+
+import (
+	"log"
+	"net/http"
+	"os"
+	"runtime"
+	"strconv"
+
+	"github.com/gorilla/websocket"
+)
+
+var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+
+func echo(w http.ResponseWriter, r *http.Request) {
+	socket, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer socket.Close()
+	socket.SetReadLimit(64 << 20)
+	for {
+		kind, message, err := socket.ReadMessage()
+		if err != nil {
+			return
+		}
+		if err := socket.WriteMessage(kind, message); err != nil {
+			return
+		}
+	}
+}
+
+func main() {
+	threads, err := strconv.Atoi(os.Args[2])
+	if err != nil {
+		log.Fatal(err)
+	}
+	runtime.GOMAXPROCS(threads)
+	http.HandleFunc("/", echo)
+	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Args[1], nil))
+}

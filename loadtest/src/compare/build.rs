@@ -1,0 +1,39 @@
+//! Builds servers, and keeps what that said.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use super::file::Server;
+use super::process::shell;
+
+/// So many lines of a failed build are shown.
+const LAST_LINES: usize = 20;
+
+/// Builds `server`; `None` if there is nothing to build. Gives the file with all that the build said, or why it failed.
+pub fn build(server: &Server) -> Option<Result<PathBuf, String>> {
+    let command = server.build.as_ref()?;
+    if let Some(why) = &server.skip {
+        return Some(Err(format!("not built: {why}")));
+    }
+    if let Some(missing) =
+        server.needs.iter().filter(|need| need.is_for_building()).find_map(|need| need.missing(&server.dir))
+    {
+        return Some(Err(format!("not built: {missing}")));
+    }
+    let log = server.dir.join(format!("{}.build.log", server.name));
+    let run = || {
+        let output = File::create(&log)?;
+        shell(command, &server.dir).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).status()
+    };
+    Some(match run() {
+        Ok(status) if status.success() => Ok(log),
+        Ok(status) => {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().collect();
+            let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
+            Err(format!("the build failed ({status}); all of it is in {}, it ends with:\n  {last}", log.display()))
+        }
+        Err(error) => Err(format!("the build cannot be started in {}: {error}", server.dir.display())),
+    })
+}

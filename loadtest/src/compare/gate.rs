@@ -1,0 +1,412 @@
+//! Validity before speed: what a server must do right before it is measured.
+//!
+//! Each check has a connection of its own, so that one that fails says nothing about the others, and compares every byte.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, StreamOwned};
+use serde::{Deserialize, Serialize};
+
+use crate::message::mask;
+use crate::target::{Address, Protocol, Target};
+use crate::tls::{self, TlsOptions};
+use crate::websocket::frames::{
+    Event, FrameReader, MAX_CLIENT_HEADER, Opcode, close_code, write_client_header, write_control,
+};
+use crate::websocket::handshake::{Answer, Extras, UpgradeRequest};
+
+/// For all of a check. A server that is slower than this at one message is none that could be measured.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one read or write waits before the other is tried: a server may send before it has received all.
+const TURN: Duration = Duration::from_millis(5);
+
+/// What is read at once.
+const READ: usize = 64 << 10;
+
+/// The large message.
+const LARGE: usize = 1 << 20;
+
+/// Messages in one segment.
+const AT_ONCE: usize = 16;
+
+/// The opcode of a fragment that is not the first.
+const CONTINUATION: u8 = 0;
+
+/// Masking keys need not be secret here: proxies are not deceived by whoever measures.
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// A check and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Its name.
+    pub name: String,
+    /// What was wrong; absent if nothing was.
+    pub fault: Option<String>,
+}
+
+type CheckOf = fn(&Target) -> Result<(), String>;
+
+/// With frames.
+const CHECKS: [(&str, CheckOf); 8] = [
+    ("handshake", |target| Client::open(target).map(drop)),
+    ("text", |target| Client::open(target)?.echo(Opcode::Text, "Grüße, κόσμε, 世界 \u{1f30d}".as_bytes())),
+    ("binary", |target| Client::open(target)?.echo(Opcode::Binary, &pattern(300))),
+    ("fragments", |target| Client::open(target)?.fragments()),
+    ("ping", |target| Client::open(target)?.ping()),
+    ("1 MiB", |target| Client::open(target)?.echo(Opcode::Binary, &pattern(LARGE))),
+    ("16 at once", |target| Client::open(target)?.at_once()),
+    ("close", |target| Client::open(target)?.close()),
+];
+
+/// Without.
+const TCP_CHECKS: [(&str, CheckOf); 3] = [
+    ("bytes", |target| Client::connect(target)?.echo_bytes(&pattern(300))),
+    ("1 MiB", |target| Client::connect(target)?.echo_bytes(&pattern(LARGE))),
+    ("end", |target| Client::connect(target)?.end()),
+];
+
+/// Makes all checks on the server at `target`, but for that of the large message if it takes at most `max_message` bytes.
+#[must_use]
+pub fn check(target: &Target, max_message: Option<u64>) -> Vec<Check> {
+    let checks: &[(&str, CheckOf)] = if target.protocol == Protocol::Tcp { &TCP_CHECKS } else { &CHECKS };
+    let is_to_be_made = |name: &str| name != "1 MiB" || max_message.is_none_or(|most| most >= LARGE as u64);
+    let made = checks.iter().filter(|(name, _)| is_to_be_made(name));
+    made.map(|(name, check)| Check { name: (*name).to_owned(), fault: check(target).err() }).collect()
+}
+
+/// Bytes of which each differs from its neighbours.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(31) ^ (at >> 8)) as u8).collect()
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Read for Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(bytes),
+            Self::Unix(stream) => stream.read(bytes),
+            Self::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+/// What a server sends, put together.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Message { text: bool, bytes: Vec<u8> },
+    Pong(Vec<u8>),
+    Close(Option<u16>),
+}
+
+/// One connection.
+struct Client {
+    stream: Stream,
+    reader: FrameReader,
+    /// The message that is arriving.
+    message: Vec<u8>,
+    said: std::collections::VecDeque<Said>,
+    has_ended: bool,
+    deadline: Instant,
+}
+
+fn show(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "it reset the connection".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Client {
+    fn connect(target: &Target) -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("no connection: {error}");
+        let stream = match &target.addresses[0] {
+            Address::Inet(address) => {
+                let stream = TcpStream::connect_timeout(address, TIMEOUT).map_err(failed)?;
+                stream.set_nodelay(true).map_err(failed)?;
+                stream
+                    .set_read_timeout(Some(TURN))
+                    .and_then(|()| stream.set_write_timeout(Some(TURN)))
+                    .map_err(failed)?;
+                if target.protocol == Protocol::Tls { encrypted(target, stream)? } else { Stream::Tcp(stream) }
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).map_err(failed)?;
+                stream
+                    .set_read_timeout(Some(TURN))
+                    .and_then(|()| stream.set_write_timeout(Some(TURN)))
+                    .map_err(failed)?;
+                Stream::Unix(stream)
+            }
+        };
+        Ok(Self {
+            stream,
+            reader: FrameReader::default(),
+            message: Vec::new(),
+            said: std::collections::VecDeque::new(),
+            has_ended: false,
+            deadline: Instant::now() + TIMEOUT,
+        })
+    }
+
+    /// Connects, and upgrades.
+    fn open(target: &Target) -> Result<Self, String> {
+        let mut client = Self::connect(target)?;
+        let request = UpgradeRequest::new(target, &Extras::default(), 1).map_err(|error| error.to_string())?;
+        let mut bytes = vec![0; request.max_len()];
+        let len = request.write(0, &mut bytes);
+        let mut received = Vec::new();
+        let mut answer = Answer::Incomplete;
+        client.exchange(&bytes[..len], |client, bytes| {
+            received.extend_from_slice(bytes);
+            answer = request.judge(0, &received, client.has_ended);
+            Ok(!matches!(answer, Answer::Incomplete))
+        })?;
+        match answer {
+            Answer::Upgraded(head) => client.take(&received[head..]).map(|()| client),
+            Answer::Refused(refusal) => Err(format!("it refused the upgrade with status {}", refusal.status)),
+            Answer::Invalid(why) => Err(format!("its answer to the upgrade is invalid: {why}")),
+            Answer::Incomplete => Err("it ended the connection instead of upgrading it".to_owned()),
+        }
+    }
+
+    /// Sends `bytes` while it receives; returns when all is sent and `is_done` with what came.
+    fn exchange(
+        &mut self,
+        mut bytes: &[u8],
+        mut is_done: impl FnMut(&mut Self, &[u8]) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let mut buffer = vec![0; READ];
+        loop {
+            if !bytes.is_empty() {
+                match self.stream.write(bytes).and_then(|sent| self.stream.flush().map(|()| sent)) {
+                    Ok(sent) => bytes = &bytes[sent..],
+                    Err(error) if is_pause(&error) => {}
+                    Err(error) => return Err(show(&error)),
+                }
+            }
+            let received = match self.stream.read(&mut buffer) {
+                Ok(0) => {
+                    self.has_ended = true;
+                    0
+                }
+                Ok(received) => received,
+                Err(error) if is_pause(&error) => 0,
+                // Behind both Closes a reset is an end as well.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset && bytes.is_empty() => {
+                    self.has_ended = true;
+                    0
+                }
+                Err(error) => return Err(show(&error)),
+            };
+            if (received > 0 || self.has_ended) && is_done(self, &buffer[..received])? && bytes.is_empty() {
+                return Ok(());
+            }
+            if self.has_ended {
+                return Ok(());
+            }
+            if Instant::now() >= self.deadline {
+                return Err(format!("nothing more came within {} s", TIMEOUT.as_secs()));
+            }
+        }
+    }
+
+    /// Takes frames.
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+        while let Some(event) = self.reader.next(&mut bytes).map_err(|violation| violation.to_string())? {
+            match event {
+                Event::Payload { text, bytes, end } => {
+                    self.message.extend_from_slice(bytes);
+                    if end {
+                        self.said.push_back(Said::Message { text, bytes: std::mem::take(&mut self.message) });
+                    }
+                }
+                Event::Pong(payload) => self.said.push_back(Said::Pong(payload.into())),
+                Event::Close(close) => self.said.push_back(Said::Close(close.code)),
+                // It may ask whether this side is alive; whoever takes no answer within five seconds for an end is not
+                // what is looked for here.
+                Event::Ping(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends `bytes`, and waits for `count` things that the server says.
+    fn ask(&mut self, bytes: &[u8], count: usize) -> Result<Vec<Said>, String> {
+        if self.said.len() < count || !bytes.is_empty() {
+            self.exchange(bytes, |client, bytes| {
+                client.take(bytes)?;
+                Ok(client.said.len() >= count)
+            })?;
+        }
+        if self.said.len() < count {
+            return Err(format!("it ended the connection after {} of {count} answers", self.said.len()));
+        }
+        Ok(self.said.drain(..).collect())
+    }
+
+    fn echo(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), String> {
+        let said = self.ask(&frame(0x80 | opcode as u8, payload), 1)?;
+        same(&said, &[(opcode, payload)])
+    }
+
+    fn fragments(&mut self) -> Result<(), String> {
+        let payload = pattern(1000);
+        let mut bytes = frame(Opcode::Binary as u8, &payload[..1]);
+        bytes.extend(frame(CONTINUATION, &payload[1..700]));
+        bytes.extend(frame(0x80 | CONTINUATION, &payload[700..]));
+        let said = self.ask(&bytes, 1)?;
+        same(&said, &[(Opcode::Binary, &payload)])
+    }
+
+    fn ping(&mut self) -> Result<(), String> {
+        let payload = b"are you there?";
+        let said = self.ask(&control(Opcode::Ping, payload), 1)?;
+        match said.as_slice() {
+            [Said::Pong(answer)] if answer == payload => Ok(()),
+            [Said::Pong(_)] => Err("its pong has another payload than the ping".to_owned()),
+            other => Err(format!("instead of a pong it sent {}", describe(&other[0]))),
+        }
+    }
+
+    fn at_once(&mut self) -> Result<(), String> {
+        let payloads: Vec<Vec<u8>> = (0..AT_ONCE).map(|at| vec![b'a' + at as u8; 10 + at]).collect();
+        let bytes: Vec<u8> = payloads.iter().flat_map(|it| frame(0x80 | Opcode::Binary as u8, it)).collect();
+        let said = self.ask(&bytes, AT_ONCE)?;
+        same(&said, &payloads.iter().map(|it| (Opcode::Binary, it.as_slice())).collect::<Vec<_>>())
+    }
+
+    /// The closing handshake behind an echo: the Close, and the end of the connection. (An echo that is still to come when Close
+    /// is received may be left out: RFC 6455 asks for it nowhere, and some libraries answer Close while they parse.)
+    fn close(&mut self) -> Result<(), String> {
+        self.echo(Opcode::Binary, b"last")?;
+        let said = self.ask(&control(Opcode::Close, &close_code::NORMAL.to_be_bytes()), 1)?;
+        match &said[0] {
+            Said::Close(None | Some(close_code::NORMAL)) => {}
+            Said::Close(Some(code)) => return Err(format!("it answers Close 1000 with {code}")),
+            other => return Err(format!("instead of a Close it sent {}", describe(other))),
+        }
+        if !self.has_ended {
+            self.exchange(&[], |client, bytes| {
+                client.take(bytes)?;
+                Ok(client.has_ended)
+            })
+            .map_err(|_| format!("it has not ended the connection {} s after both Closes", TIMEOUT.as_secs()))?;
+        }
+        Ok(())
+    }
+
+    fn echo_bytes(&mut self, payload: &[u8]) -> Result<(), String> {
+        let mut received = Vec::new();
+        self.exchange(payload, |_, bytes| {
+            received.extend_from_slice(bytes);
+            Ok(received.len() >= payload.len())
+        })?;
+        if received == payload { Ok(()) } else { Err("what came back is not what was sent".to_owned()) }
+    }
+
+    /// Without frames: this side ends the connection, and the server follows.
+    fn end(&mut self) -> Result<(), String> {
+        self.echo_bytes(b"last")?;
+        if let Stream::Tcp(stream) = &self.stream {
+            stream.shutdown(std::net::Shutdown::Write).map_err(|error| show(&error))?;
+        }
+        self.exchange(&[], |client, _| Ok(client.has_ended))
+    }
+}
+
+/// Anybody's certificate will do: it is not trust that is measured.
+fn encrypted(target: &Target, stream: TcpStream) -> Result<Stream, String> {
+    let options = TlsOptions { insecure: true, ..TlsOptions::default() };
+    let config = tls::config(&options).map_err(|error| error.to_string())?;
+    let name = tls::server_name(&target.name).map_err(|error| error.to_string())?;
+    let connection = ClientConnection::new(config, name).map_err(|error| error.to_string())?;
+    Ok(Stream::Tls(Box::new(StreamOwned::new(connection, stream))))
+}
+
+fn is_pause(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+/// A masked frame with this first byte.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; MAX_CLIENT_HEADER + payload.len()];
+    let header = write_client_header(Opcode::Binary, payload.len(), KEY, &mut bytes);
+    bytes[0] = first;
+    bytes[header..header + payload.len()].copy_from_slice(payload);
+    mask(&mut bytes[header..header + payload.len()], KEY);
+    bytes.truncate(header + payload.len());
+    bytes
+}
+
+fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; MAX_CLIENT_HEADER + payload.len()];
+    let len = write_control(opcode, payload, KEY, &mut bytes);
+    bytes.truncate(len);
+    bytes
+}
+
+/// Whether these are echoes of those messages.
+fn same(said: &[Said], sent: &[(Opcode, &[u8])]) -> Result<(), String> {
+    for (index, (said, (opcode, payload))) in said.iter().zip(sent).enumerate() {
+        let Said::Message { text, bytes } = said else {
+            return Err(format!("instead of echo {} it sent {}", index + 1, describe(said)));
+        };
+        if *text != (*opcode == Opcode::Text) {
+            return Err(format!("a {} message came back as {}", kind(*opcode == Opcode::Text), kind(*text)));
+        }
+        if bytes != payload {
+            let (sent, came) = (payload.len(), bytes.len());
+            let differ = bytes.iter().zip(*payload).position(|(a, b)| a != b);
+            return Err(match differ {
+                _ if sent != came => format!("echo {} has {came} bytes, {sent} were sent", index + 1),
+                at => format!("echo {} differs from what was sent at byte {}", index + 1, at.unwrap_or(0)),
+            });
+        }
+    }
+    match said.get(sent.len()) {
+        None => Ok(()),
+        Some(more) => Err(format!("behind the echoes it sent {}", describe(more))),
+    }
+}
+
+fn kind(text: bool) -> &'static str {
+    if text { "text" } else { "binary" }
+}
+
+fn describe(said: &Said) -> String {
+    match said {
+        Said::Message { text, bytes } => format!("a {} message of {} bytes", kind(*text), bytes.len()),
+        Said::Pong(_) => "a pong".to_owned(),
+        Said::Close(Some(code)) => format!("a Close with code {code}"),
+        Said::Close(None) => "a Close without a code".to_owned(),
+    }
+}

@@ -1,0 +1,342 @@
+//! One measurement: a run of this same command as a process of its own, on the load's processors, against a server that
+//! runs; and what of it counts.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
+use super::file::Cell;
+use super::metric::Metric;
+use super::process::ServerProcess;
+use super::results::{Fault, FaultKind};
+use crate::interrupt::Interrupt;
+use crate::output::json;
+use crate::output::report::{CpuReport, MeasuredReport, Report};
+use crate::output::units::{count, counted, percent, time};
+use crate::parsing::show_duration;
+use crate::said::Said;
+use crate::verdict::Bound;
+
+/// How often the run is looked at: what that costs must not show on the processors.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A server has so long to notice that all connections have left, before what it keeps is looked at.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Others took the processors if they used more than this share of those of a side.
+const OTHERS: f64 = 0.05;
+
+/// Little's law: what is in flight is rate times mean latency; the two may differ by this share.
+const LITTLE: f64 = 0.10;
+
+/// The generator's own lateness must stay below this part of a latency (see `verdict.rs`).
+const MAX_LAG_SHARE: f64 = 0.25;
+
+/// Of the rate that all are given, less than this came back: the server did not keep up.
+const KEPT_UP: f64 = 0.98;
+
+/// With fewer connections than this, opening them takes too little time to be told apart from what else goes on.
+const CONNECT_MIN: u64 = 100;
+
+/// What a measurement gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measurement {
+    /// The values.
+    pub values: BTreeMap<Metric, f64>,
+    /// What limited it.
+    pub bound: Option<Bound>,
+    /// Why it does not count, or some of it.
+    pub faults: Vec<Fault>,
+}
+
+impl Measurement {
+    /// One that gave nothing.
+    #[must_use]
+    pub fn failed(kind: FaultKind, why: impl Into<String>) -> Self {
+        Self { faults: vec![Fault { kind, why: why.into() }], ..Self::default() }
+    }
+
+    /// Whether the cell's own metric does not count.
+    #[must_use]
+    pub fn is_spoiled(&self, metric: Metric) -> bool {
+        self.faults.iter().any(|fault| fault.kind.spoils(metric))
+    }
+}
+
+/// Where a measurement's own results go meanwhile.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A file of its own for this process.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("ringload-compare-{}.json", std::process::id())))
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The arguments of `ringload run` for a cell; `rate_per_s` is that of an open loop.
+#[must_use]
+pub fn arguments(
+    cell: &Cell,
+    url: &str,
+    pid: u32,
+    cpus: &[usize],
+    rate_per_s: Option<f64>,
+    json: &Path,
+) -> Vec<String> {
+    let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+    let mut args: Vec<String> = ["run", "--quiet", url].map(str::to_owned).to_vec();
+    let mut add = |option: &str, value: String| args.push(format!("--{option}={value}"));
+    add("json", json.display().to_string());
+    add("server-pid", pid.to_string());
+    add("cpus", cpus.join(","));
+    add("connections", cell.connections_in_all().to_string());
+    add("size", cell.size.to_string());
+    add("duration", show_duration(cell.duration));
+    add("warmup", show_duration(cell.warmup));
+    if let Some(depth) = cell.depth {
+        add("depth", depth.to_string());
+    }
+    if let Some(active) = &cell.active {
+        add("active", active.clone());
+    }
+    if let Some(rate) = rate_per_s {
+        add("rate", format!("{rate:.3}"));
+    }
+    if cell.slow_readers > 0 {
+        add("slow-readers", cell.slow_readers.to_string());
+    }
+    if let Some(messages) = cell.messages_per_connection {
+        add("messages-per-connection", messages.to_string());
+        args.push("--no-greet".to_owned());
+    }
+    args.extend(cell.args.iter().cloned());
+    args
+}
+
+/// Measures `server` in `cell`. `None` if it was interrupted. `look` is called meanwhile.
+pub fn measure(
+    server: &mut ServerProcess,
+    cell: &Cell,
+    cpus: &[usize],
+    rate_per_s: Option<f64>,
+    interrupt: &Interrupt,
+    look: &mut dyn FnMut(),
+) -> Option<Measurement> {
+    let scratch = Scratch::new();
+    let args = arguments(cell, server.url(), server.pid(), cpus, rate_per_s, &scratch.0);
+    let run = match LoadProcess::start(&args) {
+        Ok(run) => run,
+        Err(error) => {
+            return Some(Measurement::failed(FaultKind::Failed, format!("the load cannot be started: {error}")));
+        }
+    };
+    let ended = run.wait(interrupt, look)?;
+    let measurement = match (server.end(), ended) {
+        (Some(end), _) => Measurement::failed(FaultKind::Failed, format!("the server died: {end}")),
+        (None, Err(why)) => Measurement::failed(FaultKind::Failed, why),
+        (None, Ok(())) => match json::read(&scratch.0) {
+            Err(error) => Measurement::failed(FaultKind::Failed, error.to_string()),
+            Ok(report) => judge(&report, cell, rate_per_s),
+        },
+    };
+    Some(with_memory(measurement, server))
+}
+
+/// Adds what the server's memory was at most, and is when all have left.
+fn with_memory(mut measurement: Measurement, server: &ServerProcess) -> Measurement {
+    if let Some(peak) = server.peak_bytes() {
+        measurement.values.insert(Metric::PeakMemory, peak as f64);
+    }
+    std::thread::sleep(SETTLE);
+    if let Some(after) = server.memory_bytes() {
+        measurement.values.insert(Metric::MemoryAfter, after as f64);
+    }
+    measurement
+}
+
+/// A run of this command.
+struct LoadProcess {
+    child: Child,
+    said: Said,
+}
+
+impl LoadProcess {
+    fn start(args: &[String]) -> std::io::Result<Self> {
+        let (output, input) = std::io::pipe()?;
+        // Not /proc/self/exe by its target: that may have been built anew meanwhile.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("ringload").args(args).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+        command.process_group(0);
+        // SAFETY: between fork and exec there is one bare system call.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let child = command.spawn()?;
+        drop(command);
+        Ok(Self { child, said: Said::by(output) })
+    }
+
+    /// Waits for its end. `None` if it was interrupted, otherwise whether there are results, and why not.
+    fn wait(mut self, interrupt: &Interrupt, look: &mut dyn FnMut()) -> Option<Result<(), String>> {
+        let mut was_asked = None;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(_)) if was_asked.is_some() => return None,
+                // 0: all was well, 1: something was wrong, and the results say what.
+                Ok(Some(status)) if matches!(status.code(), Some(0 | 1)) => return Some(Ok(())),
+                Ok(Some(status)) => {
+                    return Some(Err(format!("the load ended ({status}); it said:\n{}", self.said.quoted())));
+                }
+                Err(error) => return Some(Err(error.to_string())),
+            }
+            look();
+            if interrupt.is_raised() {
+                let since = *was_asked.get_or_insert_with(Instant::now);
+                // The first time it ends in order; it is given a second for that.
+                let is_late = since.elapsed() > Duration::from_secs(1);
+                let signal = if is_late { Signal::KILL } else { Signal::TERM };
+                let _ = kill_process(Pid::from_child(&self.child), signal);
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+/// What of a run's results counts.
+#[must_use]
+pub fn judge(report: &Report, cell: &Cell, rate_per_s: Option<f64>) -> Measurement {
+    let mut measurement = Measurement {
+        values: values(report),
+        bound: report.verdict.as_ref().map(|verdict| verdict.bound),
+        faults: Vec::new(),
+    };
+    let mut add = |kind, why: String| measurement.faults.push(Fault { kind, why });
+    if let Some(why) = what_failed(report) {
+        add(FaultKind::Failed, why);
+    }
+    if let Some(measured) = &report.measured {
+        if let Some(why) = others(measured) {
+            add(FaultKind::Others, why);
+        }
+        if let Some(why) = inconsistency(report, measured, cell) {
+            add(FaultKind::Inconsistent, why);
+        }
+        if let Some(why) = generator(report, measured, rate_per_s) {
+            add(FaultKind::Generator, why);
+        }
+        if let Some(rate) = rate_per_s.filter(|rate| measured.echoes_per_s < KEPT_UP * rate) {
+            let came = count(measured.echoes_per_s.round() as u64);
+            add(FaultKind::TooSlow, format!("{came}/s of {}/s came back in time", count(rate.round() as u64)));
+        }
+    } else if !cell.is_idle() {
+        add(FaultKind::Failed, "nothing was measured".to_owned());
+    }
+    measurement
+}
+
+fn values(report: &Report) -> BTreeMap<Metric, f64> {
+    let mut values = BTreeMap::new();
+    let mut add = |metric, value: Option<f64>| {
+        if let Some(value) = value {
+            values.insert(metric, value);
+        }
+    };
+    let connections = &report.connections;
+    if connections.ready >= CONNECT_MIN {
+        add(Metric::ConnectCpu, connections.server_cpu_us_per_connection);
+        add(Metric::ConnectRate, Some(connections.opened_per_s));
+    }
+    add(Metric::BytesPerConnection, report.memory.server_bytes_per_connection);
+    add(Metric::KernelBytesPerConnection, report.memory.slab_bytes_per_connection);
+    if let Some(measured) = report.measured.as_ref().filter(|measured| measured.echoes > 0) {
+        let per_echo = |pick: fn(&CpuReport) -> f64| {
+            measured.server_cpu.as_ref().map(|cpu| pick(cpu) * 1e6 / measured.echoes as f64)
+        };
+        add(Metric::CpuPerEcho, per_echo(|cpu| cpu.user_s + cpu.system_s));
+        add(Metric::UserPerEcho, per_echo(|cpu| cpu.user_s));
+        add(Metric::SystemPerEcho, per_echo(|cpu| cpu.system_s));
+        add(Metric::Rate, Some(measured.echoes_per_s));
+        let latency = measured.latency_us.as_ref();
+        add(Metric::P50, latency.map(|it| it.p50));
+        add(Metric::P99, latency.map(|it| it.p99));
+        add(Metric::P999, latency.map(|it| it.p99_9));
+    }
+    values
+}
+
+/// What went wrong with connections or messages.
+fn what_failed(report: &Report) -> Option<String> {
+    let connections = &report.connections;
+    if let Some(failure) = connections.failures.first() {
+        return Some(format!("{} failed: {}", counted(connections.failed, "connection"), failure.text()));
+    }
+    if let Some(violation) = connections.violations.first() {
+        return Some(format!("it broke the protocol: {}", violation.what));
+    }
+    if let Some(end) = connections.early_ends.first() {
+        return Some(format!("it closed {}: {}", counted(connections.closed_early, "connection"), end.text()));
+    }
+    if report.ok && !report.interrupted {
+        return None;
+    }
+    let it = &report.messages;
+    let wrong = it.reordered + it.duplicated + it.unexpected + it.late;
+    Some(format!("{} lost, {} corrupted, {} others wrong", counted(it.lost, "echo"), count(it.corrupted), count(wrong)))
+}
+
+fn others(measured: &MeasuredReport) -> Option<String> {
+    let sides = [("server", measured.server_cpu.as_ref()), ("load", Some(&measured.load_cpu))];
+    sides.into_iter().find_map(|(name, side)| {
+        let side = side?;
+        let share = side.others_cores / side.cpus.len().max(1) as f64;
+        (share > OTHERS).then(|| format!("other processes used {} of the {name}'s processors", percent(share)))
+    })
+}
+
+/// Little's law, where it is known how many messages were in flight all the time.
+fn inconsistency(report: &Report, measured: &MeasuredReport, cell: &Cell) -> Option<String> {
+    if cell.rate.is_some() || cell.messages_per_connection.is_some() {
+        return None;
+    }
+    let load = &report.runs.first()?.scenario;
+    let in_flight = f64::from(load.active) * f64::from(load.depth?);
+    let by_law = measured.echoes_per_s * measured.latency_us?.mean / 1e6;
+    let is_off = (by_law / in_flight - 1.0).abs() > LITTLE;
+    is_off.then(|| {
+        let (in_flight, by_law) = (count(in_flight as u64), count(by_law.round() as u64));
+        format!("{in_flight} messages were in flight, rate times mean latency is {by_law}")
+    })
+}
+
+fn generator(report: &Report, measured: &MeasuredReport, rate_per_s: Option<f64>) -> Option<String> {
+    if let Some(verdict) = report.verdict.as_ref().filter(|verdict| verdict.bound == Bound::GeneratorBound) {
+        return Some(verdict.reason.clone());
+    }
+    rate_per_s?;
+    let (latency, lag) = (measured.latency_us?, measured.lag_us?);
+    let late = [("p50", latency.p50, lag.p50), ("p99", latency.p99, lag.p99), ("p99.9", latency.p99_9, lag.p99_9)];
+    let (name, _, lag) = late.into_iter().find(|(_, latency, lag)| *lag > MAX_LAG_SHARE * latency)?;
+    Some(format!("the generator itself was late by {} at {name}", time(lag)))
+}
+
+#[cfg(test)]
+mod tests;

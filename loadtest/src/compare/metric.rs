@@ -1,0 +1,192 @@
+//! What is measured in a cell, under the names that files, conditions and reports use.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::words::unknown;
+use crate::output::units;
+
+/// A quantity of one measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Processor time of the server for an echo, in microseconds.
+    CpuPerEcho,
+    /// The part of it in user space.
+    UserPerEcho,
+    /// The part of it in the kernel.
+    SystemPerEcho,
+    /// Echoes per second.
+    Rate,
+    /// Median latency in microseconds.
+    P50,
+    /// 99th percentile of the latencies.
+    P99,
+    /// 99.9th percentile of the latencies.
+    #[serde(rename = "p99.9")]
+    P999,
+    /// Processor time of the server for a connection, in microseconds.
+    ConnectCpu,
+    /// Connections opened per second.
+    ConnectRate,
+    /// User memory of the server for each idle connection.
+    BytesPerConnection,
+    /// Kernel objects for each idle connection, of both ends.
+    KernelBytesPerConnection,
+    /// The most memory that the server had resident, in bytes.
+    PeakMemory,
+    /// What it had resident when all connections had left.
+    MemoryAfter,
+}
+
+/// How a metric's value is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Time,
+    PerSecond,
+    Bytes,
+}
+
+impl Metric {
+    /// All of them, in the order of reports.
+    pub const ALL: [Self; 13] = [
+        Self::CpuPerEcho,
+        Self::UserPerEcho,
+        Self::SystemPerEcho,
+        Self::Rate,
+        Self::P50,
+        Self::P99,
+        Self::P999,
+        Self::ConnectCpu,
+        Self::ConnectRate,
+        Self::BytesPerConnection,
+        Self::KernelBytesPerConnection,
+        Self::PeakMemory,
+        Self::MemoryAfter,
+    ];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CpuPerEcho => "cpu-per-echo",
+            Self::UserPerEcho => "user-per-echo",
+            Self::SystemPerEcho => "system-per-echo",
+            Self::Rate => "rate",
+            Self::P50 => "p50",
+            Self::P99 => "p99",
+            Self::P999 => "p99.9",
+            Self::ConnectCpu => "connect-cpu",
+            Self::ConnectRate => "connect-rate",
+            Self::BytesPerConnection => "bytes-per-connection",
+            Self::KernelBytesPerConnection => "kernel-bytes-per-connection",
+            Self::PeakMemory => "peak-memory",
+            Self::MemoryAfter => "memory-after",
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::CpuPerEcho => "server CPU per echo",
+            Self::UserPerEcho => "server CPU per echo, user",
+            Self::SystemPerEcho => "server CPU per echo, system",
+            Self::Rate => "echoes per second",
+            Self::P50 => "latency p50",
+            Self::P99 => "latency p99",
+            Self::P999 => "latency p99.9",
+            Self::ConnectCpu => "server CPU per connection opened",
+            Self::ConnectRate => "connections opened per second",
+            Self::BytesPerConnection => "server memory per idle connection",
+            Self::KernelBytesPerConnection => "kernel objects per idle connection, both ends",
+            Self::PeakMemory => "peak memory of the server",
+            Self::MemoryAfter => "memory of the server when all have left",
+        }
+    }
+
+    /// Whether more of it is better.
+    #[must_use]
+    pub fn is_more_better(self) -> bool {
+        matches!(self, Self::Rate | Self::ConnectRate)
+    }
+
+    /// Whether it is a time or a rate, so that better means faster; the others are memory, where it means smaller.
+    #[must_use]
+    pub fn is_speed(self) -> bool {
+        self.unit() != Unit::Bytes
+    }
+
+    /// Whether it says the same whoever was the limit: a rate and a latency in a closed loop are the generator's as well.
+    #[must_use]
+    pub fn is_of_the_server_alone(self) -> bool {
+        matches!(
+            self,
+            Self::CpuPerEcho
+                | Self::UserPerEcho
+                | Self::SystemPerEcho
+                | Self::ConnectCpu
+                | Self::BytesPerConnection
+                | Self::PeakMemory
+                | Self::MemoryAfter
+        )
+    }
+
+    fn unit(self) -> Unit {
+        match self {
+            Self::CpuPerEcho
+            | Self::UserPerEcho
+            | Self::SystemPerEcho
+            | Self::P50
+            | Self::P99
+            | Self::P999
+            | Self::ConnectCpu => Unit::Time,
+            Self::Rate | Self::ConnectRate => Unit::PerSecond,
+            Self::BytesPerConnection | Self::KernelBytesPerConnection | Self::PeakMemory | Self::MemoryAfter => {
+                Unit::Bytes
+            }
+        }
+    }
+
+    /// A value for people.
+    #[must_use]
+    pub fn show(self, value: f64) -> String {
+        match self.unit() {
+            Unit::Time => units::time(value),
+            Unit::PerSecond => format!("{}/s", units::count(value.round() as u64)),
+            Unit::Bytes => units::bytes(value),
+        }
+    }
+}
+
+impl FromStr for Metric {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|metric| metric.name() == text);
+        found.ok_or_else(|| unknown("metric", text, Self::ALL.map(Self::name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_json() {
+        for metric in Metric::ALL {
+            assert_eq!(serde_json::to_value(metric).unwrap(), metric.name());
+            assert_eq!(metric.name().parse(), Ok(metric));
+        }
+        assert!("cpu-per-eco".parse::<Metric>().unwrap_err().contains("did you mean `cpu-per-echo`?"));
+    }
+
+    #[test]
+    fn values_have_units() {
+        assert_eq!(Metric::CpuPerEcho.show(4.5), "4.50 µs");
+        assert_eq!(Metric::Rate.show(123_456.4), "123,456/s");
+        assert_eq!(Metric::BytesPerConnection.show(56.0), "56 B");
+    }
+}

@@ -1,0 +1,422 @@
+//! A server's process: started on its processors and in a control group of its own, awaited, looked at, and stopped.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use thiserror::Error;
+
+use super::file::{Port, ReadyWhen, Server, StopSignal};
+use super::needs::find_program;
+use crate::own_server::SERVE;
+use crate::said::Said;
+use crate::sampling::group::ControlGroup;
+use crate::sampling::processes::Processes;
+use crate::server_command::{guard_group, listens};
+use crate::target::routes::Routes;
+use crate::target::{Address, Target, TargetError};
+
+/// How often a server is looked at while it starts or ends.
+const TICK: Duration = Duration::from_millis(10);
+
+/// For one answer while a server starts.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Free ports are looked for from here up to the kernel's range of local ports, out of which connections take theirs.
+const FIRST_PORT: u16 = 20_000;
+
+/// What there is to be done about a program that is not there.
+const TO_BUILD: &str = ": it is to be built (`ringload compare build`)";
+
+/// Variables with such names are the flags of a ringecho of somebody's, not of the one that is measured.
+const VARIABLES: &[u8] = b"RINGECHO_";
+
+/// Why a server does not run.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Its program is not there.
+    #[error("{0} is not there{1}")]
+    Missing(String, &'static str),
+    /// Its URL.
+    #[error(transparent)]
+    Url(#[from] TargetError),
+    /// It would not be the one that is measured.
+    #[error("something listens on {0} already: the port is taken")]
+    Taken(Address),
+    /// The search for a port.
+    #[error("there is no free port from {FIRST_PORT} up to the kernel's range of local ports")]
+    NoPort,
+    /// The process could not be started.
+    #[error("it cannot be started: {0}")]
+    Spawn(io::Error),
+    /// It ended before it was ready.
+    #[error("it ended ({0}) before it was ready; it said:\n{1}")]
+    Ended(ExitStatus, String),
+    /// It is not ready in time.
+    #[error("it was not ready ({what}) after {after:.1} s; it said:\n{said}")]
+    Silent {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        after: f64,
+        /// Its output.
+        said: String,
+    },
+    /// It could not be asked whether it still runs.
+    #[error("it cannot be watched: {0}")]
+    Watch(io::Error),
+}
+
+/// How a server ended that was asked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// It did not end in time, and was killed.
+    pub was_killed: bool,
+}
+
+/// A server that takes connections. It never outlives this process.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    said: Said,
+    group: Option<ControlGroup>,
+    url: String,
+    target: Target,
+    signal: Signal,
+    stop_timeout: Duration,
+}
+
+/// What placeholders stand for.
+struct Place {
+    port: u16,
+    cpus: String,
+    threads: String,
+    ringecho: String,
+}
+
+impl Place {
+    fn new(server: &Server, cpus: &[usize]) -> Result<Self, StartError> {
+        let port = match server.port {
+            Port::Fixed(port) => port,
+            Port::Auto => free_port().ok_or(StartError::NoPort)?,
+        };
+        let numbers: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+        let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+        Ok(Self {
+            port,
+            cpus: numbers.join(","),
+            threads: cpus.len().to_string(),
+            ringecho: program.display().to_string(),
+        })
+    }
+
+    fn fill(&self, text: &str) -> String {
+        let text = text.replace("{port}", &self.port.to_string()).replace("{cpus}", &self.cpus);
+        text.replace("{threads}", &self.threads)
+    }
+
+    fn words(&self, command: &[String]) -> Vec<String> {
+        let word = |word: &String| match word.as_str() {
+            "{ringecho}" => vec![self.ringecho.clone(), SERVE.to_owned()],
+            word => vec![self.fill(word)],
+        };
+        command.iter().flat_map(word).collect()
+    }
+}
+
+impl ServerProcess {
+    /// Starts `server` on `cpus`, and returns when it is ready.
+    ///
+    /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
+    pub fn start(server: &Server, cpus: &[usize]) -> Result<Self, StartError> {
+        let place = Place::new(server, cpus)?;
+        let words = place.words(&server.command);
+        let program = find_program(&words[0], &server.dir)
+            .ok_or_else(|| StartError::Missing(words[0].clone(), if server.build.is_some() { TO_BUILD } else { "" }))?;
+        let url = place.fill(&server.url);
+        let target = Target::parse(&url, &Routes::default())?;
+        if let Some(taken) = target.addresses.iter().find(|address| listens(address)) {
+            return Err(StartError::Taken(taken.clone()));
+        }
+        if let Some(Address::Unix(path)) = target.addresses.first() {
+            let _ = std::fs::remove_file(path);
+        }
+        let mut command = Command::new(program);
+        command.args(&words[1..]).current_dir(&server.dir);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(VARIABLES)) {
+            command.env_remove(name);
+        }
+        command.envs(server.env.iter().map(|(name, value)| (name, place.fill(value))));
+        let group = ControlGroup::create();
+        let awaited = if let ReadyWhen::Log(text) = &server.ready { Some(place.fill(text)) } else { None };
+        let (child, said) = spawn(command, cpus, group.as_ref(), awaited).map_err(StartError::Spawn)?;
+        guard_group(Some(child.id()));
+        // From here on `Drop` ends the child, whatever happens.
+        let mut process = Self {
+            child,
+            said,
+            group,
+            url,
+            target,
+            signal: signal(server.stop_signal),
+            stop_timeout: server.stop_timeout,
+        };
+        process.wait_until_ready(server)?;
+        Ok(process)
+    }
+
+    fn wait_until_ready(&mut self, server: &Server) -> Result<(), StartError> {
+        let begun = Instant::now();
+        while !self.is_ready(&server.ready) {
+            if let Some(status) = self.child.try_wait().map_err(StartError::Watch)? {
+                return Err(StartError::Ended(status, self.said.quoted()));
+            }
+            if begun.elapsed() >= server.ready_timeout {
+                let address = &self.target.addresses[0];
+                let what = match &server.ready {
+                    ReadyWhen::Tcp => format!("nothing listened on {address}"),
+                    ReadyWhen::Http(path) => format!("no good answer to a GET of {path}"),
+                    ReadyWhen::Log(text) => format!("{text:?} was not printed, or nothing listened on {address}"),
+                };
+                // What hangs will not say more: its output is quoted as it is.
+                self.stop();
+                let after = server.ready_timeout.as_secs_f64();
+                return Err(StartError::Silent { what, after, said: self.said.quoted() });
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self, when: &ReadyWhen) -> bool {
+        let listens = || self.target.addresses.iter().any(listens);
+        match when {
+            ReadyWhen::Tcp => listens(),
+            ReadyWhen::Log(_) => self.said.has_come() && listens(),
+            ReadyWhen::Http(path) => self.answers(path).unwrap_or(false),
+        }
+    }
+
+    /// Whether a GET gets an answer that is no server error.
+    fn answers(&self, path: &str) -> io::Result<bool> {
+        let Some(Address::Inet(address)) = self.target.addresses.first() else { return Ok(false) };
+        let mut stream = TcpStream::connect_timeout(address, ANSWER_TIMEOUT)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.target.host)?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(head.starts_with(b"HTTP/1.") && (b'1'..b'5').contains(&head[9]))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The same, resolved.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Its first process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has, and what it said last.
+    pub fn end(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        Some(format!("it ended ({status}); it said:\n{}", self.said.quoted()))
+    }
+
+    /// Whether it is accounted for by a control group, so that what has ended in it counts.
+    #[must_use]
+    pub fn has_group(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// The most memory of its control group.
+    #[must_use]
+    pub fn group_peak_bytes(&self) -> Option<u64> {
+        self.group.as_ref()?.memory_peak_bytes()
+    }
+
+    /// The most memory that its processes had resident, each at its time (`VmHWM`).
+    #[must_use]
+    pub fn peak_bytes(&self) -> Option<u64> {
+        let processes = Processes::of(self.pid()).ok()?;
+        let peak = |pid: &u32| crate::sampling::peak_resident_bytes(*pid).ok();
+        let peaks: Vec<u64> = processes.pids().iter().filter_map(peak).collect();
+        (!peaks.is_empty()).then(|| peaks.iter().sum())
+    }
+
+    /// What they have resident now, shared pages counted once where that can be told.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let memory = Processes::of(self.pid()).ok()?.memory().ok()?;
+        Some(memory.pss_bytes.unwrap_or(memory.rss_bytes))
+    }
+
+    /// Asks the whole group to end, and ends it if it does not.
+    pub fn stop(&mut self) -> Stopped {
+        let Some(group) = Pid::from_raw(self.child.id() as i32) else { return Stopped::default() };
+        let mut was_killed = false;
+        if self.has_not_ended() {
+            // An error only says that it has just ended.
+            let _ = kill_process_group(group, self.signal);
+            let deadline = Instant::now() + self.stop_timeout;
+            while self.has_not_ended() && Instant::now() < deadline {
+                std::thread::sleep(TICK);
+            }
+            was_killed = self.has_not_ended() && self.signal != Signal::KILL;
+        }
+        let _ = kill_process_group(group, Signal::KILL);
+        if let Some(group) = &self.group {
+            group.kill();
+        }
+        guard_group(None);
+        // It has been killed: it ends.
+        let _ = self.child.wait();
+        Stopped { was_killed }
+    }
+
+    fn has_not_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts the server in a process group of its own: Ctrl-C ends the comparison in order, and that ends the server. Its
+/// output goes to a pipe, which is read all the time.
+fn spawn(
+    mut command: Command,
+    cpus: &[usize],
+    group: Option<&ControlGroup>,
+    awaited: Option<String>,
+) -> io::Result<(Child, Said)> {
+    let (output, input) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0);
+    let parent = rustix::process::getpid();
+    let affinity = cpu_set(cpus);
+    let doors: Vec<File> = group.map(ControlGroup::doors).unwrap_or_default();
+    // SAFETY: between fork and exec the closure only makes system calls on values it owns: it neither allocates nor
+    // takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            if getppid() != Some(parent) {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            for door in &doors {
+                (&mut &*door).write_all(b"0")?;
+            }
+            Ok(sched_setaffinity(None, &affinity)?)
+        });
+    }
+    let child = command.spawn()?;
+    Ok((child, Said::awaiting(output, awaited)))
+}
+
+fn cpu_set(cpus: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu);
+    }
+    set
+}
+
+fn signal(signal: StopSignal) -> Signal {
+    match signal {
+        StopSignal::Term => Signal::TERM,
+        StopSignal::Int => Signal::INT,
+        StopSignal::Quit => Signal::QUIT,
+        StopSignal::Hup => Signal::HUP,
+        StopSignal::Kill => Signal::KILL,
+    }
+}
+
+/// A port at which nothing listens and no connection ends: each server gets another one, so that what is left of the last
+/// one's connections does not matter.
+fn free_port() -> Option<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let low = range.split_whitespace().next().and_then(|low| low.parse::<u16>().ok()).unwrap_or(u16::MAX);
+    // Where local ports begin low there is nothing below them: any port has to do.
+    let (first, count) = if low > FIRST_PORT + 100 { (FIRST_PORT, low - FIRST_PORT) } else { (FIRST_PORT, 40_000) };
+    let own = (std::process::id() % u32::from(count)) as u16;
+    for _ in 0..count {
+        let at = (u32::from(own) + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % u32::from(count);
+        let port = first + at as u16;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return Some(port);
+        }
+    }
+    None
+}
+
+/// This process looks on: not from the servers' processors, if there are others. The load inherits what is left.
+pub fn keep_off(server_cpus: &[usize], load_cpus: &[usize]) {
+    let usable = ringecho::sys::usable_cpus().unwrap_or_default();
+    let is_left = |cpu: &usize| !server_cpus.contains(cpu) || load_cpus.contains(cpu);
+    let left: Vec<usize> = usable.into_iter().filter(is_left).collect();
+    if !left.is_empty() {
+        // Without it, it is only a little less precise.
+        let _ = sched_setaffinity(None, &cpu_set(&left));
+    }
+}
+
+/// What a server's program says of its version: the first line that its command prints.
+pub fn version(server: &Server) -> Option<String> {
+    if server.version.is_some() {
+        return server.version.clone();
+    }
+    let output = shell(server.version_cmd.as_ref()?, &server.dir).stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
+    let line = text.lines().find(|line| !line.trim().is_empty())?.trim().to_owned();
+    output.status.success().then_some(line)
+}
+
+/// A command as a shell runs it.
+pub fn shell(command: &str, dir: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(command).current_dir(dir);
+    shell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_in() {
+        let place =
+            Place { port: 9001, cpus: "0,2".to_owned(), threads: "2".to_owned(), ringecho: "/x/ringload".to_owned() };
+        let words = ["{ringecho}", "--listen", "127.0.0.1:{port}", "--cpus={cpus}", "{threads}", "{other}"];
+        let expected = ["/x/ringload", "serve", "--listen", "127.0.0.1:9001", "--cpus=0,2", "2", "{other}"];
+        assert_eq!(place.words(&words.map(str::to_owned)), expected);
+    }
+
+    #[test]
+    fn ports_are_free_and_differ() {
+        let ports = [free_port().unwrap(), free_port().unwrap()];
+        assert_ne!(ports[0], ports[1]);
+        let listener = TcpListener::bind(("127.0.0.1", ports[0])).unwrap();
+        assert!(TcpListener::bind(("0.0.0.0", ports[0])).is_err(), "the way in which a port is found taken");
+        drop(listener);
+    }
+}

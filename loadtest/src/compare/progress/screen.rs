@@ -1,0 +1,137 @@
+//! The live matrix on a terminal.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
+
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Cell, Gauge, Paragraph, Row, Table};
+use ratatui::{DefaultTerminal, Frame};
+
+use super::{State, show_time};
+use crate::interrupt::Interrupt;
+use crate::output::keys::Keys;
+use crate::output::terminal;
+
+/// How long a picture stays: drawing takes processor time of the machine that is measured.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// The widest name of a server, and a field of the matrix: a value and its ratio.
+const NAME_WIDTH: usize = 22;
+const FIELD_WIDTH: u16 = 17;
+
+/// A terminal in use; it is given back when this is dropped.
+pub(super) struct Screen {
+    terminal: ManuallyDrop<DefaultTerminal>,
+    keys: Keys,
+    notes: Vec<String>,
+    has_colors: bool,
+    drawn: Option<Instant>,
+    /// What was measured when it was drawn last.
+    done: usize,
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        terminal::give_back();
+    }
+}
+
+impl Screen {
+    /// Takes the terminal.
+    pub(super) fn open(interrupt: Interrupt) -> io::Result<Self> {
+        let terminal = terminal::take()?;
+        let has_colors = terminal::has_colors();
+        Ok(Self { terminal, keys: Keys::new(interrupt), notes: Vec::new(), has_colors, drawn: None, done: 0 })
+    }
+
+    /// What is said before there is a matrix.
+    pub(super) fn note(&mut self, text: String) {
+        self.notes.push(text);
+        self.drawn = None;
+        self.refresh(&State::default());
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.keys.is_interrupted()
+    }
+
+    /// Reads the keys and draws, if it is time.
+    pub(super) fn refresh(&mut self, state: &State) {
+        self.keys.read();
+        if self.drawn.is_some_and(|drawn| drawn.elapsed() < REFRESH) && self.done == state.done {
+            return;
+        }
+        (self.drawn, self.done) = (Some(Instant::now()), state.done);
+        let (terminal, notes, has_colors) = (&mut self.terminal, &self.notes, self.has_colors);
+        // A terminal that is gone must not end the comparison.
+        let _ = terminal::draw(terminal, |frame| draw(frame, state, notes, has_colors));
+    }
+}
+
+fn draw(frame: &mut Frame, state: &State, notes: &[String], has_colors: bool) {
+    if state.servers.is_empty() {
+        let height = usize::from(frame.area().height);
+        let lines: Vec<Line> =
+            notes.iter().skip(notes.len().saturating_sub(height)).map(|it| Line::from(it.as_str())).collect();
+        return frame.render_widget(Paragraph::new(lines), frame.area());
+    }
+    let areas =
+        Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)]).split(frame.area());
+    frame.render_widget(Paragraph::new(headline(state)), areas[0]);
+    frame.render_widget(matrix(state, areas[1].width, has_colors), areas[1]);
+    let share = state.done as f64 / state.total.max(1) as f64;
+    let left =
+        format!("{} of {}, {} left; q ends it, --resume goes on", state.done, state.total, show_time(state.left_s()));
+    let mut gauge = Gauge::default().ratio(share.clamp(0.0, 1.0)).label(left);
+    if has_colors {
+        gauge = gauge.gauge_style(Style::new().fg(Color::Blue));
+    }
+    frame.render_widget(gauge, areas[2]);
+}
+
+fn headline(state: &State) -> Vec<Line<'_>> {
+    let now = match state.now {
+        _ if state.is_ending => "ending: the measurement under way does not count".to_owned(),
+        Some((slot, attempt)) => {
+            let again = if attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+            let (server, cell) = (&state.servers[slot.server], &state.cells[slot.cell].0);
+            format!("{}: {server} in {cell}{again}", state.round_name(slot.round))
+        }
+        None => String::new(),
+    };
+    vec![Line::from(state.title.as_str().bold()), Line::from(now)]
+}
+
+/// The cells that fit, of which that being measured is one.
+fn matrix<'a>(state: &State, width: u16, has_colors: bool) -> Table<'a> {
+    let name_width = state.servers.iter().map(|it| it.chars().count()).max().unwrap_or(0).clamp(8, NAME_WIDTH) as u16;
+    let room = usize::from(width.saturating_sub(name_width + 1) / (FIELD_WIDTH + 1)).max(1);
+    let now = state.now.map_or(0, |(slot, _)| slot.cell);
+    let first = now.saturating_sub(room.saturating_sub(1)).min(state.cells.len().saturating_sub(room));
+    let shown = first..(first + room).min(state.cells.len());
+    let header =
+        std::iter::once(Cell::from("")).chain(shown.clone().map(|cell| Cell::from(state.cells[cell].0.clone())));
+    let row = |server: usize| {
+        let name = Cell::from(state.servers[server].clone());
+        let fields = shown.clone().map(move |cell| field(state, server, cell, has_colors));
+        Row::new(std::iter::once(name).chain(fields))
+    };
+    let rows: Vec<Row> = (0..state.servers.len()).map(row).collect();
+    let widths = std::iter::once(Constraint::Length(name_width)).chain(shown.map(|_| Constraint::Length(FIELD_WIDTH)));
+    Table::new(rows, widths).header(Row::new(header).bold())
+}
+
+fn field<'a>(state: &State, server: usize, cell: usize, has_colors: bool) -> Cell<'a> {
+    let is_now = state.now.is_some_and(|(slot, _)| (slot.server, slot.cell) == (server, cell));
+    let value = Span::from(state.field(server, cell));
+    let ratio = state.ratio(server, cell).map_or(String::new(), |ratio| format!(" {ratio:.2}"));
+    let ratio = Span::from(ratio).dim();
+    let mut line = Line::from(vec![value, ratio]);
+    if is_now {
+        line = if has_colors { line.style(Style::new().fg(Color::Yellow)) } else { line.reversed() };
+    }
+    Cell::from(line)
+}

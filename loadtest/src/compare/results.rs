@@ -1,0 +1,459 @@
+//! The results of a comparison: what was compared, every measurement, and what follows. This is the form of the JSON, from
+//! which reports are made and an interrupted comparison goes on.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::file::{self, Class, Comparison, Fresh, Rate};
+use super::gate::Check;
+use super::metric::Metric;
+use super::statistics::{Interval, Verdict};
+use crate::machine::Machine;
+use crate::verdict::Bound;
+
+/// Changes with the form of [`Results`].
+pub const VERSION: u32 = 1;
+
+/// The results.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Results {
+    /// Of this form; it changes with it. It also says that this is a comparison.
+    pub comparison_version: u32,
+    /// The version of ringload.
+    pub ringload: String,
+    /// Of the comparison.
+    pub title: String,
+    /// Decides all orders and resamples: with it they can be had again.
+    pub seed: u64,
+    /// When it began, in seconds since the Unix epoch.
+    pub started_unix_s: f64,
+    /// Whether all that was to be measured has been.
+    pub is_complete: bool,
+    /// How it was compared.
+    pub settings: Settings,
+    /// Where.
+    pub machine: Machine,
+    /// What else was noticed about the machine.
+    pub conditions: BTreeMap<String, String>,
+    /// The servers, with those that were skipped.
+    pub servers: Vec<ServerReport>,
+    /// The cells.
+    pub cells: Vec<CellReport>,
+    /// Every measurement, in the order in which they were made.
+    pub runs: Vec<Run>,
+    /// What follows from them: each server in each cell, by each metric.
+    pub comparisons: Vec<Compared>,
+}
+
+/// How it was compared: `[compare]` of the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "docs/COMPARISON.md describes the keys of the same names")]
+pub struct Settings {
+    pub rounds: u32,
+    pub discard: u32,
+    pub duration_s: f64,
+    pub warmup_s: f64,
+    pub baseline: String,
+    pub same_within: f64,
+    pub confidence: f64,
+    pub server_cpus: Vec<usize>,
+    pub load_cpus: Vec<usize>,
+    pub fresh: Fresh,
+    pub retries: u32,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ServerReport {
+    /// Its name.
+    pub name: String,
+    /// What kind it is.
+    pub class: Class,
+    /// What it is written in.
+    pub language: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// A sentence on it.
+    pub about: Option<String>,
+    /// Why it is not as its documentation has it.
+    pub tuned: Option<String>,
+    /// How it is built.
+    pub build: Option<String>,
+    /// How it is started.
+    pub command: String,
+    /// Variables that it is given.
+    pub env: BTreeMap<String, String>,
+    /// What it was asked to do right before it was measured.
+    pub gate: Vec<Check>,
+    /// Why it was not measured.
+    pub skipped: Option<String>,
+    /// Anything else: that it ignores the signal to end, say.
+    pub remarks: Vec<String>,
+}
+
+/// A cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "docs/COMPARISON.md describes the keys of the same names")]
+pub struct CellReport {
+    pub name: String,
+    pub about: Option<String>,
+    pub connections: u32,
+    pub size: String,
+    pub depth: Option<u32>,
+    pub active: Option<String>,
+    /// As it was given; absent in a closed loop.
+    pub rate: Option<String>,
+    /// What that came to.
+    pub rate_per_s: Option<f64>,
+    pub messages_per_connection: Option<u32>,
+    pub slow_readers: u32,
+    pub metric: Metric,
+    pub duration_s: f64,
+    pub warmup_s: f64,
+    pub rounds: u32,
+    pub args: Vec<String>,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// The server's name.
+    pub server: String,
+    /// The cell's.
+    pub cell: String,
+    /// The round; those below `discard` do not count.
+    pub round: u32,
+    /// How often it was measured in this round: the last time counts.
+    pub attempts: u32,
+    /// When, in seconds since the Unix epoch.
+    pub started_unix_s: f64,
+    /// How long all of it took.
+    pub elapsed_s: f64,
+    /// What was measured.
+    pub values: BTreeMap<Metric, f64>,
+    /// What limited it.
+    pub bound: Option<Bound>,
+    /// Whether a control group accounts for the server, so that processes which have ended count.
+    pub by_control_group: bool,
+    /// The most memory of that group, that of the kernel and of cached files among it.
+    pub group_peak_bytes: Option<u64>,
+    /// Why it does not count, or some of it.
+    pub faults: Vec<Fault>,
+}
+
+/// Why a measurement does not count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// What it is.
+    pub kind: FaultKind,
+    /// In words.
+    pub why: String,
+}
+
+/// Why a measurement does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// The server did not start, died, or an echo was lost or wrong.
+    Failed,
+    /// Beyond what it can do by its own account.
+    NotSupported,
+    /// Others took the processors.
+    Others,
+    /// The numbers cannot be true together (Little's law).
+    Inconsistent,
+    /// The generator was the limit, or was late itself.
+    Generator,
+    /// The server did not keep up with the rate that all are given.
+    TooSlow,
+}
+
+impl FaultKind {
+    /// Whether a measurement with this fault says nothing about `metric`. What the server used for an echo or a connection
+    /// is its own, whoever was the limit.
+    #[must_use]
+    pub fn spoils(self, metric: Metric) -> bool {
+        match self {
+            Self::Failed | Self::NotSupported | Self::Others | Self::Inconsistent => true,
+            Self::Generator => !metric.is_of_the_server_alone(),
+            Self::TooSlow => matches!(metric, Metric::P50 | Metric::P99 | Metric::P999 | Metric::Rate),
+        }
+    }
+
+    /// In one word or two, for a table.
+    #[must_use]
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::NotSupported => "not supported",
+            Self::Others => "others took the processors",
+            Self::Inconsistent => "Little's law does not hold",
+            Self::Generator => "generator-bound",
+            Self::TooSlow => "too slow for this rate",
+        }
+    }
+}
+
+/// One server in one cell by one metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Compared {
+    /// The server's name.
+    pub server: String,
+    /// The cell's.
+    pub cell: String,
+    /// What is compared.
+    pub metric: Metric,
+    /// The median over the rounds that count.
+    pub value: Option<f64>,
+    /// The rounds that count.
+    pub rounds: u32,
+    /// To the baseline in the same rounds; absent if there is none, with the reason.
+    pub ratio: Option<Interval>,
+    /// How likely it would be by chance, before the correction for the number of pairs.
+    pub p: Option<f64>,
+    /// What is to be thought of it.
+    pub verdict: Option<Verdict>,
+    /// Why there is no ratio.
+    pub reason: Option<String>,
+    /// How its values followed the rounds, if that was more than chance.
+    pub drift: Option<f64>,
+    /// In rounds that count, what limited them was the generator.
+    pub is_generator_bound: bool,
+}
+
+/// Why results cannot be read or written.
+#[derive(Debug, Error)]
+pub enum ResultsError {
+    /// The file.
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, io::Error),
+    /// Its content.
+    #[error("{0} does not hold results of `ringload compare`: {1}")]
+    Content(PathBuf, serde_json::Error),
+    /// Its version.
+    #[error("{0} has version {1} of the results' form, this ringload reads version {VERSION}")]
+    Version(PathBuf, u32),
+    /// A file to write.
+    #[error("cannot write {0}: {1}")]
+    Write(PathBuf, io::Error),
+    /// Results of something else.
+    #[error("{0} cannot be resumed: {1} (give another --json, or remove the file)")]
+    Other(PathBuf, String),
+}
+
+impl Results {
+    /// Reads results.
+    pub fn read(path: &Path) -> Result<Self, ResultsError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            comparison_version: u32,
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| ResultsError::Read(path.to_owned(), error))?;
+        let content = |error| ResultsError::Content(path.to_owned(), error);
+        let Versioned { comparison_version } = serde_json::from_str(&text).map_err(content)?;
+        if comparison_version != VERSION {
+            return Err(ResultsError::Version(path.to_owned(), comparison_version));
+        }
+        serde_json::from_str(&text).map_err(content)
+    }
+
+    /// Writes them, all or nothing: a file that was there stays until the new one is complete.
+    pub fn write(&self, path: &Path) -> Result<(), ResultsError> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let part = path.with_file_name(name);
+        let written = (|| {
+            let mut file = io::BufWriter::new(std::fs::File::create(&part)?);
+            serde_json::to_writer_pretty(&mut file, self)?;
+            file.write_all(b"\n")?;
+            file.flush()?;
+            std::fs::rename(&part, path)
+        })();
+        written.map_err(|error| ResultsError::Write(path.to_owned(), error))
+    }
+
+    /// What is about to be measured.
+    #[must_use]
+    pub fn of(comparison: &Comparison, seed: u64) -> Self {
+        let file::Settings { title, .. } = &comparison.settings;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            comparison_version: VERSION,
+            ringload: env!("CARGO_PKG_VERSION").to_owned(),
+            title: title.clone(),
+            seed,
+            started_unix_s: now.as_secs_f64(),
+            is_complete: false,
+            settings: Settings::of(&comparison.settings),
+            machine: Machine::this(),
+            conditions: super::conditions::of_this_machine(),
+            servers: comparison.servers.iter().map(ServerReport::of).collect(),
+            cells: comparison.cells.iter().map(CellReport::of).collect(),
+            runs: Vec::new(),
+            comparisons: Vec::new(),
+        }
+    }
+
+    /// Goes on with `earlier` results, which must be of the same comparison; more rounds, servers and cells may be asked for
+    /// now.
+    pub fn resume(mut self, earlier: Self, path: &Path) -> Result<Self, ResultsError> {
+        let other = |why: String| ResultsError::Other(path.to_owned(), why);
+        let (mut now, before) = (as_written(&self.settings), &earlier.settings);
+        now.rounds = before.rounds;
+        if now != *before {
+            return Err(other("its settings were other ones".to_owned()));
+        }
+        for server in &mut self.servers {
+            let Some(before) = earlier.servers.iter().find(|it| it.name == server.name) else { continue };
+            if (&before.command, &before.env) != (&server.command, &server.env) {
+                return Err(other(format!("server {} was started in another way", server.name)));
+            }
+            server.remarks.clone_from(&before.remarks);
+        }
+        for cell in &mut self.cells {
+            let Some(before) = earlier.cells.iter().find(|it| it.name == cell.name) else { continue };
+            let same = CellReport { rate_per_s: before.rate_per_s, rounds: before.rounds, ..as_written(cell) };
+            if same != *before {
+                return Err(other(format!("cell {} was another one", cell.name)));
+            }
+            cell.rate_per_s = before.rate_per_s;
+        }
+        if earlier.machine.boot_id != self.machine.boot_id {
+            let text = "the machine was started anew, or is another one, since earlier rounds";
+            self.conditions.insert("resumed".to_owned(), text.to_owned());
+        }
+        let is_here = |run: &Run| {
+            self.servers.iter().any(|it| it.name == run.server) && self.cells.iter().any(|it| it.name == run.cell)
+        };
+        self.runs = earlier.runs.into_iter().filter(is_here).collect();
+        (self.seed, self.started_unix_s) = (earlier.seed, earlier.started_unix_s);
+        Ok(self)
+    }
+
+    /// Whether this has been measured.
+    #[must_use]
+    pub fn has(&self, server: &str, cell: &str, round: u32) -> bool {
+        self.runs.iter().any(|run| run.round == round && run.server == server && run.cell == cell)
+    }
+
+    /// What there is to be said of a server in a cell by a metric.
+    #[must_use]
+    pub fn compared(&self, server: &str, cell: &str, metric: Metric) -> Option<&Compared> {
+        self.comparisons.iter().find(|it| it.metric == metric && it.server == server && it.cell == cell)
+    }
+
+    /// The servers that were measured.
+    pub fn measured_servers(&self) -> impl Iterator<Item = &ServerReport> {
+        self.servers.iter().filter(|server| server.skipped.is_none())
+    }
+}
+
+/// As it is when it has been written and read: the last digit of a number may differ.
+fn as_written<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+    let text = serde_json::to_string(value).expect("plain data");
+    serde_json::from_str(&text).expect("it has just been written")
+}
+
+impl Settings {
+    fn of(settings: &file::Settings) -> Self {
+        Self {
+            rounds: settings.rounds,
+            discard: settings.discard,
+            duration_s: settings.duration.as_secs_f64(),
+            warmup_s: settings.warmup.as_secs_f64(),
+            baseline: settings.baseline.clone(),
+            same_within: settings.same_within,
+            confidence: settings.confidence,
+            server_cpus: settings.server_cpus.clone(),
+            load_cpus: settings.load_cpus.clone(),
+            fresh: settings.fresh,
+            retries: settings.retries,
+        }
+    }
+}
+
+impl ServerReport {
+    fn of(server: &file::Server) -> Self {
+        Self {
+            name: server.name.clone(),
+            class: server.class,
+            language: server.language.clone(),
+            version: server.version.clone(),
+            about: server.about.clone(),
+            tuned: server.tuned.clone(),
+            build: server.build.clone(),
+            command: shlex::try_join(server.command.iter().map(String::as_str)).unwrap_or_default(),
+            env: server.env.clone(),
+            gate: Vec::new(),
+            skipped: server.skip.clone(),
+            remarks: Vec::new(),
+        }
+    }
+
+    /// Adds a remark, once.
+    pub fn remark(&mut self, text: &str) {
+        if !self.remarks.iter().any(|it| it == text) {
+            self.remarks.push(text.to_owned());
+        }
+    }
+}
+
+impl CellReport {
+    fn of(cell: &file::Cell) -> Self {
+        let (rate, rate_per_s) = match cell.rate {
+            None => (None, None),
+            Some(Rate::PerSecond(rate)) => (Some(format!("{rate}/s")), Some(rate)),
+            Some(Rate::ShareOfSlowest(share)) => (Some(format!("{}% of the slowest", share * 100.0)), None),
+        };
+        Self {
+            name: cell.name.clone(),
+            about: cell.about.clone(),
+            connections: cell.connections,
+            size: cell.size.to_string(),
+            depth: cell.depth,
+            active: cell.active.clone(),
+            rate,
+            rate_per_s,
+            messages_per_connection: cell.messages_per_connection,
+            slow_readers: cell.slow_readers,
+            metric: cell.metric,
+            duration_s: cell.duration.as_secs_f64(),
+            warmup_s: cell.warmup.as_secs_f64(),
+            rounds: cell.rounds,
+            args: cell.args.clone(),
+        }
+    }
+}
+
+impl Run {
+    /// The value that counts for `metric`; `None` if it was not measured, or is spoiled.
+    #[must_use]
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        if self.faults.iter().any(|fault| fault.kind.spoils(metric)) {
+            return None;
+        }
+        self.values.get(&metric).copied().filter(|value| value.is_finite())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

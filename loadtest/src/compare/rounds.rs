@@ -1,0 +1,370 @@
+//! The rounds of a comparison: who is measured when, with which server started for it, and what is kept.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::analysis::analyse;
+use super::file::{Cell, Comparison, Fresh, Rate, Server};
+use super::gate;
+use super::measure::{Measurement, measure};
+use super::metric::Metric;
+use super::process::{self, ServerProcess};
+use super::progress::Progress;
+use super::results::{FaultKind, Results, ResultsError, Run};
+use super::statistics::Random;
+use crate::interrupt::Interrupt;
+use crate::output::units::{bytes, count};
+
+/// Descriptors that a server needs beside those of its connections, generously.
+const OTHER_DESCRIPTORS: u64 = 100;
+
+/// A comparison under way.
+pub struct Conductor<'a> {
+    comparison: &'a Comparison,
+    results: Results,
+    /// Where the results are kept meanwhile.
+    path: Option<PathBuf>,
+    interrupt: &'a Interrupt,
+    progress: Progress,
+}
+
+/// A measurement that is to be made: places of the server and the cell, and the round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The server's place in the file.
+    pub server: usize,
+    /// The cell's.
+    pub cell: usize,
+    /// The round, from 0 on, the discarded ones among them.
+    pub round: u32,
+}
+
+impl<'a> Conductor<'a> {
+    /// One that begins, or goes on, with these results.
+    #[must_use]
+    pub fn new(
+        comparison: &'a Comparison,
+        results: Results,
+        path: Option<PathBuf>,
+        interrupt: &'a Interrupt,
+        progress: Progress,
+    ) -> Self {
+        Self { comparison, results, path, interrupt, progress }
+    }
+
+    /// Conducts all of it.
+    pub fn run(mut self) -> Result<Results, ResultsError> {
+        self.pass_gates();
+        process::keep_off(&self.comparison.settings.server_cpus, &self.comparison.settings.load_cpus);
+        let plan = plan(self.comparison, self.results.seed);
+        self.progress.begin(&self.results, &plan);
+        let mut running: Option<(usize, ServerProcess)> = None;
+        for slot in plan {
+            if self.interrupt.is_raised() {
+                break;
+            }
+            let (server, cell) = (&self.comparison.servers[slot.server], &self.comparison.cells[slot.cell]);
+            if self.results.servers[slot.server].skipped.is_some()
+                || self.results.has(&server.name, &cell.name, slot.round)
+            {
+                self.progress.skip(slot);
+                continue;
+            }
+            if self.must_be_fresh(running.as_ref().map(|it| it.0), slot) {
+                self.stop(running.take());
+            }
+            let Some(run) = self.measure(slot, &mut running) else { break };
+            // What is said to be done must survive a kill.
+            self.results.runs.push(run.clone());
+            self.save()?;
+            self.progress.done(slot, &run);
+        }
+        self.stop(running.take());
+        self.results.is_complete = !self.interrupt.is_raised();
+        self.save()?;
+        self.progress.end();
+        Ok(self.results)
+    }
+
+    /// Looks at each server before any is measured: whether it can run here, starts, and does what is right.
+    fn pass_gates(&mut self) {
+        for (server, report) in self.comparison.servers.iter().zip(&mut self.results.servers) {
+            if self.interrupt.is_raised() {
+                return;
+            }
+            if report.skipped.is_none() {
+                check(server, &self.comparison.settings.server_cpus, report);
+            }
+            self.progress.checked(report);
+        }
+    }
+
+    /// Whether the server that runs is another one, or is to be started anew. What a server keeps of earlier connections
+    /// would be missing in its memory for idle ones: for those it is always new.
+    fn must_be_fresh(&self, running: Option<usize>, slot: Slot) -> bool {
+        let is_fresh_each_time =
+            self.comparison.settings.fresh == Fresh::Cell || self.comparison.cells[slot.cell].is_idle();
+        is_fresh_each_time || running.is_some_and(|server| server != slot.server)
+    }
+
+    fn stop(&mut self, running: Option<(usize, ServerProcess)>) {
+        let Some((place, mut process)) = running else { return };
+        if process.stop().was_killed {
+            let text = killed(&self.comparison.servers[place]);
+            self.results.servers[place].remark(&text);
+        }
+    }
+
+    /// One measurement, repeated as long as it does not count and may be; `None` if it was interrupted.
+    fn measure(&mut self, slot: Slot, running: &mut Option<(usize, ServerProcess)>) -> Option<Run> {
+        let (server, cell) = (&self.comparison.servers[slot.server], &self.comparison.cells[slot.cell]);
+        let begun = Instant::now();
+        let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let mut run = Run {
+            server: server.name.clone(),
+            cell: cell.name.clone(),
+            round: slot.round,
+            attempts: 0,
+            started_unix_s: started.as_secs_f64(),
+            elapsed_s: 0.0,
+            values: BTreeMap::new(),
+            bound: None,
+            by_control_group: false,
+            group_peak_bytes: None,
+            faults: Vec::new(),
+        };
+        let measurement = loop {
+            run.attempts += 1;
+            self.progress.measuring(slot, run.attempts);
+            let measurement = match beyond(server, cell) {
+                Some(why) => Measurement::failed(FaultKind::NotSupported, why),
+                None => self.attempt(slot, running, &mut run)?,
+            };
+            let is_to_be_repeated = measurement.is_spoiled(cell.metric)
+                && measurement.faults.iter().all(|fault| fault.kind != FaultKind::NotSupported)
+                && run.attempts <= self.comparison.settings.retries;
+            if !is_to_be_repeated {
+                break measurement;
+            }
+            // Whatever was wrong may have been the server's state.
+            self.stop(running.take());
+        };
+        (run.values, run.bound, run.faults) = (measurement.values, measurement.bound, measurement.faults);
+        run.elapsed_s = begun.elapsed().as_secs_f64();
+        Some(run)
+    }
+
+    fn attempt(
+        &mut self,
+        slot: Slot,
+        running: &mut Option<(usize, ServerProcess)>,
+        run: &mut Run,
+    ) -> Option<Measurement> {
+        let (server, settings) = (&self.comparison.servers[slot.server], &self.comparison.settings);
+        let (cell, rate) = match self.cell_of(slot) {
+            Ok(found) => found,
+            Err(why) => return Some(Measurement::failed(FaultKind::Failed, why)),
+        };
+        if running.is_none() {
+            match ServerProcess::start(server, &settings.server_cpus) {
+                Ok(process) => *running = Some((slot.server, process)),
+                Err(error) => return Some(Measurement::failed(FaultKind::Failed, error.to_string())),
+            }
+        }
+        let (_, process) = running.as_mut().expect("it was just started");
+        let progress = &mut self.progress;
+        let measurement = measure(process, &cell, &settings.load_cpus, rate, self.interrupt, &mut || progress.look())?;
+        (run.by_control_group, run.group_peak_bytes) = (process.has_group(), process.group_peak_bytes());
+        if process.end().is_some() {
+            *running = None;
+        }
+        Some(measurement)
+    }
+
+    /// The cell as it is measured now, with its rate: in the discarded rounds, in which the rate for all is found, an open
+    /// loop is a closed one.
+    fn cell_of(&mut self, slot: Slot) -> Result<(Cell, Option<f64>), String> {
+        let cell = &self.comparison.cells[slot.cell];
+        match cell.rate {
+            None => Ok((cell.clone(), None)),
+            Some(Rate::PerSecond(rate)) => Ok((cell.clone(), Some(rate))),
+            Some(Rate::ShareOfSlowest(_)) if slot.round < self.comparison.settings.discard => {
+                Ok((Cell { rate: None, ..cell.clone() }, None))
+            }
+            Some(Rate::ShareOfSlowest(share)) => {
+                if self.results.cells[slot.cell].rate_per_s.is_none() {
+                    let slowest = slowest(&self.results, &cell.name);
+                    self.results.cells[slot.cell].rate_per_s = slowest.map(|rate| rate * share);
+                }
+                let rate = self.results.cells[slot.cell].rate_per_s;
+                rate.map(|rate| (cell.clone(), Some(rate)))
+                    .ok_or_else(|| "no server had a rate in the discarded round, so there is none for all".to_owned())
+            }
+        }
+    }
+
+    /// Keeps what has been measured, so that nothing is lost if this ends here.
+    fn save(&mut self) -> Result<(), ResultsError> {
+        analyse(&mut self.results);
+        match &self.path {
+            Some(path) => self.results.write(path),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The lowest rate that a server reached when rates were to be found.
+fn slowest(results: &Results, cell: &str) -> Option<f64> {
+    let runs = results.runs.iter().filter(|run| run.cell == cell && run.round < results.settings.discard);
+    let rate = |run: &Run| {
+        let is_failed =
+            run.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Failed | FaultKind::NotSupported));
+        run.values.get(&Metric::Rate).copied().filter(|_| !is_failed)
+    };
+    runs.filter_map(rate).reduce(f64::min)
+}
+
+/// All measurements in their order. In each round cells come in an order of their own, and in each cell servers: those that
+/// are compared are measured one right after the other. With servers that are started once a round it is the other way
+/// round.
+#[must_use]
+pub fn plan(comparison: &Comparison, seed: u64) -> Vec<Slot> {
+    let settings = &comparison.settings;
+    let rounds = comparison.cells.iter().map(|cell| cell.rounds).max().unwrap_or(0) + settings.discard;
+    let mut plan = Vec::new();
+    for round in 0..rounds {
+        // Each round's order depends on the seed and its number alone, so that resuming finds it again.
+        let mut random = Random(seed ^ u64::from(round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let shuffled = |random: &mut Random, count: usize| {
+            let mut places: Vec<usize> = (0..count).collect();
+            random.shuffle(&mut places);
+            places
+        };
+        let (cells, servers) = (comparison.cells.len(), comparison.servers.len());
+        let is_in = |cell: usize| round < comparison.cells[cell].rounds + settings.discard;
+        match settings.fresh {
+            Fresh::Cell => {
+                for cell in shuffled(&mut random, cells) {
+                    let order = shuffled(&mut random, servers);
+                    plan.extend(order.into_iter().filter(|_| is_in(cell)).map(|server| Slot { server, cell, round }));
+                }
+            }
+            Fresh::Round => {
+                for server in shuffled(&mut random, servers) {
+                    let order = shuffled(&mut random, cells);
+                    plan.extend(order.into_iter().filter(|&cell| is_in(cell)).map(|cell| Slot { server, cell, round }));
+                }
+            }
+        }
+    }
+    plan
+}
+
+/// Why a cell is beyond a server by its own account, if it is.
+#[must_use]
+pub fn beyond(server: &Server, cell: &Cell) -> Option<String> {
+    let limits = &server.limits;
+    let connections = u64::from(cell.connections_in_all());
+    let descriptors = ringecho::sys::descriptor_limit().saturating_sub(OTHER_DESCRIPTORS);
+    match limits.max_connections {
+        Some(most) if connections > most => return Some(format!("it takes at most {} connections", count(most))),
+        None if connections > descriptors => {
+            return Some(format!("the limit on descriptors leaves it {} connections", count(descriptors)));
+        }
+        _ => {}
+    }
+    if let Some(most) = limits.max_message.filter(|&most| cell.size.max() as u64 > most) {
+        return Some(format!("its messages have at most {}", bytes(most as f64)));
+    }
+    let most = limits.max_depth.filter(|&most| cell.depth_at_least() > most)?;
+    Some(format!("it takes at most {} messages in flight", count(most)))
+}
+
+/// Looks at one server: what it needs, whether it starts, and whether it does what is right. What is wrong becomes the
+/// reason for skipping it.
+pub fn check(server: &Server, cpus: &[usize], report: &mut super::results::ServerReport) {
+    report.version = process::version(server);
+    if let Some(missing) = server.needs.iter().find_map(|need| need.missing(&server.dir)) {
+        report.skipped = Some(missing);
+        return;
+    }
+    match ServerProcess::start(server, cpus) {
+        Err(error) => report.skipped = Some(error.to_string()),
+        Ok(mut process) => {
+            report.gate = gate::check(process.target(), server.limits.max_message);
+            if let Some(end) = process.end() {
+                report.skipped = Some(format!("it died at the gate: {end}"));
+            } else if let Some(failed) = report.gate.iter().find(|check| check.fault.is_some()) {
+                let why = failed.fault.as_deref().unwrap_or_default();
+                report.skipped = Some(format!("it did not pass the gate: {}: {why}", failed.name));
+            }
+            if process.stop().was_killed {
+                report.remark(&killed(server));
+            }
+        }
+    }
+}
+
+fn killed(server: &Server) -> String {
+    let (signal, timeout) = (server.stop_signal.name(), server.stop_timeout.as_secs_f64());
+    format!("it had not ended {timeout:.1} s after {signal}, and was killed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison(text: &str) -> Comparison {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ringload-rounds-{}-{number}.toml", std::process::id()));
+        let servers = "[[server]]\nname = 'a'\ncommand = 'a'\n[[server]]\nname = 'b'\ncommand = 'b'\nlimits = { max-message = '1KiB', \
+                       max-connections = 50, max-depth = 4 }\n";
+        std::fs::write(&path, format!("{text}\n{servers}\n[[cell]]\nconnections = [1, 10, 100]\n")).unwrap();
+        let comparison = Comparison::read(std::slice::from_ref(&path)).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        comparison
+    }
+
+    #[test]
+    fn each_round_has_everything_once_in_an_order_of_its_own() {
+        let comparison = comparison("[compare]\nrounds = 4\ndiscard = 1\n");
+        let plan = plan(&comparison, 7);
+        assert_eq!(plan, super::plan(&comparison, 7));
+        assert_ne!(plan, super::plan(&comparison, 8));
+        assert_eq!(plan.len(), 5 * 3 * 2);
+        let round =
+            |round| plan.iter().filter(|it| it.round == round).map(|it| (it.cell, it.server)).collect::<Vec<_>>();
+        for number in 0..5 {
+            let mut all = round(number);
+            // The servers of a cell are measured one right after the other.
+            assert!(all.chunks(2).all(|pair| pair[0].0 == pair[1].0), "{all:?}");
+            all.sort_unstable();
+            assert_eq!(all, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]);
+        }
+        assert!((1..5).any(|number| round(number) != round(0)));
+    }
+
+    #[test]
+    fn a_server_that_is_started_once_a_round_has_its_cells_together() {
+        let comparison = comparison("[compare]\nrounds = 2\nfresh = 'round'\ndiscard = 0\n");
+        let plan = plan(&comparison, 7);
+        assert!(plan.chunks(3).all(|of_one| of_one.iter().all(|it| it.server == of_one[0].server)), "{plan:?}");
+    }
+
+    #[test]
+    fn what_is_beyond_a_server_is_told() {
+        let comparison = comparison("");
+        let (able, limited) = (&comparison.servers[0], &comparison.servers[1]);
+        let mut cell = comparison.cells[0].clone();
+        assert_eq!((beyond(able, &cell), beyond(limited, &cell)), (None, None));
+        assert_eq!(beyond(limited, &comparison.cells[2]).unwrap(), "it takes at most 50 connections");
+        cell.depth = Some(5);
+        assert_eq!(beyond(limited, &cell).unwrap(), "it takes at most 4 messages in flight");
+        cell.size = 2000.into();
+        assert_eq!(beyond(limited, &cell).unwrap(), "its messages have at most 1.0 KiB");
+        cell.connections = 90_000_000;
+        assert!(beyond(able, &cell).unwrap().starts_with("the limit on descriptors leaves it"));
+    }
+}

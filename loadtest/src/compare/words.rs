@@ -1,0 +1,40 @@
+//! Words that are not known, and the ones that were probably meant.
+
+/// Words this similar (Jaro-Winkler, 1 is equal) are taken for slips of each other: `conections` and `connections` are at
+/// 0.98, `size` and `rounds` at 0.47.
+const SIMILAR: f64 = 0.8;
+
+/// Says that `word` is no `kind`, and which of `known` was probably meant, or else all of them.
+pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    match nearest(word, &known) {
+        Some(nearest) => format!("`{word}` is no {kind}; did you mean `{nearest}`?"),
+        None => format!("`{word}` is no {kind}; there are: {}", known.join(", ")),
+    }
+}
+
+/// The most similar word, if it is similar enough.
+pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let similarity = |it: &str| strsim::jaro_winkler(&word, &it.to_lowercase());
+    let best = known.iter().map(|it| (similarity(it), *it)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 >= SIMILAR).then_some(best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_understood_and_nonsense_is_not() {
+        let known = ["connections", "size", "depth", "same-within"];
+        assert_eq!(nearest("conections", &known), Some("connections"));
+        assert_eq!(nearest("same_within", &known), Some("same-within"));
+        assert_eq!(nearest("Depht", &known), Some("depth"));
+        assert_eq!(nearest("volume", &known), None);
+        assert_eq!(
+            unknown("key", "volume", known),
+            "`volume` is no key; there are: connections, size, depth, same-within"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! The keys of a live screen.
+
+use std::io::stdin;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Signal, kill_current_process_group};
+use signal_hook::consts::signal;
+
+use super::terminal;
+use crate::interrupt::Interrupt;
+
+/// What these keys send.
+const CTRL_C: u8 = 0x03;
+const CTRL_Z: u8 = 0x1a;
+const CTRL_BACKSLASH: u8 = 0x1c;
+
+/// The keys of a terminal in use, and what they interrupt.
+#[derive(Debug)]
+pub struct Keys {
+    interrupt: Interrupt,
+    /// The terminal has not hung up.
+    is_connected: bool,
+}
+
+impl Keys {
+    /// Keys that raise `interrupt`.
+    #[must_use]
+    pub fn new(interrupt: Interrupt) -> Self {
+        Self { interrupt, is_connected: true }
+    }
+
+    /// Whether what the screen shows is being ended, by a key or a signal.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupt.is_raised()
+    }
+
+    /// In raw mode Ctrl-C is a key like others, and q does the same. Ctrl-Z stops what a shell calls the job.
+    ///
+    /// The bytes are read here: the library's reader goes round for ever when the terminal has hung up.
+    pub fn read(&mut self) {
+        let mut keys = [0; 64];
+        while self.is_connected && terminal::is_taken() && has_input() {
+            match rustix::io::read(stdin(), &mut keys) {
+                Ok(0) => self.is_connected = false,
+                Ok(count) => keys[..count].iter().for_each(|&key| self.press(key)),
+                Err(Errno::INTR | Errno::AGAIN) => return,
+                Err(_) => self.is_connected = false,
+            }
+        }
+    }
+
+    fn press(&self, key: u8) {
+        match key {
+            b'q' | CTRL_C => self.interrupt.raise(signal::SIGINT),
+            CTRL_BACKSLASH => self.interrupt.raise(signal::SIGQUIT),
+            CTRL_Z => {
+                // What stands behind a pipe is stopped as well. The handler of the signal gives the terminal back.
+                let _ = kill_current_process_group(Signal::TSTP);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether there is something to be read, if only that the terminal has hung up.
+fn has_input() -> bool {
+    let stdin = stdin();
+    poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}

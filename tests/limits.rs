@@ -289,8 +289,8 @@ fn a_thousand_connections_dropped_in_random_states() {
     const ROUNDS: usize = 20;
     // A leak of slots would fill this table within a round. With receive buffers this small, all of their memory is
     // in use after the first round, and what is added later is a leak.
-    let arguments = ["--max-connections", "100", "--backlog-per-connection", "64KiB", "--max-message-size", "1MiB"];
-    let server = Server::start(&arguments);
+    let arguments = ["--max-connections", "100", "--when-full", "wait", "--backlog-per-connection", "64KiB"];
+    let server = Server::start(&[&arguments[..], &["--max-message-size", "1MiB"]].concat());
     let mut random = Random::new(1);
     let mut after_first_round = 0;
     for round in 0..ROUNDS {

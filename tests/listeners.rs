@@ -185,7 +185,7 @@ fn listeners_of_several_kinds() {
     let path = TestPath::new("mixed");
     let unix = format!("{}?protocol=tcp", path.listen());
     for slots in ["2", "100"] {
-        let arguments = ["serve", "--workers", "1", "--max-connections", slots, "--listen"];
+        let arguments = ["serve", "--workers", "1", "--max-connections", slots, "--when-full", "wait", "--listen"];
         let listen = format!("127.0.0.1:0,{unix},127.0.0.1:0?protocol=tcp");
         let server = Server::launch(command(&[&arguments[..], &[&listen]].concat()));
         for _ in 0..5 {
@@ -342,7 +342,15 @@ fn a_tiny_descriptor_limit_is_named() {
 #[test]
 fn unix_peers_that_vanish_leave_nothing_behind() {
     let path = TestPath::new("vanish");
-    let server = Server::launch(command(&["serve", "--max-connections", "4", "--listen", &path.listen()]));
+    let server = Server::launch(command(&[
+        "serve",
+        "--max-connections",
+        "4",
+        "--when-full",
+        "wait",
+        "--listen",
+        &path.listen(),
+    ]));
     for _ in 0..50 {
         let mut stream = UnixStream::connect(&path.0).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -101,7 +101,7 @@ fn the_connection_log_names_the_client() {
 /// A balancer that checks whether the port is open, with the header or without.
 #[test]
 fn connections_that_end_at_once_leave_nothing_behind() {
-    let server = serve("proxy=any", &["--max-connections", "2"]);
+    let server = serve("proxy=any", &["--max-connections", "2", "--when-full", "wait"]);
     for _ in 0..10 {
         drop(server.connect());
         let mut checked = server.connect();

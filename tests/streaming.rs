@@ -250,7 +250,8 @@ fn a_client_that_sends_and_reads_in_turns() {
 fn a_backlog_is_freed_with_its_connection() {
     const CLIENTS: usize = 8;
     // With this backlog, those of two rounds exceed what is allowed in all.
-    let arguments = ["--workers", "1", "--max-connections", "8", "--backlog-per-connection", "4MiB"];
+    let arguments =
+        ["--workers", "1", "--max-connections", "8", "--when-full", "wait", "--backlog-per-connection", "4MiB"];
     let server = Server::start(&arguments);
     for _ in 0..4 {
         for client in DeafClient::open_blocked(&server, BINARY, CLIENTS) {

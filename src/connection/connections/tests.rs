@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use super::*;
 use crate::connection::lifecycle::PROBE_TICKS;
 use crate::connection::output::NoLender;

@@ -1,0 +1,171 @@
+//! Whose turn it is, how much a connection may bring, and what its turn has come to (`connection/schedule.rs`).
+
+use std::num::NonZeroU32;
+
+use super::Connections;
+use crate::connection::lifecycle::{Facts, State};
+use crate::connection::output::Lender;
+use crate::connection::schedule::{self, Cost, Standing};
+
+impl<E, L: Lender> Connections<E, L> {
+    /// Judges a connection by what a receive has come to: interactive, or bulk. Its fact of being readable is up to date.
+    #[inline]
+    pub(crate) fn charge(&mut self, key: u32, bytes: u32, cost: Cost, was_within_frame: bool, is_budgeted: bool) {
+        if self.table.get(key).life.is_staged() && self.stages.take_expectation(key) {
+            // A TLS handshake says nothing of what its connection is like.
+            if is_budgeted {
+                self.budget.correct(self.price_of_handshake(), cost);
+            }
+            return;
+        }
+        if is_budgeted {
+            self.budget.correct(self.plan(key), cost);
+            self.usual_cost = self.usual_cost - self.usual_cost / 8 + cost / 8;
+        }
+        let connection = self.table.get_mut(key);
+        let was_bulk = connection.life.facts.has(Facts::BULK);
+        let has_more = connection.life.facts.has(Facts::READABLE);
+        let Standing { debt, is_bulk } = Standing::after(connection.debt, cost, has_more);
+        connection.debt = debt;
+        if is_bulk {
+            connection.life.facts.set(Facts::BULK);
+            self.shares.see_bulk(bytes, cost);
+        } else {
+            connection.life.facts.clear(Facts::BULK);
+            // A small piece of a large message is no small message.
+            let is_amidst = was_bulk || was_within_frame || connection.life.is_within_frame();
+            if !is_amidst && !connection.life.is_background() {
+                self.shares.see_interactive(self.now);
+            }
+        }
+    }
+
+    /// A receive from the background has brought nothing, or the end.
+    pub(crate) fn spent_on_nothing(&mut self, is_budgeted: bool, is_end: bool) {
+        if is_budgeted && is_end {
+            self.budget.spend(schedule::END);
+        }
+    }
+
+    /// Pending output of a connection of the background was sent.
+    pub(crate) fn spend_on_send(&mut self, bytes: usize, is_budgeted: bool) {
+        if is_budgeted {
+            self.budget.spend(schedule::cost_of_receive(bytes as u32, 0) / 2);
+        }
+    }
+
+    /// What a receive from a connection of the background is thought to come to.
+    #[inline]
+    fn plan(&self, key: u32) -> Cost {
+        let life = &self.table.get(key).life;
+        if life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
+            self.planned_cost
+        } else if life.is_staged() && self.stages.expects_work(key) {
+            self.price_of_handshake()
+        } else {
+            schedule::RECEIVE
+        }
+    }
+
+    /// A connection of the background is received from: what that is thought to come to is spent.
+    #[inline]
+    pub(crate) fn spend_on(&mut self, key: u32) {
+        self.budget.spend(self.plan(key));
+    }
+
+    /// Has a connection that may have something to be received wait for its turn, unless it does already or is not to be
+    /// received from.
+    #[inline]
+    pub(crate) fn queue(&mut self, key: u32) {
+        let connection = self.table.get_mut(key);
+        if connection.life.facts.has(Facts::IN_FOREGROUND.or(Facts::IN_BACKGROUND)) {
+            return;
+        }
+        if connection.life.is_background() {
+            connection.life.facts.set(Facts::IN_BACKGROUND);
+            self.table.push_back(&mut self.background, key);
+        } else {
+            connection.life.facts.set(Facts::IN_FOREGROUND);
+            self.table.push_back(&mut self.foreground, key);
+        }
+    }
+
+    /// Takes a connection out of the list that it waits in, if it does.
+    #[inline]
+    pub(crate) fn unqueue(&mut self, key: u32) {
+        let facts = &mut self.table.get_mut(key).life.facts;
+        if facts.has(Facts::IN_FOREGROUND) {
+            facts.clear(Facts::IN_FOREGROUND);
+            self.table.unlink(&mut self.foreground, key);
+        } else if facts.has(Facts::IN_BACKGROUND) {
+            facts.clear(Facts::IN_BACKGROUND);
+            self.table.unlink(&mut self.background, key);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_foreground(&self) -> bool {
+        !self.foreground.is_empty()
+    }
+
+    #[inline]
+    pub(crate) fn has_background(&self) -> bool {
+        !self.background.is_empty()
+    }
+
+    /// Whether a connection waits for its turn.
+    #[inline]
+    pub(crate) fn is_queued(&self, key: u32) -> bool {
+        self.table.get(key).life.facts.has(Facts::IN_FOREGROUND.or(Facts::IN_BACKGROUND))
+    }
+
+    /// The interactive connection that has waited longest.
+    #[inline]
+    pub(crate) fn next_foreground(&mut self) -> Option<u32> {
+        let key = self.foreground.first()?;
+        self.unqueue(key);
+        Some(key)
+    }
+
+    /// The next connection of the background, if the turn's budget has something left. What it gets is to be spent.
+    pub(crate) fn next_background(&mut self) -> Option<u32> {
+        while self.budget.is_left() {
+            let key = self.background.first()?;
+            self.unqueue(key);
+            let connection = self.table.get_mut(key);
+            if connection.life.is_background() {
+                connection.debt = Standing::pay(connection.debt);
+                if !Standing::may_be_served(connection.debt) {
+                    self.budget.spend(schedule::LOOK);
+                    self.queue(key);
+                    continue;
+                }
+            }
+            if self.table.get(key).life.facts.has(Facts::FED) && !self.feed(key) {
+                continue;
+            }
+            return Some(key);
+        }
+        None
+    }
+
+    /// How much may be received from a connection at once; `None`: as much as there is.
+    #[inline]
+    pub(crate) fn at_most(&self, key: u32) -> Option<NonZeroU32> {
+        let life = &self.table.get(key).life;
+        let facts = life.facts;
+        if life.state() == State::Opening && self.shares.has_interactive(self.now) {
+            return NonZeroU32::new(schedule::UPGRADE_RECEIVE);
+        }
+        let held = self.outputs.held() + self.stages.held();
+        let is_backlog_large = held >= self.backlog.total / 2;
+        let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
+        if !facts.has(Facts::BLOCKED) {
+            // Each may turn out to be another slow reader, and what it has brought then comes on top of the total.
+            return if held < self.backlog.total { at_most } else { NonZeroU32::new(schedule::LEAST_RECEIVE) };
+        }
+        // An echo is not longer than what it answers.
+        let room = u32::try_from(self.room_below_caps(key)).unwrap_or(u32::MAX);
+        NonZeroU32::new(at_most.map_or(room, |at_most| at_most.get().min(room)).max(1))
+    }
+}

@@ -18,6 +18,12 @@ pub fn refuse(why: &str) -> Vec<u8> {
     Answer::bad_request(why).bytes
 }
 
+/// A whole HTTP answer 503 of a server that is full. Clients that come again are not to come all at once and at once.
+pub fn full() -> Vec<u8> {
+    let headers = "Connection: close\r\nRetry-After: 5\r\nContent-Type: text/plain; charset=utf-8\r\n";
+    Answer::new(503, headers, "All of its connections are taken.").bytes
+}
+
 /// 101: what follows on this connection is WebSocket.
 pub(super) fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
     let accept = derive_accept_key(key);
@@ -109,3 +115,18 @@ impl Answer {
 
 /// Text that repeats what the client has sent is not to be taken for anything else.
 const PLAIN: &str = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_answer_of_a_full_server_is_as_long_as_it_says() {
+        let answer = String::from_utf8(super::full()).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
+        assert!(
+            head.starts_with("HTTP/1.1 503 Service Unavailable\r\n") && head.contains("\r\nRetry-After: 5\r\n"),
+            "{head}"
+        );
+        assert_eq!(body, "All of its connections are taken.");
+    }
+}

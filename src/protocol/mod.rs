@@ -39,7 +39,7 @@ mod target;
 mod testing;
 mod utf8;
 
-pub use answer::refuse;
+pub use answer::{full, refuse};
 pub use behaviour::{Behaviour, Source};
 pub use close_code::CloseCode;
 pub use frame::{Opcode, write_binary_header};

@@ -36,7 +36,7 @@ const AT_ONCE: usize = 16;
 /// The opcode of a fragment that is not the first.
 const CONTINUATION: u8 = 0;
 
-/// Masking keys need not be secret here: proxies are not deceived by whoever measures.
+/// Masking keys need not be secret here: no proxy has to be protected from a measurement.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A check and what came of it.
@@ -251,7 +251,7 @@ impl Client {
                 }
                 Event::Pong(payload) => self.said.push_back(Said::Pong(payload.into())),
                 Event::Close(close) => self.said.push_back(Said::Close(close.code)),
-                // It may ask whether this side is alive; whoever takes no answer within five seconds for an end is not
+                // It may ask whether this side is alive; a peer that takes five seconds without an answer for an end is not
                 // what is looked for here.
                 Event::Ping(_) => {}
             }

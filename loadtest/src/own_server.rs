@@ -76,6 +76,8 @@ impl OwnServer {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(VARIABLES)) {
             command.env_remove(name);
         }
+        // Connections that come again may come before their predecessors have left: they wait, unless --server-args say otherwise.
+        command.env("RINGECHO_WHEN_FULL", "wait");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C ends the load in order, and the load then ends the server.
         command.process_group(0);

@@ -11,7 +11,7 @@ const HEADERS: &str = "Connection: close\r\n\
     Vary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \
     style-src 'sha256-7kOMr4r84A1ESL/TS9p082+12x9WR8AOsI+HaYFklsI='; \
-    script-src 'sha256-T+ao6kix2kcUvq/ekqDiLVb+jqO+n9sFAVEpOXaqpfg='; \
+    script-src 'sha256-OkgptH/g48bgBld5VFo0LqA0UwaRLhgy53hk60xvTn4='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\n\
     Referrer-Policy: no-referrer\r\n";

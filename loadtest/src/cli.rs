@@ -2,6 +2,7 @@
 
 mod compare_args;
 mod help;
+mod members_args;
 mod report_args;
 mod scenario_args;
 mod scenario_file;
@@ -18,15 +19,17 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::interrupt::EXIT_BY_SIGNAL;
+use crate::members::{Meet, Together};
 use crate::output::display::Show;
 use crate::output::files::{Results, WriteError};
 use crate::output::{self, Voice, tell};
-use crate::run::{self, Ended, Settings};
-use crate::scenario::Transport;
-use crate::search::{self, Quantity};
+use crate::run::{self, Ended, RunError, Settings};
+use crate::scenario::{Portion, Transport};
+use crate::search::{self, Quantity, Search};
 use crate::server::ServerChoice;
 use crate::target::Protocol;
 use compare_args::CompareArgs;
+use members_args::MembersArgs;
 use report_args::ReportArgs;
 use scenario_args::ScenarioArgs;
 use search_args::SearchArgs;
@@ -76,6 +79,13 @@ struct RunArgs {
 
     #[command(flatten)]
     search: SearchArgs,
+
+    #[command(flatten)]
+    members: MembersArgs,
+
+    /// The other members, when they have met.
+    #[arg(skip)]
+    together: Option<Together>,
 
     /// Options in a TOML file; the command line wins
     ///
@@ -178,6 +188,20 @@ fn complain(message: impl std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The exit code of a run that was not possible, or has been ended.
+fn code_of(error: &RunError) -> u8 {
+    match error {
+        RunError::Ended { code, .. } => *code,
+        error if error.is_usage() => EXIT_USAGE,
+        _ => EXIT_CANNOT_RUN,
+    }
+}
+
+/// Says why there was no run, or, to a member, how it ended.
+fn complain_of(error: &RunError) -> ExitCode {
+    complain(error, code_of(error))
+}
+
 /// Prints what was asked for.
 fn print(text: &str) -> ExitCode {
     match tell(format_args!("{text}")) {
@@ -234,6 +258,14 @@ impl RunArgs {
                 Err(message) => complain(message, EXIT_USAGE),
             };
         }
+        let meet = match self.members_to_meet(search.as_ref()) {
+            Ok(meet) => meet,
+            Err(message) => return complain(message, EXIT_USAGE),
+        };
+        if meet.as_ref().is_some_and(|meet| meet.portion.member > 0) {
+            // Those are member 0's, which has the results.
+            (self.results, self.metrics) = (Results::default(), None);
+        }
         if let Err(message) = self.results.resolve() {
             return complain(message, EXIT_USAGE);
         }
@@ -243,21 +275,79 @@ impl RunArgs {
         if self.results.take_stdout() {
             output::speak_on(if self.quiet { Voice::Nowhere } else { Voice::Stderr });
         }
-        let outcome = match search {
-            Some(search) => search::run(&search, |value| self.for_step(search.quantity, value)),
-            None => match self.resolve() {
-                Ok(settings) => run::run(&settings),
-                Err(message) => return complain(message, EXIT_USAGE),
+        match meet {
+            Some(meet) => self.run_together(meet, search),
+            None => match self.conduct(search) {
+                Ok(code) => ExitCode::from(code),
+                Err(error) => complain_of(&error),
             },
+        }
+    }
+
+    /// How to meet the other members of the run, if there are any.
+    fn members_to_meet(&self, search: Option<&Search>) -> Result<Option<Meet>, String> {
+        let Some(meet) = self.members.resolve(&self.to_toml(), &format!("{search:?}"))? else { return Ok(None) };
+        if self.scenario.url.is_empty() || self.server_cmd.is_some() {
+            return Err(
+                "--members needs the URL of a server that is there already: each member would start one".to_owned()
+            );
+        }
+        // What is wrong is better said before the others wait.
+        let connections = self.clone().resolve()?.scenario.connections;
+        let members = meet.portion.members;
+        if connections < members && search.is_none_or(|search| search.quantity == Quantity::Rate) {
+            return Err(format!("--members {members} are more than --connections {connections}: some would have none"));
+        }
+        Ok(Some(meet))
+    }
+
+    /// Runs with the other members. All end with the same exit code.
+    fn run_together(mut self, meet: Meet, search: Option<Search>) -> ExitCode {
+        let Portion { member, members } = meet.portion;
+        if member > 0 {
+            if self.quiet {
+                output::speak_on(Voice::Nowhere);
+            }
+            self.quiet = true;
+            output::say(format_args!("member {member} of {members}: member 0 at {} conducts\n", meet.at));
+        }
+        let joined = run::watch_signals(None).and_then(|interrupt| Together::meet(meet, interrupt));
+        let together = match joined {
+            Ok(together) => together,
+            Err(error) => return complain_of(&error),
         };
-        match outcome {
-            Ok(Ended { by_signal: Some(signal), .. }) => ExitCode::from((EXIT_BY_SIGNAL + signal) as u8),
-            Ok(Ended { is_ok, .. }) => exit_code(is_ok),
+        self.together = Some(together.clone());
+        if !together.conducts() {
+            let Err(error) = run::follow(&together, |value| match (&search, value) {
+                (Some(search), Some(value)) => self.for_step(search.quantity, value),
+                _ => self.clone().resolve(),
+            });
+            return complain_of(&error);
+        }
+        let report = self.results.place();
+        match self.conduct(search) {
+            Ok(code) => {
+                together.finish(code, &format!("member 0 has the report{report}"));
+                ExitCode::from(code)
+            }
             Err(error) => {
-                let code = if error.is_usage() { EXIT_USAGE } else { EXIT_CANNOT_RUN };
-                complain(error, code)
+                together.finish(code_of(&error), &format!("member 0 failed: {error}"));
+                complain_of(&error)
             }
         }
+    }
+
+    /// Runs, or searches: the exit code.
+    fn conduct(self, search: Option<Search>) -> Result<u8, RunError> {
+        let ended = match search {
+            Some(search) => search::run(&search, self.together.as_ref(), |value| self.for_step(search.quantity, value)),
+            None => run::run(&self.resolve().map_err(RunError::Step)?),
+        };
+        Ok(match ended? {
+            Ended { by_signal: Some(signal), .. } => (EXIT_BY_SIGNAL + signal) as u8,
+            Ended { is_ok: true, .. } => 0,
+            Ended { is_ok: false, .. } => EXIT_FAULTS,
+        })
     }
 
     /// What makes the scenario, as a scenario file.
@@ -271,6 +361,9 @@ impl RunArgs {
     fn for_step(&self, quantity: Quantity, value: u64) -> Result<Settings, String> {
         let mut args = self.clone();
         args.quiet = true;
+        if let Some(together) = &mut args.together {
+            together.value = Some(value);
+        }
         args.scenario.set(quantity, value);
         args.resolve()
     }
@@ -293,8 +386,15 @@ impl RunArgs {
             (false, true) => Show::Lines,
             (false, false) => Show::Best,
         };
+        let mut scenario = self.scenario.resolve()?;
+        if let Some(together) = &self.together {
+            scenario.portion = together.portion();
+            if scenario.connections < scenario.portion.members {
+                return Err(format!("{} connections are too few for so many members", scenario.connections));
+            }
+        }
         Ok(Settings {
-            scenario: self.scenario.resolve()?,
+            scenario,
             server,
             routes: self.scenario.routes(),
             extras: self.scenario.extras()?,
@@ -306,6 +406,7 @@ impl RunArgs {
             results: self.results,
             metrics: self.metrics,
             show,
+            together: self.together,
         })
     }
 }

@@ -90,6 +90,11 @@ impl Interrupt {
         }
     }
 
+    /// Ends the run early because another member does, as `signal` asked there. It is no second request, whenever it comes.
+    pub fn follow(&self, signal: i32) {
+        self.first().get_or_insert(First { signal, at: Instant::now() });
+    }
+
     fn first(&self) -> MutexGuard<'_, Option<First>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

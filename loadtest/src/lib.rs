@@ -8,6 +8,7 @@
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
 //!   [`times`] since when each counts.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
+//! - [`members`] has many processes do one run together.
 //! - [`server`] finds the server or starts it.
 //! - [`compare`] sets servers against each other, in runs of this command.
 //! - [`stats`], [`ends`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
@@ -24,6 +25,7 @@ pub mod engine;
 pub mod interrupt;
 pub mod interval;
 pub mod machine;
+pub mod members;
 pub mod message;
 pub mod observer;
 pub mod output;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::{Control, Phase};
 use crate::interval::LiveReader;
+use crate::members::Together;
 use crate::output::display::Display;
 use crate::output::live::Live;
 use crate::sampling::processes::Processes;
@@ -32,14 +33,28 @@ pub struct Observer<'a> {
     /// When it last looked in this phase, and the longest time from one look to the next.
     looked: Option<Instant>,
     stall: Duration,
+    /// The others that do the same run.
+    together: Option<Together>,
+    /// What all of them have counted, if that is shown here.
+    counts_of_all: Option<Counts>,
 }
 
 impl<'a> Observer<'a> {
     /// For a run that begins now, with `payload_bytes` in a message on average.
     #[must_use]
-    pub fn new(server: Option<u32>, payload_bytes: f64, display: Display, live: &'a mut Live) -> Self {
+    pub fn new(
+        server: Option<u32>,
+        payload_bytes: f64,
+        display: Display,
+        live: &'a mut Live,
+        together: Option<Together>,
+    ) -> Self {
         let sampler = Sampler::new(server, payload_bytes);
-        Self { sampler, series: Series::default(), display, live, looked: None, stall: Duration::ZERO }
+        if let Some(together) = &together {
+            together.series_begins();
+        }
+        let (looked, stall, counts_of_all) = (None, Duration::ZERO, None);
+        Self { sampler, series: Series::default(), display, live, looked, stall, together, counts_of_all }
     }
 
     /// Something to be said once.
@@ -62,7 +77,7 @@ impl<'a> Observer<'a> {
             self.take(phase, counts, control);
             self.sampler.next += INTERVAL;
         }
-        self.display.refresh(counts);
+        self.display.refresh(self.counts_of_all.as_ref().unwrap_or(counts));
         self.looked = Some(Instant::now());
     }
 
@@ -82,8 +97,14 @@ impl<'a> Observer<'a> {
 
     fn take(&mut self, phase: Phase, counts: &Counts, control: &Control) {
         let sample = self.sampler.take(phase, counts, control);
-        self.live.take(&sample, counts);
-        self.display.show(&sample, counts);
+        let of_all = self.together.as_ref().and_then(|together| together.exchange(&sample, counts));
+        self.counts_of_all = of_all.as_ref().map(|(_, counts)| *counts);
+        let (shown, shown_counts) = of_all.as_ref().map_or((&sample, counts), |(sample, counts)| (sample, counts));
+        self.live.take(shown, shown_counts);
+        self.display.show(shown, shown_counts);
+        for note in self.together.iter().flat_map(Together::notes) {
+            self.display.note(&note);
+        }
         self.series.push(sample);
     }
 

@@ -1,8 +1,10 @@
 //! Conducts a run: from the limits and the first connection to the report.
 
 mod error;
+mod together;
 
 pub use error::RunError;
+pub use together::follow;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +13,12 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use self::together::Met;
 use crate::control::{Control, Phase};
 use crate::driver::plan::Ramp;
 use crate::engine::{self, Endpoint, EngineError, Shared};
 use crate::interrupt::Interrupt;
+use crate::members::{Together, prompt};
 use crate::message::Messages;
 use crate::message::expect::Expect;
 use crate::observer::Observer;
@@ -77,6 +81,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// What is shown meanwhile.
     pub show: Show,
+    /// The others that do the same run.
+    pub together: Option<Together>,
 }
 
 /// How a run, or a search, came out.
@@ -92,7 +98,7 @@ pub struct Ended {
 pub fn run(settings: &Settings) -> Result<Ended, RunError> {
     let mut live = serve_metrics(settings)?;
     live.log(settings.results.csv.as_deref());
-    let interrupt = watch_signals()?;
+    let interrupt = watch_signals(settings.together.as_ref())?;
     let report = perform(settings, &interrupt, &mut live)?;
     let is_ok = settings.results.publish(&report, live)?;
     Ok(Ended { is_ok, by_signal: interrupt.signal() })
@@ -103,8 +109,15 @@ pub fn serve_metrics(settings: &Settings) -> Result<Live, RunError> {
     Live::serve(settings.metrics).map_err(|error| RunError::System("cannot serve --metrics", error))
 }
 
-/// Runs once.
+/// Runs once: the report is that of all members, at member 0.
 pub fn perform(settings: &Settings, interrupt: &Interrupt, live: &mut Live) -> Result<Report, RunError> {
+    let Some(together) = &settings.together else { return perform_alone(settings, interrupt, live) };
+    together.announce();
+    together.hand_in(perform_alone(settings, interrupt, live)?)
+}
+
+/// Runs once: the report is that of this process.
+fn perform_alone(settings: &Settings, interrupt: &Interrupt, live: &mut Live) -> Result<Report, RunError> {
     let layout = Layout::new(settings)?;
     let server = Server::reach(settings)?;
     live.begin(&server.url());
@@ -119,8 +132,11 @@ pub fn perform(settings: &Settings, interrupt: &Interrupt, live: &mut Live) -> R
     run.conduct()
 }
 
-/// Signals end the run early from here on.
-pub fn watch_signals() -> Result<Interrupt, RunError> {
+/// Signals end the run early from here on, at all members.
+pub fn watch_signals(together: Option<&Together>) -> Result<Interrupt, RunError> {
+    if let Some(together) = together {
+        return Ok(together.interrupt().clone());
+    }
     Interrupt::watch().map_err(|error| RunError::System("cannot handle signals", error))
 }
 
@@ -157,7 +173,7 @@ impl Layout {
             return Err(RunError::Cpu(missing, usable));
         }
         let cpus = settings.cpus.clone().unwrap_or(usable);
-        let connections = settings.scenario.connections;
+        let connections = settings.scenario.own().connections;
         let needed = threads_needed(connections, 1, limit);
         let threads = match settings.threads {
             Some(threads) if threads < needed => {
@@ -183,6 +199,12 @@ struct Run<'a> {
     before: MemoryAt,
     /// What the server had used before the first connection.
     server_cpu_before: Option<CpuTime>,
+    /// The others that do the same run.
+    together: Option<Together>,
+    /// When the phase began that is under way; with others, when it was to begin.
+    phase_at: Instant,
+    /// When the next one is to begin, if that has been agreed upon.
+    next_at: Option<Instant>,
 }
 
 /// How waiting ended.
@@ -215,7 +237,8 @@ impl<'a> Run<'a> {
             return Err(RunError::ExpectTcp);
         }
         let wanted = settings.sources.as_ref();
-        let sources = Sources::new(targets, scenario.connections, ports, std::process::id(), wanted)?;
+        let own_connections = scenario.own().connections;
+        let sources = Sources::new(targets, own_connections, ports, std::process::id(), wanted)?;
         let messages = Messages::of(traffic);
         let seed = u64::from(std::process::id()) << 20;
         let tls = match targets[0].protocol {
@@ -237,11 +260,17 @@ impl<'a> Run<'a> {
         let binds = !sources.of_connections(0, 1).is_empty();
         let transport = engine::choose(settings.transport, &addresses, binds)?;
         if transport == Transport::Epoll {
-            check_descriptors(scenario.connections, layout)?;
+            check_descriptors(own_connections, layout)?;
         }
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server.pid())?;
         let server_cpu_before = server.pid().and_then(usage::server_cpu);
+        let together = settings.together.clone();
+        let phase_at = together.as_ref().map_or_else(|| Ok(Instant::now()), Together::begin)?;
+        if let Some(together) = &together {
+            together.phase_begun(Phase::Connect, phase_at, Instant::now());
+            prompt::relax();
+        }
         let shared = Arc::new(Shared {
             scenario: scenario.clone(),
             endpoints,
@@ -250,7 +279,8 @@ impl<'a> Run<'a> {
             sources,
             messages: if is_framed { messages } else { messages.unframed() },
             control,
-            epoch: Instant::now(),
+            // Members' messages of an open loop take turns as those of one process do.
+            epoch: phase_at,
             closing_progress_ns: AtomicU64::new(0),
             threads: layout.threads,
             cpus: layout.cpus.len() as u32,
@@ -258,7 +288,7 @@ impl<'a> Run<'a> {
         });
         let threads = spawn_threads(&shared, layout)?;
         let display = Display::new(settings.show, &headline(scenario, server, layout.threads), interrupt);
-        let observer = Observer::new(server.pid(), traffic.mean_size(), display, live);
+        let observer = Observer::new(server.pid(), traffic.mean_size(), display, live, together.clone());
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
         let (started, interrupt) = (SystemTime::now(), interrupt.clone());
         Ok(Self {
@@ -272,14 +302,17 @@ impl<'a> Run<'a> {
             observer,
             before,
             server_cpu_before,
+            together,
+            phase_at,
+            next_at: None,
         })
     }
 
     /// Leads all threads through the phases.
     fn conduct(mut self) -> Result<Report, RunError> {
-        let wanted = u64::from(self.scenario.connections_at_first());
+        let wanted = u64::from(self.scenario.own().connections_at_first);
         let begun = Instant::now();
-        let connected =
+        let mut connected =
             self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] + counts[Counter::Untried] == wanted)?;
         let connect_time = begun.elapsed();
         let connect_cpu = self.server_cpu_before.zip(self.server.pid().and_then(usage::server_cpu));
@@ -289,7 +322,12 @@ impl<'a> Run<'a> {
 
         let mut measured = None;
         // A plan may begin without a connection.
-        let has_load = open_when_idle > 0 || wanted == 0;
+        let mut has_load = open_when_idle > 0 || wanted == 0;
+        match self.meet(Phase::Connect, has_load)? {
+            Met::Agreed { any_has_load } => has_load = any_has_load,
+            Met::Alone => {}
+            Met::Interrupted => connected = Waited::Interrupted,
+        }
         if connected == Waited::Done && self.scenario.active > 0 && has_load {
             measured = self.measure()?;
         } else if connected == Waited::Done && has_load {
@@ -305,6 +343,7 @@ impl<'a> Run<'a> {
             counts.in_flight() == 0 && counts[Counter::PingsAwaited] == 0 && !(reopens && is_coming)
         })?;
         let at_end = self.memory()?;
+        self.meet(Phase::Drain, has_load)?;
         let server_end = self.server.end();
         self.begin(Phase::Close)?;
         self.wait_for_closes()?;
@@ -344,16 +383,22 @@ impl<'a> Run<'a> {
             if self.wait(Phase::WarmUp, Some(self.scenario.warmup), |_| false)? == Waited::Interrupted {
                 return Ok(None);
             }
+            self.await_end_of_warmup();
         }
-        let first = Mark::now(self.counts(), self.server.pid());
+        // With others, what is to be noted must not delay what all begin together.
+        let is_alone = self.together.is_none();
+        let note = |run: &Self| Mark::now(run.counts(), run.server.pid());
+        let before = is_alone.then(|| note(self));
         self.begin(Phase::Measure)?;
+        let first = before.unwrap_or_else(|| note(self));
         let threads = u64::from(self.shared.threads);
-        let (limit, requested) = (self.scenario.traffic.limit, u64::from(self.scenario.connections));
+        let (limit, requested) = (self.scenario.traffic.limit, u64::from(self.scenario.own().connections));
         let is_planned = self.scenario.plan.connections.is_some();
         self.wait(Phase::Measure, Some(self.scenario.duration), |counts| {
             (!is_planned && counts.are_all_gone(requested)) || (limit.is_some() && counts[Counter::QuotaMet] == threads)
         })?;
         let last = Mark::now(self.counts(), self.server.pid());
+        self.meet(Phase::Measure, true)?;
         Ok(Some(last.since(&first, &self.load_cpus)))
     }
 
@@ -379,8 +424,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn begin(&self, phase: Phase) -> Result<(), RunError> {
-        self.shared.control.begin(phase).map_err(|error| RunError::System("cannot wake the threads", error))
+    fn begin(&mut self, phase: Phase) -> Result<(), RunError> {
+        self.shared.control.begin(phase).map_err(|error| RunError::System("cannot wake the threads", error))?;
+        let begun = Instant::now();
+        let at = self.next_at.take();
+        self.phase_at = at.unwrap_or(begun);
+        if let (Some(together), Some(at)) = (&self.together, at) {
+            together.phase_begun(phase, at, begun);
+            prompt::relax();
+        }
+        Ok(())
+    }
+
+    /// A failed thread ends the run.
+    fn check_threads(&mut self) -> Result<(), RunError> {
+        if self.threads.iter().any(JoinHandle::is_finished) {
+            self.begin(Phase::Stop)?;
+            return Err(self.join().err().unwrap_or(RunError::Stuck));
+        }
+        Ok(())
     }
 
     fn counts(&self) -> Counts {
@@ -407,7 +469,7 @@ impl<'a> Run<'a> {
         time: Option<Duration>,
         mut done: impl FnMut(&Counts) -> bool,
     ) -> Result<Waited, RunError> {
-        let deadline = time.map(|time| Instant::now() + time);
+        let deadline = time.map(|time| self.deadline(phase, time));
         // What was unfinished, and since when it is just that.
         let mut progress = ((0, 0), Instant::now());
         loop {
@@ -430,10 +492,7 @@ impl<'a> Run<'a> {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Waited::TimeOver);
             }
-            if self.threads.iter().any(JoinHandle::is_finished) {
-                self.begin(Phase::Stop)?;
-                return Err(self.join().err().unwrap_or(RunError::Stuck));
-            }
+            self.check_threads()?;
             let tick = if phase.is_sending() { LOAD_TICK } else { TICK };
             let left = deadline.map_or(tick, |deadline| deadline.saturating_duration_since(Instant::now()));
             std::thread::sleep(left.min(tick));
@@ -477,6 +536,9 @@ fn spawn_threads(
 /// Says what the run is going to do.
 fn headline(scenario: &Scenario, server: &Server, threads: u32) -> String {
     let traffic = &scenario.traffic;
+    let (members, own) = (scenario.portion.members, count(scenario.own().connections.into()));
+    let by = if members > 1 { format!(" by {members} members, here {own},") } else { String::new() };
+    let target = server.url() + &by;
     let in_stages = |ramp: &Option<Ramp>| if ramp.is_some() { "up to " } else { "" };
     let (held, offered) = (in_stages(&scenario.plan.connections), in_stages(&scenario.plan.rate));
     let pace = traffic.open.map_or_else(
@@ -487,7 +549,7 @@ fn headline(scenario: &Scenario, server: &Server, threads: u32) -> String {
     format!(
         "ringload: {held}{} connections to {} on {threads} threads; {} active, {} bytes, {pace}{expect}",
         count(u64::from(scenario.connections)),
-        server.url(),
+        target,
         count(u64::from(scenario.active)),
         traffic.sizes,
     )

@@ -1,5 +1,6 @@
 //! What a run is to do: settings resolved and checked, and how they divide among threads.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,54 @@ pub struct Scenario {
     pub drain_timeout: Duration,
     /// How long the orderly closing of all connections may take.
     pub close_timeout: Duration,
+    /// Which part of all that this process does; everything, by default.
+    pub portion: Portion,
+}
+
+/// A member's part of a scenario. Its connections are numbered as they would be if one process had them all, and all else
+/// follows from a connection's number, or is shared by connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// The member's number, from 0 on.
+    pub member: u32,
+    /// How many members there are.
+    pub members: u32,
+}
+
+impl Default for Portion {
+    fn default() -> Self {
+        Self { member: 0, members: 1 }
+    }
+}
+
+impl Portion {
+    /// The numbers of this member's connections, of so many in all. By largest remainder: the first members have one more, if
+    /// they cannot all have the same.
+    #[must_use]
+    pub fn of(self, connections: u32) -> Range<u32> {
+        let (each, more) = (connections / self.members, connections % self.members);
+        let before = |member: u32| member * each + member.min(more);
+        before(self.member)..before(self.member + 1)
+    }
+}
+
+/// How much of a scenario's totals is one process's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Own {
+    /// Connections.
+    pub connections: u32,
+    /// Those that are wanted when load begins.
+    pub connections_at_first: u32,
+    /// Those that send.
+    pub active: u32,
+    /// Those that send and do not read.
+    pub slow_readers: u32,
+    /// Messages that are sent at most.
+    pub limit: Option<u64>,
+    /// The part of all connections.
+    pub share: f64,
+    /// The part of all active ones, and so of the rate.
+    pub active_share: f64,
 }
 
 /// How connections are opened.
@@ -155,19 +204,38 @@ pub struct Part {
 }
 
 impl Scenario {
-    /// Divides the scenario evenly among `threads` threads.
+    /// Divides this process's portion evenly among `threads` threads.
     #[must_use]
     pub fn divide(&self, threads: u32) -> Vec<Part> {
-        let boundary = |thread: u32| share(u64::from(self.connections), thread, threads) as u32;
-        let part = |thread| {
-            let (first, end) = (boundary(thread), boundary(thread + 1));
-            let limit = self.traffic.limit.map(|limit| {
-                let sent_by = |connection| share_u64(limit, self.active_below(connection), u64::from(self.active));
-                sent_by(end) - sent_by(first)
-            });
-            Part { thread: thread as usize, first, connections: end - first, limit }
-        };
+        let own = self.portion.of(self.connections);
+        let boundary = |thread: u32| own.start + share(own.len() as u64, thread, threads) as u32;
+        let part = |thread| self.part(thread as usize, boundary(thread)..boundary(thread + 1));
         (0..threads).map(part).collect()
+    }
+
+    fn part(&self, thread: usize, numbers: Range<u32>) -> Part {
+        let limit = self.traffic.limit.map(|limit| {
+            let sent_by = |connection| share_u64(limit, self.active_below(connection), u64::from(self.active));
+            sent_by(numbers.end) - sent_by(numbers.start)
+        });
+        Part { thread, first: numbers.start, connections: numbers.len() as u32, limit }
+    }
+
+    /// What of the totals is this process's.
+    #[must_use]
+    pub fn own(&self) -> Own {
+        let numbers = self.portion.of(self.connections);
+        let part = self.part(0, numbers.clone());
+        let active = (self.active_below(numbers.end) - self.active_below(numbers.start)) as u32;
+        Own {
+            connections: part.connections,
+            connections_at_first: part.share_of(self.connections_at_first(), self.connections),
+            active,
+            slow_readers: numbers.end.saturating_sub(numbers.start.max(self.regular())),
+            limit: part.limit,
+            share: f64::from(part.connections) / f64::from(self.connections.max(1)),
+            active_share: f64::from(active) / f64::from(self.active.max(1)),
+        }
     }
 
     /// Connections that are to be open when load begins.
@@ -282,6 +350,42 @@ pub(crate) mod tests {
             duration: timeout,
             drain_timeout: timeout,
             close_timeout: timeout,
+            portion: Portion::default(),
+        }
+    }
+
+    #[test]
+    fn members_have_different_connections_and_together_the_totals() {
+        for (connections, members, active, slow) in
+            [(10, 3, 10, 0), (1_000_003, 8, 333_333, 7), (7, 7, 2, 5), (100, 1, 100, 0), (11, 4, 5, 6)]
+        {
+            let mut whole = scenario(connections, active, Some(1001));
+            whole.upkeep.slow_readers = slow;
+            let mut next = 0;
+            let (mut sums, mut shares) = ([0; 5], (0.0, 0.0));
+            for member in 0..members {
+                let it = Scenario { portion: Portion { member, members }, ..whole.clone() };
+                let own = it.own();
+                let numbers = it.portion.of(connections);
+                assert_eq!((numbers.start, numbers.len() as u32), (next, own.connections));
+                assert!(own.connections.abs_diff(connections / members) <= 1);
+                next = numbers.end;
+                let all = [
+                    own.connections,
+                    own.connections_at_first,
+                    own.active,
+                    own.slow_readers,
+                    own.limit.unwrap() as u32,
+                ];
+                sums.iter_mut().zip(all).for_each(|(sum, value)| *sum += value);
+                shares = (shares.0 + own.share, shares.1 + own.active_share);
+                let parts = it.divide(3.min(own.connections));
+                assert_eq!(parts[0].first, numbers.start);
+                assert_eq!(parts.iter().map(|part| part.connections).sum::<u32>(), own.connections);
+                assert_eq!(parts.iter().map(|part| part.limit.unwrap()).sum::<u64>(), own.limit.unwrap());
+            }
+            assert_eq!(sums, [connections, connections, active, slow, 1001], "{connections} by {members}");
+            assert!((shares.0 - 1.0).abs() < 1e-9 && (shares.1 - 1.0).abs() < 1e-9);
         }
     }
 

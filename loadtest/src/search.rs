@@ -6,6 +6,7 @@ mod knee;
 pub use goal::Goal;
 
 use crate::interrupt::Interrupt;
+use crate::members::Together;
 use crate::output::files::WriteError;
 use crate::output::live::Live;
 use crate::output::report::{LatencyReport, Report};
@@ -53,9 +54,14 @@ const MEMORY_SHARE: f64 = 0.7;
 
 /// Searches; `settings_for` makes the settings of a run with a certain value. Prints each step and the best run's
 /// results. All is well if any value held.
-pub fn run(search: &Search, settings_for: impl Fn(u64) -> Result<Settings, String>) -> Result<Ended, RunError> {
-    let interrupt = run::watch_signals()?;
-    let limit = search.limit.min(search.quantity.machine_limit()?);
+pub fn run(
+    search: &Search,
+    together: Option<&Together>,
+    settings_for: impl Fn(u64) -> Result<Settings, String>,
+) -> Result<Ended, RunError> {
+    let interrupt = run::watch_signals(together)?;
+    let members = together.map_or(1, |together| u64::from(together.portion().members));
+    let limit = search.limit.min(search.quantity.machine_limit()?.saturating_mul(members));
     let mut knee = Knee::new(START, limit);
     let mut best = None;
     let mut live = None;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 pub use crate::ends::{Cause, EarlyEnd, EarlyEnds, Failures};
 use crate::interval::LiveLatencies;
@@ -104,13 +105,28 @@ pub enum Counter {
 /// How many counters there are.
 pub const COUNTERS: usize = Counter::QuotaMet as usize + 1;
 
-/// The values of all counters at one time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The values of all counters at one time. Members tell each other, whose versions are the same, so the order of counters is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<u64>", try_from = "Vec<u64>")]
 pub struct Counts([u64; COUNTERS]);
 
 impl Default for Counts {
     fn default() -> Self {
         Self([0; COUNTERS])
+    }
+}
+
+impl From<Counts> for Vec<u64> {
+    fn from(counts: Counts) -> Self {
+        counts.0.to_vec()
+    }
+}
+
+impl TryFrom<Vec<u64>> for Counts {
+    type Error = &'static str;
+
+    fn try_from(values: Vec<u64>) -> Result<Self, Self::Error> {
+        values.try_into().map(Self).map_err(|_| "counters of another version")
     }
 }
 

@@ -115,10 +115,11 @@ fn asked_per_s(scenario: &Scenario, seconds: f64) -> Option<f64> {
     if scenario.plan.connections.is_some() {
         return None;
     }
-    Some(scenario.plan.rate.as_ref().map_or(open.rate, |rate| {
+    let of_all = scenario.plan.rate.as_ref().map_or(open.rate, |rate| {
         let (from_ns, time_ns) = (scenario.warmup.as_nanos() as f64, seconds * 1e9);
         (rate.area_until(from_ns + time_ns) - rate.area_until(from_ns)) / time_ns
-    }))
+    });
+    Some(of_all * scenario.own().active_share)
 }
 
 /// Connections that are not open are due nothing: then the load is less than what was asked for.

@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 
 /// The options of `ringload run` by groups, in the order of their importance. Those of the first list of each group are in
 /// `--help`, those of the second only in `--help-all`.
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 9] = [
     Group {
         title: "Load",
         short: &["connections", "rate", "depth", "stages", "duration", "size", "message", "expect"],
@@ -58,6 +58,7 @@ const GROUPS: [Group; 8] = [
         short: &["server-pid", "server-cmd"],
         more: &["server-args", "server-cpus", "tcp"],
     },
+    Group { title: "Many machines", short: &[], more: &["members", "member", "meet", "meet-timeout", "meet-token"] },
     Group { title: "This side", short: &[], more: &["threads", "cpus", "transport"] },
     Group {
         title: "Results",

@@ -73,6 +73,13 @@ impl Results {
         [&self.json, &self.csv, &self.html, &self.hdr, &self.summary].into_iter().flatten().map(PathBuf::as_path)
     }
 
+    /// Where they are, in words: ` (a.json, a.html)`, or nothing.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let paths: Vec<_> = self.paths().map(|path| path.display().to_string()).collect();
+        if paths.is_empty() { String::new() } else { format!(" ({})", paths.join(", ")) }
+    }
+
     /// Whether one of the files is standard output.
     #[must_use]
     pub fn take_stdout(&self) -> bool {

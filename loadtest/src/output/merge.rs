@@ -1,6 +1,8 @@
 //! Several runs as one: histograms are added, never averaged; counters are summed; seconds are laid over each other by
 //! the clock.
 //!
+//! The parts of one run, which several members did together, are laid over each other by the clock that they had in common.
+//!
 //! Runs on several machines against one server are told apart by their machines' boot ids. What two runs saw of the same
 //! thing (the server's process, a machine's kernel) counts once.
 
@@ -11,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use self::groups::{Group, Groups};
 
 use super::report::{
-    Connections, CpuReport, EarlyEnd, Failure, LatencyReport, MeasuredReport, MemoryAt, MemoryMarks, MemoryReport,
-    MessageCounts, Report, RunReport, Violation,
+    Connections, CpuReport, EarlyEnd, Failure, LatencyReport, MeasuredReport, Meeting, MemoryAt, MemoryMarks,
+    MemoryReport, MessageCounts, Report, RunReport, Violation,
 };
+use crate::control::Phase;
 use crate::sampling::{KernelMemory, Memory};
 use crate::series::{Encoded, ProcessSample, Sample, SampleLatency};
 use crate::verdict::Verdict;
@@ -39,6 +42,7 @@ pub fn merge(reports: &[Report]) -> Option<Report> {
         ok: reports.iter().all(|report| report.ok),
         interrupted: reports.iter().any(|report| report.interrupted),
         runs: reports.iter().flat_map(|report| report.runs.clone()).collect(),
+        meeting: Meeting::of(reports),
         connections: connections(reports),
         messages: messages(reports),
         ping_us,
@@ -50,8 +54,12 @@ pub fn merge(reports: &[Report]) -> Option<Report> {
     })
 }
 
-/// The hosts' names; where one has several runs, with the run's number.
+/// The hosts' names; where one has several runs, with the run's number. Members have numbers.
 fn names(reports: &[Report]) -> Vec<String> {
+    if Meeting::of(reports).is_some() {
+        let places = reports.iter().filter_map(Report::place);
+        return places.map(|place| format!("member {}", place.member)).collect();
+    }
     let host = |report: &Report| report.runs.first().map(|run| run.machine.hostname.clone()).unwrap_or_default();
     let hosts: Vec<_> = reports.iter().map(host).collect();
     let name = |(index, host): (usize, &String)| {
@@ -184,16 +192,30 @@ fn measured(reports: &[Report], seen: &Seen) -> Option<MeasuredReport> {
         return None;
     }
     let echoes = sum(&all, |it| it.echoes);
+    // The parts of one run begin at one moment. If they end when all has been sent, some are done before others, and the last one
+    // says how long it took. Else they end at one moment, too, and differ by how soon each has looked at its counters.
+    let is_one_run = Meeting::of(reports).is_some();
+    let ends_with_the_last = reports.iter().flat_map(|report| &report.runs).any(|run| run.scenario.messages.is_some());
+    let longest_s = all.iter().map(|it| it.seconds).fold(0.0, f64::max);
+    let seconds = if is_one_run && !ends_with_the_last {
+        all.iter().map(|it| it.seconds).sum::<f64>() / all.len() as f64
+    } else {
+        longest_s
+    };
+    let together = |rate: fn(&MeasuredReport) -> f64| {
+        let share = |it: &MeasuredReport| if is_one_run && ends_with_the_last { it.seconds / longest_s } else { 1.0 };
+        all.iter().map(|it| rate(it) * share(it)).sum::<f64>()
+    };
     let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
     let (lag_us, lag_histogram) = latencies(all.iter().filter_map(|it| it.lag_histogram.as_ref()));
     let servers = seen.servers(reports, |report| report.measured.as_ref()?.server_cpu.as_ref());
     let loads: Vec<_> = all.iter().map(|it| &it.load_cpu).collect();
     Some(MeasuredReport {
-        seconds: all.iter().map(|it| it.seconds).fold(0.0, f64::max),
+        seconds,
         echoes,
-        echoes_per_s: all.iter().map(|it| it.echoes_per_s).sum(),
+        echoes_per_s: together(|it| it.echoes_per_s),
         offered_per_s: all.iter().filter_map(|it| it.offered_per_s).reduce(|sum, other| sum + other),
-        payload_bytes_per_s: all.iter().map(|it| it.payload_bytes_per_s).sum(),
+        payload_bytes_per_s: together(|it| it.payload_bytes_per_s),
         latency_us,
         latency_histogram,
         lag_us,
@@ -253,12 +275,23 @@ fn add_kernel(sum: KernelMemory, other: KernelMemory) -> KernelMemory {
     }
 }
 
-/// Samples whose ends are nearest to the same second by the clock become one.
+/// Samples whose ends are nearest to the same second become one. Of several runs, that is a second by the machines' clocks; of the
+/// parts of one run, by the conductor's clock, from the moment on when the phase began.
 fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
-    let zero = reports.iter().map(started).fold(f64::INFINITY, f64::min);
-    let mut seconds: BTreeMap<i64, Vec<Sample>> = BTreeMap::new();
+    let is_one_run = Meeting::of(reports).is_some();
+    let began = |report: &Report| match report.place() {
+        Some(place) if is_one_run => place.began_s,
+        _ => started(report),
+    };
+    let zero = reports.iter().map(began).fold(f64::INFINITY, f64::min);
+    let places = || reports.iter().filter_map(Report::place).filter(|_| is_one_run);
+    let phase_began = |phase: Phase| {
+        let starts = places().flat_map(|place| &place.starts).filter(|start| start.phase == phase);
+        starts.map(|start| start.at_s).reduce(f64::min).unwrap_or(zero)
+    };
+    let mut seconds: BTreeMap<(u8, i64), Vec<Sample>> = BTreeMap::new();
     for (index, report) in reports.iter().enumerate() {
-        let offset = started(report) - zero;
+        let offset = began(report) - zero;
         let mut last = None;
         for sample in &report.series {
             let mut sample = Sample { time_s: sample.time_s + offset, ..sample.clone() };
@@ -266,10 +299,12 @@ fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
             if !seen.machine[index] {
                 sample.kernel = KernelMemory::default();
             }
-            let mut second = sample.time_s.round() as i64;
+            let (phase, since) =
+                if is_one_run { (sample.phase as u8, phase_began(sample.phase) - zero) } else { (0, 0.0) };
+            let mut second = (phase, (sample.time_s - since).round() as i64);
             // Two ends of one run may be nearest to the same second; they are two samples nevertheless.
-            if last.is_some_and(|last| second <= last) {
-                second = last.unwrap_or_default() + 1;
+            if let Some(last) = last.filter(|&last| second <= last) {
+                second = (last.0, last.1 + 1);
             }
             last = Some(second);
             seconds.entry(second).or_default().push(sample);
@@ -279,7 +314,8 @@ fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
 }
 
 /// Two machines in the same second.
-fn beside(sum: &Sample, other: &Sample) -> Sample {
+#[must_use]
+pub(crate) fn beside(sum: &Sample, other: &Sample) -> Sample {
     let both = |a: Option<ProcessSample>, b: Option<ProcessSample>| match (a, b) {
         (Some(a), Some(b)) => Some(processes(a, b)),
         (a, b) => a.or(b),
@@ -318,6 +354,7 @@ fn processes(a: ProcessSample, b: ProcessSample) -> ProcessSample {
 #[cfg(test)]
 mod tests {
     use super::super::report::tests::report;
+    use super::super::report::{PhaseStart, Place, Skew};
     use super::*;
 
     fn of_machine(boot_id: &str, server_pid: Option<u32>, started_unix_s: f64) -> Report {
@@ -364,6 +401,41 @@ mod tests {
         assert_eq!(rates, [1000, 900 + 1000, 900]);
         let both = merged.series[1].latency_histogram.as_ref().unwrap().decode().unwrap();
         assert_eq!(both.len(), 1900);
+    }
+
+    /// The part of a member whose series began at `began_s` by the conductor's clock, and which was so late.
+    fn part(member: u32, began_s: f64, late_us: f64, clock_bound_us: f64) -> Report {
+        let mut part = of_machine(&member.to_string(), None, 5000.0 * f64::from(member));
+        let start = PhaseStart { phase: Phase::Measure, at_s: began_s + 0.45, late_us, clock_bound_us };
+        let starts = vec![start];
+        part.runs[0].place = Some(Place { meeting: "m".to_owned(), member, members: 2, began_s, starts });
+        part
+    }
+
+    #[test]
+    fn parts_of_one_run_are_laid_over_each_other_by_the_conductors_clock() {
+        // By the wall clocks they are hours apart. Their samples end 1 ms before and behind half a second after the phase began.
+        let mut parts = [part(0, 50.0, 10.0, 5.0), part(1, 50.0, 60.0, 20.0)];
+        for (part, shift_s) in parts.iter_mut().zip([-0.051, -0.049]) {
+            part.series.iter_mut().for_each(|sample| sample.time_s += 0.45 + 0.5 + shift_s);
+        }
+        let merged = merge(&parts).unwrap();
+        let rates: Vec<_> = merged.series.iter().map(|sample| sample.echoes_per_s as u64).collect();
+        assert_eq!(rates, [2000, 1800]);
+        let meeting = merged.meeting.unwrap();
+        let skew = Skew { phase: Phase::Measure, us: 50.0, bound_us: 75.0 };
+        assert_eq!((meeting.members, meeting.skews), (2, vec![skew]));
+    }
+
+    #[test]
+    fn a_member_that_is_done_early_was_not_faster_for_all_that() {
+        let mut early = part(0, 50.0, 0.0, 0.0);
+        let measured = early.measured.as_mut().unwrap();
+        (measured.seconds, measured.echoes_per_s) = (0.5, 2000.0);
+        early.runs[0].scenario.messages = Some(1000);
+        let merged = merge(&[early, part(1, 50.0, 0.0, 0.0)]).unwrap().measured.unwrap();
+        assert_eq!((merged.seconds, merged.echoes), (1.0, 2000));
+        assert!((merged.echoes_per_s - 2000.0).abs() < 1e-6, "{}", merged.echoes_per_s);
     }
 
     #[test]

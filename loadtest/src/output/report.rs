@@ -2,12 +2,14 @@
 //! `ringload report` reads again.
 
 mod connections;
+mod meeting;
 mod messages;
 mod outcome;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::connections::{Connections, EarlyEnd, Failure, Violation};
+pub use self::meeting::{Meeting, Missing, PhaseStart, Place, Skew};
 pub use self::messages::MessageCounts;
 pub use self::outcome::{Measured, MemoryMarks, Outcome, Usage};
 use crate::driver::plan::Ramp;
@@ -53,6 +55,8 @@ pub struct Report {
     pub interrupted: bool,
     /// The runs behind these results: one, or those that were merged.
     pub runs: Vec<RunReport>,
+    /// What is to be said of them if they are the parts of one that several members did together.
+    pub meeting: Option<Meeting>,
     /// What became of the connections.
     pub connections: Connections,
     /// What became of the messages, over the whole run.
@@ -92,9 +96,11 @@ pub struct RunReport {
     pub scenario: Load,
     /// Where the load generator ran.
     pub machine: Machine,
+    /// Its place among the members that did one run together, of which this is its part.
+    pub place: Option<Place>,
 }
 
-/// The load, as it was asked for.
+/// The load, as it was asked for: of a member, its part of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -270,7 +276,9 @@ impl Report {
                 started_unix_s: outcome.started.as_secs_f64(),
                 scenario: load,
                 machine: Machine::this(),
+                place: None,
             }],
+            meeting: None,
             series: outcome.series,
         }
     }
@@ -308,25 +316,25 @@ impl Report {
     }
 }
 
-fn stage_points(ramp: &Ramp) -> Vec<StagePoint> {
-    ramp.points().map(|(at_s, value)| StagePoint { at_s, value }).collect()
+fn stage_points(ramp: &Ramp, share: f64) -> Vec<StagePoint> {
+    ramp.points().map(|(at_s, value)| StagePoint { at_s, value: value * share }).collect()
 }
 
 impl Load {
     fn of(scenario: &Scenario) -> Self {
-        let traffic = &scenario.traffic;
+        let (traffic, own) = (&scenario.traffic, scenario.own());
         Self {
-            connections: scenario.connections,
-            active: scenario.active,
-            connect_per_s: (scenario.connect.rate > 0.0).then_some(scenario.connect.rate),
-            connect_window: scenario.connect.window,
+            connections: own.connections,
+            active: own.active,
+            connect_per_s: (scenario.connect.rate > 0.0).then_some(scenario.connect.rate * own.share),
+            connect_window: (f64::from(scenario.connect.window) * own.share).ceil() as u32,
             greet: scenario.connect.greet,
             sizes: traffic.sizes.to_string(),
             size_bytes_mean: traffic.mean_size(),
             own_messages: traffic.own.as_ref().map(|own| own.from().to_owned()),
-            rate_per_s: traffic.open.map(|open| open.rate),
-            rate_stages: scenario.plan.rate.as_ref().map(stage_points),
-            connection_stages: scenario.plan.connections.as_ref().map(stage_points),
+            rate_per_s: traffic.open.map(|open| open.rate * own.active_share),
+            rate_stages: scenario.plan.rate.as_ref().map(|ramp| stage_points(ramp, own.active_share)),
+            connection_stages: scenario.plan.connections.as_ref().map(|ramp| stage_points(ramp, own.share)),
             arrivals: traffic.open.map(|open| open.arrivals),
             depth: (traffic.depth < u32::MAX).then_some(traffic.depth),
             text: traffic.text,
@@ -334,11 +342,11 @@ impl Load {
             welcomes: traffic.welcomes,
             verify: traffic.expect.compares(),
             verified: traffic.expect.verified(),
-            messages: traffic.limit,
-            reconnect_every_s: scenario.upkeep.reconnect_every.map(|every| every.as_secs_f64()),
+            messages: own.limit,
+            reconnect_every_s: scenario.upkeep.reconnect_every.map(|every| every.as_secs_f64() / own.share),
             messages_per_connection: scenario.upkeep.messages_per_connection,
             ping_every_s: scenario.upkeep.ping_every.map(|every| every.as_secs_f64()),
-            slow_readers: scenario.upkeep.slow_readers,
+            slow_readers: own.slow_readers,
             warmup_s: scenario.warmup.as_secs_f64(),
             duration_s: scenario.duration.as_secs_f64(),
         }

@@ -81,6 +81,11 @@ fn faults(report: &Report) -> Vec<String> {
         let messages = counted(messages.sent.max(number), "message");
         faults.push(format!("{} of {messages} {what}", count(number)));
     }
+    let missing: Vec<_> = report.meeting.iter().flat_map(|meeting| &meeting.missing).collect();
+    if let [first, ..] = missing.as_slice() {
+        let of = report.meeting.as_ref().map_or(0, |meeting| meeting.members);
+        faults.push(format!("{} of {of} members lost ({} from {:.1} s on)", missing.len(), first.name, first.from_s));
+    }
     if faults.is_empty() && !report.ok {
         faults.push("see the counters".to_owned());
     }

@@ -16,7 +16,12 @@ pub fn render(report: &Report, breaches: &[Breach]) -> String {
     if let Some(verdict) = &report.verdict {
         table.verdict(verdict);
     }
-    if report.runs.len() > 1 {
+    if let Some(meeting) = &report.meeting {
+        table.row("members", meeting.text());
+        for missing in &meeting.missing {
+            table.more(format_args!("WARNING: {}", missing.text()));
+        }
+    } else if report.runs.len() > 1 {
         table.row("runs", format_args!("{} merged: histograms and counters added", report.runs.len()));
     }
     table.connections(report);

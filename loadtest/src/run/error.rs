@@ -80,6 +80,17 @@ pub enum RunError {
     /// A file to write.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// Where member 0 is to listen.
+    #[error("cannot listen at {0} (--meet) for the other members: {1}")]
+    Meet(String, io::Error),
+    /// It is over for all members.
+    #[error("{said}")]
+    Ended {
+        /// The exit code.
+        code: u8,
+        /// Why.
+        said: String,
+    },
     /// Something else that the system refused.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),

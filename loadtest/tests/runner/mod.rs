@@ -2,11 +2,11 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -101,7 +101,7 @@ pub(crate) struct Running {
     command: Command,
     child: Child,
     limit: Limit,
-    lines: BufReader<ChildStdout>,
+    lines: BufReader<Box<dyn Read>>,
     said: String,
 }
 
@@ -111,8 +111,24 @@ impl Running {
         end_with_this_thread(&mut command);
         let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("ringload starts");
         let limit = Limit::on(&child);
-        let lines = BufReader::new(child.stdout.take().expect("piped"));
-        Self { command, child, limit, lines, said: String::new() }
+        let lines: Box<dyn Read> = Box::new(child.stdout.take().expect("piped"));
+        Self { command, child, limit, lines: BufReader::new(lines), said: String::new() }
+    }
+
+    /// The same, with what it complains of among its lines.
+    pub(crate) fn start_heard(args: &[&str]) -> Self {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let program = env!("CARGO_BIN_EXE_ringload");
+        let mut command = Command::new(program);
+        end_with_this_thread(&mut command);
+        command.args(args).stdin(Stdio::null()).stdout(writer.try_clone().expect("a descriptor")).stderr(writer);
+        let child = command.spawn().expect("ringload starts");
+        let limit = Limit::on(&child);
+        // The first one holds the pipe open.
+        let mut command = Command::new(program);
+        command.args(args);
+        let lines: Box<dyn Read> = Box::new(reader);
+        Self { command, child, limit, lines: BufReader::new(lines), said: String::new() }
     }
 
     /// Waits for a line with this in it, and returns it.

@@ -161,13 +161,19 @@ fn memory(report: &Report) -> Vec<(String, String)> {
 
 /// What was asked for.
 pub(super) fn scenario(report: &Report) -> String {
-    let tables: String = report.runs.iter().map(|run| table(&title(report, run), &asked_for(run))).collect();
+    let mut tables: String = report.runs.iter().map(|run| table(&title(report, run), &asked_for(run))).collect();
+    if let Some(meeting) = &report.meeting {
+        let mut rows = vec![("members".to_owned(), meeting.text())];
+        rows.extend(meeting.missing.iter().map(|missing| ("missing".to_owned(), missing.text())));
+        tables.insert_str(0, &table("Members", &rows));
+    }
     format!("<section><h2>Scenario</h2><div class=\"tables\">{tables}</div></section>\n")
 }
 
 pub(in crate::output) fn asked_for(run: &RunReport) -> Vec<(String, String)> {
     let mut rows = vec![("target".to_owned(), run.target.clone()), ("threads".to_owned(), run.threads.to_string())];
     rows.push(("transport".to_owned(), run.transport.clone()));
+    rows.extend(run.place.iter().map(|place| ("member".to_owned(), format!("{} of {}", place.member, place.members))));
     let stages = [("rate stages", &run.scenario.rate_stages), ("connection stages", &run.scenario.connection_stages)];
     rows.extend(stages.into_iter().filter_map(|(name, points)| Some((name.to_owned(), in_words(points.as_ref()?)))));
     let mut fields = serde_json::to_value(&run.scenario).unwrap_or_default();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::report::{Report, RunReport};
+use super::super::report::{Meeting, Report, RunReport};
 use super::super::units::percent;
 use crate::control::Phase;
 
@@ -67,6 +67,15 @@ impl Groups {
 impl Group {
     /// Why `report` cannot be added up with these.
     fn why_not(&self, report: &Report) -> Option<String> {
+        let meeting = |it: &Report| it.runs.iter().find_map(|run| Some(run.place.as_ref()?.meeting.clone()));
+        match (meeting(&self.reports[0]), meeting(report)) {
+            (Some(ours), Some(theirs)) if ours == theirs => return None,
+            (None, None) => {}
+            _ => {
+                let file = &self.files[0];
+                return Some(format!("it is not of the same run by several members as {file} (--members)"));
+            }
+        }
         let (ours, theirs) = (targets(&self.reports[0]), targets(report));
         if ours != theirs {
             let list = |targets: BTreeSet<&str>| targets.into_iter().collect::<Vec<_>>().join(", ");
@@ -82,6 +91,9 @@ impl Group {
 
 /// A warning if the runs did not measure at the same time altogether.
 pub(super) fn overlap_warning(reports: &[Report]) -> Option<String> {
+    if Meeting::of(reports).is_some() {
+        return None;
+    }
     let spans: Vec<_> = reports.iter().map(Span::of).collect();
     let common = spans.iter().copied().reduce(|a, b| Span { from: a.from.max(b.from), to: a.to.min(b.to) })?;
     let longest = spans.iter().map(|span| span.length()).fold(0.0, f64::max);
@@ -134,6 +146,7 @@ impl Span {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::report::Place;
     use super::super::super::report::tests::report;
     use super::*;
 
@@ -163,6 +176,24 @@ mod tests {
         let (groups, notes) = groups(&[run(1, "ws://a/", 100.0), run(2, "ws://a/", 101.5)]);
         assert_eq!(groups.len(), 2);
         assert!(notes.contains("1.json stays apart: it was not at the same time as 0.json"), "{notes}");
+    }
+
+    #[test]
+    fn parts_of_one_run_are_one_whatever_their_machines_clocks_say() {
+        let part = |member, meeting: &str, started_unix_s| {
+            let mut part = run(member, "ws://a/", started_unix_s);
+            let meeting = meeting.to_owned();
+            part.runs[0].place = Some(Place { meeting, member, members: 2, began_s: 7.0, starts: Vec::new() });
+            part
+        };
+        let all = [part(0, "m", 100.0), part(1, "m", 9000.0), part(0, "n", 100.3), run(5, "ws://a/", 100.0)];
+        let (groups, notes) = groups(&all);
+        assert_eq!(groups, [vec!["0.json", "1.json"], vec!["2.json"], vec!["3.json"]]);
+        assert!(
+            notes.contains("2.json stays apart: it is not of the same run by several members as 0.json"),
+            "{notes}"
+        );
+        assert_eq!(overlap_warning(&all[..2]), None);
     }
 
     #[test]

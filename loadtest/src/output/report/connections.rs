@@ -113,7 +113,7 @@ impl Connections {
         let Outcome { scenario, tally, addresses, at_first, connect_time, .. } = outcome;
         let counts = &tally.counts;
         // A plan may hold fewer at first than it does later.
-        let requested = u64::from(scenario.connections_at_first());
+        let requested = u64::from(scenario.own().connections_at_first);
         let (settled, failed_at_first) = (at_first[Counter::Settled], at_first[Counter::Failed]);
         let untried = at_first[Counter::Untried];
         let ready = settled.saturating_sub(failed_at_first);

@@ -1,0 +1,413 @@
+//! One run by many processes, on as many machines as there are: one start, one stop, one report.
+//!
+//! Member 0 conducts, and is a member like the others beside that. Each member does its [`Portion`] of the scenario, which is
+//! divided among members as it is among a machine's threads. Before each phase that waits for something, all members wait
+//! for each other, and then begin at one instant, which each knows by its own clock.
+//!
+//! - [`message`] is what they say to each other, [`token`] shows that they belong together, [`clock`] compares clocks.
+//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes up on time.
+//! - [`Together`] is what the rest of ringload knows of it.
+
+pub mod clock;
+pub mod conductor;
+pub mod member;
+pub mod message;
+pub mod net;
+pub mod prompt;
+#[cfg(test)]
+mod simulation;
+pub mod token;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::conductor::{Conductor, Setup};
+use self::member::{Member, Milestone, Step};
+use self::message::{Fingerprint, FromMember, Hello, PROTOCOL};
+use self::net::{Shared, instant_of, now_ns, ns_of};
+use self::token::Token;
+use crate::control::Phase;
+use crate::interrupt::{EXIT_BY_SIGNAL, Interrupt};
+use crate::output::merge;
+use crate::output::report::{Meeting, PhaseStart, Place, Report};
+use crate::output::say;
+use crate::run::RunError;
+use crate::scenario::Portion;
+use crate::series::Sample;
+use crate::stats::Counts;
+
+/// From one attempt to reach member 0 to the next.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How long one attempt may take.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How often a wait looks at signals.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long member 0 waits, behind the end, until all have been told.
+const PARTING: Duration = Duration::from_secs(6);
+
+/// How long a member that fails waits until it has said so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A member's stack for the thread with the socket.
+const STACK: usize = 512 << 10;
+
+/// How members meet.
+#[derive(Clone, Debug)]
+pub struct Meet {
+    /// Which part is this process's.
+    pub portion: Portion,
+    /// Where member 0 listens, as host and port.
+    pub at: String,
+    /// How long to wait for the others.
+    pub timeout: Duration,
+    /// What all have.
+    pub token: Token,
+    /// The scenario, as all must have it.
+    pub scenario: Fingerprint,
+}
+
+/// A member's view of the others. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Together {
+    common: Arc<Common>,
+    /// What the next run tries, in a search.
+    pub value: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Common {
+    meet: Meet,
+    interrupt: Interrupt,
+    link: Arc<Shared<Member>>,
+    /// At member 0.
+    conductor: Option<Arc<Shared<Conductor>>>,
+    /// How this run's phases began here.
+    starts: Mutex<Starts>,
+}
+
+#[derive(Debug, Default)]
+struct Starts {
+    began_s: f64,
+    phases: Vec<PhaseStart>,
+}
+
+impl Together {
+    /// Meets the others: member 0 waits until all have come, the others until it is there.
+    pub fn meet(meet: Meet, interrupt: Interrupt) -> Result<Self, RunError> {
+        // The clock's zero.
+        let _ = now_ns();
+        let mut conductor = None;
+        let link = if meet.portion.member == 0 {
+            let (ours, theirs) = UnixStream::pair().map_err(|error| RunError::System("socketpair", error))?;
+            conductor = Some(lead(&meet, theirs.into())?);
+            link(&meet, ours.into(), &interrupt)?
+        } else {
+            reach(&meet, &interrupt)?
+        };
+        let together = Self {
+            common: Arc::new(Common { meet, interrupt, link, conductor, starts: Mutex::default() }),
+            value: None,
+        };
+        together.wait_for_all()?;
+        Ok(together)
+    }
+
+    /// Which part of a scenario is this process's.
+    #[must_use]
+    pub fn portion(&self) -> Portion {
+        self.common.meet.portion
+    }
+
+    /// Whether this is member 0.
+    #[must_use]
+    pub fn conducts(&self) -> bool {
+        self.common.conductor.is_some()
+    }
+
+    /// What ends the run early, at any member.
+    #[must_use]
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.common.interrupt
+    }
+
+    fn starts(&self) -> MutexGuard<'_, Starts> {
+        self.common.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An error if it is over for all.
+    fn check(&self) -> Result<(), RunError> {
+        match self.common.link.lock().end() {
+            Some(end) => Err(RunError::Ended { code: end.code, said: end.said.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// At member 0, waits until all have come, and says how many have.
+    fn wait_for_all(&self) -> Result<(), RunError> {
+        let Some(conductor) = &self.common.conductor else { return Ok(()) };
+        let (members, at) = (self.portion().members, &self.common.meet.at);
+        let mut said = 0;
+        loop {
+            let news = conductor.wait(LOOK, |it| (it.present() != said || it.is_complete()).then(|| it.present()));
+            self.say_notes();
+            self.check()?;
+            if let Some(present) = news.filter(|&present| present != said) {
+                said = present;
+                say(format_args!("{present} of {members} members have met at {at}\n"));
+            }
+            if conductor.lock().is_complete() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn say_notes(&self) {
+        self.notes().iter().for_each(|note| say(format_args!("ringload: {note}\n")));
+    }
+
+    /// What has happened among the members since the last call.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.common.conductor.as_ref().map(|it| it.lock().take_notes()).unwrap_or_default()
+    }
+
+    /// At member 0, has all prepare the next run.
+    pub fn announce(&self) {
+        if let Some(conductor) = &self.common.conductor {
+            conductor.tell(|it| it.step(self.value, now_ns()));
+        }
+    }
+
+    /// At the other members, waits for the run behind number `last`, and says what it is.
+    pub fn next_step(&self, last: u32) -> Result<Step, RunError> {
+        loop {
+            let next = self.common.link.wait(LOOK, |it| it.step().filter(|step| step.run > last));
+            if let Some(step) = next {
+                return Ok(step);
+            }
+            self.check()?;
+        }
+    }
+
+    /// Everything is prepared: waits until all can begin, and then for the moment to do it, which it returns.
+    pub fn begin(&self) -> Result<Instant, RunError> {
+        *self.starts() = Starts::default();
+        // At member 0 the announcement has to come round first.
+        let run = self.common.conductor.as_ref().map_or(0, |it| it.lock().run());
+        let link = &self.common.link;
+        while link.wait(LOOK, |it| it.step().filter(|step| step.run >= run)).is_none() {
+            self.check()?;
+        }
+        link.tell(|it| it.reached(Milestone::Ready, now_ns()));
+        loop {
+            if let Some((at_ns, _)) = link.wait(LOOK, |it| it.start(None, now_ns())) {
+                let at = instant_of(at_ns);
+                prompt::sleep_until(at);
+                return Ok(at);
+            }
+            self.check()?;
+        }
+    }
+
+    /// This member is through with `phase`; `has_load` says whether it has connections for a load.
+    pub fn through(&self, phase: Phase, has_load: bool) {
+        self.common.link.tell(|it| it.reached(Milestone::Through(phase, has_load), now_ns()));
+    }
+
+    /// When all begin what comes behind `phase`, if that is known, and whether any has connections for a load.
+    #[must_use]
+    pub fn start_after(&self, phase: Phase) -> Option<(Instant, bool)> {
+        let (at_ns, start) = self.common.link.lock().start(Some(phase), now_ns())?;
+        Some((instant_of(at_ns), start.has_load))
+    }
+
+    /// The series of samples begins now.
+    pub fn series_begins(&self) {
+        let now_ns = now_ns();
+        let offset = self.common.link.lock().offset(now_ns);
+        self.starts().began_s = offset.map_or(0, |offset| offset.conductor_ns(now_ns)) as f64 / 1e9;
+    }
+
+    /// `phase` has begun here at `begun`; it was to begin `at`.
+    pub fn phase_begun(&self, phase: Phase, at: Instant, begun: Instant) {
+        let Some(offset) = self.common.link.lock().offset(now_ns()) else { return };
+        let start = PhaseStart {
+            phase,
+            at_s: offset.conductor_ns(ns_of(at)) as f64 / 1e9,
+            late_us: begun.saturating_duration_since(at).as_nanos() as f64 / 1e3,
+            clock_bound_us: offset.bound_ns as f64 / 1e3,
+        };
+        self.starts().phases.push(start);
+    }
+
+    /// Tells member 0 what the last second brought; there, what it brought all of them.
+    #[must_use]
+    pub fn exchange(&self, sample: &Sample, counts: &Counts) -> Option<(Sample, Counts)> {
+        if let Some(conductor) = &self.common.conductor {
+            return Some(conductor.lock().sum(0, sample, counts, now_ns()));
+        }
+        self.common.link.tell(|it| {
+            let run = it.step().map_or(0, |step| step.run);
+            it.say(FromMember::Sample { run, sample: Box::new(sample.clone()), counts: Box::new(*counts) });
+        });
+        None
+    }
+
+    /// Hands in this member's part of the results. At member 0, waits for those of the others, and returns the whole.
+    pub fn hand_in(&self, mut report: Report) -> Result<Report, RunError> {
+        let run = self.common.link.lock().step().map_or(0, |step| step.run);
+        let meeting = self.common.link.lock().meeting().unwrap_or_default().to_owned();
+        let Starts { began_s, phases } = std::mem::take(&mut *self.starts());
+        let Portion { member, members } = self.portion();
+        if let [run_report] = report.runs.as_mut_slice() {
+            let meeting = format!("{meeting}-{run}");
+            run_report.place = Some(Place { meeting, member, members, began_s, starts: phases });
+        }
+        let part = Box::new(report.clone());
+        self.common.link.tell(|it| it.say(FromMember::Report { run, report: part }));
+        let Some(conductor) = &self.common.conductor else { return Ok(report) };
+        loop {
+            if let Some((parts, missing)) = conductor.wait(LOOK, Conductor::take_reports) {
+                let mut whole = merge::merge(&parts).expect("member 0's own part is among them");
+                // If there is no other one, there was nothing to be merged.
+                whole.meeting = whole.meeting.or_else(|| Meeting::of(&parts));
+                whole.miss(missing);
+                return Ok(whole);
+            }
+            self.check()?;
+        }
+    }
+
+    /// This member cannot go on.
+    pub fn fail(&self, why: &str) {
+        if self.conducts() {
+            return self.finish(conductor::CANNOT_RUN, &format!("member 0 failed: {why}"));
+        }
+        self.common.link.tell(|it| it.say(FromMember::Failed { why: why.to_owned() }));
+        // The process ends behind this.
+        self.common.link.wait(LAST_WORDS, |it| (it.has_said_all() || it.end().is_some()).then_some(()));
+    }
+
+    /// At member 0, ends it for all with this exit code. Returns when they have been told.
+    pub fn finish(&self, code: u8, said: &str) {
+        let Some(conductor) = &self.common.conductor else { return };
+        conductor.tell(|it| it.finish(code, said));
+        // The conductor's thread lets go of it when it has told all.
+        let until = Instant::now() + PARTING;
+        while Arc::strong_count(conductor) > 1 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Begins to conduct, with `own` as member 0's connection.
+fn lead(meet: &Meet, own: OwnedFd) -> Result<Arc<Shared<Conductor>>, RunError> {
+    let listener = listen(&meet.at).map_err(|error| RunError::Meet(meet.at.clone(), error))?;
+    let setup = Setup {
+        members: meet.portion.members,
+        token: meet.token.clone(),
+        ringload: env!("CARGO_PKG_VERSION").to_owned(),
+        scenario: meet.scenario.clone(),
+        meet_timeout_ns: meet.timeout.as_nanos() as u64,
+    };
+    let conductor = net::shared(Conductor::new(setup, now_ns())).map_err(|error| RunError::System("eventfd", error))?;
+    let shared = Arc::clone(&conductor);
+    thread("conductor", move || net::conduct(&shared, &listener, own))?;
+    Ok(conductor)
+}
+
+/// Listens at an address of this machine, or, if the name means another one (a service's, say) or none yet, at all.
+fn listen(at: &str) -> io::Result<TcpListener> {
+    let port = at.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).ok_or(io::ErrorKind::InvalidInput)?;
+    let named: Vec<_> = at.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+    match TcpListener::bind(named.as_slice()) {
+        Err(error) if named.is_empty() || error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let all = [SocketAddr::from(([0_u16; 8], port)), SocketAddr::from(([0_u8; 4], port))];
+            TcpListener::bind(all.as_slice())
+        }
+        bound => bound,
+    }
+}
+
+/// Connects to member 0 and says a hello, again and again until it is there or the time is over.
+fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunError> {
+    let until = Instant::now() + meet.timeout;
+    loop {
+        let connected = meet.at.to_socket_addrs().and_then(|addresses| net::connect(addresses, CONNECT));
+        let failure = match connected {
+            Ok(stream) => {
+                let link = link(meet, stream, interrupt)?;
+                match accepted(&link, until, interrupt) {
+                    None => return Ok(link),
+                    // It was said in so many words.
+                    Some((why, true)) => return Err(RunError::Ended { code: conductor::CANNOT_RUN, said: why }),
+                    Some((why, false)) => why,
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        if let Some(signal) = interrupt.signal() {
+            let said = "ended before the members had met".to_owned();
+            return Err(RunError::Ended { code: (EXIT_BY_SIGNAL + signal) as u8, said });
+        }
+        if Instant::now() >= until {
+            let time = crate::parsing::show_duration(meet.timeout);
+            let said = format!("member 0 was not to be met at {} within {time} (--meet-timeout): {failure}", meet.at);
+            return Err(RunError::Ended { code: conductor::CANNOT_RUN, said });
+        }
+        std::thread::sleep(RETRY.min(until.saturating_duration_since(Instant::now())));
+    }
+}
+
+/// Waits until the conductor has accepted this member: `None` if it has; else why not, and whether it has said so itself.
+fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Option<(String, bool)> {
+    loop {
+        let outcome = link.wait(LOOK, |it| match it.end() {
+            Some(end) => Some(Some((end.said.clone(), it.is_told_to_end()))),
+            None => it.meeting().map(|_| None),
+        });
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
+        if Instant::now() >= until || interrupt.is_raised() {
+            return Some(("it did not answer".to_owned(), false));
+        }
+    }
+}
+
+/// Begins to be a member over this connection.
+fn link(meet: &Meet, stream: OwnedFd, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunError> {
+    let Portion { member, members } = meet.portion;
+    let hello = Hello {
+        protocol: PROTOCOL,
+        ringload: env!("CARGO_PKG_VERSION").to_owned(),
+        member,
+        members,
+        host: crate::machine::Machine::this().hostname,
+        nonce: token::nonce(),
+        scenario: meet.scenario.clone(),
+    };
+    let it = Member::new(hello, meet.token.clone(), now_ns());
+    let link = net::shared(it).map_err(|error| RunError::System("eventfd", error))?;
+    let (shared, interrupt) = (Arc::clone(&link), interrupt.clone());
+    thread("member", move || net::take_part(&shared, stream, &interrupt))?;
+    Ok(link)
+}
+
+fn thread(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), RunError> {
+    let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    let spawned = builder.spawn(move || {
+        prompt::be_prompt();
+        if let Err(error) = run() {
+            say(format_args!("ringload: members cannot be heard: {error}\n"));
+        }
+    });
+    spawned.map(drop).map_err(|error| RunError::System("cannot start a thread", error))
+}

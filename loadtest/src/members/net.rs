@@ -1,0 +1,328 @@
+//! The sockets between members and their conductor: one thread on either side, which waits for all of its own and tells
+//! [`Conductor`] or [`Member`] what has come.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::conductor::{Action, Conductor, PeerId};
+use super::member::Member;
+use super::message::{Decoder, FromConductor, FromMember, MEMBER_LIMIT, encode};
+use crate::interrupt::Interrupt;
+
+/// Both threads look at their deadlines, and at signals, so often.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// What a turn reads of one connection at most: others wait meanwhile, and with them the measuring of their clocks.
+const READ_AT_ONCE: usize = 256 << 10;
+
+/// More than this is not kept for a peer that does not read.
+const MAX_PENDING: usize = MEMBER_LIMIT;
+
+/// How long a conductor that has ended waits for its members to have read that: they close their connections then.
+const PARTING: Duration = Duration::from_secs(5);
+
+/// The same for a peer that is refused.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The time by this process's clock, in nanoseconds.
+#[must_use]
+pub fn now_ns() -> u64 {
+    base().elapsed().as_nanos() as u64
+}
+
+/// When the clock shows that.
+#[must_use]
+pub fn instant_of(ns: u64) -> Instant {
+    base() + Duration::from_nanos(ns)
+}
+
+/// What the clock showed then.
+#[must_use]
+pub fn ns_of(instant: Instant) -> u64 {
+    instant.saturating_duration_since(base()).as_nanos() as u64
+}
+
+/// The clock's zero: different in each process, so that an offset which is not measured shows at once.
+fn base() -> Instant {
+    static BASE: OnceLock<Instant> = OnceLock::new();
+    *BASE.get_or_init(Instant::now)
+}
+
+/// A value that a thread with sockets shares with the main thread, either of which can wake the other.
+#[derive(Debug)]
+pub struct Shared<T> {
+    value: Mutex<T>,
+    changed: Condvar,
+    bell: OwnedFd,
+}
+
+impl<T> Shared<T> {
+    /// Of this value.
+    pub fn new(value: T) -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { value: Mutex::new(value), changed: Condvar::new(), bell })
+    }
+
+    /// The value.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the value, and wakes the thread with the sockets.
+    pub fn tell<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let result = change(&mut self.lock());
+        // It only fails if there are very many rings already.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        result
+    }
+
+    /// Waits until `look` finds something, or for `time`.
+    pub fn wait<R>(&self, time: Duration, mut look: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
+        let until = Instant::now() + time;
+        let mut value = self.lock();
+        loop {
+            if let Some(found) = look(&mut value) {
+                return Some(found);
+            }
+            let left = until.checked_duration_since(Instant::now())?;
+            value = self.changed.wait_timeout(value, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn quiet(&self) {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+    }
+}
+
+/// One connection.
+struct Channel {
+    stream: File,
+    decoder: Decoder,
+    pending: Vec<u8>,
+    /// Since when all that was to be said has been.
+    closing: Option<Instant>,
+}
+
+impl Channel {
+    fn new(stream: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&stream, true)?;
+        Ok(Self { stream: stream.into(), decoder: Decoder::default(), pending: Vec::new(), closing: None })
+    }
+
+    /// Gives `take` the messages that have come. An error says why there will be no more.
+    fn receive<M: DeserializeOwned>(&mut self, mut take: impl FnMut(M)) -> Result<(), String> {
+        let mut bytes = [0; 16 << 10];
+        let mut all = 0;
+        while all < READ_AT_ONCE {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Err(ENDED.to_owned()),
+                Ok(count) => {
+                    all += count;
+                    self.decoder.push(&bytes[..count]);
+                    while let Some(message) = self.decoder.next_message().map_err(|error| error.to_string())? {
+                        take(message);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(ended(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, message: &impl Serialize) {
+        encode(message, &mut self.pending);
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        while !self.pending.is_empty() {
+            match self.stream.write(&self.pending) {
+                Ok(count) => drop(self.pending.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(ended(&error)),
+            }
+        }
+        if self.pending.len() > MAX_PENDING { Err("it does not read".to_owned()) } else { Ok(()) }
+    }
+
+    /// Nothing more is said. The peer is to close first: to close over what it has sent would be a reset, which may destroy the
+    /// last words on their way.
+    fn close(&mut self) {
+        self.closing.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether it is time to let go of it.
+    fn is_over(&mut self) -> bool {
+        let Some(since) = self.closing else { return false };
+        if self.pending.is_empty() {
+            let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+        }
+        since.elapsed() > LINGER
+    }
+
+    fn poll(&self) -> PollFd<'_> {
+        let room = if self.pending.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        PollFd::new(&self.stream, PollFlags::IN | room)
+    }
+}
+
+const ENDED: &str = "its connection ended";
+
+/// Why there is nothing more to come. Whether a process that is killed had read everything decides if there is a reset.
+fn ended(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ENDED.to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Waits for any of these, or for a tick.
+fn wait(fds: &mut [PollFd]) {
+    // An interrupted wait is one that was short.
+    let _ = poll(fds, Some(&TICK));
+}
+
+fn descriptor<'a>(fd: &'a impl AsFd) -> PollFd<'a> {
+    let fd: BorrowedFd<'a> = fd.as_fd();
+    PollFd::from_borrowed_fd(fd, PollFlags::IN)
+}
+
+/// Sets up the TCP connection: messages are small and wait for each other.
+fn quick(stream: TcpStream) -> io::Result<OwnedFd> {
+    stream.set_nodelay(true)?;
+    Ok(stream.into())
+}
+
+/// The conductor's thread: returns when it has ended and all members have been told.
+pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: OwnedFd) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let mut channels: BTreeMap<PeerId, Channel> = BTreeMap::new();
+    let mut next_peer = 0;
+    let mut ended: Option<Instant> = None;
+    let mut own = Some(own);
+    while ended.is_none_or(|since| !channels.is_empty() && since.elapsed() < PARTING) {
+        let mut fds = vec![descriptor(&conductor.bell), descriptor(listener)];
+        fds.extend(channels.values().map(Channel::poll));
+        wait(&mut fds);
+        conductor.quiet();
+        let mut all = conductor.lock();
+        let mut add = |address: String, stream: io::Result<OwnedFd>, all: &mut Conductor| {
+            // One that is broken already needs no answer.
+            if let Ok(channel) = stream.and_then(Channel::new) {
+                channels.insert(next_peer, channel);
+                all.connected(next_peer, address, now_ns());
+                next_peer += 1;
+            }
+        };
+        if let Some(own) = own.take() {
+            add("itself".to_owned(), Ok(own), &mut all);
+        }
+        while let Ok((stream, address)) = listener.accept() {
+            add(address.to_string(), quick(stream), &mut all);
+        }
+        channels.retain(|&peer, channel| {
+            let received = channel.receive(|message: FromMember| all.received(peer, message, now_ns()));
+            // A pong is as good as the time that it takes to go out.
+            answer(&mut all, peer, channel);
+            received.map_err(|why| all.gone(peer, &why, now_ns())).is_ok()
+        });
+        all.tick(now_ns());
+        while let Some(action) = all.next_action() {
+            match action {
+                Action::Send(peer, message) => _ = channels.get_mut(&peer).map(|it| it.queue(&message)),
+                Action::Trust(peer) => _ = channels.get_mut(&peer).map(|it| it.decoder.limit = MEMBER_LIMIT),
+                Action::Close(peer) => _ = channels.get_mut(&peer).map(Channel::close),
+            }
+        }
+        channels.retain(|&peer, channel| {
+            let flushed = channel.flush().map_err(|why| all.gone(peer, &why, now_ns()));
+            flushed.is_ok() && !channel.is_over()
+        });
+        if all.end().is_some() {
+            ended.get_or_insert_with(Instant::now);
+            // Whoever is no member has no part in it.
+            channels.retain(|&peer, channel| all.is_member(peer) || channel.closing.is_some());
+        }
+        drop(all);
+        conductor.changed.notify_all();
+    }
+    Ok(())
+}
+
+/// Sends at once what this peer has just been answered.
+fn answer(all: &mut Conductor, peer: PeerId, channel: &mut Channel) {
+    while let Some(message) = all.next_answer(peer) {
+        channel.queue(&message);
+    }
+    let _ = channel.flush();
+}
+
+/// A member's thread: returns when the connection or the meeting has ended.
+pub fn take_part(member: &Shared<Member>, stream: OwnedFd, interrupt: &Interrupt) -> io::Result<()> {
+    let mut channel = Channel::new(stream)?;
+    channel.decoder.limit = MEMBER_LIMIT;
+    let mut is_signal_told = false;
+    loop {
+        wait(&mut [descriptor(&member.bell), channel.poll()]);
+        member.quiet();
+        let mut it = member.lock();
+        let received = channel.receive(|message: FromConductor| it.received(message, now_ns()));
+        // Its last words may have come with the end of the connection.
+        if let Err(why) = received {
+            it.gone(&why);
+        }
+        it.tick(now_ns());
+        if let Some(signal) = interrupt.signal().filter(|_| it.meeting().is_some() && !is_signal_told) {
+            is_signal_told = true;
+            it.say(FromMember::Stop { signal });
+        }
+        if let Some((signal, _)) = it.take_stop() {
+            is_signal_told = true;
+            interrupt.follow(signal);
+        }
+        while let Some(message) = it.next_message(now_ns()) {
+            channel.queue(&message);
+        }
+        if let Err(why) = channel.flush() {
+            it.gone(&why);
+        }
+        let has_ended = it.end().is_some();
+        if has_ended && it.meeting().is_some() {
+            // A run that is under way ends in order.
+            interrupt.follow(signal_hook::consts::SIGTERM);
+        }
+        drop(it);
+        member.changed.notify_all();
+        if has_ended {
+            return Ok(());
+        }
+    }
+}
+
+/// Shares a value between threads.
+pub fn shared<T>(value: T) -> io::Result<Arc<Shared<T>>> {
+    Shared::new(value).map(Arc::new)
+}
+
+/// A TCP connection to any of these addresses.
+pub fn connect(addresses: impl Iterator<Item = std::net::SocketAddr>, timeout: Duration) -> io::Result<OwnedFd> {
+    let mut failure = io::Error::new(ErrorKind::NotFound, "it has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, timeout).and_then(quick) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}

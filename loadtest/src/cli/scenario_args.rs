@@ -14,7 +14,7 @@ use crate::message::expect::Expect;
 use crate::message::own::OwnMessages;
 use crate::message::sizes::Sizes;
 use crate::parsing::show_duration;
-use crate::scenario::{Arrivals, Connect, OpenLoop, Portion, Scenario, Traffic, Upkeep};
+use crate::scenario::{Arrivals, Connect, OpenLoop, Scenario, Traffic, Upkeep};
 use crate::search::Quantity;
 use crate::source::SourceList;
 use crate::target::routes::{ConnectTo, Resolve, Routes};
@@ -360,7 +360,7 @@ impl ScenarioArgs {
             duration,
             drain_timeout: self.drain_timeout,
             close_timeout: self.close_timeout,
-            portion: Portion::default(),
+            portion: crate::scenario::Portion::default(),
         })
     }
 

@@ -21,7 +21,7 @@ use super::{Driver, Load, Output, Route, Want};
 use crate::control::Phase;
 use crate::message::expect::Expect;
 use crate::message::{MessageId, Messages};
-use crate::scenario::{Arrivals, Connect, OpenLoop, Part, Portion, Scenario, Traffic, Upkeep};
+use crate::scenario::{Arrivals, Connect, OpenLoop, Part, Scenario, Traffic, Upkeep};
 use crate::stats::{Cause, Counter, Counts, EarlyEnd, Tally};
 use crate::target::Target;
 use crate::target::routes::Routes;
@@ -446,7 +446,7 @@ fn scenario(random: &mut Random) -> Scenario {
     };
     let active = random.below((connections - slow_readers) as usize + 1) as u32;
     Scenario {
-        portion: Portion::default(),
+        portion: crate::scenario::Portion::default(),
         connections,
         connect: Connect {
             rate: if random.one_in(4) { 500.0 } else { 0.0 },

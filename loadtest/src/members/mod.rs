@@ -368,7 +368,12 @@ fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunE
 
 /// Waits until the conductor has accepted this member: `None` if it has; else why not, and whether it has said so itself.
 fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Option<(String, bool)> {
+    let (mut until, mut raised) = (until, None);
     loop {
+        if interrupt.is_raised() {
+            // The conductor may have accepted it already: then all are to end for the same reason.
+            until = until.min(*raised.get_or_insert_with(|| Instant::now() + LAST_WORDS));
+        }
         let outcome = link.wait(LOOK, |it| match it.end() {
             Some(end) => Some(Some((end.said.clone(), it.is_told_to_end()))),
             None => it.meeting().map(|_| None),
@@ -376,7 +381,7 @@ fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Opt
         if let Some(outcome) = outcome {
             return outcome;
         }
-        if Instant::now() >= until || interrupt.is_raised() {
+        if Instant::now() >= until {
             return Some(("it did not answer".to_owned(), false));
         }
     }

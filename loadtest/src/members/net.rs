@@ -30,6 +30,9 @@ const MAX_PENDING: usize = MEMBER_LIMIT;
 /// How long a conductor that has ended waits for its members to have read that: they close their connections then.
 const PARTING: Duration = Duration::from_secs(5);
 
+/// How long it waits for hellos that are on their way.
+const HELLO: Duration = Duration::from_secs(1);
+
 /// The same for a peer that is refused.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -250,9 +253,10 @@ pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: Owned
             flushed.is_ok() && !channel.is_over()
         });
         if all.end().is_some() {
-            ended.get_or_insert_with(Instant::now);
-            // Whoever is no member has no part in it.
-            channels.retain(|&peer, channel| all.is_member(peer) || channel.closing.is_some());
+            let since = *ended.get_or_insert_with(Instant::now);
+            // A hello that is on its way is answered with the reason; what says none has no part in it.
+            let is_late = since.elapsed() > HELLO;
+            channels.retain(|&peer, channel| !is_late || all.is_member(peer) || channel.closing.is_some());
         }
         drop(all);
         conductor.changed.notify_all();

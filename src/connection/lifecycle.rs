@@ -14,6 +14,11 @@ use crate::protocol::{
     Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Settings, Then,
 };
 use crate::worker::Ending;
+pub(crate) use due::{Due, Timeouts};
+use rest::Rest;
+
+mod due;
+mod rest;
 
 /// Receives that a connection may still have when it is told to leave: its peer may be a bulk sender.
 pub(crate) const LAST_RECEIVES: u8 = 64;
@@ -137,47 +142,6 @@ pub(crate) struct Wants {
     pub(crate) close: bool,
 }
 
-/// What a connection's deadline asks for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
-    /// Nothing before this tick; `None`: nothing at all.
-    Later(Option<u32>),
-    /// A Ping: half of the idle timeout is over.
-    Ping,
-    /// The closing handshake: a Ping went unanswered for the other half.
-    Close,
-    /// The end, without a Close frame.
-    Abort,
-    /// A send, although no event has told of room: the kernel does so only when a third of a socket's buffer is free, which
-    /// a slow reader may take longer for than its timeout.
-    Probe,
-    /// The end, because its output is stuck: the probe has found no room.
-    Stalled,
-}
-
-/// Deadlines, in ticks of the worker's clock; `None`: no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Timeouts {
-    /// From the accept to the end of the request.
-    pub(crate) handshake: Option<u32>,
-    /// Without any input: at half of it a Ping, at the end Close 1001.
-    pub(crate) idle: Option<u32>,
-    /// Without progress of the output of a connection that is not received from, because it is throttled or its peer has
-    /// shut down its side.
-    pub(crate) stall: Option<u32>,
-    /// From the decision to close, or from the last progress after it, to the close.
-    pub(crate) close: Option<u32>,
-    /// How long a tick is, for delays and rates.
-    pub(crate) tick_us: u32,
-}
-
-impl Timeouts {
-    /// Whether a connection whose output is stuck comes to its end by that rather than by being idle.
-    fn has_stall_before_idle(&self) -> bool {
-        self.stall.is_some_and(|stall| self.idle.is_none_or(|idle| stall <= idle))
-    }
-}
-
 /// What the server sends of its own accord when it closes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {
@@ -196,38 +160,6 @@ pub(crate) struct Lifecycle {
     state: State,
     rest: Rest,
 }
-
-/// Receives that a connection may still have when it is leaving or, as soon as something has brought it to its end, what that
-/// is; the highest bit: it has a stage in front of its session.
-#[derive(Clone, Copy)]
-struct Rest(u8);
-
-impl Rest {
-    const STAGED: u8 = 1 << 7;
-    /// Above the receives: this one's number is that of the first of [`Ending::ALL`].
-    const ENDINGS: u8 = LAST_RECEIVES + 1;
-
-    /// Takes one of the receives, if one is left.
-    fn take(&mut self) -> bool {
-        let is_left = (1..Self::ENDINGS).contains(&(self.0 & !Self::STAGED));
-        self.0 -= u8::from(is_left);
-        is_left
-    }
-
-    /// The first one stays.
-    fn set_ending(&mut self, ending: Ending) {
-        if self.ending().is_none() {
-            self.0 = self.0 & Self::STAGED | (Self::ENDINGS + ending as u8);
-        }
-    }
-
-    fn ending(self) -> Option<Ending> {
-        let number = (self.0 & !Self::STAGED).checked_sub(Self::ENDINGS)?;
-        Ending::ALL.get(usize::from(number)).copied()
-    }
-}
-
-const _: () = assert!(Rest::ENDINGS as usize + Ending::ALL.len() <= Rest::STAGED as usize, "they share seven bits");
 
 const _: () = assert!(size_of::<Lifecycle>() <= 32, "an idle connection pays for every byte");
 
@@ -258,21 +190,20 @@ impl Lifecycle {
     pub(crate) fn new(protocol: Protocol, is_staged: bool, now: u32) -> Self {
         let session = Session::of(protocol);
         let state = if is_staged || session.phase() == Phase::Handshake { State::Opening } else { State::Open };
-        let rest = Rest(LAST_RECEIVES | if is_staged { Rest::STAGED } else { 0 });
-        Self { session, since: now, facts: Facts(0), state, rest }
+        Self { session, since: now, facts: Facts(0), state, rest: Rest::new(is_staged) }
     }
 
     /// Whether something is between its bytes and its session.
     #[inline]
     pub(crate) fn is_staged(&self) -> bool {
-        self.rest.0 & Rest::STAGED != 0
+        self.rest.is_staged()
     }
 
     /// What comes before the session is over, or goes on without a sign: the session can begin.
     /// Returns whether that has opened the connection, as it does with bare TCP.
     pub(crate) fn stage_is_open(&mut self, stays: bool, now: u32) -> bool {
         if !stays {
-            self.rest.0 &= !Rest::STAGED;
+            self.rest.unstage();
         }
         let has_opened = self.state == State::Opening && self.session.phase() == Phase::Open;
         if has_opened {

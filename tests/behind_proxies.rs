@@ -427,7 +427,9 @@ fn drain(one: Server, other: Server, route: Route) {
         assert!(!exit.stdout.contains("cut off"), "{exit}");
         some_more(&served);
         drop(end);
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        for client in clients {
+            client.join().unwrap();
+        }
         // Those that were on it have heard of it, the others are served on.
         eventually("clients are sent away", || left.load(Ordering::Relaxed) > 0);
         assert!(left.load(Ordering::Relaxed) < HELD);

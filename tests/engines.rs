@@ -48,6 +48,8 @@ fn auto_falls_back_to_epoll_where_io_uring_is_forbidden() {
         let exit = server.stop();
         let lines: Vec<&str> = exit.stderr.lines().filter(|line| line.contains("io_uring")).collect();
         assert!(matches!(lines[..], [line] if line.contains("falling back to epoll")), "{exit}");
+        // It was asked for already.
+        assert!(!exit.stderr.contains("--engine"), "{exit}");
     }
 }
 

@@ -52,6 +52,7 @@ fn of(tally: &Tally, max: u64) -> Value {
             "silent": get(Counter::Silent),
             "closed": map(tally.endings()),
             "refused": map(tally.refusals().filter(|(_, count)| *count > 0)),
+            "answered": map(tally.answers().filter(|(_, count)| *count > 0)),
             "close_codes_received": map(tally.closes_received().filter(|(_, count)| *count > 0)),
             "close_codes_sent": map(tally.closes_sent().filter(|(_, count)| *count > 0)),
         },

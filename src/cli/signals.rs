@@ -5,6 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reload::Reloads;
 use super::{logging, notify};
@@ -44,6 +46,18 @@ pub(super) fn block() -> io::Result<SigSet> {
     let signals = SigSet::from_iter([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
     signals.thread_block()?;
     Ok(signals)
+}
+
+/// The signals that end the program, which are blocked, for as long as no thread waits for them.
+pub(super) fn ends() -> io::Result<SignalFd> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]);
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Whether one of them comes within this time. It stays pending.
+pub(super) fn is_pending(ends: &SignalFd, time: Duration) -> bool {
+    let time = Timespec::try_from(time).unwrap_or_default();
+    poll(&mut [PollFd::new(ends, PollFlags::IN)], Some(&time)).is_ok_and(|ready| ready > 0)
 }
 
 /// On SIGHUP: reload. On the first signal to end it: stop accepting, then drain. On a second one that is meant as such: leave

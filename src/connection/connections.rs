@@ -288,7 +288,7 @@ impl<E, L: Lender> Connections<E, L> {
                 self.counters.close_sent(code.into());
                 return 0;
             }
-            Event::Closed(Cause::Refused(status)) => self.counters.refused(status),
+            Event::Closed(Cause::Refused(status)) => self.counters.answered(status),
             Event::Closed(Cause::PeerClosed(code)) => self.counters.close_received(code.map(u16::from)),
             // A session that has sent a Close frame before sends no other.
             Event::Closed(Cause::Violation(code)) => {

@@ -331,7 +331,7 @@ impl Lifecycle {
             }
             Some(Event::Closed(cause)) => {
                 self.rest.set_ending(match cause {
-                    Cause::Refused(_) => Ending::Refused,
+                    Cause::Refused(status) => Ending::of_status(status),
                     Cause::PeerClosed(_) => Ending::PeerClose,
                     Cause::Violation(_) => Ending::Violation,
                     Cause::Behaviour => Ending::Behaviour,

@@ -57,7 +57,7 @@ pub enum Event {
 /// Why a connection has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The request was answered with this HTTP status, which is 200 for health checks.
+    /// The request was answered with this HTTP status: of an error, or, for a health check, say, of a success.
     Refused(u16),
     /// The peer's Close frame has come, with this code; if it came first, the output ends with the answer.
     PeerClosed(Option<CloseCode>),

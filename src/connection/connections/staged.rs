@@ -32,7 +32,7 @@ impl<E, L: Lender> Connections<E, L> {
             Step::Refused(answer) => {
                 life.refused(self.now);
                 if !answer.is_empty() {
-                    self.counters.refused(400);
+                    self.counters.answered(400);
                 }
                 self.set_timer(key);
                 return (Output { head: answer, range: 0..0 }, cost + schedule::END);

@@ -18,7 +18,28 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(handshake());
     seeds.extend(client());
     seeds.extend(proxy());
+    seeds.extend(records());
     seeds
+}
+
+/// Acts of a TLS client (`records.rs`), one for each suite and kind.
+fn records() -> Vec<Seed> {
+    // Data of 100 bytes, then all of it in pieces of 30.
+    let (data, arrives): (&[u8], &[u8]) = (&[0, 100, 2], &[9, 30]);
+    let acts: [(&str, Vec<u8>); 8] = [
+        ("data", [data, arrives, data, data, arrives].concat()),
+        ("long", [&[0, 240, 0][..], &[9, 200], &[0, 255, 0], &[9, 255]].concat()),
+        ("renewals", [data, &[5, 1], data, arrives, &[5, 0], data, arrives].concat()),
+        ("goodbye", [data, &[4, 21, 2, 1, 0], data, arrives].concat()),
+        ("user-canceled", [&[4, 21, 2, 1, 90][..], data, arrives].concat()),
+        ("tampered", [data, &[7, 50, 0, 3], arrives].concat()),
+        ("replayed", [data, &[8], arrives].concat()),
+        ("raw", [data, &[6, 6, 23, 3, 3, 0, 1, 0], arrives].concat()),
+    ];
+    let seed = |(suite, (name, acts)): (usize, (&str, Vec<u8>))| {
+        ("records", name.to_owned(), [&[suite as u8 % 3], &acts[..]].concat())
+    };
+    acts.into_iter().enumerate().map(seed).collect()
 }
 
 /// Headers of the PROXY protocol, with something behind them.

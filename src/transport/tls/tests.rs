@@ -356,6 +356,8 @@ fn data_behind_the_rest_of_a_renewal_are_where_they_are_said_to_be() {
 #[test]
 fn violations_are_answered_with_their_alert() {
     let overlong = vec![7; FRAGMENT_MAX + 1];
+    // Data and their type, with padding behind.
+    let padded = [&[7; 100][..], &[23], &vec![0; FRAGMENT_MAX - 100]].concat();
     for (kind, content, alert) in [
         (22, &[24, 0, 0, 1, 2][..], 10),
         (22, &[24, 0, 0, 1], 10),
@@ -364,6 +366,7 @@ fn violations_are_answered_with_their_alert() {
         (20, &[1], 10),
         (0, &[0, 0, 0], 10),
         (23, &overlong, 22),
+        (0, &padded, 22),
     ] {
         let (client, mut server) = shaken(&version::TLS13, 1000);
         let mut sealed = Vec::new();

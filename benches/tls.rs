@@ -52,9 +52,11 @@ impl Configs {
     }
 
     fn shaken(&self) -> (Alone, ClientConnection) {
-        let (mut server, client, mut second) = self.answered();
-        receive(&mut server, &mut second);
+        let (mut server, mut client, mut second) = self.answered();
+        let tickets = receive(&mut server, &mut second);
         assert!(!server.is_shaking());
+        client.read_tls(&mut &tickets[..]).expect("memory");
+        client.process_new_packets().expect("a good server");
         (server, client)
     }
 }

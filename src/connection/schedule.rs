@@ -18,7 +18,7 @@
 use std::num::NonZeroU32;
 
 /// Nominal nanoseconds of a slow core (2.8 GHz, both ends on one machine), of what a connection has a worker and the kernel
-/// do: `scripts/compare-engines` gives the CPU time per echo that these were fitted to.
+/// do: `loadtest/compare/engines.toml` gives the CPU time per echo that these were fitted to.
 pub(crate) type Cost = u32;
 
 /// A receive and the send of its echo, without their bytes and frames: an echo of 128 B, one at a time.

@@ -2,7 +2,7 @@
 //!
 //! - [`file`] reads what is to be compared; [`metric`] and [`needs`] are words in it; [`quick`] does without one.
 //! - [`build`] builds the servers; [`process`] starts a server, [`gate`] looks whether it does what is right, [`measure`] puts load on it.
-//! - [`rounds`] conducts it all, while [`progress`] shows how far it is.
+//! - [`rounds`] conducts it all, [`idle`] keeps idle processors awake, while [`progress`] shows how far it is.
 //! - [`results`] is what is kept; [`analysis`] says, by [`statistics`], what follows; [`table`], [`plot`] and [`page`] show it.
 
 pub mod analysis;
@@ -10,6 +10,7 @@ pub mod build;
 pub mod conditions;
 pub mod file;
 pub mod gate;
+pub mod idle;
 pub mod measure;
 pub mod metric;
 pub mod needs;

@@ -32,6 +32,8 @@ pub(crate) struct Connections<E, L: Lender> {
     background: List,
     shares: Shares,
     budget: Budget,
+    /// Memory that pending output took when the last turn began.
+    held_before: usize,
     /// What receives from bulk senders and slow readers have come to of late.
     usual_cost: Cost,
     /// What one of them was thought to come to when the last turn planned its own.
@@ -63,6 +65,7 @@ impl<E, L: Lender> Connections<E, L> {
             background: List::EMPTY,
             shares: Shares::NEW,
             budget: Budget::NONE,
+            held_before: 0,
             usual_cost: schedule::QUANTUM,
             planned_cost: schedule::QUANTUM,
             settings,
@@ -164,10 +167,14 @@ impl<E, L: Lender> Connections<E, L> {
         self.counters.set(Counter::Backlog, self.outputs.held() as u64);
     }
 
-    /// Sets the worker's clock and begins a turn: the background gets another budget.
+    /// Sets the worker's clock and begins a turn: the background gets another budget, less what the memory has come to that
+    /// the last turn has taken for slow readers.
     #[inline]
     pub(crate) fn begin_turn(&mut self, now: u32) {
         self.now = now;
+        let held = self.outputs.held();
+        self.budget.spend(schedule::cost_of_memory(held.saturating_sub(self.held_before)));
+        self.held_before = held;
         self.budget = Budget::of_turn(self.budget);
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use self::cells::{Cell, MAX_CONNECTIONS};
 pub use self::mistake::Mistake;
-pub use self::raw::{Class, Fresh, Port, Rate, StopSignal};
+pub use self::raw::{Class, Fresh, Idle, Port, Rate, StopSignal};
 use super::needs::Need;
 use super::words::{nearest, unknown};
 
@@ -59,6 +59,7 @@ pub struct Settings {
     pub server_cpus: Vec<usize>,
     pub load_cpus: Vec<usize>,
     pub fresh: Fresh,
+    pub idle: Idle,
     pub retries: u32,
 }
 
@@ -321,6 +322,7 @@ impl Reading {
             server_cpus: raw.server_cpus.unwrap_or_else(|| vec![0]),
             load_cpus: raw.load_cpus.unwrap_or_else(|| vec![1]),
             fresh: raw.fresh.unwrap_or_default(),
+            idle: raw.idle.unwrap_or_default(),
             retries: raw.retries.unwrap_or(RETRIES),
         })
     }
@@ -464,6 +466,7 @@ pub(super) fn quick_settings(baseline: &str, rounds: u32, duration: Duration, wa
         server_cpus: vec![0],
         load_cpus: vec![1],
         fresh: Fresh::default(),
+        idle: Idle::default(),
         retries: RETRIES,
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::analysis::analyse;
 use super::file::{Cell, Comparison, Fresh, Rate, Server};
 use super::gate;
+use super::idle::Idling;
 use super::measure::{Measurement, measure};
 use super::metric::Metric;
 use super::process::{self, ServerProcess};
@@ -57,6 +58,11 @@ impl<'a> Conductor<'a> {
     pub fn run(mut self) -> Result<Results, ResultsError> {
         self.pass_gates();
         process::keep_off(&self.comparison.settings.server_cpus, &self.comparison.settings.load_cpus);
+        // Until all is measured.
+        let (_idling, told) = Idling::begin(self.comparison.settings.idle);
+        if let Some(told) = told {
+            self.results.conditions.insert("idle processors".to_owned(), told.to_owned());
+        }
         let plan = plan(self.comparison, self.results.seed);
         self.progress.begin(&self.results, &plan);
         let mut running: Option<(usize, ServerProcess)> = None;

@@ -40,6 +40,12 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
+    /// Whether an interactive connection is active.
+    #[inline]
+    pub(crate) fn has_interactive(&self) -> bool {
+        self.shares.has_interactive(self.now)
+    }
+
     /// A receive from the background has brought nothing, or the end.
     pub(crate) fn spent_on_nothing(&mut self, is_budgeted: bool, is_end: bool) {
         if is_budgeted && is_end {
@@ -154,7 +160,7 @@ impl<E, L: Lender> Connections<E, L> {
     pub(crate) fn at_most(&self, key: u32) -> Option<NonZeroU32> {
         let life = &self.table.get(key).life;
         let facts = life.facts;
-        if life.state() == State::Opening && self.shares.has_interactive(self.now) {
+        if life.state() == State::Opening && self.has_interactive() {
             return NonZeroU32::new(schedule::UPGRADE_RECEIVE);
         }
         let held = self.outputs.held() + self.stages.held();

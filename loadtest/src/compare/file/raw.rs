@@ -43,6 +43,7 @@ pub(super) struct Compare {
     #[serde(deserialize_with = "cpus")]
     pub(super) load_cpus: Option<Vec<usize>>,
     pub(super) fresh: Option<Fresh>,
+    pub(super) idle: Option<Idle>,
     pub(super) retries: Option<u32>,
 }
 
@@ -56,6 +57,17 @@ pub enum Fresh {
     Cell,
     /// For each round, in which it goes through all cells.
     Round,
+}
+
+/// How processors wait that have nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Idle {
+    /// As the kernel is set.
+    #[default]
+    AsIs,
+    /// They poll before they halt, where the kernel lets this user say so.
+    Poll,
 }
 
 /// What servers have in common unless they say otherwise: `[defaults]`

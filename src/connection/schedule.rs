@@ -33,7 +33,7 @@ const FOUR_BYTES_OF_MEMORY: Cost = 6;
 /// An upgrade request and its answer, beyond the receive: the connections of `ringload --reconnect-every`, halved.
 pub(crate) const HANDSHAKE: Cost = 6_000;
 /// The client's first TLS message and its answer: two operations on X25519 and a signature by P-256 (`openssl speed`, and
-/// docs/PERFORMANCE.md for the whole handshake). `cargo bench --bench tls` measures this and the three below without I/O: on
+/// docs/PERFORMANCE.md for the whole handshake). `cargo bench --bench tls` measures all costs of TLS without I/O: on
 /// an AMD EPYC and at opt-level 1 (`--profile dev`) 190 and 55 µs for the two messages, 0.45 µs for a record of 134 B opened
 /// and sealed.
 pub(crate) const TLS_HANDSHAKE: Cost = 100_000;

@@ -228,12 +228,13 @@ impl Config {
                 has_fine_ticks: options.has_behaviours,
             },
         };
-        let limits = vec![
+        let mut limits = vec![
             format!("engine {}", engine.name()),
             cpus.describe(workers, options.workers.is_none()),
             format!("capacity {} ({connections})", counted(max_connections, "connection")),
             sizes.to_string(),
         ];
+        limits.extend(describe_deflate(options));
         Ok(Self {
             engine,
             listen,
@@ -525,6 +526,12 @@ fn without_overhead(room: u64) -> u64 {
 fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
     let shared = RECEIVE_MEMORY_MAX * cpus.min(workers) as u64 / workers as u64;
     shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
+}
+
+/// What becomes of permessage-deflate, unless it is declined.
+fn describe_deflate(options: &Options) -> Option<String> {
+    let context = if options.has_deflate_context { " with context" } else { "" };
+    (options.deflate != Deflate::Off).then(|| format!("deflate {}{context}", options.deflate.name()))
 }
 
 fn tls_files(options: &Options) -> Result<TlsFiles, ConfigError> {

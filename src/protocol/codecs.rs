@@ -71,6 +71,7 @@ impl Codecs {
             deflater: window.map(|window| (window, self.take_deflater(window))),
             size: 0,
             is_text: false,
+            is_open: false,
             has_more: false,
             waiting: None,
         });
@@ -89,16 +90,17 @@ impl Codecs {
     pub(super) fn give_back(&mut self, mut inflation: Box<Inflation>) {
         self.take_waiting(&mut inflation);
         self.held -= inflation.memory();
-        let Inflation { mut inflater, deflater, .. } = *inflation;
+        let Inflation { mut inflater, deflater, is_open, .. } = *inflation;
         if self.inflaters.len() < IDLE_MAX {
             inflater.reset(false);
             self.inflaters.push(inflater);
         }
-        if let Some((window, mut deflater)) = deflater
+        // zlib-rs' reset at level 1 forgets that it is in the midst of a block (0.6.8): such a compressor is not used again.
+        if let Some(deflater) = deflater
+            && !is_open
             && self.deflaters.len() < IDLE_MAX
         {
-            deflater.reset();
-            self.deflaters.push((window, deflater));
+            self.deflaters.push(deflater);
         }
     }
 
@@ -125,6 +127,8 @@ pub(super) struct Inflation {
     size: u64,
     /// Whether the message is text.
     pub(super) is_text: bool,
+    /// The message has begun and not ended.
+    is_open: bool,
     /// The input so far may come to more bytes than have been inflated.
     has_more: bool,
     /// Input that waits for the session's next turn.
@@ -140,7 +144,7 @@ impl std::fmt::Debug for Inflation {
 impl Inflation {
     /// Begins a message; `has_context`: with what the inflater knows of those before.
     pub(super) fn begin(&mut self, is_text: bool, has_context: bool) {
-        (self.size, self.is_text) = (0, is_text);
+        (self.size, self.is_text, self.is_open) = (0, is_text, true);
         if !has_context {
             self.inflater.reset(false);
         }
@@ -223,6 +227,7 @@ impl Inflation {
             debug_assert!(out.ends_with(&TAIL), "a flush ends with an empty block");
             out.truncate(out.len() - TAIL.len());
         }
+        self.is_open = false;
         Ok(())
     }
 

@@ -25,6 +25,19 @@ pub enum Deflate {
     Recompress,
 }
 
+impl Deflate {
+    /// As on the command line and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Pass => "pass",
+            Self::Verify => "verify",
+            Self::Recompress => "recompress",
+        }
+    }
+}
+
 /// The protocol's settings: read-only, shared by all connections of a worker.
 #[derive(Clone, Debug)]
 pub struct Settings {

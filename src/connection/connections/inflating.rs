@@ -21,6 +21,10 @@ impl<E, L: Lender> Connections<E, L> {
         self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, bytes, false));
         let why = "no memory for another compressed message";
         self.close(key, (Ending::Violation, CloseCode::TRY_AGAIN_LATER), why);
+        let life = &mut self.table.get_mut(key).life;
+        if !life.facts.has(Facts::LADEN) {
+            life.release(&mut self.shared);
+        }
         self.call(key);
         Output::default()
     }

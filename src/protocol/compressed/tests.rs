@@ -272,6 +272,30 @@ fn a_bomb_takes_its_turns_and_no_memory() {
     }
 }
 
+/// A compressor that was in the midst of a block is none for the next message: zlib-rs' reset does not end the block.
+#[test]
+fn a_message_that_is_given_up_leaves_nothing_to_the_next() {
+    let text = b"all is well, and goes on for a while";
+    let mut shared = None;
+    for round in 0..3 {
+        let mut driven = open(Deflate::Recompress);
+        driven.shared = shared.take().unwrap_or(driven.shared);
+        driven.receive(&masked(TEXT | RSV1, &compressed(text)));
+        let echoed = messages(&driven.sent);
+        assert_eq!(inflated_by(&mut Decompress::new(false), &echoed[0].1), text);
+        let not_utf8 = [&text[..], b"\xf0\x9f"].concat();
+        let (code, refused) = match round {
+            0 => {
+                (CloseCode::PROTOCOL_ERROR, [masked(0x01 | RSV1, &compressed(text)), masked(PING | RSV1, b"")].concat())
+            }
+            _ => (CloseCode::INVALID_PAYLOAD, masked(TEXT | RSV1, &compressed(&not_utf8))),
+        };
+        driven.receive(&refused);
+        assert_failed(&driven, code);
+        shared = Some(driven.shared);
+    }
+}
+
 #[test]
 fn input_that_waits_is_known_and_taken() {
     let mut driven = open(Deflate::Pass);

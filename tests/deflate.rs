@@ -183,8 +183,8 @@ fn compressed_bytes_come_back_as_they_are() {
         client.peer.expect_frame(FIN | RSV1 | opcode, &payload);
     }
     // Nobody looks into it.
-    client.peer.send(frame(FIN | RSV1 | BINARY, &[0xff; 70_000]));
-    client.peer.expect_frame(FIN | RSV1 | BINARY, [0xff; 70_000]);
+    client.peer.send(frame(FIN | RSV1 | BINARY, &vec![0xff; 70_000]));
+    client.peer.expect_frame(FIN | RSV1 | BINARY, vec![0xff; 70_000]);
 }
 
 /// Receives of a byte each, and fragments of a byte each, with a Ping between any two.
@@ -300,7 +300,7 @@ fn bombs_take_their_turns_and_no_memory() {
         while clients[0].peer.read_frame().first_byte != FIN | CLOSE {}
         let grown = server.peak_resident_bytes().saturating_sub(before);
         assert!(grown < 32 * MIB as u64, "{mode}: {grown} bytes for bombs of 80 MiB");
-        drop(clients);
+        drop((clients, bystander));
         server.stop();
     }
 }

@@ -39,8 +39,8 @@ impl Echo {
         let mut inflation = self.take_inflation();
         let end = if self.is_silent() {
             self.stop_inflating();
-            self.frames(shared.settings.max_message_size, &mut tape).or_else(|stop| match stop {
-                Stop::Violation(violation) => Err(violation),
+            self.frames(shared.settings.max_message_size, &mut tape).map_err(|stop| match stop {
+                Stop::Violation(violation) => violation,
                 Stop::Compressed => unreachable!("nothing is inflated any more"),
             })
         } else {

@@ -9,6 +9,7 @@
 //! nearly always both conditions; an offer for which it cannot is declined. A server that compresses anew needs neither.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use super::{Deflate, handshake::is_token};
 
@@ -99,8 +100,8 @@ struct Offer {
     client_no_context: bool,
     /// The server's window, at most.
     server_bits: Option<WindowBits>,
-    /// The client understands a limit to its window, if this is `Some`, and will stay below the one within in any case.
-    client_bits: Option<Option<WindowBits>>,
+    /// The client's window, at most, in any case; `None`: it does not understand a limit to it.
+    client_bits: Option<WindowBits>,
 }
 
 impl Offer {
@@ -117,8 +118,8 @@ impl Offer {
                 (SERVER_NO_CONTEXT, None) => !std::mem::replace(&mut offer.server_no_context, true),
                 (CLIENT_NO_CONTEXT, None) => !std::mem::replace(&mut offer.client_no_context, true),
                 (SERVER_BITS, Some(Some(bits))) => offer.server_bits.replace(bits).is_none(),
-                (CLIENT_BITS, None) => offer.client_bits.replace(None).is_none(),
-                (CLIENT_BITS, Some(Some(bits))) => offer.client_bits.replace(Some(bits)).is_none(),
+                (CLIENT_BITS, None) => offer.client_bits.replace(WindowBits::W15).is_none(),
+                (CLIENT_BITS, Some(Some(bits))) => offer.client_bits.replace(bits).is_none(),
                 _ => false,
             };
             if !is_first {
@@ -150,12 +151,12 @@ impl Offer {
             answer.extend(["; ", SERVER_NO_CONTEXT, "; ", CLIENT_NO_CONTEXT]);
         }
         if let Some(bits) = self.server_bits {
-            answer.push_str(&format!("; {SERVER_BITS}={}", bits as u8));
+            let _ = write!(answer, "; {SERVER_BITS}={}", bits as u8);
         }
         if deflate != Deflate::Recompress && server_bits < WindowBits::W15 {
             // A client that does not understand the limit must not be given one: its window is of 32 KiB.
-            let bits = self.client_bits?.unwrap_or(WindowBits::W15).min(server_bits);
-            answer.push_str(&format!("; {CLIENT_BITS}={}", bits as u8));
+            let bits = self.client_bits?.min(server_bits);
+            let _ = write!(answer, "; {CLIENT_BITS}={}", bits as u8);
         }
         Some(Agreed { answer, compression })
     }
@@ -164,8 +165,11 @@ impl Offer {
 /// One element of the list: an extension, with what is to be known of it.
 struct Extension<'h> {
     name: &'h [u8],
-    parameters: Vec<(&'h [u8], Option<Cow<'h, [u8]>>)>,
+    parameters: Vec<Parameter<'h>>,
 }
+
+/// A parameter's name and, if it has one, its value.
+type Parameter<'h> = (&'h [u8], Option<Cow<'h, [u8]>>);
 
 /// What is left of a header line.
 struct Scanner<'h> {

@@ -272,19 +272,19 @@ impl Session {
             End::Cut(at) | End::Compressed(at) => at - cut_len,
             End::Waits(at) => {
                 let pass = Pass { output: 0..0, messages, frames, kinds, end: End::Waits(at - cut_len) };
-                return self.conclude(shared, pass, append_range(made, &head, output), data);
+                return self.conclude(shared, pass, append_range(&made, &head, output), data);
             }
             End::PeerClosed { code, has_more } => {
                 let end = End::PeerClosed { code, has_more: has_more || borrowed < data.len() };
                 let pass = Pass { output: 0..0, messages, frames, kinds, end };
-                return self.conclude(shared, pass, append_range(made, &head, output), data);
+                return self.conclude(shared, pass, append_range(&made, &head, output), data);
             }
             End::Failed(_) => {
                 let pass = Pass { output: 0..0, messages, frames, kinds, end };
-                return self.conclude(shared, pass, append_range(made, &head, output), data);
+                return self.conclude(shared, pass, append_range(&made, &head, output), data);
             }
         };
-        let mut head = append_range(made, &head, output);
+        let mut head = append_range(&made, &head, output);
         let pass = echo.pass(max_message_size, data, resume, &mut head);
         let (messages, frames, kinds) = (messages + pass.messages, frames + pass.frames, kinds + pass.kinds);
         let pass = Pass { messages, frames, kinds, ..pass };
@@ -352,7 +352,7 @@ impl Session {
         }
         let Pass { output: range, messages, frames, kinds, end } = pass;
         let event = (shared.codecs.work > 0).then_some(Event::Inflated);
-        let plain = |head, range| Reply { frames, messages, kinds, event, ..Reply::plain(Output { head, range }) };
+        let plain = |head, range| Reply { event, frames, messages, kinds, ..Reply::plain(Output { head, range }) };
         match end {
             End::Consumed => plain(head, range),
             End::Cut(at) => {
@@ -383,8 +383,8 @@ impl Session {
 }
 
 /// `made`, and behind it those of `bytes` that are in `range`.
-fn append_range(made: Vec<u8>, bytes: &[u8], range: Range<usize>) -> Vec<u8> {
-    [&made, &bytes[range]].concat()
+fn append_range(made: &[u8], bytes: &[u8], range: Range<usize>) -> Vec<u8> {
+    [made, &bytes[range]].concat()
 }
 
 fn shift(range: Range<usize>, by: usize) -> Range<usize> {

@@ -242,7 +242,7 @@ fn a_message_is_as_large_as_it_is_inflated() {
     }
     // What is not inflated is as large as it is on the wire.
     let (mut driven, _) = open_with(limited(Deflate::Pass), "permessage-deflate");
-    driven.receive(&masked(BINARY | RSV1, &compressed(&[0; 100_000])));
+    driven.receive(&masked(BINARY | RSV1, &compressed(&vec![0; 100_000])));
     assert_eq!(driven.messages, 1);
     driven.receive(&masked(BINARY | RSV1, &[0; 1001]));
     assert_failed(&driven, CloseCode::MESSAGE_TOO_BIG);

@@ -100,9 +100,9 @@ fn what_is_no_list_is_malformed_wherever_the_mistake_is() {
 
 /// A parameter as a client may write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Parameter(&'static str, Option<String>);
+struct Given(&'static str, Option<String>);
 
-fn parameter() -> impl Strategy<Value = Parameter> {
+fn parameter() -> impl Strategy<Value = Given> {
     const NAMES: &[&str] = &[SERVER_NO_CONTEXT, CLIENT_NO_CONTEXT, SERVER_BITS, CLIENT_BITS, CLIENT_BITS, "other"];
     let bits = prop_oneof![8 => (8..=15u8).prop_map(|bits| bits.to_string()), 1 => "(0[89]|16|7|x)".prop_map(|it| it)];
     let value = (proptest::bool::weighted(0.85), proptest::option::of(bits));
@@ -110,59 +110,60 @@ fn parameter() -> impl Strategy<Value = Parameter> {
         let is_number = [SERVER_BITS, CLIENT_BITS].contains(&name);
         let value = if is_fit && !is_number { None } else { value };
         let value = if is_fit && name == SERVER_BITS { value.or_else(|| Some("11".into())) } else { value };
-        Parameter(name, value)
+        Given(name, value)
     })
 }
 
 /// Extensions by name and parameters.
-fn offers() -> impl Strategy<Value = Vec<(bool, Vec<Parameter>)>> {
+fn offers() -> impl Strategy<Value = Vec<(bool, Vec<Given>)>> {
     proptest::collection::vec((proptest::bool::weighted(0.9), proptest::collection::vec(parameter(), 0..5)), 0..4)
 }
 
-fn header(offers: &[(bool, Vec<Parameter>)]) -> String {
-    let parameter = |Parameter(name, value): &Parameter| match value {
+fn header(offers: &[(bool, Vec<Given>)]) -> String {
+    let parameter = |Given(name, value): &Given| match value {
         Some(value) => format!(";{name}={value}"),
         None => format!("; {name}"),
     };
-    let offer = |(is_deflate, parameters): &(bool, Vec<Parameter>)| {
+    let offer = |(is_deflate, parameters): &(bool, Vec<Given>)| {
         let name = if *is_deflate { "permessage-deflate" } else { "permessage-other" };
         format!("{name}{}", parameters.iter().map(parameter).collect::<String>())
     };
     offers.iter().map(offer).collect::<Vec<_>>().join(", ")
 }
 
-/// The value of a parameter; the inner `None`: it has none.
-fn find(parameters: &[Parameter], name: &str) -> Option<Option<u8>> {
+/// The value of a parameter that is there; 15 if it has none.
+fn find(parameters: &[Given], name: &str) -> Option<u8> {
     let parameter = parameters.iter().find(|parameter| parameter.0 == name)?;
-    Some(parameter.1.as_ref().map(|value| value.parse().unwrap()))
+    Some(parameter.1.as_ref().map_or(15, |value| value.parse().unwrap()))
 }
 
 /// Whether RFC 7692, section 7.1, lets a server accept an offer.
-fn is_sound(parameters: &[Parameter]) -> bool {
+fn is_sound(parameters: &[Given]) -> bool {
     let is_number = |value: &str| (8..=15u8).any(|bits| bits.to_string() == value);
-    let fits = |Parameter(name, value): &Parameter| match (*name, value.as_deref()) {
+    let fits = |Given(name, value): &Given| match (*name, value.as_deref()) {
         (SERVER_NO_CONTEXT | CLIENT_NO_CONTEXT | CLIENT_BITS, None) => true,
         (SERVER_BITS | CLIENT_BITS, Some(value)) => is_number(value),
         _ => false,
     };
-    let is_single = |parameter: &Parameter| parameters.iter().filter(|it| it.0 == parameter.0).count() == 1;
+    let is_single = |parameter: &Given| parameters.iter().filter(|it| it.0 == parameter.0).count() == 1;
     parameters.iter().all(|parameter| fits(parameter) && is_single(parameter))
 }
 
 /// The parameters of an answer.
-fn parameters_of(answer: &str) -> Vec<Parameter> {
+fn parameters_of(answer: &str) -> Vec<Given> {
     let mut parts = answer.split("; ");
     assert_eq!(parts.next(), Some("permessage-deflate"));
     let names = [SERVER_NO_CONTEXT, CLIENT_NO_CONTEXT, SERVER_BITS, CLIENT_BITS];
     let parameter = |part: &str| {
         let (name, value) = part.split_once('=').map_or((part, None), |(name, value)| (name, Some(value.to_owned())));
-        Parameter(names.into_iter().find(|it| *it == name).expect("a parameter of the RFC"), value)
+        assert_eq!(value.is_some(), [SERVER_BITS, CLIENT_BITS].contains(&name), "{part}");
+        Given(names.into_iter().find(|it| *it == name).expect("a parameter of the RFC"), value)
     };
     parts.map(parameter).collect()
 }
 
 /// What RFC 7692 asks of an answer to an offer, and the conditions under which the client's own bytes are a valid echo.
-fn check(offer: &[Parameter], agreed: &Agreed) {
+fn check(offer: &[Given], agreed: &Agreed) {
     let answer = parameters_of(&agreed.answer);
     assert!(is_sound(&answer), "{answer:?}");
     let has = |parameters, name| find(parameters, name).is_some();
@@ -171,16 +172,16 @@ fn check(offer: &[Parameter], agreed: &Agreed) {
         assert!(find(&answer, SERVER_BITS).expect("7.1.2.1") <= most);
     }
     if let Some(bits) = find(&answer, CLIENT_BITS) {
-        assert!(bits.expect("a value") <= find(offer, CLIENT_BITS).expect("7.1.2.2").unwrap_or(15));
+        assert!(bits <= find(offer, CLIENT_BITS).expect("7.1.2.2"));
     }
-    let server_window = find(&answer, SERVER_BITS).flatten().unwrap_or(15);
+    let server_window = find(&answer, SERVER_BITS).unwrap_or(15);
     if let Compression::Recompress(bits) = agreed.compression {
         assert!((9..=server_window).contains(&(bits as u8)) && has(&answer, SERVER_NO_CONTEXT));
         return;
     }
     // A limit that the client has named holds even if the answer does not repeat it.
-    let promised = find(offer, CLIENT_BITS).flatten().unwrap_or(15);
-    let client_window = find(&answer, CLIENT_BITS).flatten().unwrap_or(promised);
+    let promised = find(offer, CLIENT_BITS).unwrap_or(15);
+    let client_window = find(&answer, CLIENT_BITS).unwrap_or(promised);
     assert!(client_window <= server_window, "the first condition");
     let (client_takes, server_takes) = (!has(&answer, CLIENT_NO_CONTEXT), !has(&answer, SERVER_NO_CONTEXT));
     assert!(!client_takes || server_takes, "the second condition");
@@ -188,8 +189,8 @@ fn check(offer: &[Parameter], agreed: &Agreed) {
 }
 
 /// Whether nothing could be answered to a sound offer.
-fn is_hopeless(offer: &[Parameter], deflate: Deflate) -> bool {
-    let window = find(offer, SERVER_BITS).flatten().unwrap_or(15);
+fn is_hopeless(offer: &[Given], deflate: Deflate) -> bool {
+    let window = find(offer, SERVER_BITS).unwrap_or(15);
     let is_unlimited = find(offer, CLIENT_BITS).is_none();
     deflate == Deflate::Off || window == 8 || (deflate != Deflate::Recompress && window < 15 && is_unlimited)
 }
@@ -203,7 +204,7 @@ proptest! {
         deflate in proptest::sample::select(&[Deflate::Off, Deflate::Pass, Deflate::Verify, Deflate::Recompress][..]),
         takes_context: bool,
     ) {
-        let is_acceptable = |(is_deflate, parameters): &&(bool, Vec<Parameter>)| {
+        let is_acceptable = |(is_deflate, parameters): &&(bool, Vec<Given>)| {
             *is_deflate && is_sound(parameters) && !is_hopeless(parameters, deflate)
         };
         let expected = offers.iter().find(is_acceptable);

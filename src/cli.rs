@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::doctor::Report;
 use crate::engine::Engine;
 use crate::options::Options;
-use crate::protocol::{self, Settings};
+use crate::protocol::{self, Deflate, Settings};
 use crate::sys;
 use crate::worker::{ReceiveBuffers, WhenFull};
 use config_file::ConfigFile;
@@ -228,6 +228,15 @@ struct ServeArgs {
     #[arg(long, env = "RINGECHO_BEHAVIOURS", value_parser = BoolishValueParser::new())]
     behaviours: bool,
 
+    /// What becomes of permessage-deflate (RFC 7692), which browsers offer: docs/PROTOCOL.md.
+    #[arg(long, env = "RINGECHO_DEFLATE", value_enum, default_value = "off")]
+    deflate: DeflateChoice,
+
+    /// Let clients take the context of their compression over from one message to the next, with --deflate pass or verify:
+    /// better ratios, for 43 KiB of memory per connection, and all that is compressed is inflated to be checked.
+    #[arg(long, env = "RINGECHO_DEFLATE_CONTEXT", value_parser = BoolishValueParser::new())]
+    deflate_context: bool,
+
     /// What to speak. tcp echoes bare bytes: the yardstick for what WebSocket costs, and useful behind L4 proxies.
     #[arg(long, env = "RINGECHO_PROTOCOL", value_enum, default_value = "websocket")]
     protocol: Protocol,
@@ -254,6 +263,30 @@ impl From<WhenFullChoice> for WhenFull {
         match choice {
             WhenFullChoice::Refuse => Self::Refuse,
             WhenFullChoice::Wait => Self::Wait,
+        }
+    }
+}
+
+/// See [`ServeArgs::deflate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DeflateChoice {
+    /// It is declined: nobody compresses.
+    Off,
+    /// Compressed messages come back as they are, without being compressed anew; text is inflated to be checked.
+    Pass,
+    /// The same, and binary messages are checked, too.
+    Verify,
+    /// Messages are inflated and compressed anew, as other servers do.
+    Recompress,
+}
+
+impl From<DeflateChoice> for Deflate {
+    fn from(choice: DeflateChoice) -> Self {
+        match choice {
+            DeflateChoice::Off => Self::Off,
+            DeflateChoice::Pass => Self::Pass,
+            DeflateChoice::Verify => Self::Verify,
+            DeflateChoice::Recompress => Self::Recompress,
         }
     }
 }
@@ -331,6 +364,8 @@ impl From<ServeArgs> for Options {
             health_path: Some(args.health_path).filter(|path| path != "none"),
             has_page: !args.no_page,
             has_behaviours: args.behaviours,
+            deflate: args.deflate.into(),
+            has_deflate_context: args.deflate_context,
             max_handshake_size: args.max_handshake_size.as_u64(),
             max_handshake_headers: args.max_handshake_headers,
             receive_buffers: args.receive_buffers,

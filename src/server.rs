@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::config::{At, Config, Inet, Listen, TlsFiles};
 use crate::engine::{Controls, Engine, EngineError, Workers};
+use crate::protocol::Deflate;
 use crate::transport::{Door, Doors};
 use crate::worker::{Counter, Tally};
 
@@ -175,6 +176,8 @@ pub(crate) struct About {
     pub(crate) capacities: Vec<u32>,
     /// Bytes of pending output that all workers together keep at most.
     pub(crate) backlog_max: u64,
+    /// What becomes of permessage-deflate.
+    pub(crate) deflate: Deflate,
     pub(crate) started_at: Instant,
 }
 
@@ -257,6 +260,7 @@ impl Server {
             engine: config.engine,
             capacities: config.plans.iter().map(|plan| plan.capacity).collect(),
             backlog_max: config.plans.iter().map(|plan| plan.backlog.total as u64).sum(),
+            deflate: config.plans[0].settings.deflate,
             started_at: Instant::now(),
         };
         let state = Arc::new(Mutex::new(State { certificates, ..State::default() }));

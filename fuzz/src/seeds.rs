@@ -19,6 +19,42 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(client());
     seeds.extend(proxy());
     seeds.extend(records());
+    seeds.extend(extensions());
+    seeds.extend(deflate());
+    seeds
+}
+
+/// Offers, behind the mode and whether contexts are taken over.
+fn extensions() -> Vec<Seed> {
+    let offers = [
+        ("browser", "permessage-deflate; client_max_window_bits"),
+        ("windows", "permessage-deflate; server_max_window_bits=10; client_max_window_bits=\"1\\2\""),
+        ("several", "permessage-bzip2, permessage-deflate; server_max_window_bits=9, permessage-deflate"),
+        ("contexts", "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+    ];
+    let seed = |mode: u8, (name, offer): &(&str, &str)| {
+        ("extensions", format!("{name}-{mode}"), [&[mode, mode & 1], offer.as_bytes()].concat())
+    };
+    (1..4).flat_map(|mode| offers.iter().map(move |offer| seed(mode, offer))).collect()
+}
+
+/// Payloads of compressed messages, or messages to be compressed, behind the mode and the cuts.
+fn deflate() -> Vec<Seed> {
+    let payloads: [(&str, u8, &[u8]); 6] = [
+        ("hello", 0, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]),
+        ("last-block", 0, &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00]),
+        ("stored", 0, &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00]),
+        ("reserved-block", 0, &[0x07, 0x00]),
+        ("text", 1, "grüße, grüße, grüße €".as_bytes()),
+        ("not-text", 1, b"grue\xff"),
+    ];
+    let mut seeds = Vec::new();
+    for (name, is_message, payload) in payloads {
+        for (mode, cuts) in (0..3).zip(CUTS) {
+            let bytes = [&[mode, 1, is_message], cuts, payload].concat();
+            seeds.push(("deflate", format!("{name}-{mode}"), bytes));
+        }
+    }
     seeds
 }
 

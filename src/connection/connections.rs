@@ -12,7 +12,7 @@ use super::output::{Lender, Outputs};
 use super::schedule::{self, Budget, Cost, Shares};
 use super::table::{Connection, List, Table};
 use super::wheel::Wheel;
-use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Protocol, Settings};
+use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Protocol, Settings, Shared};
 use crate::transport::{Door, Doors, Stages};
 use crate::worker::{Backlog, Counter, Counters, Ending};
 
@@ -38,7 +38,8 @@ pub(crate) struct Connections<E, L: Lender> {
     usual_cost: Cost,
     /// What one of them was thought to come to when the last turn planned its own.
     planned_cost: Cost,
-    settings: Settings,
+    /// What its sessions share.
+    shared: Shared,
     doors: Doors,
     stages: Stages,
     timeouts: Timeouts,
@@ -68,7 +69,7 @@ impl<E, L: Lender> Connections<E, L> {
             held_before: 0,
             usual_cost: schedule::QUANTUM,
             planned_cost: schedule::QUANTUM,
-            settings,
+            shared: Shared::new(settings),
             doors,
             stages: Stages::default(),
             timeouts,
@@ -230,7 +231,8 @@ impl<E, L: Lender> Connections<E, L> {
         if connection.life.facts.has(Facts::ACTS) {
             self.actors.remove(key, &mut self.outputs);
         }
-        let connection = self.table.remove(key);
+        let mut connection = self.table.remove(key);
+        connection.life.release(&mut self.shared);
         if connection.life.is_staged() {
             self.stages.remove(key);
         }
@@ -259,7 +261,7 @@ impl<E, L: Lender> Connections<E, L> {
             return self.received_through_stage(key, bytes);
         }
         let Received { mut output, messages, frames, kinds, event, has_opened } =
-            life.received(&self.settings, bytes, self.now);
+            life.received(&mut self.shared, bytes, self.now);
         self.counters.add(Counter::BytesReceived, u64::from(len));
         self.counters.add(Counter::Messages, u64::from(messages));
         if kinds != Kinds::default() {
@@ -267,10 +269,12 @@ impl<E, L: Lender> Connections<E, L> {
         }
         let mut cost = schedule::cost_of_receive(len, frames);
         if let Some(event) = event {
-            cost += self.happened(key, event);
+            cost = cost.saturating_add(self.happened(key, event));
             self.counters.add(Counter::Opened, u64::from(has_opened));
             if self.table.get(key).life.facts.has(Facts::ACTS) {
                 output = self.defer(key, event, &output.to_vec(bytes));
+            } else if self.holds_too_much(key) {
+                output = self.shed(key, output.to_vec(bytes));
             }
         }
         (output, cost)
@@ -284,16 +288,20 @@ impl<E, L: Lender> Connections<E, L> {
 
     #[cold]
     fn happened(&mut self, key: u32, event: Event) -> Cost {
+        let work = self.shared.take_work();
+        if event == Event::Inflated {
+            return work;
+        }
         self.set_timer(key);
         match event {
             Event::Opened => {
                 self.begin_behaving(key);
-                return schedule::HANDSHAKE;
+                return schedule::HANDSHAKE.saturating_add(work);
             }
-            Event::Deferred => return 0,
+            Event::Deferred | Event::Inflated => return 0,
             Event::Closing(code) => {
                 self.counters.close_sent(code.into());
-                return 0;
+                return work;
             }
             Event::Closed(Cause::Refused(status)) => self.counters.answered(status),
             Event::Closed(Cause::PeerClosed(code)) => self.counters.close_received(code.map(u16::from)),
@@ -305,7 +313,7 @@ impl<E, L: Lender> Connections<E, L> {
             }
             Event::Closed(Cause::Behaviour) => {}
         }
-        schedule::END
+        schedule::END.saturating_add(work)
     }
 
     /// The kernel has taken `len` bytes of its pending output; `is_all`: all of what it was offered.
@@ -382,7 +390,12 @@ impl<E, L: Lender> Connections<E, L> {
     fn room_below_caps(&self, key: u32) -> usize {
         let pending = self.outputs.pending(self.table.get(key).output) + self.actors.held(key);
         let of_its_own = self.backlog.per_connection.saturating_sub(pending);
-        of_its_own.min(self.backlog.total.saturating_sub(self.outputs.held() + self.stages.held()))
+        of_its_own.min(self.backlog.total.saturating_sub(self.held()))
+    }
+
+    /// Bytes of memory that pending output and half-read input take.
+    fn held(&self) -> usize {
+        self.outputs.held() + self.stages.held() + self.shared.held()
     }
 
     /// The peer has shut down its side. What is pending is still sent, for as long as the peer takes it.
@@ -551,6 +564,7 @@ impl<E, L: Lender> Connections<E, L> {
 mod acting;
 #[cfg(test)]
 mod checks;
+mod inflating;
 mod staged;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@
 //! the close.
 
 use crate::protocol::{
-    Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Settings, Then,
+    Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Shared, Then,
 };
 use crate::worker::Ending;
 pub(crate) use due::{Due, Timeouts};
@@ -100,6 +100,9 @@ impl Facts {
     pub(crate) const FED: Self = Self(1 << 12);
     /// It is to end with a reset.
     pub(crate) const RESET: Self = Self(1 << 13);
+    /// Some of its input waits, since no more of it was to be inflated at once: nothing else is received before that has had
+    /// its turns.
+    pub(crate) const LADEN: Self = Self(1 << 14);
 
     #[inline]
     pub(crate) const fn has(self, any: Self) -> bool {
@@ -134,6 +137,8 @@ impl Facts {
 pub(crate) struct Wants {
     /// To be received from, when there may be something.
     pub(crate) receive: bool,
+    /// Its input that waits to have its turn.
+    pub(crate) resume: bool,
     /// Its pending output to be sent.
     pub(crate) send: bool,
     /// `shutdown(SHUT_WR)`.
@@ -238,8 +243,8 @@ impl Lifecycle {
     #[inline]
     pub(crate) fn wants(&self, has_output: bool) -> Wants {
         let facts = self.facts;
-        let can_receive = !facts.has(Facts::PEER_DONE.or(Facts::THROTTLED));
-        let is_over = facts.has(Facts::PEER_DONE) || self.state == State::Done;
+        let can_receive = !facts.has(Facts::PEER_DONE.or(Facts::THROTTLED).or(Facts::LADEN));
+        let is_over = facts.has(Facts::PEER_DONE) && !facts.has(Facts::LADEN) || self.state == State::Done;
         match self.state {
             State::Aborted => Wants { close: true, ..Wants::default() },
             state => Wants {
@@ -249,6 +254,7 @@ impl Lifecycle {
                         State::Done => false,
                         _ => true,
                     },
+                resume: facts.has(Facts::LADEN) && !facts.has(Facts::THROTTLED),
                 send: has_output && !facts.has(Facts::BLOCKED),
                 shutdown: state == State::Lingering && !has_output && !is_over,
                 close: is_over && !has_output,
@@ -263,10 +269,10 @@ impl Lifecycle {
     }
 
     /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, a source, in a handshake, closing, or with
-    /// an end behind its input.
+    /// input that waits or an end behind it.
     #[inline]
     pub(crate) fn is_background(&self) -> bool {
-        const ANY: Facts = Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD).or(Facts::FED);
+        const ANY: Facts = Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD).or(Facts::FED).or(Facts::LADEN);
         self.state != State::Open || self.facts.has(ANY)
     }
 
@@ -290,13 +296,13 @@ impl Lifecycle {
 
     /// Bytes from the peer, transformed in place where that is possible.
     #[inline]
-    pub(crate) fn received(&mut self, settings: &Settings, bytes: &mut [u8], now: u32) -> Received {
+    pub(crate) fn received(&mut self, shared: &mut Shared, bytes: &mut [u8], now: u32) -> Received {
         if !matches!(self.state, State::Open) {
-            return self.received_otherwise(settings, bytes, now);
+            return self.received_otherwise(shared, bytes, now);
         }
         self.since = now;
         self.facts.hear();
-        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(settings, bytes);
+        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(shared, bytes);
         if event.is_some() {
             self.happened(event, then, now);
         }
@@ -304,7 +310,7 @@ impl Lifecycle {
     }
 
     #[inline(never)]
-    fn received_otherwise(&mut self, settings: &Settings, bytes: &mut [u8], now: u32) -> Received {
+    fn received_otherwise(&mut self, shared: &mut Shared, bytes: &mut [u8], now: u32) -> Received {
         self.facts.set(Facts::HEARD);
         if !self.state.is_served() {
             if self.state == State::Finishing {
@@ -313,15 +319,34 @@ impl Lifecycle {
             return Received::NOTHING;
         }
         let was_in_handshake = self.session.phase() == Phase::Handshake;
-        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(settings, bytes);
+        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(shared, bytes);
         self.happened(event, then, now);
         let has_opened = was_in_handshake && !matches!(event, None | Some(Event::Closed(Cause::Refused(_))));
         Received { output, messages, frames, kinds, event, has_opened }
     }
 
+    /// Takes the input that waits, to be received now.
+    pub(crate) fn take_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+        self.facts.clear(Facts::LADEN);
+        self.session.take_waiting(shared)
+    }
+
+    /// Whether it holds memory for compressed messages.
+    pub(crate) fn is_inflating(&self) -> bool {
+        self.session.is_inflating()
+    }
+
+    /// Gives back what it holds of what the worker's sessions share: it is over.
+    pub(crate) fn release(&mut self, shared: &mut Shared) {
+        self.session.release(shared);
+    }
+
     fn happened(&mut self, event: Option<Event>, then: Then, now: u32) {
+        if self.session.is_waiting() {
+            self.facts.set(Facts::LADEN);
+        }
         match event {
-            None | Some(Event::Deferred) => return,
+            None | Some(Event::Deferred | Event::Inflated) => return,
             Some(Event::Opened) if self.state == State::Opening => self.state = State::Open,
             Some(Event::Opened) => {} // it is leaving already
             Some(Event::Closing(_)) => {
@@ -470,7 +495,8 @@ impl Lifecycle {
         if self.state != State::Leaving {
             return false;
         }
-        !(self.facts.has(Facts::READABLE) && self.wants(has_output).receive && self.rest.take())
+        let has_more = self.facts.has(Facts::READABLE) && self.wants(has_output).receive && self.rest.take();
+        !has_more && !self.facts.has(Facts::LADEN)
     }
 
     // ----- time -----

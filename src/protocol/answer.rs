@@ -28,11 +28,15 @@ pub fn full() -> Vec<u8> {
 }
 
 /// 101: what follows on this connection is WebSocket.
-pub(super) fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
+pub(super) fn accept(key: &[u8], subprotocol: Option<&str>, extensions: Option<&str>) -> Vec<u8> {
     let accept = derive_accept_key(key);
     let mut answer = String::with_capacity(192);
     answer.push_str("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
-    for (name, value) in [("Sec-WebSocket-Accept", Some(&*accept)), ("Sec-WebSocket-Protocol", subprotocol)] {
+    for (name, value) in [
+        ("Sec-WebSocket-Accept", Some(&*accept)),
+        ("Sec-WebSocket-Protocol", subprotocol),
+        ("Sec-WebSocket-Extensions", extensions),
+    ] {
         if let Some(value) = value {
             answer.extend([name, ": ", value, "\r\n"]);
         }

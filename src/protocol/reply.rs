@@ -50,6 +50,9 @@ pub enum Event {
     Closing(CloseCode),
     /// The output is not to be sent at once: [`Session::behaviour`](super::Session::behaviour) says when.
     Deferred,
+    /// Compressed messages were inflated, which [`Shared::take_work`](super::Shared::take_work) tells more about. Input may
+    /// wait for another turn: [`Session::is_waiting`](super::Session::is_waiting). Either can be so with other events, too.
+    Inflated,
     /// Nothing more is read or sent behind the output.
     Closed(Cause),
 }

@@ -514,7 +514,7 @@ impl Connections {
             self.is_urgent |= connection.life.awaits_output() || self.core.outputs.has_several(connection.output);
         }
         let can_receive = wants.receive && flight & (RECEIVING | CANCELLING | CLOSING) == 0;
-        if can_receive && connection.life.facts.has(Facts::READABLE) {
+        if (can_receive && connection.life.facts.has(Facts::READABLE)) || wants.resume {
             self.core.queue(key);
         }
         if flight & (POLLED | CANCELLING | CLOSING) == 0 {

@@ -224,6 +224,18 @@ fn context_that_was_not_agreed_on_is_found() {
     assert_eq!(what, Some("compressed message that cannot be inflated"), "{}", outcome.output);
 }
 
+/// A server that refers further back than it has promised.
+#[test]
+fn a_window_larger_than_agreed_on_is_found() {
+    let half: String = (0..600).map(|number| format!("{number},")).collect();
+    let args = ["--deflate-window-bits", "9", "--deflate-no-context", "--message", &half.repeat(2)];
+    assert_right(&run(SMALL, Way::Recompress, &args), "a window as agreed on");
+    let outcome = run(SMALL, Way::LargeWindow, &args);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+    let what = outcome.json["connections"]["violations"][0]["what"].as_str();
+    assert_eq!(what, Some("compressed message that cannot be inflated"), "{}", outcome.output);
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     for (args, why) in [

@@ -23,6 +23,8 @@ pub(crate) enum Way {
     CorruptTenth,
     /// As `Recompress`, with references to earlier messages although none were agreed on.
     KeepsContext,
+    /// As `Recompress`, with a window of 32 KiB whatever was agreed on.
+    LargeWindow,
     /// Sends these bytes instead of every echo.
     Bytes(&'static [u8]),
 }
@@ -62,8 +64,8 @@ fn window_bits(answer: &str, parameter: &str) -> u8 {
 }
 
 fn serve(mut stream: impl Read + Write, answer: &str, way: Way) -> Outcome {
-    let mut deflate =
-        Compress::new_with_window_bits(Compression::new(6), false, window_bits(answer, "server_max_window_bits"));
+    let bits = if way == Way::LargeWindow { 15 } else { window_bits(answer, "server_max_window_bits") };
+    let mut deflate = Compress::new_with_window_bits(Compression::new(6), false, bits);
     let mut inflate = Decompress::new_with_window_bits(false, 15);
     for count in 1_u64.. {
         let (first, payload) = read_frame(&mut stream)?;
@@ -89,7 +91,7 @@ fn serve(mut stream: impl Read + Write, answer: &str, way: Way) -> Outcome {
             Way::Pass => write_frame(&mut stream, first, &payload)?,
             Way::Uncompressed => write_frame(&mut stream, 0x80 | opcode, &message)?,
             Way::Bytes(bytes) => stream.write_all(bytes)?,
-            Way::Recompress | Way::CorruptTenth | Way::KeepsContext | Way::Fragments(_) => {
+            Way::Recompress | Way::CorruptTenth | Way::KeepsContext | Way::LargeWindow | Way::Fragments(_) => {
                 let payload = compressed(&mut deflate, &message);
                 if answer.contains("server_no_context_takeover") && way != Way::KeepsContext {
                     deflate.reset();

@@ -164,9 +164,9 @@ pub(super) struct ScenarioArgs {
     #[arg(long, value_name = "P%", conflicts_with_all = ["message", "message_file"])]
     compressibility: Option<Percent>,
 
-    /// Offer compression (permessage-deflate, RFC 7692) as browsers do, and compress where the server agrees
+    /// Offer compression (permessage-deflate) as browsers do
     ///
-    /// Where it declines, messages go uncompressed, and the results say on how many connections they did not.
+    /// RFC 7692. Messages are compressed where the server agrees. Where it declines, messages go uncompressed, and the results say on how many connections they did not.
     #[arg(long, conflicts_with = "tcp")]
     deflate: bool,
 

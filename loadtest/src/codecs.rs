@@ -20,6 +20,7 @@ const WINDOWS: usize = MAX_BITS as usize + 1;
 
 /// The compressors and inflaters of a thread.
 #[derive(Debug)]
+#[expect(clippy::vec_box, reason = "inflaters move between here and their connections")]
 pub struct Codecs {
     /// By the connections' keys.
     links: Vec<Link>,
@@ -142,6 +143,7 @@ impl Codecs {
 }
 
 /// Keeps an inflater for another message.
+#[expect(clippy::vec_box, reason = "inflaters move between here and their connections")]
 fn put_by(spare: &mut Vec<Box<Inflater>>, inflater: Option<Box<Inflater>>) {
     if let Some(mut inflater) = inflater.filter(|_| spare.len() < SPARE_MAX) {
         inflater.reset();

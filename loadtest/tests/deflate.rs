@@ -124,6 +124,8 @@ fn a_server_that_declines_is_sent_uncompressed_messages_and_that_is_said() {
         assert!(text.contains(said), "{text}");
     }
     assert!(outcome.output.contains("compression was declined on 4 of 4 connections"), "{}", outcome.output);
+    let failed = run("", Way::Recompress, &["--fail-if", "uncompressed>0"]);
+    assert_eq!(failed.code, Some(1), "{}", failed.output);
     let plain = run_any(&[&format!("ws://{}/", server::start(Behaviour::Echo))]);
     assert!(!plain.output.contains("compression") && !plain.output.contains("\nwire"), "{}", plain.output);
 }
@@ -227,7 +229,7 @@ fn context_that_was_not_agreed_on_is_found() {
 /// A server that refers further back than it has promised.
 #[test]
 fn a_window_larger_than_agreed_on_is_found() {
-    let half: String = (0..600).map(|number| format!("{number},")).collect();
+    let half = (0..600).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
     let args = ["--deflate-window-bits", "9", "--deflate-no-context", "--message", &half.repeat(2)];
     assert_right(&run(SMALL, Way::Recompress, &args), "a window as agreed on");
     let outcome = run(SMALL, Way::LargeWindow, &args);

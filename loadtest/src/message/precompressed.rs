@@ -87,16 +87,16 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for (connection, sequence) in (0..10).flat_map(|connection| (0..20).map(move |it| (connection, it))) {
             let id = MessageId { connection, sequence };
-            let (mut compressed, mut inflated) = (Vec::new(), Vec::new());
+            let (mut compressed, mut message) = (Vec::new(), Vec::new());
             all.write(id, &messages, &mut compressed);
             let inflation = inflater.inflate(&compressed, true, &mut piece, |bytes, _| {
-                inflated.extend_from_slice(bytes);
+                message.extend_from_slice(bytes);
                 Ok(())
             });
             inflation.unwrap();
-            assert_eq!(inflated.len(), messages.size_of(id), "{sizes} {id:?}");
-            assert!(messages.matches(id, 0, &inflated), "{sizes} {id:?}");
-            assert!(seen.insert(inflated) || !messages.are_identified() || messages.size_of(id) < ID_LEN);
+            assert_eq!(message.len(), messages.size_of(id), "{sizes} {id:?}");
+            assert!(messages.matches(id, 0, &message), "{sizes} {id:?}");
+            assert!(seen.insert(message) || !messages.are_identified() || messages.size_of(id) < ID_LEN);
             if sequence % 3 == 0 {
                 // Whether context is taken over is all the same.
                 inflater.reset();

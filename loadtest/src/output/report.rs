@@ -100,6 +100,7 @@ pub struct RunReport {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the options of the same names")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct Load {
     pub connections: u32,
     pub active: u32,

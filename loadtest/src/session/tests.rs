@@ -414,7 +414,7 @@ fn compressed_echoes_are_judged_by_what_is_in_them_wherever_they_are_cut() {
             let echoes: Vec<Vec<u8>> = (0..4).map(|now_ns| bench.send(now_ns)).collect();
             let mut wrong = echoes[2][2..].to_vec();
             wrong[SIZE - 1] ^= 1;
-            let ping = vec![0x89, 1, b'?'];
+            let ping = [0x89, 1, b'?'];
             let stream = [
                 compressed(&echoes[0][2..], piece).join(&ping[..]),
                 // What was sent compressed may come back as it is.

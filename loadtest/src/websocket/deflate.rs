@@ -73,7 +73,7 @@ struct Parameters {
 impl Offer {
     /// What the values of the answer's `Sec-WebSocket-Extensions` agree to: `None` if the server declines. An answer that
     /// was not offered fails the connection (RFC 7692 sections 5.1 and 7.1).
-    pub fn accept<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> Result<Option<Agreed>, &'static str> {
+    pub fn accept<'v>(self, values: impl Iterator<Item = &'v [u8]>) -> Result<Option<Agreed>, &'static str> {
         let mut elements = extensions(values);
         let Some(element) = elements.next() else { return Ok(None) };
         let mut parts = element.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
@@ -88,7 +88,7 @@ impl Offer {
         self.agree(&Parameters::read(parts)?).map(Some)
     }
 
-    fn agree(&self, answer: &Parameters) -> Result<Agreed, &'static str> {
+    fn agree(self, answer: &Parameters) -> Result<Agreed, &'static str> {
         let allowed = self.window_bits.unwrap_or(MAX_BITS);
         if self.no_context && !answer.server_no_context {
             return Err("permessage-deflate without the server_no_context_takeover that was asked for");
@@ -164,6 +164,8 @@ fn bits(value: Option<&[u8]>) -> Result<u8, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use crate::message::SplitMix;
 
@@ -254,7 +256,7 @@ mod tests {
             for _ in 0..below(4) {
                 let name = names[below(names.len())];
                 let value = if name.ends_with("takeover") && below(8) > 0 { "" } else { values[below(values.len())] };
-                answer += &format!("; {name}{value}");
+                write!(answer, "; {name}{value}").unwrap();
             }
             let Ok(agreed) = accept(offer, &[&answer]) else { continue };
             let agreed = agreed.expect("it is there");

@@ -264,7 +264,7 @@ impl FrameReader {
         let kind = match (continues, header.opcode()) {
             (true, _) => self.state & (TEXT | UTF8 | COMPRESSED),
             (false, opcode) => {
-                TEXT * u64::from(opcode == Opcode::Text as u8) | COMPRESSED * u64::from(header.first & RSV1 != 0)
+                (TEXT * u64::from(opcode == Opcode::Text as u8)) | (COMPRESSED * u64::from(header.first & RSV1 != 0))
             }
         };
         let is_final = FINAL * u64::from(header.is_final());

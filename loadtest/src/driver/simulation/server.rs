@@ -170,11 +170,9 @@ impl Server {
         let (forgets, has_client_forget) = (is_strict || random.one_in(2), random.one_in(2));
         let bits = if is_strict { 9 } else { 15 };
         let mut line = prefix.to_owned();
-        for (name, is_set) in
-            [("server_no_context_takeover", forgets), ("client_no_context_takeover", has_client_forget)]
-        {
-            line += &if is_set { format!("; {name}") } else { String::new() };
-        }
+        let parameters =
+            [("; server_no_context_takeover", forgets), ("; client_no_context_takeover", has_client_forget)];
+        line.extend(parameters.into_iter().filter_map(|(parameter, is_set)| is_set.then_some(parameter)));
         if is_strict {
             line += "; server_max_window_bits=9";
         }
@@ -265,7 +263,7 @@ impl Server {
     fn send(&mut self, opcode: u8, payload: &[u8], mark: Mark) {
         // One in three messages goes uncompressed, as it may.
         match &mut self.compression {
-            Some(it) if opcode < 8 && self.messages_received % 3 > 0 => {
+            Some(it) if opcode < 8 && !self.messages_received.is_multiple_of(3) => {
                 if it.forgets {
                     it.deflater.reset();
                 }

@@ -245,8 +245,8 @@ mod tests {
                     for message in messages() {
                         let compressed = compress(&mut deflater, &message);
                         assert!(!compressed.is_empty(), "a message is never without a byte");
-                        let inflated = inflate(&mut inflater, &compressed, size, piece);
-                        assert!(inflated.as_ref() == Ok(&message), "{bits} {takes_over} {size} {piece}");
+                        let outcome = inflate(&mut inflater, &compressed, size, piece);
+                        assert!(outcome.as_ref() == Ok(&message), "{bits} {takes_over} {size} {piece}");
                         if !takes_over {
                             deflater.reset();
                             inflater.reset();
@@ -315,8 +315,8 @@ mod tests {
             (beyond, 15),
         ] {
             for size in 1..=wrong.len() {
-                let inflated = inflate(&mut Inflater::new(bits), wrong, size, 10);
-                assert_eq!(inflated, Err(Violation::Deflate), "{bits} {wrong:x?}");
+                let outcome = inflate(&mut Inflater::new(bits), wrong, size, 10);
+                assert_eq!(outcome, Err(Violation::Deflate), "{bits} {wrong:x?}");
             }
         }
     }
@@ -331,9 +331,9 @@ mod tests {
             let compressed = compress(&mut Deflater::new(15), &message);
             for bits in 8..=15 {
                 for size in [1, 1000, usize::MAX] {
-                    let inflated = inflate(&mut Inflater::new(bits), &compressed, size, 1000);
+                    let outcome = inflate(&mut Inflater::new(bits), &compressed, size, 1000);
                     let expected = if bits >= needed { Ok(message.clone()) } else { Err(Violation::Deflate) };
-                    assert!(inflated == expected, "{distance} {bits} {size}");
+                    assert!(outcome == expected, "{distance} {bits} {size}");
                 }
             }
         }

@@ -63,9 +63,8 @@ impl Windowed {
             self.at = (self.at + given) % self.window.len();
             match status {
                 TINFLStatus::Done => self.is_ended = true,
-                TINFLStatus::HasMoreOutput => {}
                 TINFLStatus::NeedsMoreInput if given == 0 => return Ok(step),
-                TINFLStatus::NeedsMoreInput => {}
+                TINFLStatus::NeedsMoreInput | TINFLStatus::HasMoreOutput => {}
                 _ => return Err(Violation::Deflate),
             }
         }

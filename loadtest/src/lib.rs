@@ -6,7 +6,7 @@
 //!   [`schedule`].
 //! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
-//!   [`times`] since when each counts.
+//!   [`times`] since when each counts; [`codecs`] compress and inflate.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
 //! - [`server`] finds the server or starts it.
 //! - [`compare`] sets servers against each other, in runs of this command.
@@ -14,6 +14,7 @@
 //!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
 
 pub mod cli;
+pub mod codecs;
 pub mod compare;
 pub mod control;
 #[cfg(test)]

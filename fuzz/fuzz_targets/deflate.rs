@@ -2,7 +2,6 @@
 //! the same; and what is refused is what flate2 and the standard library do not take either.
 #![no_main]
 
-use arbitrary::Arbitrary;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use libfuzzer_sys::fuzz_target;
 use ringecho::protocol::{Cause, Deflate, Event, Session, Settings, Shared};
@@ -14,28 +13,20 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConn
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 const MAX_MESSAGE_SIZE: u64 = 1 << 20;
 
-#[derive(Arbitrary, Debug)]
-struct Input<'a> {
-    mode: u8,
-    is_text: bool,
-    /// The payload is compressed here, and not by the fuzzer.
-    is_message: bool,
-    cuts: Cuts,
-    payload: &'a [u8],
-}
-
-fuzz_target!(|input: Input| {
-    let deflate = [Deflate::Pass, Deflate::Verify, Deflate::Recompress][usize::from(input.mode) % 3];
-    let payload = if input.is_message { compress(input.payload) } else { input.payload.to_vec() };
-    let expected = inflate(&payload, input.is_text);
-    let (echoed, code) = echo(deflate, &input, &payload);
-    if deflate == Deflate::Pass && !input.is_text {
+// A message of the fuzzer's is compressed here; else it is the compressed bytes themselves.
+fuzz_target!(|input: (u8, bool, bool, Cuts, &[u8])| {
+    let (mode, is_text, is_message, cuts, bytes) = input;
+    let deflate = [Deflate::Pass, Deflate::Verify, Deflate::Recompress][usize::from(mode) % 3];
+    let payload = if is_message { compress(bytes) } else { bytes.to_vec() };
+    let expected = inflate(&payload, is_text);
+    let (echoed, code) = echo(deflate, is_text, &cuts, &payload);
+    if deflate == Deflate::Pass && !is_text {
         assert_eq!(echoed.as_deref(), Some(&payload[..]), "binary comes back whatever it is");
         return;
     }
     match (expected, echoed) {
         (Ok(_), Some(echoed)) if deflate != Deflate::Recompress => assert_eq!(echoed, payload),
-        (Ok(bytes), Some(echoed)) => assert_eq!(inflate(&echoed, input.is_text), Ok(bytes)),
+        (Ok(bytes), Some(echoed)) => assert_eq!(inflate(&echoed, is_text), Ok(bytes)),
         (Err(expected), None) => assert_eq!(code, Some(expected)),
         (expected, echoed) => panic!("{expected:?}, and the server: {echoed:?}, {code:?}"),
     }
@@ -77,13 +68,13 @@ fn compress(message: &[u8]) -> Vec<u8> {
 }
 
 /// The echo of the message, if it came whole; and the code of the Close frame, if there is one.
-fn echo(deflate: Deflate, input: &Input, payload: &[u8]) -> (Option<Vec<u8>>, Option<u16>) {
+fn echo(deflate: Deflate, is_text: bool, cuts: &Cuts, payload: &[u8]) -> (Option<Vec<u8>>, Option<u16>) {
     let mut shared = Shared::new(Settings { deflate, max_message_size: MAX_MESSAGE_SIZE, ..Settings::default() });
     let mut session = Session::new(&shared.settings);
     let _ = session.receive(&mut shared, &mut REQUEST.to_vec());
     let (mut sent, mut code) = (Vec::new(), None);
-    let stream = frame(if input.is_text { 0xc1 } else { 0xc2 }, payload);
-    for read in input.cuts.of(&stream) {
+    let stream = frame(if is_text { 0xc1 } else { 0xc2 }, payload);
+    for read in cuts.of(&stream) {
         let mut next = Some(read.to_vec());
         while let Some(mut data) = next.filter(|_| code.is_none()) {
             let reply = session.receive(&mut shared, &mut data);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringecho::protocol::{Session, Settings};
+use ringecho::protocol::{Session, Shared};
 use tungstenite::protocol::{Role, WebSocketContext, frame::FrameHeader};
 
 mod frames;
@@ -24,9 +24,9 @@ const MAX_RECEIVE: usize = 1 << 20;
 const KINDS: [(&str, u8, &str); 3] = [("binary", 0x82, "bytes"), ("ascii", 0x81, "text."), ("utf8", 0x81, "żółw 🐢 ")];
 
 /// A session whose handshake is done.
-fn open(settings: &Settings) -> Session {
-    let mut session = Session::new(settings);
-    let _ = black_box(session.receive(settings, &mut REQUEST.to_vec()));
+fn open(shared: &mut Shared) -> Session {
+    let mut session = Session::new(&shared.settings);
+    let _ = black_box(session.receive(shared, &mut REQUEST.to_vec()));
     session
 }
 
@@ -61,7 +61,7 @@ fn payload(pattern: &str, size: usize) -> Vec<u8> {
 }
 
 fn bench_frames(criterion: &mut Criterion) {
-    let settings = Settings::default();
+    let mut shared = Shared::default();
     for (kind, first, pattern) in KINDS {
         let mut group = criterion.benchmark_group(format!("echo/{kind}"));
         group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(30);
@@ -78,11 +78,11 @@ fn bench_frames(criterion: &mut Criterion) {
                 group.bench_function(BenchmarkId::new("copy", &name), |bencher| {
                     bencher.iter(|| black_box(&mut buf).copy_from_slice(black_box(&stream)));
                 });
-                let mut session = open(&settings);
+                let mut session = open(&mut shared);
                 group.bench_function(BenchmarkId::new("ringecho", &name), |bencher| {
                     bencher.iter(|| {
                         buf.copy_from_slice(black_box(&stream));
-                        let reply = session.receive(&settings, &mut buf);
+                        let reply = session.receive(&mut shared, &mut buf);
                         assert_eq!(reply.messages as usize, frames);
                         black_box(reply.output.len())
                     });
@@ -106,7 +106,7 @@ fn bench_frames(criterion: &mut Criterion) {
 
 /// A message of 1 MiB that comes in many receives: binary streams through, a piece of text becomes a frame of its own.
 fn bench_cut(criterion: &mut Criterion) {
-    let settings = Settings::default();
+    let mut shared = Shared::default();
     let mut group = criterion.benchmark_group("cut");
     group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(30);
     group.throughput(Throughput::Bytes(MAX_RECEIVE as u64));
@@ -115,13 +115,13 @@ fn bench_cut(criterion: &mut Criterion) {
         frames::masked(&mut stream, first, &payload(pattern, MAX_RECEIVE));
         for receive in [16 << 10, 256 << 10] {
             let mut buf = vec![0; receive];
-            let mut session = open(&settings);
+            let mut session = open(&mut shared);
             group.bench_function(BenchmarkId::new(kind, receive), |bencher| {
                 bencher.iter(|| {
                     for piece in stream.chunks(receive) {
                         let data = &mut buf[..piece.len()];
                         data.copy_from_slice(black_box(piece));
-                        let reply = session.receive(&settings, data);
+                        let reply = session.receive(&mut shared, data);
                         black_box(reply.output.len());
                     }
                 });
@@ -142,13 +142,13 @@ fn bench_headers(criterion: &mut Criterion) {
     group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(30);
     group.throughput(Throughput::Elements(FRAMES as u64));
 
-    let settings = Settings::default();
-    let mut session = open(&settings);
+    let mut shared = Shared::default();
+    let mut session = open(&mut shared);
     let mut buf = stream.clone();
     group.bench_function("ringecho", |bencher| {
         bencher.iter(|| {
             buf.copy_from_slice(black_box(&stream));
-            let _ = black_box(session.receive(&settings, &mut buf));
+            let _ = black_box(session.receive(&mut shared, &mut buf));
         });
     });
     let mut answer = Vec::with_capacity(stream.len());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ringecho::protocol::{Phase, Session, Settings};
+use ringecho::protocol::{Phase, Session, Shared};
 
 const REQUEST: &[u8] = b"GET /chat HTTP/1.1\r\nHost: 127.0.0.1:9001\r\nConnection: Upgrade\r\nPragma: no-cache\r\n\
     Cache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)\r\n\
@@ -41,15 +41,15 @@ fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("handshake");
     group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(30);
 
-    let settings = Settings::default();
+    let mut shared = Shared::default();
     let mut buf = vec![0; REQUEST.len()];
     for (name, pieces) in [("ringecho", 1), ("ringecho_in_two_pieces", 2), ("ringecho_byte_by_byte", REQUEST.len())] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 buf.copy_from_slice(black_box(REQUEST));
-                let mut session = Session::new(&settings);
+                let mut session = Session::new(&shared.settings);
                 for piece in buf.chunks_mut(REQUEST.len().div_ceil(pieces)) {
-                    let _ = black_box(session.receive(&settings, piece));
+                    let _ = black_box(session.receive(&mut shared, piece));
                 }
                 assert_eq!(session.phase(), Phase::Open);
             });

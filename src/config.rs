@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::engine::{Engine, EngineError};
 use crate::machine::{Bound, Bytes, Machine};
 use crate::options::Options;
-use crate::protocol::{Settings, is_token, normalize_path};
+use crate::protocol::{Deflate, Settings, is_token, normalize_path};
 use crate::transport::Doors;
 use crate::worker::{Backlog, Limits, Plan, WhenFull};
 pub(crate) use listen::{At, Inet, Listen};
@@ -117,6 +117,8 @@ pub enum ConfigError {
     HandshakeSize(u64),
     #[error("--max-handshake-headers {0}: it must be between 16 and 1024")]
     HandshakeHeaders(usize),
+    #[error("--deflate-context: it needs --deflate pass or --deflate verify")]
+    DeflateContext,
 }
 
 /// What a server runs with: checked, and fit for the machine.
@@ -226,12 +228,13 @@ impl Config {
                 has_fine_ticks: options.has_behaviours,
             },
         };
-        let limits = vec![
+        let mut limits = vec![
             format!("engine {}", engine.name()),
             cpus.describe(workers, options.workers.is_none()),
             format!("capacity {} ({connections})", counted(max_connections, "connection")),
             sizes.to_string(),
         ];
+        limits.extend(describe_deflate(options));
         Ok(Self {
             engine,
             listen,
@@ -525,6 +528,12 @@ fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
     shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
 }
 
+/// What becomes of permessage-deflate, unless it is declined.
+fn describe_deflate(options: &Options) -> Option<String> {
+    let context = if options.has_deflate_context { " with context" } else { "" };
+    (options.deflate != Deflate::Off).then(|| format!("deflate {}{context}", options.deflate.name()))
+}
+
 fn tls_files(options: &Options) -> Result<TlsFiles, ConfigError> {
     let pair = match (&options.tls_cert, &options.tls_key) {
         (Some(_), _) | (_, Some(_)) if options.tls_self_signed => return Err(ConfigError::TlsTwoCertificates),
@@ -545,6 +554,9 @@ fn settings(options: &Options, max_message_size: u64) -> Result<Settings, Config
     if !HANDSHAKE_HEADERS.contains(&options.max_handshake_headers) {
         return Err(ConfigError::HandshakeHeaders(options.max_handshake_headers));
     }
+    if options.has_deflate_context && !matches!(options.deflate, Deflate::Pass | Deflate::Verify) {
+        return Err(ConfigError::DeflateContext);
+    }
     Ok(Settings {
         protocol: options.protocol,
         max_message_size,
@@ -555,6 +567,8 @@ fn settings(options: &Options, max_message_size: u64) -> Result<Settings, Config
         health_path: path("--health-path", options.health_path.as_ref())?,
         has_page: options.has_page,
         has_behaviours: options.has_behaviours,
+        deflate: options.deflate,
+        has_deflate_context: options.has_deflate_context,
     })
 }
 

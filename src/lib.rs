@@ -58,6 +58,6 @@ pub use config::{Config, ConfigError};
 pub use engine::{Engine, EngineError};
 pub use machine::{Bound, Machine};
 pub use options::Options;
-pub use protocol::Protocol;
+pub use protocol::{Deflate, Protocol};
 pub use server::{Address, Condition, Handle, Running, Server, ServerError, Stats, TlsError};
 pub use worker::WhenFull;

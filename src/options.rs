@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::protocol::{Protocol, Settings};
+use crate::protocol::{Deflate, Protocol, Settings};
 use crate::worker::{ReceiveBuffers, WhenFull};
 
 /// What a server is asked to be. `None` leaves the choice to [`Config::resolve`](crate::Config::resolve), which knows the
@@ -81,6 +81,11 @@ pub struct Options {
     /// Whether clients may ask for something else than an echo by the path: docs/BEHAVIOURS.md. The default is that they may
     /// not.
     pub has_behaviours: bool,
+    /// What becomes of permessage-deflate, which clients offer: docs/PROTOCOL.md.
+    pub deflate: Deflate,
+    /// Whether clients may take the context of their compression over from one message to the next, where the echo allows
+    /// it: better ratios, for an inflater of 43 KiB per connection. The default is that they may not.
+    pub has_deflate_context: bool,
     /// Bytes of the largest upgrade request. The default is 16 KiB.
     pub max_handshake_size: u64,
     /// Header lines of an upgrade request. The default is 128.
@@ -127,6 +132,8 @@ impl Default for Options {
             health_path: Some(Settings::HEALTH_PATH.into()),
             has_page: true,
             has_behaviours: false,
+            deflate: Deflate::Off,
+            has_deflate_context: false,
             max_handshake_size: Settings::HANDSHAKE_SIZE as u64,
             max_handshake_headers: Settings::HANDSHAKE_HEADERS,
             receive_buffers: None,

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::config::{At, Config, Inet, Listen, TlsFiles};
 use crate::engine::{Controls, Engine, EngineError, Workers};
+use crate::protocol::Deflate;
 use crate::transport::{Door, Doors};
 use crate::worker::{Counter, Tally};
 
@@ -58,6 +59,12 @@ pub enum ServerError {
     Systemd {
         /// Why.
         cause: String,
+    },
+    /// The program was told to end while it waited for an address that is in use.
+    #[error("told to end before it could listen on {address}, which is in use")]
+    GivenUp {
+        /// Which.
+        address: Address,
     },
     /// The engine could not start.
     #[error(transparent)]
@@ -123,6 +130,12 @@ impl fmt::Display for Address {
     }
 }
 
+/// How long addresses that are in use are tried, and how the time until then passes.
+struct Patience<'a> {
+    until: Instant,
+    wait: &'a dyn Fn(Duration) -> bool,
+}
+
 /// A socket that listens.
 struct Bound {
     socket: OwnedFd,
@@ -163,6 +176,8 @@ pub(crate) struct About {
     pub(crate) capacities: Vec<u32>,
     /// Bytes of pending output that all workers together keep at most.
     pub(crate) backlog_max: u64,
+    /// What becomes of permessage-deflate.
+    pub(crate) deflate: Deflate,
     pub(crate) started_at: Instant,
 }
 
@@ -201,8 +216,10 @@ pub struct Stats {
     pub open: u64,
     /// Connections whose upgrade request was accepted; with bare TCP all.
     pub opened: u64,
-    /// Connections whose upgrade request was answered with something else than 101.
+    /// Connections whose request was answered with an error.
     pub refused: u64,
+    /// Connections whose request was not for a WebSocket and got what it was for: health checks, the test page.
+    pub answered: u64,
     /// Connections that have come and gone without sending a byte, as probes do.
     pub silent: u64,
     /// Clients that were turned away because all connections were taken.
@@ -216,11 +233,19 @@ pub struct Stats {
 impl Server {
     /// Binds the addresses of `config`. One that is in use is tried for ten seconds, with a line in the log: the
     /// kernel may take that long to close the listeners of a killed server.
-    pub fn bind(mut config: Config) -> Result<Self, ServerError> {
-        let until = Instant::now() + BIND_PATIENCE;
+    pub fn bind(config: Config) -> Result<Self, ServerError> {
+        Self::bind_waiting(config, &|time| {
+            thread::sleep(time);
+            true
+        })
+    }
+
+    /// The same; `wait` waits so long for an address that is in use, or says that this is to be given up.
+    pub(crate) fn bind_waiting(mut config: Config, wait: &dyn Fn(Duration) -> bool) -> Result<Self, ServerError> {
+        let patience = Patience { until: Instant::now() + BIND_PATIENCE, wait };
         let mut bound = Vec::new();
         for listen in &config.listen {
-            bind_entry(listen, config.tcp_keepalive, until, &mut bound)?;
+            bind_entry(listen, config.tcp_keepalive, &patience, &mut bound)?;
         }
         let certificates = give_certificates(config.tls.clone(), &mut bound)?;
         let doors: Doors = bound.iter().map(|bound| bound.door.clone()).collect();
@@ -235,6 +260,7 @@ impl Server {
             engine: config.engine,
             capacities: config.plans.iter().map(|plan| plan.capacity).collect(),
             backlog_max: config.plans.iter().map(|plan| plan.backlog.total as u64).sum(),
+            deflate: config.plans[0].settings.deflate,
             started_at: Instant::now(),
         };
         let state = Arc::new(Mutex::new(State { certificates, ..State::default() }));
@@ -331,6 +357,7 @@ impl Handle {
             open: all.open(),
             opened: all.get(Counter::Opened),
             refused: all.refusals().map(|(_, count)| count).sum(),
+            answered: all.answers().map(|(_, count)| count).sum(),
             silent: all.get(Counter::Silent),
             turned_away: self.turned_away(),
             messages: all.get(Counter::Messages),
@@ -386,7 +413,7 @@ fn give_certificates(files: TlsFiles, bound: &mut [Bound]) -> Result<Option<Arc<
 fn bind_entry(
     listen: &Listen,
     tcp_keepalive: Option<Duration>,
-    until: Instant,
+    patience: &Patience<'_>,
     bound: &mut Vec<Bound>,
 ) -> Result<(), ServerError> {
     let is_tls = listen.is_tls;
@@ -394,18 +421,18 @@ fn bind_entry(
     let unix_door = || Door { hides_more: true, ..door.clone() };
     match &listen.at {
         At::Inet(addresses) => {
-            for (address, socket) in bind_addresses(addresses, tcp_keepalive, until)? {
+            for (address, socket) in bind_addresses(addresses, tcp_keepalive, patience)? {
                 bound.push(Bound { socket, address, door: door.clone(), is_tls, file: None });
             }
         }
         At::Unix { path, mode } => {
             let address = Address::Unix(path.clone());
-            let (socket, file) = patiently(&address, until, || unix::bind(path, *mode))?;
+            let (socket, file) = patiently(&address, patience, || unix::bind(path, *mode))?;
             bound.push(Bound { socket, address, door: unix_door(), is_tls, file: Some(file) });
         }
         At::Abstract(name) => {
             let address = Address::Abstract(name.clone());
-            let socket = patiently(&address, until, || unix::bind_abstract(name))?;
+            let socket = patiently(&address, patience, || unix::bind_abstract(name))?;
             bound.push(Bound { socket, address, door: unix_door(), is_tls, file: None });
         }
         At::Systemd => {
@@ -428,7 +455,7 @@ fn bind_entry(
 fn bind_addresses(
     addresses: &[Inet],
     tcp_keepalive: Option<Duration>,
-    until: Instant,
+    patience: &Patience<'_>,
 ) -> Result<Vec<(Address, OwnedFd)>, ServerError> {
     let mut bound = Vec::new();
     let mut port = None;
@@ -439,7 +466,7 @@ fn bind_addresses(
             address.set_port(port.unwrap_or(0));
         }
         let bind = || bind(Inet { address, ..*inet }, tcp_keepalive);
-        match patiently(&Address::Inet(address), until, bind) {
+        match patiently(&Address::Inet(address), patience, bind) {
             Ok((socket, address)) => {
                 port = Some(address.port());
                 bound.push((Address::Inet(address), socket));
@@ -460,18 +487,24 @@ fn is_not_here(error: &io::Error) -> bool {
 }
 
 /// Binds one listener, and waits for a server that was killed to give its address back.
-fn patiently<T>(address: &Address, until: Instant, bind: impl Fn() -> io::Result<T>) -> Result<T, ServerError> {
+fn patiently<T>(
+    address: &Address,
+    patience: &Patience<'_>,
+    bind: impl Fn() -> io::Result<T>,
+) -> Result<T, ServerError> {
     let mut is_said = false;
     loop {
         match bind() {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience.until => {
                 if !std::mem::replace(&mut is_said, true) {
                     let patience = BIND_PATIENCE.as_secs();
                     tracing::warn!(
                         "{address} is in use, by a killed server's last moments perhaps: trying for {patience} s"
                     );
                 }
-                thread::sleep(BIND_PAUSE);
+                if !(patience.wait)(BIND_PAUSE) {
+                    return Err(ServerError::GivenUp { address: address.clone() });
+                }
             }
             Err(source) => return Err(ServerError::Listen { address: address.clone(), source }),
             Ok(bound) => return Ok(bound),

@@ -104,6 +104,10 @@ fn what_connections_do_is_counted() {
     big.send(frame(FIN | BINARY, &vec![0; 100_001]));
     big.expect_close(1009);
     drop(big);
+    let mut probe = server.connect();
+    probe.send("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(probe.read_answer().status, 200);
+    drop(probe);
     let mut refused = server.connect();
     refused.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(refused.read_answer().status, 426);
@@ -113,7 +117,7 @@ fn what_connections_do_is_counted() {
     drop(server.open());
 
     await_metric(admin, "ringecho_connections_open", 0.0);
-    await_metric(admin, "ringecho_connections_accepted_total", 6.0);
+    await_metric(admin, "ringecho_connections_accepted_total", 7.0);
     let samples = metrics(admin);
     for (name, expected) in [
         ("ringecho_connections_opened_total", 4.0),
@@ -121,11 +125,13 @@ fn what_connections_do_is_counted() {
         ("ringecho_connections_closed_total{cause=\"peer-close\"}", 1.0),
         ("ringecho_connections_closed_total{cause=\"violation\"}", 1.0),
         ("ringecho_connections_closed_total{cause=\"refused\"}", 1.0),
+        ("ringecho_connections_closed_total{cause=\"answered\"}", 1.0),
         ("ringecho_connections_closed_total{cause=\"reset\"}", 1.0),
         ("ringecho_connections_closed_total{cause=\"end-of-input\"}", 2.0),
         ("ringecho_close_frames_received_total{code=\"3xxx\"}", 1.0),
         ("ringecho_close_frames_sent_total{code=\"1009\"}", 1.0),
         ("ringecho_handshakes_refused_total{status=\"426\"}", 1.0),
+        ("ringecho_requests_answered_total{status=\"200\"}", 1.0),
         ("ringecho_messages_total{kind=\"text\"}", 3.0),
         ("ringecho_messages_total{kind=\"binary\"}", 1.0),
         ("ringecho_messages_total{kind=\"ping\"}", 2.0),
@@ -142,7 +148,12 @@ fn what_connections_do_is_counted() {
     let (_, status) = get(admin, "/status.json");
     assert!(status.contains("\"opened\": 4") && status.contains("\"condition\": \"ready\""), "{status}");
     let exit = server.stop();
-    for part in ["served 4 connections", "1 requests refused", "1 connections that never sent a byte"] {
+    for part in [
+        "served 4 connections",
+        "1 requests refused",
+        "1 health checks and other plain requests answered",
+        "1 connections that never sent a byte",
+    ] {
         assert!(exit.stdout.contains(part), "{part}\n{exit}");
     }
 }

@@ -10,7 +10,7 @@ use common::peer::{Peer, UPGRADE};
 use common::sandbox::{CONTAINER, Injection, forbid};
 use common::server::{Exit, Server, command, run_to_end};
 use common::{KIB, Random, pattern};
-use ringecho::protocol::{Session, Settings};
+use ringecho::protocol::{Session, Shared};
 use rustix::process::Signal;
 
 const ENGINES: [&str; 3] = ["uring", "tokio-uring", "epoll"];
@@ -48,6 +48,8 @@ fn auto_falls_back_to_epoll_where_io_uring_is_forbidden() {
         let exit = server.stop();
         let lines: Vec<&str> = exit.stderr.lines().filter(|line| line.contains("io_uring")).collect();
         assert!(matches!(lines[..], [line] if line.contains("falling back to epoll")), "{exit}");
+        // It was asked for already.
+        assert!(!exit.stderr.contains("--engine"), "{exit}");
     }
 }
 
@@ -158,11 +160,11 @@ fn small_session() -> Vec<u8> {
 
 /// What a session gets back for each of its pieces, by the protocol alone.
 fn expected(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
-    let settings = Settings::default();
-    let mut session = Session::new(&settings);
+    let mut shared = Shared::default();
+    let mut session = Session::new(&shared.settings);
     let reply = |piece: &&[u8]| {
         let mut data = piece.to_vec();
-        session.receive(&settings, &mut data).output.to_vec(&data)
+        session.receive(&mut shared, &mut data).output.to_vec(&data)
     };
     pieces.iter().map(reply).collect()
 }

@@ -337,6 +337,22 @@ fn a_port_that_is_given_back_late() {
     assert_eq!(server.stop().stderr.matches("is in use").count(), 1, "one line is enough");
 }
 
+/// It is not heard at the end of the ten seconds, but at once.
+#[test]
+fn a_signal_ends_the_wait_for_a_port() {
+    let holder = TcpListener::bind("127.0.0.2:0").expect("a free port");
+    let address = holder.local_addr().expect("bound").to_string();
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let exit = common::server::end_while_waiting(
+            common::server::command(&["serve", "--listen", &address]),
+            &format!("{address} is in use"),
+            signal,
+        );
+        assert_eq!(exit.code, Some(0), "{exit}");
+        assert!(exit.stderr.contains("told to end") && exit.stdout.is_empty(), "{exit}");
+    }
+}
+
 #[test]
 fn bare_tcp_drains_too() {
     let server = Server::start(&["--protocol", "tcp", "--drain-timeout", "300"]);

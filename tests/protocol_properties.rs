@@ -6,7 +6,7 @@
 use std::io::{self, Cursor, Read, Write};
 
 use proptest::{collection::vec, prelude::*, sample::Index};
-use ringecho::protocol::{Session, Settings, Then};
+use ringecho::protocol::{Session, Settings, Shared, Then};
 use tungstenite::{
     Message, WebSocket,
     protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
@@ -144,6 +144,7 @@ struct Sent {
 
 /// Gives `stream` to a session in receives of these sizes, over and over.
 fn run(settings: &Settings, stream: &[u8], receives: &[usize]) -> Sent {
+    let mut shared = Shared::new(settings.clone());
     let mut session = Session::new(settings);
     let mut sent = Sent { bytes: Vec::new(), messages: 0, then: Then::Continue };
     let mut rest = stream;
@@ -153,7 +154,7 @@ fn run(settings: &Settings, stream: &[u8], receives: &[usize]) -> Sent {
         }
         let (head, tail) = rest.split_at(size.min(rest.len()));
         let mut data = head.to_vec();
-        let reply = session.receive(settings, &mut data);
+        let reply = session.receive(&mut shared, &mut data);
         sent.bytes.extend(reply.output.to_vec(&data));
         sent.messages += reply.messages;
         sent.then = reply.then;

@@ -6,6 +6,7 @@
 //! | `model.rs` | what must come of a stream, by the letter of RFC 6455: written for this, shares nothing with the server |
 //! | `driven.rs` | a session that is given a stream in pieces, and what must hold after each |
 //! | `memory.rs` | how much memory is allocated |
+//! | `records.rs` | records of TLS 1.3, for ringecho and for rustls |
 //! | `seeds.rs` | the seed corpus |
 //!
 //! The strict reader of what a server sends is the one of the property tests.
@@ -16,4 +17,5 @@ pub mod memory;
 pub mod model;
 #[path = "../../tests/outgoing/mod.rs"]
 pub mod outgoing;
+pub mod records;
 pub mod seeds;

@@ -18,7 +18,64 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(handshake());
     seeds.extend(client());
     seeds.extend(proxy());
+    seeds.extend(records());
+    seeds.extend(extensions());
+    seeds.extend(deflate());
     seeds
+}
+
+/// Offers, behind the mode and whether contexts are taken over.
+fn extensions() -> Vec<Seed> {
+    let offers = [
+        ("browser", "permessage-deflate; client_max_window_bits"),
+        ("windows", "permessage-deflate; server_max_window_bits=10; client_max_window_bits=\"1\\2\""),
+        ("several", "permessage-bzip2, permessage-deflate; server_max_window_bits=9, permessage-deflate"),
+        ("contexts", "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+    ];
+    let seed = |mode: u8, (name, offer): &(&str, &str)| {
+        ("extensions", format!("{name}-{mode}"), [&[mode, mode & 1], offer.as_bytes()].concat())
+    };
+    (1..4).flat_map(|mode| offers.iter().map(move |offer| seed(mode, offer))).collect()
+}
+
+/// Payloads of compressed messages, or messages to be compressed, behind the mode and the cuts.
+fn deflate() -> Vec<Seed> {
+    let payloads: [(&str, u8, &[u8]); 6] = [
+        ("hello", 0, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]),
+        ("last-block", 0, &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00]),
+        ("stored", 0, &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00]),
+        ("reserved-block", 0, &[0x07, 0x00]),
+        ("text", 1, "grüße, grüße, grüße €".as_bytes()),
+        ("not-text", 1, b"grue\xff"),
+    ];
+    let mut seeds = Vec::new();
+    for (name, is_message, payload) in payloads {
+        for (mode, cuts) in (0..3).zip(CUTS) {
+            let bytes = [&[mode, 1, is_message], cuts, payload].concat();
+            seeds.push(("deflate", format!("{name}-{mode}"), bytes));
+        }
+    }
+    seeds
+}
+
+/// Acts of a TLS client (`records.rs`), one for each suite and kind.
+fn records() -> Vec<Seed> {
+    // Data of 100 bytes, then all of it in pieces of 30.
+    let (data, arrives): (&[u8], &[u8]) = (&[0, 100, 2], &[9, 30]);
+    let acts: [(&str, Vec<u8>); 8] = [
+        ("data", [data, arrives, data, data, arrives].concat()),
+        ("long", [&[0, 240, 0][..], &[9, 200], &[0, 255, 0], &[9, 255]].concat()),
+        ("renewals", [data, &[5, 1], data, arrives, &[5, 0], data, arrives].concat()),
+        ("goodbye", [data, &[4, 21, 2, 1, 0], data, arrives].concat()),
+        ("user-canceled", [&[4, 21, 2, 1, 90][..], data, arrives].concat()),
+        ("tampered", [data, &[7, 50, 0, 3], arrives].concat()),
+        ("replayed", [data, &[8], arrives].concat()),
+        ("raw", [data, &[6, 6, 23, 3, 3, 0, 1, 0], arrives].concat()),
+    ];
+    let seed = |(suite, (name, acts)): (usize, (&str, Vec<u8>))| {
+        ("records", name.to_owned(), [&[suite as u8 % 3], &acts[..]].concat())
+    };
+    acts.into_iter().enumerate().map(seed).collect()
 }
 
 /// Headers of the PROXY protocol, with something behind them.

@@ -7,7 +7,7 @@
 //! `ringload run` takes nothing but echoes of its own messages, so it cannot be tested that way. What can be is all that
 //! it judges a server by and speaks to it with: the upgrade is asked for and checked, frames are read, written and masked,
 //! and Close codes chosen by the very code that `ringload run` uses ([`ringload::websocket`]). Sockets and the decision
-//! to echo are this program's own.
+//! to echo are this program's own. With `--deflate` it offers compression, which groups 12 and 13 are about.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -15,11 +15,14 @@ use std::net::TcpStream;
 use std::process::ExitCode;
 
 use clap::Parser;
+use ringload::codecs::Codecs;
 use ringload::message::{MessageId, Messages, mask};
 use ringload::target::routes::Routes;
 use ringload::target::{Address, Protocol, Target};
+use ringload::websocket::deflate::{Agreed, Deflater, Offer};
 use ringload::websocket::frames::{
-    Event, FrameReader, MAX_CLIENT_HEADER, Opcode, Violation, write_client_header, write_control,
+    Event, FrameReader, MAX_CLIENT_HEADER, Opcode, Violation, write_client_header, write_compressed_header,
+    write_control,
 };
 use ringload::websocket::handshake::{Answer, Extras, UpgradeRequest};
 
@@ -42,6 +45,14 @@ struct Args {
     /// Hand over what arrives in pieces of so many bytes, as if it had arrived in them
     #[arg(long, value_name = "BYTES", default_value_t = BUFFER, value_parser = at_least_one)]
     pieces: usize,
+
+    /// Offer compression (permessage-deflate), and compress where the server agrees
+    #[arg(long)]
+    deflate: bool,
+
+    /// Offer it with windows of at most 2^N bytes
+    #[arg(long, value_name = "N", requires = "deflate", value_parser = clap::value_parser!(u8).range(9..=15))]
+    deflate_window_bits: Option<u8>,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -85,6 +96,7 @@ struct Connection {
     stream: TcpStream,
     pieces: usize,
     reader: FrameReader,
+    compression: Option<Compression>,
     /// What has arrived behind the upgrade's answer.
     early: Vec<u8>,
     /// The message that is arriving, or the last one.
@@ -94,6 +106,33 @@ struct Connection {
     /// Only for its masking keys.
     keys: Messages,
     next_key: MessageId,
+}
+
+/// How messages are compressed and inflated, where that was agreed on.
+struct Compression {
+    agreed: Agreed,
+    deflater: Deflater,
+    /// Of this one connection, whose key is 0.
+    codecs: Codecs,
+}
+
+impl Compression {
+    fn new(agreed: Agreed) -> Self {
+        let mut codecs = Codecs::new(1, false);
+        codecs.agree(0, agreed);
+        Self { agreed, deflater: Deflater::new(agreed.client_bits), codecs }
+    }
+
+    /// The message, compressed.
+    fn compress(&mut self, message: &[u8]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        if !self.agreed.client_takes_over {
+            self.deflater.reset();
+        }
+        self.deflater.push(message, &mut payload);
+        self.deflater.end(0, &mut payload);
+        payload
+    }
 }
 
 /// Whether a connection goes on.
@@ -112,16 +151,23 @@ impl Connection {
         };
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        let request = UpgradeRequest::new(&target, &Extras::default(), std::process::id().into())?;
+        let offer = Offer { no_context: false, window_bits: args.deflate_window_bits };
+        let extras = Extras::default().with_deflate(args.deflate.then_some(offer));
+        let request = UpgradeRequest::new(&target, &extras, std::process::id().into())?;
         let mut bytes = vec![0; request.max_len()];
         let len = request.write(number, &mut bytes);
         bytes.truncate(len);
         stream.write_all(&bytes)?;
-        let early = receive_answer(&mut stream, |received| request.judge(number, received, false))?;
+        let (early, agreed) = receive_answer(&mut stream, |received| request.judge(number, received, false))?;
+        let mut reader = FrameReader::default();
+        if agreed.is_some() {
+            reader.allow_compression();
+        }
         Ok(Self {
             stream,
             pieces: args.pieces,
-            reader: FrameReader::default(),
+            reader,
+            compression: agreed.map(Compression::new),
             early,
             message: Vec::new(),
             out: Vec::new(),
@@ -162,8 +208,14 @@ impl Connection {
     fn read_piece(&mut self, mut piece: &[u8], echo: Echo) -> Result<Then, Violation> {
         while let Some(event) = self.reader.next(&mut piece)? {
             match event {
-                Event::Payload { text, bytes, end } => {
-                    self.message.extend_from_slice(bytes);
+                Event::Payload { text, compressed, bytes, end } => {
+                    let message = &mut self.message;
+                    match &mut self.compression {
+                        Some(it) if compressed => {
+                            it.codecs.inflate(0, text, bytes, end, |piece, _| message.extend_from_slice(piece))?;
+                        }
+                        _ => message.extend_from_slice(bytes),
+                    }
                     if end && echo == Echo::Yes {
                         self.echo(if text { Opcode::Text } else { Opcode::Binary });
                     }
@@ -180,7 +232,11 @@ impl Connection {
     fn echo(&mut self, opcode: Opcode) {
         let key = self.masking_key();
         let mut header = [0; MAX_CLIENT_HEADER];
-        let header_len = write_client_header(opcode, self.message.len(), key, &mut header);
+        let write_header = if self.compression.is_some() { write_compressed_header } else { write_client_header };
+        if let Some(compression) = &mut self.compression {
+            self.message = compression.compress(&self.message);
+        }
+        let header_len = write_header(opcode, self.message.len(), key, &mut header);
         self.out.extend_from_slice(&header[..header_len]);
         mask(&mut self.message, key);
         self.out.append(&mut self.message);
@@ -203,13 +259,16 @@ impl Connection {
     }
 }
 
-/// Reads the answer to the upgrade request; returns what has come behind it.
-fn receive_answer(stream: &mut TcpStream, judge: impl Fn(&[u8]) -> Answer) -> Result<Vec<u8>, Box<dyn Error>> {
+/// Reads the answer to the upgrade request; returns what has come behind it, and what was agreed on about compression.
+fn receive_answer(
+    stream: &mut TcpStream,
+    judge: impl Fn(&[u8]) -> Answer,
+) -> Result<(Vec<u8>, Option<Agreed>), Box<dyn Error>> {
     let mut received = Vec::new();
     let mut buffer = vec![0; BUFFER];
     loop {
         match judge(&received) {
-            Answer::Upgraded(head) => return Ok(received.split_off(head)),
+            Answer::Upgraded { head, deflate } => return Ok((received.split_off(head), deflate)),
             Answer::Refused(it) => return Err(format!("the server answered with HTTP status {}", it.status).into()),
             Answer::Invalid(why) => return Err(why.into()),
             Answer::Incomplete => {}

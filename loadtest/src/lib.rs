@@ -6,7 +6,7 @@
 //!   [`schedule`].
 //! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
-//!   [`times`] since when each counts.
+//!   [`times`] since when each counts; [`codecs`] compress and inflate.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
 //! - [`members`] has many processes do one run together.
 //! - [`server`] finds the server or starts it.
@@ -15,6 +15,7 @@
 //!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
 
 pub mod cli;
+pub mod codecs;
 pub mod compare;
 pub mod control;
 #[cfg(test)]

@@ -7,7 +7,9 @@
 
 pub mod expect;
 pub mod own;
+pub mod precompressed;
 pub mod sizes;
+mod table;
 
 use std::ops::Range;
 
@@ -23,9 +25,9 @@ pub const ID_LEN: usize = 16;
 /// and a block echoed in the wrong place cannot look right.
 const PERIOD: usize = 4 * 16_381;
 
-/// Messages start within this many bytes of the table's beginning: small messages then read memory that stays in the
-/// first-level cache.
-const STARTS: usize = 4096;
+/// Where in the table messages start: at every fourth of the first 4096 bytes, so that small messages read memory that stays
+/// in the first-level cache.
+const STARTS: usize = 4092;
 
 /// Messages of at least this size are sent straight from a table that is masked already, without being copied first.
 /// With less, a second part to send costs as much as the copy.
@@ -49,6 +51,8 @@ pub struct Messages {
     framed: bool,
     /// The user's messages, which are sent instead of generated ones.
     own: Option<OwnMessages>,
+    /// Bits of the places in the table where messages start.
+    starts: usize,
     /// Two periods, so that any position has at least one period of bytes behind it.
     table: Box<[u8]>,
     /// The table under each key, for large messages only.
@@ -77,23 +81,22 @@ impl Messages {
     #[must_use]
     pub fn new(sizes: impl Into<Sizes>, text: bool, verify: bool) -> Self {
         let expect = if verify { Expect::Echo } else { Expect::Answers(1) };
-        Self::with(sizes.into(), text, expect, None)
+        Self::with(sizes.into(), text, expect, None, 0)
     }
 
     /// The messages of a load.
     #[must_use]
     pub fn of(traffic: &Traffic) -> Self {
-        let messages = Self::with(traffic.sizes.clone(), traffic.text, traffic.expect, traffic.own.clone());
-        Self { welcomes: traffic.welcomes, ..messages }
+        let (sizes, own) = (traffic.sizes.clone(), traffic.own.clone());
+        let messages = Self::with(sizes, traffic.text, traffic.expect, own, traffic.compressibility);
+        let is_precompressed = traffic.deflate.is_some_and(|deflate| deflate.is_precompressed);
+        let starts = if is_precompressed { precompressed::STARTS } else { STARTS };
+        Self { welcomes: traffic.welcomes, starts, ..messages }
     }
 
-    fn with(sizes: Sizes, text: bool, expect: Expect, own: Option<OwnMessages>) -> Self {
+    fn with(sizes: Sizes, text: bool, expect: Expect, own: Option<OwnMessages>, compressibility: u8) -> Self {
         let mut random = SplitMix(0x0072_696e_676c_6f61);
-        let table = (0..PERIOD).map(|_| {
-            let byte = random.next() >> 32;
-            if text { b' ' + (byte % 95) as u8 } else { byte as u8 }
-        });
-        let table = table.collect::<Vec<u8>>().repeat(2).into_boxed_slice();
+        let table = table::make(&mut random, text, compressibility).repeat(2).into_boxed_slice();
         let masked = (0..if sizes.max() >= LARGE { LARGE_KEYS } else { 0 }).map(|_| {
             let key = nonzero_key(random.next());
             let masked = |bytes: &[u8]| {
@@ -106,7 +109,7 @@ impl Messages {
             MaskedTable { key, bytes: masked(&table), own }
         });
         let masked = masked.collect();
-        Self { sizes, text, expect, welcomes: 0, framed: true, own, masked, table }
+        Self { sizes, text, expect, welcomes: 0, framed: true, own, starts: STARTS, masked, table }
     }
 
     /// The same messages without frames, and so without masks.
@@ -157,6 +160,12 @@ impl Messages {
     #[must_use]
     pub fn are_framed(&self) -> bool {
         self.framed
+    }
+
+    /// Where in the table the pattern of message `id` starts.
+    #[inline]
+    fn start_of(&self, id: MessageId) -> usize {
+        (id.hash() >> 32) as usize & self.starts
     }
 
     /// Payload bytes of message `id`.
@@ -223,7 +232,7 @@ impl Messages {
             return &self.masked_table(id).own[index][at..];
         }
         // Start and period are multiples of four: the key's phase at a position is the same in table and message.
-        let position = (id.start() + at) % PERIOD;
+        let position = (self.start_of(id) + at) % PERIOD;
         let end = (position + self.size_of(id) - at).min(self.table.len());
         &self.masked_table(id).bytes[position..end]
     }
@@ -250,6 +259,14 @@ impl Messages {
             && self.for_each_part(id, at..at + bytes.len(), |range, part| bytes[range] == *part)
     }
 
+    /// Hands the payload of message `id` to `take` in parts, in their order.
+    pub fn parts_of(&self, id: MessageId, mut take: impl FnMut(&[u8])) {
+        self.for_each_part(id, 0..self.size_of(id), |_, part| {
+            take(part);
+            true
+        });
+    }
+
     /// Walks over the contiguous parts that make up `range` of a payload: where each goes, relative to the start of
     /// the range, and its bytes. Stops, and returns false, when `f` does.
     #[inline]
@@ -270,7 +287,7 @@ impl Messages {
             }
             at = end;
         }
-        let start = id.start();
+        let start = self.start_of(id);
         while at < range.end {
             let position = (start + at) % PERIOD;
             let len = (range.end - at).min(self.table.len() - position);
@@ -284,12 +301,6 @@ impl Messages {
 }
 
 impl MessageId {
-    /// Where in the table this message's pattern starts.
-    #[inline]
-    fn start(self) -> usize {
-        ((self.hash() >> 32) as usize % STARTS) & !3
-    }
-
     #[inline]
     fn hash(self) -> u64 {
         SplitMix(self.bits()).next()
@@ -342,7 +353,7 @@ fn letters(number: u32) -> [u8; 8] {
 
 /// Copies `from` to `to` and masks it on the way; the first byte meets the first byte of the key.
 #[inline]
-fn copy_masked(from: &[u8], key: [u8; 4], to: &mut [u8]) {
+pub fn copy_masked(from: &[u8], key: [u8; 4], to: &mut [u8]) {
     let word = key_word(key);
     let ((to_words, to_rest), (from_words, from_rest)) = (to.as_chunks_mut::<8>(), from.as_chunks::<8>());
     for (to, from) in to_words.iter_mut().zip(from_words) {
@@ -454,7 +465,7 @@ mod tests {
         std::fs::write(&path, format!("a\nbc\n{large}\n")).unwrap();
         let own = OwnMessages::read(&path, true).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let messages = Messages::with(own.sizes(), true, Expect::Echo, Some(own));
+        let messages = Messages::with(own.sizes(), true, Expect::Echo, Some(own), 0);
         let id = |connection, sequence| MessageId { connection, sequence };
         let text = |id| String::from_utf8(payload(&messages, id)).unwrap();
         let of_second: Vec<_> = (0..4).map(|sequence| text(id(1, sequence)).len()).collect();

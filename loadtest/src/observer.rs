@@ -154,6 +154,7 @@ impl Sampler {
         let per_second = |counter| (counts[counter] - self.counts[counter]) as f64 / interval_s;
         let echoes_per_s = (counts.load() - self.counts.load()) as f64 / interval_s;
         let connections_per_s = per_second(Counter::Opened);
+        let (wire_sent, wire_received) = (per_second(Counter::WireSent), per_second(Counter::WireReceived));
         let histogram = self.latencies.take(control.all_live_latencies());
         let latency_us = SampleLatency::of(&histogram);
         (self.last, self.counts) = (now, *counts);
@@ -166,6 +167,8 @@ impl Sampler {
             errors: counts.errors(),
             echoes_per_s,
             payload_bytes_per_s: echoes_per_s * self.payload_bytes,
+            wire_sent_bytes_per_s: wire_sent,
+            wire_received_bytes_per_s: wire_received,
             latency_us,
             latency_histogram: latency_us.map(|_| Encoded::new(&histogram)),
             server: self.server(interval_s),

@@ -233,6 +233,9 @@ impl<'a> Run<'a> {
         if !is_framed && scenario.upkeep.ping_every.is_some() {
             return Err(RunError::PingTcp);
         }
+        if !is_framed && traffic.deflate.is_some() {
+            return Err(RunError::DeflateTcp);
+        }
         if !is_framed && (traffic.welcomes > 0 || !matches!(traffic.expect, Expect::Echo | Expect::Answers(1))) {
             return Err(RunError::ExpectTcp);
         }
@@ -315,6 +318,7 @@ impl<'a> Run<'a> {
         let mut connected =
             self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] + counts[Counter::Untried] == wanted)?;
         let connect_time = begun.elapsed();
+        self.note_declined();
         let connect_cpu = self.server_cpu_before.zip(self.server.pid().and_then(usage::server_cpu));
         let idle = self.memory()?;
         let connected_counts = self.counts();
@@ -374,6 +378,16 @@ impl<'a> Run<'a> {
             server_end,
             stall,
         }))
+    }
+
+    /// Says it at once where compression was offered and not all connections have it.
+    fn note_declined(&mut self) {
+        let counts = self.counts();
+        let declined = counts[Counter::Opened] - counts[Counter::Deflating].min(counts[Counter::Opened]);
+        if self.scenario.traffic.deflate.is_some() && declined > 0 {
+            let (declined, opened) = (count(declined), count(counts[Counter::Opened]));
+            self.observer.note(&format!("compression was declined on {declined} of {opened} connections"));
+        }
     }
 
     /// Warms up, then measures; nothing if the run is interrupted before that.
@@ -545,9 +559,10 @@ fn headline(scenario: &Scenario, server: &Server, threads: u32) -> String {
         || format!("depth {}", traffic.depth),
         |open| format!("{offered}{}/s in all", count(open.rate as u64)),
     );
+    let deflate = if traffic.deflate.is_some() { ", compression offered" } else { "" };
     let expect = if traffic.expect.compares() { String::new() } else { format!(", --expect {}", traffic.expect) };
     format!(
-        "ringload: {held}{} connections to {} on {threads} threads; {} active, {} bytes, {pace}{expect}",
+        "ringload: {held}{} connections to {} on {threads} threads; {} active, {} bytes, {pace}{expect}{deflate}",
         count(u64::from(scenario.connections)),
         target,
         count(u64::from(scenario.active)),

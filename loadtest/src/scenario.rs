@@ -9,6 +9,7 @@ use crate::driver::plan::Plan;
 use crate::message::expect::Expect;
 use crate::message::own::OwnMessages;
 use crate::message::sizes::Sizes;
+use crate::websocket::deflate::Offer;
 
 /// The load of a run.
 #[derive(Clone, Debug)]
@@ -113,8 +114,21 @@ pub struct Traffic {
     pub expect: Expect,
     /// Messages with which the server begins on each connection: they are not judged.
     pub welcomes: u32,
+    /// How many percent of made-up messages can be compressed to next to nothing; the rest cannot be compressed.
+    pub compressibility: u8,
+    /// Compression, if it is offered.
+    pub deflate: Option<Deflate>,
     /// End after so many messages, beside the greetings.
     pub limit: Option<u64>,
+}
+
+/// Compression of messages (RFC 7692).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deflate {
+    /// What is offered to servers.
+    pub offer: Offer,
+    /// Messages are compressed before they are sent: a few variants of each size.
+    pub is_precompressed: bool,
 }
 
 impl Traffic {
@@ -342,6 +356,8 @@ pub(crate) mod tests {
                 own: None,
                 expect: Expect::Echo,
                 welcomes: 0,
+                compressibility: 0,
+                deflate: None,
                 limit,
             },
             upkeep: Upkeep::default(),

@@ -32,6 +32,10 @@ pub struct Sample {
     pub echoes_per_s: f64,
     /// Their payload in each direction, per second.
     pub payload_bytes_per_s: f64,
+    /// Bytes of frames sent, with their headers and as they were compressed, per second.
+    pub wire_sent_bytes_per_s: f64,
+    /// The same of frames received.
+    pub wire_received_bytes_per_s: f64,
     /// Latencies of those echoes; absent if there were none.
     pub latency_us: Option<SampleLatency>,
     /// The same in full: nanoseconds to two significant digits.
@@ -165,6 +169,8 @@ impl Sample {
             connections_per_s: weights.mean(self.connections_per_s, later.connections_per_s),
             echoes_per_s: weights.mean(self.echoes_per_s, later.echoes_per_s),
             payload_bytes_per_s: weights.mean(self.payload_bytes_per_s, later.payload_bytes_per_s),
+            wire_sent_bytes_per_s: weights.mean(self.wire_sent_bytes_per_s, later.wire_sent_bytes_per_s),
+            wire_received_bytes_per_s: weights.mean(self.wire_received_bytes_per_s, later.wire_received_bytes_per_s),
             latency_us: latency_histogram.as_ref().and_then(Encoded::decode).and_then(|all| SampleLatency::of(&all)),
             latency_histogram,
             server,
@@ -240,6 +246,8 @@ pub(crate) mod tests {
             errors: 0,
             echoes_per_s,
             payload_bytes_per_s: echoes_per_s * 128.0,
+            wire_sent_bytes_per_s: echoes_per_s * 134.0,
+            wire_received_bytes_per_s: echoes_per_s * 130.0,
             latency_us: SampleLatency::of(&histogram),
             latency_histogram: Some(Encoded::new(&histogram)),
             server: Some(ProcessSample { cpu_user_cores: 0.5, processes: 1, ..ProcessSample::default() }),

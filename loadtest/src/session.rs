@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use crate::codecs::Codecs;
 use crate::message::expect::Expect;
 use crate::message::{ID_LEN, MessageId, Messages};
 use crate::stats::{Counter, Tally};
@@ -49,6 +50,10 @@ pub struct Judging<'a> {
     pub is_closing: bool,
     /// The server has sent its Close: there must be no more data.
     pub is_closed: bool,
+    /// What inflates compressed messages, where compression was offered.
+    pub codecs: Option<&'a mut Codecs>,
+    /// The connection's key, by which they know it.
+    pub key: u32,
 }
 
 /// What the server wants besides echoing.
@@ -188,6 +193,11 @@ impl Session {
         id
     }
 
+    /// Compression was agreed on.
+    pub fn allow_compression(&mut self) {
+        self.reader.allow_compression();
+    }
+
     /// Takes what has arrived.
     #[inline]
     pub fn receive(&mut self, mut input: &[u8], judging: &mut Judging) -> Result<Signals, Violation> {
@@ -195,28 +205,8 @@ impl Session {
         while let Some(event) = self.next_event(&mut input, judging.messages)? {
             match event {
                 Event::Payload { .. } if judging.is_closed => return Err(Violation::AfterClose),
-                Event::Payload { end, .. } if self.trouble.is_some() && self.is_welcome(end, judging) => {}
-                Event::Payload { end, .. } if judging.messages.are_counted() => {
-                    if end {
-                        self.answered(judging);
-                    }
-                }
-                Event::Payload { text, bytes, end } => {
-                    let expected = self.expected();
-                    let at = self.received as usize;
-                    let is_expected = !self.is_in_doubt()
-                        && self.in_flight() > 0
-                        && text == judging.messages.is_text()
-                        && at + bytes.len() <= judging.messages.size_of(expected)
-                        && judging.messages.matches(expected, at, bytes);
-                    if !is_expected {
-                        self.doubt(text, bytes, end, judging);
-                    }
-                    self.received = self.received.saturating_add(bytes.len() as u32);
-                    if end {
-                        self.settle(judging);
-                    }
-                }
+                Event::Payload { compressed: true, text, bytes, end } => self.inflate(text, bytes, end, judging)?,
+                Event::Payload { text, bytes, end, .. } => self.take(text, bytes, end, judging),
                 Event::Ping(_) if judging.is_closed => {}
                 Event::Ping(payload) => signals.ping = Some(payload),
                 Event::Pong(payload) => {
@@ -230,6 +220,46 @@ impl Session {
             }
         }
         Ok(signals)
+    }
+
+    /// Some of a compressed message's payload: what is in it is judged.
+    #[inline(never)]
+    fn inflate(&mut self, text: bool, bytes: &[u8], end: bool, judging: &mut Judging) -> Result<(), Violation> {
+        let Some(codecs) = judging.codecs.take() else { return Err(Violation::ReservedBit) };
+        judging.tally.counts[Counter::CompressedReceived] += u64::from(end);
+        let outcome = codecs.inflate(judging.key, text, bytes, end, |piece, is_last| {
+            self.take(text, piece, is_last, judging);
+        });
+        judging.codecs = Some(codecs);
+        outcome
+    }
+
+    /// Some of a message.
+    #[inline]
+    fn take(&mut self, text: bool, bytes: &[u8], end: bool, judging: &mut Judging) {
+        if self.trouble.is_some() && self.is_welcome(end, judging) {
+            return;
+        }
+        if judging.messages.are_counted() {
+            if end {
+                self.answered(judging);
+            }
+            return;
+        }
+        let expected = self.expected();
+        let at = self.received as usize;
+        let is_expected = !self.is_in_doubt()
+            && self.in_flight() > 0
+            && text == judging.messages.is_text()
+            && at + bytes.len() <= judging.messages.size_of(expected)
+            && judging.messages.matches(expected, at, bytes);
+        if !is_expected {
+            self.doubt(text, bytes, end, judging);
+        }
+        self.received = self.received.saturating_add(bytes.len() as u32);
+        if end {
+            self.settle(judging);
+        }
     }
 
     /// Whether a message is one of those with which the server begins; `end` says that it has come in full.
@@ -272,7 +302,8 @@ impl Session {
         let missing = messages.size_of(self.expected()).saturating_sub(self.received as usize).max(1);
         let (bytes, rest) = input.split_at(missing.min(input.len()));
         *input = rest;
-        Ok(Some(Event::Payload { text: messages.is_text(), bytes, end: bytes.len() == missing }))
+        let end = bytes.len() == missing;
+        Ok(Some(Event::Payload { text: messages.is_text(), compressed: false, bytes, end }))
     }
 
     /// The next message whose echo is to come.

@@ -24,6 +24,8 @@ pub enum Counter {
     Attempted,
     /// Connections whose upgrade succeeded.
     Opened,
+    /// Those among them that have agreed on compression.
+    Deflating,
     /// Attempts that have come to their end: ready for messages, or failed.
     Settled,
     /// Attempts that failed; [`Failures`] knows why.
@@ -68,6 +70,14 @@ pub enum Counter {
     Duplicated,
     /// Messages that this side never sent.
     Unexpected,
+    /// Messages sent that were compressed.
+    CompressedSent,
+    /// Messages from the server that were compressed.
+    CompressedReceived,
+    /// Bytes of frames sent, with their headers; without frames, of messages.
+    WireSent,
+    /// The same of what was received.
+    WireReceived,
     /// Messages whose answers are not awaited.
     Unawaited,
     /// Messages of the server's own accord, where no echoes are expected.

@@ -10,7 +10,7 @@ use crate::parsing;
 /// What can be named, for messages and `--help`.
 pub const NAMES: &str = "p50, p95, p99, p99.9 (any percentile), min, mean, max, lag-p99, ping-p99 (times, like 5ms or 800us); \
      rate, connect-rate (per second); bytes-rate (per second, like 100MiB); errors, lost, reordered, corrupted, \
-     late, duplicated, unexpected, unsent, pings-unanswered, failed, closed-early, violations, connections (counts); server-cpu, load-cpu (cores); server-cpu-per-echo, \
+     late, duplicated, unexpected, unsent, pings-unanswered, failed, closed-early, violations, connections, uncompressed (counts); server-cpu, load-cpu (cores); server-cpu-per-echo, \
      load-cpu-per-echo (times); server-rss, server-bytes-per-connection, load-bytes-per-connection (bytes)";
 
 /// A condition; where it holds, the run has failed.
@@ -77,6 +77,7 @@ enum Count {
     ClosedEarly,
     Violations,
     Connections,
+    Uncompressed,
 }
 
 /// The unit that a limit is given in.
@@ -190,6 +191,7 @@ impl Quantity {
             "closed-early" => Self::Count(Count::ClosedEarly),
             "violations" => Self::Count(Count::Violations),
             "connections" => Self::Count(Count::Connections),
+            "uncompressed" => Self::Count(Count::Uncompressed),
             "server-cpu" => Self::Cores(Side::Server),
             "load-cpu" => Self::Cores(Side::Load),
             "server-cpu-per-echo" => Self::CpuPerEcho(Side::Server),
@@ -262,6 +264,7 @@ impl Count {
             Self::ClosedEarly => connections.closed_early,
             Self::Violations => connections.violations.iter().map(|violation| violation.count).sum(),
             Self::Connections => connections.ready,
+            Self::Uncompressed => connections.opened.saturating_sub(connections.deflating),
         }
     }
 }
@@ -357,6 +360,16 @@ mod tests {
             assert_eq!(fails("errors>0", &report).is_some(), name != "unsent", "{name} is an error");
             assert!(NAMES.contains(name), "{name} is not named");
         }
+    }
+
+    #[test]
+    fn connections_that_were_to_be_compressed_are_counted() {
+        let mut report = report();
+        assert_eq!(fails("uncompressed>0", &report).unwrap(), "uncompressed>0: it is 100");
+        report.connections.deflating = 99;
+        assert!(fails("uncompressed>1", &report).is_none() && fails("uncompressed>=1", &report).is_some());
+        report.connections.deflating = 100;
+        assert!(fails("uncompressed>0", &report).is_none() && NAMES.contains("uncompressed"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::output::report::{Measured, Usage};
 use crate::sampling::processes::{MachineCpu, Processes, Threads};
 use crate::sampling::quota::CpuQuotas;
 use crate::sampling::{CpuTime, group};
-use crate::stats::Counts;
+use crate::stats::{Counter, Counts};
 
 /// A thread that is less busy than this share of the busiest one is a helper (a clock, a logger): were the busiest one
 /// full, this one would still leave 95 % of its processor to others.
@@ -88,7 +88,15 @@ impl Mark {
             server.others = self.others(first, server, &load);
         }
         load.others = self.others(first, &load, server.as_ref().unwrap_or(&Usage::default()));
-        Measured { time, echoes: self.counts.load() - first.counts.load(), server, load }
+        let grown = |counter| self.counts[counter] - first.counts[counter];
+        Measured {
+            time,
+            echoes: self.counts.load() - first.counts.load(),
+            wire_sent_bytes: grown(Counter::WireSent),
+            wire_received_bytes: grown(Counter::WireReceived),
+            server,
+            load,
+        }
     }
 
     /// What processes of neither side used of the processors of `side`. Where the sides share some of them, all that the

@@ -153,8 +153,14 @@ fn of_workers(tallies: &[Tally]) -> Vec<MetricFamily> {
     each(
         "ringecho_handshakes_refused_total",
         MetricType::COUNTER,
-        "Requests answered with something else than 101, by HTTP status.",
+        "Requests answered with an error, by HTTP status.",
         &|worker, tally| by(worker, "status", tally.refusals()),
+    );
+    each(
+        "ringecho_requests_answered_total",
+        MetricType::COUNTER,
+        "Requests for something else than a WebSocket that got it, health checks say, by HTTP status.",
+        &|worker, tally| by(worker, "status", tally.answers()),
     );
     each(
         "ringecho_tls_handshakes_total",

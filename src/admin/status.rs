@@ -27,6 +27,7 @@ pub(super) fn json(handle: &Handle) -> String {
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "engine": about.engine.name(),
+        "deflate": about.deflate.name(),
         "condition": name(handle.condition()),
         "uptime_s": about.started_at.elapsed().as_secs_f64(),
         "turned_away": handle.turned_away(),
@@ -52,6 +53,7 @@ fn of(tally: &Tally, max: u64) -> Value {
             "silent": get(Counter::Silent),
             "closed": map(tally.endings()),
             "refused": map(tally.refusals().filter(|(_, count)| *count > 0)),
+            "answered": map(tally.answers().filter(|(_, count)| *count > 0)),
             "close_codes_received": map(tally.closes_received().filter(|(_, count)| *count > 0)),
             "close_codes_sent": map(tally.closes_sent().filter(|(_, count)| *count > 0)),
         },

@@ -63,7 +63,16 @@ pub(super) fn run(
         logging::start(program.log_level.into(), program.log_format).map_err(system("start a thread for the log"))?;
     config.notes().iter().for_each(|note| tracing::warn!("{note}"));
     let banner = config.to_string();
-    let server = Server::bind(config)?;
+    let end = signals::ends().map_err(system("watch for signals"))?;
+    let wait = |time| !signals::is_pending(&end, time);
+    let server = match Server::bind_waiting(config, &wait) {
+        Err(error @ ServerError::GivenUp { .. }) => {
+            tracing::info!("{error}");
+            return Ok(());
+        }
+        bound => bound?,
+    };
+    drop(end);
     let handle = server.handle();
     let addresses = server.addresses().to_vec();
     let admin = program.admin.as_ref().map(|address| Admin::start(address, handle.clone())).transpose()?;
@@ -102,7 +111,7 @@ fn announce(addresses: &[Address], admin: Option<&Admin>, banner: &str) {
 }
 
 fn sum_up(stats: &Stats, protocol: Protocol, started_at: Instant) {
-    let Stats { opened, refused, silent, turned_away, messages, bytes_sent, open, .. } = *stats;
+    let Stats { opened, refused, answered, silent, turned_away, messages, bytes_sent, open, .. } = *stats;
     // Of bare TCP every connection is open from its start, also a probe's.
     let served = if protocol == Protocol::Tcp { opened.saturating_sub(silent) } else { opened };
     let seconds = started_at.elapsed().as_secs_f64();
@@ -110,6 +119,7 @@ fn sum_up(stats: &Stats, protocol: Protocol, started_at: Instant) {
         format!("served {served} connections, {messages} messages, {bytes_sent} bytes sent in {seconds:.1} s");
     for (count, what) in [
         (refused, "requests refused"),
+        (answered, "health checks and other plain requests answered"),
         (silent, "connections that never sent a byte"),
         (turned_away, "clients turned away (all connections were taken)"),
         (open, "connections cut off by the drain timeout"),

@@ -5,6 +5,7 @@ fn machine(cpus: usize) -> Machine {
         descriptors: 20_000,
         cpus: (0..cpus).collect(),
         cpu_quota: None,
+        threads: None,
         memory: Bound { value: 24 << 30, set_by: "physical memory".into() },
     }
 }

@@ -12,7 +12,7 @@ use super::output::{Lender, Outputs};
 use super::schedule::{self, Budget, Cost, Shares};
 use super::table::{Connection, List, Table};
 use super::wheel::Wheel;
-use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Protocol, Settings};
+use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Protocol, Settings, Shared};
 use crate::transport::{Door, Doors, Stages};
 use crate::worker::{Backlog, Counter, Counters, Ending};
 
@@ -32,11 +32,14 @@ pub(crate) struct Connections<E, L: Lender> {
     background: List,
     shares: Shares,
     budget: Budget,
+    /// Memory that pending output took when the last turn began.
+    held_before: usize,
     /// What receives from bulk senders and slow readers have come to of late.
     usual_cost: Cost,
     /// What one of them was thought to come to when the last turn planned its own.
     planned_cost: Cost,
-    settings: Settings,
+    /// What its sessions share.
+    shared: Shared,
     doors: Doors,
     stages: Stages,
     timeouts: Timeouts,
@@ -63,9 +66,10 @@ impl<E, L: Lender> Connections<E, L> {
             background: List::EMPTY,
             shares: Shares::NEW,
             budget: Budget::NONE,
+            held_before: 0,
             usual_cost: schedule::QUANTUM,
             planned_cost: schedule::QUANTUM,
-            settings,
+            shared: Shared::new(settings),
             doors,
             stages: Stages::default(),
             timeouts,
@@ -164,10 +168,14 @@ impl<E, L: Lender> Connections<E, L> {
         self.counters.set(Counter::Backlog, self.outputs.held() as u64);
     }
 
-    /// Sets the worker's clock and begins a turn: the background gets another budget.
+    /// Sets the worker's clock and begins a turn: the background gets another budget, less what the memory has come to that
+    /// the last turn has taken for slow readers.
     #[inline]
     pub(crate) fn begin_turn(&mut self, now: u32) {
         self.now = now;
+        let held = self.outputs.held();
+        self.budget.spend(schedule::cost_of_memory(held.saturating_sub(self.held_before)));
+        self.held_before = held;
         self.budget = Budget::of_turn(self.budget);
     }
 
@@ -223,7 +231,8 @@ impl<E, L: Lender> Connections<E, L> {
         if connection.life.facts.has(Facts::ACTS) {
             self.actors.remove(key, &mut self.outputs);
         }
-        let connection = self.table.remove(key);
+        let mut connection = self.table.remove(key);
+        connection.life.release(&mut self.shared);
         if connection.life.is_staged() {
             self.stages.remove(key);
         }
@@ -252,7 +261,7 @@ impl<E, L: Lender> Connections<E, L> {
             return self.received_through_stage(key, bytes);
         }
         let Received { mut output, messages, frames, kinds, event, has_opened } =
-            life.received(&self.settings, bytes, self.now);
+            life.received(&mut self.shared, bytes, self.now);
         self.counters.add(Counter::BytesReceived, u64::from(len));
         self.counters.add(Counter::Messages, u64::from(messages));
         if kinds != Kinds::default() {
@@ -260,10 +269,12 @@ impl<E, L: Lender> Connections<E, L> {
         }
         let mut cost = schedule::cost_of_receive(len, frames);
         if let Some(event) = event {
-            cost += self.happened(key, event);
+            cost = cost.saturating_add(self.happened(key, event));
             self.counters.add(Counter::Opened, u64::from(has_opened));
             if self.table.get(key).life.facts.has(Facts::ACTS) {
                 output = self.defer(key, event, &output.to_vec(bytes));
+            } else if self.holds_too_much(key) {
+                output = self.shed(key, output.to_vec(bytes));
             }
         }
         (output, cost)
@@ -277,18 +288,22 @@ impl<E, L: Lender> Connections<E, L> {
 
     #[cold]
     fn happened(&mut self, key: u32, event: Event) -> Cost {
+        let work = self.shared.take_work();
+        if event == Event::Inflated {
+            return work;
+        }
         self.set_timer(key);
         match event {
             Event::Opened => {
                 self.begin_behaving(key);
-                return schedule::HANDSHAKE;
+                return schedule::HANDSHAKE.saturating_add(work);
             }
-            Event::Deferred => return 0,
+            Event::Deferred | Event::Inflated => return 0,
             Event::Closing(code) => {
                 self.counters.close_sent(code.into());
-                return 0;
+                return work;
             }
-            Event::Closed(Cause::Refused(status)) => self.counters.refused(status),
+            Event::Closed(Cause::Refused(status)) => self.counters.answered(status),
             Event::Closed(Cause::PeerClosed(code)) => self.counters.close_received(code.map(u16::from)),
             // A session that has sent a Close frame before sends no other.
             Event::Closed(Cause::Violation(code)) => {
@@ -298,7 +313,7 @@ impl<E, L: Lender> Connections<E, L> {
             }
             Event::Closed(Cause::Behaviour) => {}
         }
-        schedule::END
+        schedule::END.saturating_add(work)
     }
 
     /// The kernel has taken `len` bytes of its pending output; `is_all`: all of what it was offered.
@@ -375,7 +390,12 @@ impl<E, L: Lender> Connections<E, L> {
     fn room_below_caps(&self, key: u32) -> usize {
         let pending = self.outputs.pending(self.table.get(key).output) + self.actors.held(key);
         let of_its_own = self.backlog.per_connection.saturating_sub(pending);
-        of_its_own.min(self.backlog.total.saturating_sub(self.outputs.held() + self.stages.held()))
+        of_its_own.min(self.backlog.total.saturating_sub(self.held()))
+    }
+
+    /// Bytes of memory that pending output and half-read input take.
+    fn held(&self) -> usize {
+        self.outputs.held() + self.stages.held() + self.shared.held()
     }
 
     /// The peer has shut down its side. What is pending is still sent, for as long as the peer takes it.
@@ -544,6 +564,7 @@ impl<E, L: Lender> Connections<E, L> {
 mod acting;
 #[cfg(test)]
 mod checks;
+mod inflating;
 mod staged;
 #[cfg(test)]
 mod tests;

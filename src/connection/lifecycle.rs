@@ -11,9 +11,14 @@
 //! the close.
 
 use crate::protocol::{
-    Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Settings, Then,
+    Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Shared, Then,
 };
 use crate::worker::Ending;
+pub(crate) use due::{Due, Timeouts};
+use rest::Rest;
+
+mod due;
+mod rest;
 
 /// Receives that a connection may still have when it is told to leave: its peer may be a bulk sender.
 pub(crate) const LAST_RECEIVES: u8 = 64;
@@ -95,6 +100,9 @@ impl Facts {
     pub(crate) const FED: Self = Self(1 << 12);
     /// It is to end with a reset.
     pub(crate) const RESET: Self = Self(1 << 13);
+    /// Some of its input waits, since no more of it was to be inflated at once: nothing else is received before that has had
+    /// its turns.
+    pub(crate) const LADEN: Self = Self(1 << 14);
 
     #[inline]
     pub(crate) const fn has(self, any: Self) -> bool {
@@ -129,53 +137,14 @@ impl Facts {
 pub(crate) struct Wants {
     /// To be received from, when there may be something.
     pub(crate) receive: bool,
+    /// Its input that waits to have its turn.
+    pub(crate) resume: bool,
     /// Its pending output to be sent.
     pub(crate) send: bool,
     /// `shutdown(SHUT_WR)`.
     pub(crate) shutdown: bool,
     /// To be closed.
     pub(crate) close: bool,
-}
-
-/// What a connection's deadline asks for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
-    /// Nothing before this tick; `None`: nothing at all.
-    Later(Option<u32>),
-    /// A Ping: half of the idle timeout is over.
-    Ping,
-    /// The closing handshake: a Ping went unanswered for the other half.
-    Close,
-    /// The end, without a Close frame.
-    Abort,
-    /// A send, although no event has told of room: the kernel does so only when a third of a socket's buffer is free, which
-    /// a slow reader may take longer for than its timeout.
-    Probe,
-    /// The end, because its output is stuck: the probe has found no room.
-    Stalled,
-}
-
-/// Deadlines, in ticks of the worker's clock; `None`: no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Timeouts {
-    /// From the accept to the end of the request.
-    pub(crate) handshake: Option<u32>,
-    /// Without any input: at half of it a Ping, at the end Close 1001.
-    pub(crate) idle: Option<u32>,
-    /// Without progress of the output of a connection that is not received from, because it is throttled or its peer has
-    /// shut down its side.
-    pub(crate) stall: Option<u32>,
-    /// From the decision to close, or from the last progress after it, to the close.
-    pub(crate) close: Option<u32>,
-    /// How long a tick is, for delays and rates.
-    pub(crate) tick_us: u32,
-}
-
-impl Timeouts {
-    /// Whether a connection whose output is stuck comes to its end by that rather than by being idle.
-    fn has_stall_before_idle(&self) -> bool {
-        self.stall.is_some_and(|stall| self.idle.is_none_or(|idle| stall <= idle))
-    }
 }
 
 /// What the server sends of its own accord when it closes.
@@ -196,38 +165,6 @@ pub(crate) struct Lifecycle {
     state: State,
     rest: Rest,
 }
-
-/// Receives that a connection may still have when it is leaving or, as soon as something has brought it to its end, what that
-/// is; the highest bit: it has a stage in front of its session.
-#[derive(Clone, Copy)]
-struct Rest(u8);
-
-impl Rest {
-    const STAGED: u8 = 1 << 7;
-    /// Above the receives: this one's number is that of the first of [`Ending::ALL`].
-    const ENDINGS: u8 = LAST_RECEIVES + 1;
-
-    /// Takes one of the receives, if one is left.
-    fn take(&mut self) -> bool {
-        let is_left = (1..Self::ENDINGS).contains(&(self.0 & !Self::STAGED));
-        self.0 -= u8::from(is_left);
-        is_left
-    }
-
-    /// The first one stays.
-    fn set_ending(&mut self, ending: Ending) {
-        if self.ending().is_none() {
-            self.0 = self.0 & Self::STAGED | (Self::ENDINGS + ending as u8);
-        }
-    }
-
-    fn ending(self) -> Option<Ending> {
-        let number = (self.0 & !Self::STAGED).checked_sub(Self::ENDINGS)?;
-        Ending::ALL.get(usize::from(number)).copied()
-    }
-}
-
-const _: () = assert!(Rest::ENDINGS as usize + Ending::ALL.len() <= Rest::STAGED as usize, "they share seven bits");
 
 const _: () = assert!(size_of::<Lifecycle>() <= 32, "an idle connection pays for every byte");
 
@@ -258,21 +195,20 @@ impl Lifecycle {
     pub(crate) fn new(protocol: Protocol, is_staged: bool, now: u32) -> Self {
         let session = Session::of(protocol);
         let state = if is_staged || session.phase() == Phase::Handshake { State::Opening } else { State::Open };
-        let rest = Rest(LAST_RECEIVES | if is_staged { Rest::STAGED } else { 0 });
-        Self { session, since: now, facts: Facts(0), state, rest }
+        Self { session, since: now, facts: Facts(0), state, rest: Rest::new(is_staged) }
     }
 
     /// Whether something is between its bytes and its session.
     #[inline]
     pub(crate) fn is_staged(&self) -> bool {
-        self.rest.0 & Rest::STAGED != 0
+        self.rest.is_staged()
     }
 
     /// What comes before the session is over, or goes on without a sign: the session can begin.
     /// Returns whether that has opened the connection, as it does with bare TCP.
     pub(crate) fn stage_is_open(&mut self, stays: bool, now: u32) -> bool {
         if !stays {
-            self.rest.0 &= !Rest::STAGED;
+            self.rest.unstage();
         }
         let has_opened = self.state == State::Opening && self.session.phase() == Phase::Open;
         if has_opened {
@@ -307,8 +243,8 @@ impl Lifecycle {
     #[inline]
     pub(crate) fn wants(&self, has_output: bool) -> Wants {
         let facts = self.facts;
-        let can_receive = !facts.has(Facts::PEER_DONE.or(Facts::THROTTLED));
-        let is_over = facts.has(Facts::PEER_DONE) || self.state == State::Done;
+        let can_receive = !facts.has(Facts::PEER_DONE.or(Facts::THROTTLED).or(Facts::LADEN));
+        let is_over = facts.has(Facts::PEER_DONE) && !facts.has(Facts::LADEN) || self.state == State::Done;
         match self.state {
             State::Aborted => Wants { close: true, ..Wants::default() },
             state => Wants {
@@ -318,6 +254,7 @@ impl Lifecycle {
                         State::Done => false,
                         _ => true,
                     },
+                resume: facts.has(Facts::LADEN) && !facts.has(Facts::THROTTLED),
                 send: has_output && !facts.has(Facts::BLOCKED),
                 shutdown: state == State::Lingering && !has_output && !is_over,
                 close: is_over && !has_output,
@@ -332,10 +269,10 @@ impl Lifecycle {
     }
 
     /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, a source, in a handshake, closing, or with
-    /// an end behind its input.
+    /// input that waits or an end behind it.
     #[inline]
     pub(crate) fn is_background(&self) -> bool {
-        const ANY: Facts = Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD).or(Facts::FED);
+        const ANY: Facts = Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD).or(Facts::FED).or(Facts::LADEN);
         self.state != State::Open || self.facts.has(ANY)
     }
 
@@ -359,13 +296,13 @@ impl Lifecycle {
 
     /// Bytes from the peer, transformed in place where that is possible.
     #[inline]
-    pub(crate) fn received(&mut self, settings: &Settings, bytes: &mut [u8], now: u32) -> Received {
+    pub(crate) fn received(&mut self, shared: &mut Shared, bytes: &mut [u8], now: u32) -> Received {
         if !matches!(self.state, State::Open) {
-            return self.received_otherwise(settings, bytes, now);
+            return self.received_otherwise(shared, bytes, now);
         }
         self.since = now;
         self.facts.hear();
-        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(settings, bytes);
+        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(shared, bytes);
         if event.is_some() {
             self.happened(event, then, now);
         }
@@ -373,7 +310,7 @@ impl Lifecycle {
     }
 
     #[inline(never)]
-    fn received_otherwise(&mut self, settings: &Settings, bytes: &mut [u8], now: u32) -> Received {
+    fn received_otherwise(&mut self, shared: &mut Shared, bytes: &mut [u8], now: u32) -> Received {
         self.facts.set(Facts::HEARD);
         if !self.state.is_served() {
             if self.state == State::Finishing {
@@ -382,15 +319,34 @@ impl Lifecycle {
             return Received::NOTHING;
         }
         let was_in_handshake = self.session.phase() == Phase::Handshake;
-        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(settings, bytes);
+        let Reply { output, event, frames, messages, kinds, then } = self.session.receive(shared, bytes);
         self.happened(event, then, now);
         let has_opened = was_in_handshake && !matches!(event, None | Some(Event::Closed(Cause::Refused(_))));
         Received { output, messages, frames, kinds, event, has_opened }
     }
 
+    /// Takes the input that waits, to be received now.
+    pub(crate) fn take_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+        self.facts.clear(Facts::LADEN);
+        self.session.take_waiting(shared)
+    }
+
+    /// Whether it holds memory for compressed messages.
+    pub(crate) fn is_inflating(&self) -> bool {
+        self.session.is_inflating()
+    }
+
+    /// Gives back what it holds of what the worker's sessions share: it is over.
+    pub(crate) fn release(&mut self, shared: &mut Shared) {
+        self.session.release(shared);
+    }
+
     fn happened(&mut self, event: Option<Event>, then: Then, now: u32) {
+        if self.session.is_waiting() {
+            self.facts.set(Facts::LADEN);
+        }
         match event {
-            None | Some(Event::Deferred) => return,
+            None | Some(Event::Deferred | Event::Inflated) => return,
             Some(Event::Opened) if self.state == State::Opening => self.state = State::Open,
             Some(Event::Opened) => {} // it is leaving already
             Some(Event::Closing(_)) => {
@@ -400,7 +356,7 @@ impl Lifecycle {
             }
             Some(Event::Closed(cause)) => {
                 self.rest.set_ending(match cause {
-                    Cause::Refused(_) => Ending::Refused,
+                    Cause::Refused(status) => Ending::of_status(status),
                     Cause::PeerClosed(_) => Ending::PeerClose,
                     Cause::Violation(_) => Ending::Violation,
                     Cause::Behaviour => Ending::Behaviour,
@@ -539,7 +495,8 @@ impl Lifecycle {
         if self.state != State::Leaving {
             return false;
         }
-        !(self.facts.has(Facts::READABLE) && self.wants(has_output).receive && self.rest.take())
+        let has_more = self.facts.has(Facts::READABLE) && self.wants(has_output).receive && self.rest.take();
+        !has_more && !self.facts.has(Facts::LADEN)
     }
 
     // ----- time -----

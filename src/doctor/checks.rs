@@ -19,6 +19,9 @@ const CHAIN_MAX: u64 = 2;
 const BUCKETS_MAX: u64 = 1 << 24;
 /// A queue of newly connected clients below this drops some of a burst, who try again a second later.
 const QUEUE_MIN: u64 = 4096;
+/// Threads of a server beside its workers, at most: those for signals, the drain, the log, the admin listener, the service
+/// manager and full servers, and some that the kernel starts for rings.
+const THREADS_BESIDE_WORKERS: u64 = 16;
 /// Bytes of a page, as `tcp_mem` counts.
 const PAGE: u64 = 4096;
 
@@ -90,6 +93,7 @@ pub(super) fn all(facts: &Facts, wanted: Option<u64>) -> Vec<Check> {
     checks.extend(tcp_memory(facts, wanted));
     checks.extend(ports(facts, wanted));
     checks.push(processors(facts));
+    checks.extend(threads(facts));
     checks.push(uring(facts));
     checks.extend(facts.uring_features.iter().map(|&(what, has)| {
         let found = format!("{what}: {}", if has { "yes" } else { "no" });
@@ -235,6 +239,15 @@ fn processors(facts: &Facts) -> Check {
     }
 }
 
+/// A worker is a thread. Without those that it needs, a server does not start.
+fn threads(facts: &Facts) -> Option<Check> {
+    let threads = facts.threads.as_ref()?;
+    let needed = facts.cpus as u64 + THREADS_BESIDE_WORKERS;
+    let found = format!("{} can be started ({}); {needed} needed", counted(threads.value, "thread"), threads.set_by);
+    let check = Check::note("threads", threads.value >= needed, found);
+    Some(check.lifted_by("a larger pids.max (TasksMax= in the unit, --pids-limit of a container), or fewer --workers"))
+}
+
 fn uring(facts: &Facts) -> Check {
     let found = match &facts.uring_refused {
         None => format!("Linux {}: the native engine runs here", facts.kernel),
@@ -286,6 +299,7 @@ mod tests {
     #[test]
     fn each_limit_is_found() {
         let million = 1_000_000;
+        let few_threads = Some(Bound { value: 20, set_by: "cgroup pids.max 30".into() });
         let cgroup = Bound { value: 1 << 30, set_by: "cgroup memory.max".into() };
         for (name, expected, facts) in [
             ("descriptors", State::Short, Facts { descriptors: 1024, ..generous() }),
@@ -297,6 +311,7 @@ mod tests {
             ("connect bursts", State::Note, Facts { somaxconn: Some(128), ..generous() }),
             ("TCP memory", State::Note, Facts { tcp_mem: Some((1000, 2000)), ..generous() }),
             ("ports of clients here", State::Note, generous()),
+            ("threads", State::Note, Facts { threads: few_threads, ..generous() }),
             ("kernel", State::Note, Facts { uring_refused: Some("no".into()), ..generous() }),
             ("io_uring feature", State::Note, Facts { uring_features: vec![("x", false)], ..generous() }),
             ("sandbox", State::Note, Facts { tables_refused: Some("no".into()), ..generous() }),

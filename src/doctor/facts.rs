@@ -13,6 +13,8 @@ pub(super) struct Facts {
     pub(super) descriptors: u64,
     pub(super) cpus: usize,
     pub(super) cpu_quota: Option<Bound<f64>>,
+    /// Threads that the process may start.
+    pub(super) threads: Option<Bound<u64>>,
     /// Bytes that the process may use.
     pub(super) memory: Bound<u64>,
     /// Bytes that could be used now (`MemAvailable`).
@@ -70,6 +72,7 @@ impl Facts {
             descriptors: machine.descriptors,
             cpus: machine.cpus.len(),
             cpu_quota: machine.cpu_quota.clone(),
+            threads: machine.threads.clone(),
             memory: machine.memory.clone(),
             memory_available: available(),
             files: pair("proc/sys/fs/file-nr", 0, 2),
@@ -99,6 +102,7 @@ pub(super) fn generous() -> Facts {
         descriptors: 1 << 20,
         cpus: 8,
         cpu_quota: None,
+        threads: Some(Bound { value: 1000, set_by: "cgroup pids.max 1001".into() }),
         memory: Bound { value: 64 << 30, set_by: "physical memory".into() },
         memory_available: Some(60 << 30),
         files: Some((1000, 1 << 40)),

@@ -238,7 +238,7 @@ impl<'a> Worker<'a> {
     fn queue_if_wanting(&mut self, key: u32) {
         let wants = self.connections.wants(key);
         let can_receive = wants.receive && self.connections.get(key).life.facts.has(Facts::READABLE);
-        if can_receive || wants.send || wants.shutdown || wants.close {
+        if can_receive || wants.resume || wants.send || wants.shutdown || wants.close {
             self.connections.queue(key);
         }
     }

@@ -16,6 +16,8 @@ pub(super) struct Limits {
     pub(super) cpus: Option<Bound<f64>>,
     /// Bytes.
     pub(super) memory: Option<Bound<u64>>,
+    /// Threads and processes that there may be beside those there are (`pids.max`).
+    pub(super) threads: Option<Bound<u64>>,
 }
 
 impl Limits {
@@ -43,6 +45,12 @@ impl Limits {
             lower(&mut self.memory, value.map(|value| Bound { value, set_by: format!("cgroup {name}") }));
         }
         lower(&mut self.cpus, cpus);
+        // The same names in both versions. The root has none.
+        let count = |name: &str| number::<u64>(&directory.join(name));
+        if let (Some(max), Some(current)) = (count("pids.max"), count("pids.current")) {
+            let set_by = format!("cgroup pids.max {max}");
+            lower(&mut self.threads, Some(Bound { value: max.saturating_sub(current), set_by }));
+        }
     }
 }
 
@@ -100,14 +108,14 @@ impl Group {
     }
 }
 
-/// The groups that can bound memory or processor time. `cgroup` has lines `number:controllers:path`, where version 2
+/// The groups that can bound memory, processor time or threads. `cgroup` has lines `number:controllers:path`, where version 2
 /// names no controllers; `mountinfo` is as in `proc_pid_mountinfo(5)`.
 fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
     let mounts: Vec<_> = mountinfo.lines().filter_map(mount).collect();
     let group = |line: &str| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
         let version = if controllers.is_empty() { Version::Two } else { Version::One };
-        let has = |names: &str| names.split(',').any(|name| ["memory", "cpu"].contains(&name));
+        let has = |names: &str| names.split(',').any(|name| ["memory", "cpu", "pids"].contains(&name));
         if version == Version::One && !has(controllers) {
             return None;
         }
@@ -181,9 +189,13 @@ mod tests {
     type Found<T> = Option<(T, String)>;
 
     fn limits(name: &str, files: &[(&str, &str)]) -> (Found<u64>, Found<f64>) {
-        let limits = Limits::read(&Tree::new(name, files).0);
+        let limits = read(name, files);
         let memory = limits.memory.map(|bound| (bound.value, bound.set_by));
         (memory, limits.cpus.map(|bound| (bound.value, bound.set_by)))
+    }
+
+    fn read(name: &str, files: &[(&str, &str)]) -> Limits {
+        Limits::read(&Tree::new(name, files).0)
     }
 
     const UNIFIED: &str = "25 20 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
@@ -226,6 +238,36 @@ mod tests {
         );
         let cpus = Some((0.5, "cgroup cpu.cfs_quota_us".into()));
         assert_eq!(found, (Some((128 << 20, "cgroup memory.limit_in_bytes".into())), cpus));
+    }
+
+    #[test]
+    fn threads_are_bounded_by_what_others_leave() {
+        let of = |group: &str, max: &str, current: &str| {
+            let path = |name| format!("sys/fs/cgroup/{group}{name}");
+            [(path("pids.max"), max.to_owned()), (path("pids.current"), current.to_owned())]
+        };
+        let two = [
+            &[
+                ("proc/self/cgroup".to_owned(), "0::/pod/container\n".to_owned()),
+                ("proc/self/mountinfo".to_owned(), UNIFIED.to_owned()),
+            ],
+            &of("pod/container/", "max\n", "3\n"),
+            &of("pod/", "100\n", "90\n"),
+        ];
+        let mounts = "33 20 0:29 / /sys/fs/cgroup rw - cgroup cgroup rw,pids\n";
+        let one = [
+            &[
+                ("proc/self/cgroup".to_owned(), "8:pids:/a\n".to_owned()),
+                ("proc/self/mountinfo".to_owned(), mounts.to_owned()),
+            ],
+            &of("a/", "100\n", "90\n"),
+            &of("", "max\n", "500\n"),
+        ];
+        for (name, files) in [("pids2", two), ("pids1", one)] {
+            let files: Vec<_> = files.iter().flat_map(|it| it.iter()).map(|(path, text)| (&**path, &**text)).collect();
+            let threads = read(name, &files).threads.expect("a bound");
+            assert_eq!((threads.value, &*threads.set_by), (10, "cgroup pids.max 100"), "{name}");
+        }
     }
 
     /// As in a container: its group is the root of what is mounted, and `/proc/self/cgroup` may name the host's path.

@@ -21,6 +21,8 @@ pub struct Machine {
     pub cpu_quota: Option<Bound<f64>>,
     /// Bytes of memory that it may use.
     pub memory: Bound<u64>,
+    /// Threads that it may start, if its cgroups bound them.
+    pub threads: Option<Bound<u64>>,
 }
 
 /// A bound, and what sets it.
@@ -42,6 +44,7 @@ impl Machine {
             descriptors: sys::raise_descriptor_limit()?,
             cpus: sys::usable_cpus()?,
             cpu_quota: cgroups.cpus,
+            threads: cgroups.threads,
             memory: least([Some(physical), address_space, cgroups.memory]),
         })
     }

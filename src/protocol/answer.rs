@@ -3,6 +3,9 @@
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::StatusCode;
 
+/// When clients are to come again that get 429 or 503: not all of them at once and at once. Connections that are held for
+/// long leave in minutes, those of a burst in seconds.
+const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 /// Characters of a path that an answer repeats, at most.
 const PATH_SHOWN: usize = 200;
 
@@ -18,18 +21,22 @@ pub fn refuse(why: &str) -> Vec<u8> {
     Answer::bad_request(why).bytes
 }
 
-/// A whole HTTP answer 503 of a server that is full. Clients that come again are not to come all at once and at once.
+/// A whole HTTP answer 503 of a server that is full.
 pub fn full() -> Vec<u8> {
-    let headers = "Connection: close\r\nRetry-After: 5\r\nContent-Type: text/plain; charset=utf-8\r\n";
-    Answer::new(503, headers, "All of its connections are taken.").bytes
+    let headers = format!("Connection: close\r\n{RETRY_AFTER}Content-Type: text/plain; charset=utf-8\r\n");
+    Answer::new(503, &headers, "All of its connections are taken.").bytes
 }
 
 /// 101: what follows on this connection is WebSocket.
-pub(super) fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
+pub(super) fn accept(key: &[u8], subprotocol: Option<&str>, extensions: Option<&str>) -> Vec<u8> {
     let accept = derive_accept_key(key);
     let mut answer = String::with_capacity(192);
     answer.push_str("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
-    for (name, value) in [("Sec-WebSocket-Accept", Some(&*accept)), ("Sec-WebSocket-Protocol", subprotocol)] {
+    for (name, value) in [
+        ("Sec-WebSocket-Accept", Some(&*accept)),
+        ("Sec-WebSocket-Protocol", subprotocol),
+        ("Sec-WebSocket-Extensions", extensions),
+    ] {
         if let Some(value) = value {
             answer.extend([name, ": ", value, "\r\n"]);
         }
@@ -46,7 +53,7 @@ impl Answer {
 
     /// A status that a client has asked for.
     pub(super) fn asked_for(status: u16) -> Self {
-        let headers = if matches!(status, 429 | 503) { "Retry-After: 1\r\n" } else { "" };
+        let headers = if matches!(status, 429 | 503) { RETRY_AFTER } else { "" };
         match status {
             426 => Self::upgrade_required("This status was asked for."),
             204 | 304 => Self::new(status, "Connection: close\r\n", ""),

@@ -2,7 +2,7 @@
 //! is the same everywhere, and the echo itself knows nothing of this.
 
 use super::{
-    Behaviour, Cause, CloseCode, Event, Output, Reply, Session, Settings, Then, close,
+    Behaviour, Cause, CloseCode, Event, Output, Reply, Session, Shared, Then, close,
     frame::{self, FIN, Opcode},
 };
 
@@ -29,8 +29,8 @@ impl Behaving {
     }
 
     /// What one receive brought, as [`Session::receive`] has it.
-    pub(super) fn receive(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
-        let reply = self.echo.receive(settings, data);
+    pub(super) fn receive(&mut self, shared: &mut Shared, data: &mut [u8]) -> Reply {
+        let reply = self.echo.receive(shared, data);
         match (self.behaviour, self.left) {
             (Behaviour::Sink, _) => Reply { output: self.without_messages(&reply.output, data), ..reply },
             (Behaviour::Source(_), _) => {

@@ -35,6 +35,8 @@ pub(super) enum Violation {
     CloseCode,
     #[error("invalid UTF-8")]
     InvalidUtf8,
+    #[error("invalid compressed data")]
+    CorruptDeflate,
     #[error("message too big")]
     MessageTooBig,
 }
@@ -42,7 +44,7 @@ pub(super) enum Violation {
 impl Violation {
     pub(super) fn code(self) -> CloseCode {
         match self {
-            Violation::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
+            Violation::InvalidUtf8 | Violation::CorruptDeflate => CloseCode::INVALID_PAYLOAD,
             Violation::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
             _ => CloseCode::PROTOCOL_ERROR,
         }

@@ -14,18 +14,23 @@ use std::ops::Range;
 use super::{
     CloseCode, Kinds,
     close::{self, Violation},
+    codecs::Inflation,
+    extensions::Compression,
     frame::{self, Header, Opcode},
     mask::{self, MaskingKey},
     utf8::Utf8,
 };
 
-/// The kind of message whose frames are being received.
+/// What is done with the message whose frames are being received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Message {
+pub(super) enum Message {
     #[default]
     None,
     Text,
+    /// Or compressed, and echoed as it is.
     Binary,
+    /// Compressed, and inflated.
+    Inflated,
 }
 
 /// How far a connection's incoming frames have come.
@@ -33,34 +38,48 @@ enum Message {
 pub(super) struct Echo {
     /// Payload bytes that the current message's headers have announced so far.
     message_size: u64,
-    /// What is known of a frame that the end of a receive has cut; `None`: the next byte is a header's first.
-    cut: Option<Box<Cut>>,
-    utf8: Utf8,
-    message: Message,
+    /// `None`: the next byte is a header's first, and no compressed message is open that is inflated.
+    kept: Option<Box<Kept>>,
+    pub(super) utf8: Utf8,
+    pub(super) message: Message,
     /// A frame of the current message has been sent: the next is a continuation.
-    is_begun: bool,
+    pub(super) is_begun: bool,
     /// We have sent a Close frame of our own accord: frames are read, but nothing is sent any more.
     is_silent: bool,
+    /// What was agreed upon.
+    pub(super) compression: Compression,
 }
 
 const _: () = assert!(size_of::<Echo>() <= 24, "an idle connection pays for every byte");
 
+/// What is kept until the next receive.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The frame that the end of the last receive has cut.
+    cut: Option<Cut>,
+    /// Of a compressed message that is open, or of a client that takes its context over.
+    inflation: Option<Box<Inflation>>,
+}
+
 /// A frame that waits for the next receive.
 #[derive(Debug)]
-enum Cut {
+pub(super) enum Cut {
     /// Cut in its header, or anywhere if it is a control frame: what is there of it, to be given again.
     Head(Vec<u8>),
-    /// Cut in its payload.
-    Payload {
-        /// Bytes that are still to come; not zero.
-        left: u64,
-        /// For the next of them.
-        key: MaskingKey,
-        /// The frame is the last of its message.
-        is_final: bool,
-        /// The Close frame that we send as soon as this frame has been echoed.
-        close: Option<Vec<u8>>,
-    },
+    Payload(Payload),
+}
+
+/// A frame that is cut in its payload.
+#[derive(Debug)]
+pub(super) struct Payload {
+    /// Bytes that are still to come. Not zero, unless those before are still to be inflated.
+    pub(super) left: u64,
+    /// For the next of them.
+    pub(super) key: MaskingKey,
+    /// The frame is the last of its message.
+    pub(super) is_final: bool,
+    /// The Close frame that we send as soon as this frame has been echoed.
+    pub(super) close: Option<Vec<u8>>,
 }
 
 /// What has become of one receive.
@@ -83,6 +102,10 @@ pub(super) enum End {
     Consumed,
     /// The header or control frame that begins here is cut: to be given again together with what follows.
     Cut(usize),
+    /// A compressed frame begins or goes on here that is to be inflated: [`Echo::pass_compressed`] does so.
+    Compressed(usize),
+    /// What is from here on waits for the session's next turn: no more may be inflated at once.
+    Waits(usize),
     /// The peer has sent its Close frame, with this code; `output` ends with the answer.
     PeerClosed {
         code: Option<CloseCode>,
@@ -92,78 +115,157 @@ pub(super) enum End {
     Failed(Violation),
 }
 
+/// Why frames end before their bytes do.
+pub(super) enum Stop {
+    Violation(Violation),
+    /// What is next is a compressed frame that is to be inflated.
+    Compressed,
+}
+
+impl From<Violation> for Stop {
+    fn from(violation: Violation) -> Self {
+        Stop::Violation(violation)
+    }
+}
+
 impl Echo {
+    pub(super) fn new(compression: Compression) -> Self {
+        Echo { compression, ..Echo::default() }
+    }
+
     /// Turns the frames in `buf[from..]` into their echo. A header that finds no room in front of them goes to the end
     /// of `head`: the first bytes may be the next piece of a cut text frame.
     pub(super) fn pass(&mut self, max_message_size: u64, buf: &mut [u8], from: usize, head: &mut Vec<u8>) -> Pass {
         let head_len = head.len();
         let mut tape =
             Tape { buf, head, read: from, output: from..from, messages: 0, frames: 0, kinds: Kinds::default() };
-        let end = self.frames(max_message_size, &mut tape).unwrap_or_else(End::Failed);
+        let end = match self.frames(max_message_size, &mut tape) {
+            Ok(end) => end,
+            Err(Stop::Violation(violation)) => End::Failed(violation),
+            Err(Stop::Compressed) => End::Compressed(tape.read),
+        };
+        self.finish(tape, head_len, end)
+    }
+
+    /// What a pass comes to, whose head had so many bytes before.
+    #[inline]
+    pub(super) fn finish(&self, tape: Tape, head_len: usize, end: End) -> Pass {
+        let Tape { head, output, messages, frames, kinds, .. } = tape;
         if self.is_silent {
-            tape.head.truncate(head_len);
-            let kinds = Kinds { texts: 0, ..tape.kinds };
-            return Pass { output: 0..0, messages: 0, frames: tape.frames, kinds, end };
+            head.truncate(head_len);
+            return Pass { output: 0..0, messages: 0, frames, kinds: Kinds { texts: 0, ..kinds }, end };
         }
-        Pass { output: tape.output, messages: tape.messages, frames: tape.frames, kinds: tape.kinds, end }
+        Pass { output, messages, frames, kinds, end }
     }
 
     /// Payload bytes that must be sent before another frame can be: the rest of a binary frame.
     pub(super) fn owed(&self) -> u64 {
-        match self.cut.as_deref() {
-            Some(&Cut::Payload { left, .. }) if self.message == Message::Binary => left,
+        match self.payload() {
+            Some(payload) if self.message == Message::Binary => payload.left,
             _ => 0,
         }
     }
 
-    /// Whether the last receive has ended with a frame.
+    /// Whether the last receive has ended with a frame, and nothing else is kept.
     #[inline]
     pub(super) fn is_between_frames(&self) -> bool {
-        self.cut.is_none()
+        self.kept.is_none()
     }
 
     /// Keeps the beginning of a frame until the next receive.
     pub(super) fn keep_head(&mut self, head: Vec<u8>) {
-        self.cut = Some(Box::new(Cut::Head(head)));
+        self.set_cut(Cut::Head(head));
     }
 
     /// Takes what [`Echo::keep_head`] has kept.
     pub(super) fn take_head(&mut self) -> Option<Vec<u8>> {
-        let Some(Cut::Head(head)) = self.cut.as_deref_mut() else { return None };
+        let Some(Cut::Head(head)) = &mut self.kept.as_deref_mut()?.cut else { return None };
         let head = std::mem::take(head);
-        self.cut = None;
+        self.clear_cut();
         Some(head)
     }
 
     /// Keeps a Close frame until the binary frame that is being echoed has ended, unless there is one already.
     pub(super) fn keep_close(&mut self, frame: Vec<u8>) {
-        if let Some(Cut::Payload { close, .. }) = self.cut.as_deref_mut() {
-            close.get_or_insert(frame);
+        if let Some(payload) = self.payload_mut() {
+            payload.close.get_or_insert(frame);
         }
     }
 
     /// Takes what [`Echo::keep_close`] has kept.
     pub(super) fn take_close(&mut self) -> Option<Vec<u8>> {
-        let Some(Cut::Payload { close, .. }) = self.cut.as_deref_mut() else { return None };
-        close.take()
+        self.payload_mut()?.close.take()
     }
 
     /// Whether a data frame has begun and not ended.
     #[inline]
     pub(super) fn is_within_frame(&self) -> bool {
-        matches!(self.cut.as_deref(), Some(Cut::Payload { .. }))
+        self.payload().is_some()
     }
 
     pub(super) fn is_silent(&self) -> bool {
         self.is_silent
     }
 
+    /// From now on nothing is sent, so nothing need be inflated.
     pub(super) fn silence(&mut self) {
         self.is_silent = true;
     }
 
-    fn frames(&mut self, max_message_size: u64, tape: &mut Tape) -> Result<End, Violation> {
-        if self.cut.is_some() {
+    // ----- what is kept -----
+
+    #[inline]
+    pub(super) fn payload(&self) -> Option<&Payload> {
+        match &self.kept.as_deref()?.cut {
+            Some(Cut::Payload(payload)) => Some(payload),
+            _ => None,
+        }
+    }
+
+    pub(super) fn payload_mut(&mut self) -> Option<&mut Payload> {
+        match &mut self.kept.as_deref_mut()?.cut {
+            Some(Cut::Payload(payload)) => Some(payload),
+            _ => None,
+        }
+    }
+
+    pub(super) fn set_cut(&mut self, cut: Cut) {
+        self.kept.get_or_insert_default().cut = Some(cut);
+    }
+
+    pub(super) fn clear_cut(&mut self) {
+        match self.kept.as_deref_mut() {
+            Some(kept) if kept.inflation.is_some() => kept.cut = None,
+            _ => self.kept = None,
+        }
+    }
+
+    pub(super) fn inflation(&self) -> Option<&Inflation> {
+        self.kept.as_deref()?.inflation.as_deref()
+    }
+
+    pub(super) fn inflation_mut(&mut self) -> Option<&mut Inflation> {
+        self.kept.as_deref_mut()?.inflation.as_deref_mut()
+    }
+
+    pub(super) fn keep_inflation(&mut self, inflation: Box<Inflation>) {
+        self.kept.get_or_insert_default().inflation = Some(inflation);
+    }
+
+    pub(super) fn take_inflation(&mut self) -> Option<Box<Inflation>> {
+        let kept = self.kept.as_deref_mut()?;
+        let inflation = kept.inflation.take();
+        if kept.cut.is_none() {
+            self.kept = None;
+        }
+        inflation
+    }
+
+    // ----- frames -----
+
+    /// All frames, up to one that is to be inflated.
+    pub(super) fn frames(&mut self, max_message_size: u64, tape: &mut Tape) -> Result<End, Stop> {
+        if self.kept.is_some() {
             self.continue_frame(tape)?;
         }
         while tape.read < tape.buf.len() {
@@ -200,13 +302,39 @@ impl Echo {
 
     /// The opcode in a frame's first byte, when such a frame may come now (section 5.4).
     #[inline]
-    fn opcode(&self, first: u8) -> Result<Opcode, Violation> {
-        let opcode = frame::opcode(first)?;
+    fn opcode(&self, first: u8) -> Result<Opcode, Stop> {
+        let opcode = match frame::opcode(first) {
+            Ok(opcode) => opcode,
+            Err(Violation::ReservedBits) => self.compressed_opcode(first)?,
+            Err(violation) => return Err(violation.into()),
+        };
         match opcode {
-            Opcode::Continuation if self.message == Message::None => Err(Violation::StrayContinuation),
-            Opcode::Text | Opcode::Binary if self.message != Message::None => Err(Violation::InterruptedMessage),
+            Opcode::Continuation if !matches!(self.message, Message::Text | Message::Binary) => {
+                Err(self.other_continuation())
+            }
+            Opcode::Text | Opcode::Binary if self.message != Message::None => Err(Violation::InterruptedMessage.into()),
             _ => Ok(opcode),
         }
+    }
+
+    #[cold]
+    fn other_continuation(&self) -> Stop {
+        if self.message == Message::Inflated { Stop::Compressed } else { Violation::StrayContinuation.into() }
+    }
+
+    /// The same for a first byte with reserved bits: RSV1 alone says that the message is compressed, if that was agreed upon,
+    /// and stands in the first of its frames (RFC 7692, section 6). What is not inflated is as good as binary.
+    #[inline(never)]
+    fn compressed_opcode(&self, first: u8) -> Result<Opcode, Stop> {
+        let opcode = frame::opcode(first & !frame::RSV1)?;
+        let is_inflated = match (opcode, self.compression) {
+            (_, Compression::None) | (Opcode::Continuation, _) => return Err(Violation::ReservedBits.into()),
+            (Opcode::Text | Opcode::Binary, _) if self.is_silent => false,
+            (Opcode::Text, _) => true,
+            (Opcode::Binary, compression) => compression != Compression::Pass,
+            _ => return Err(Violation::ReservedBits.into()),
+        };
+        if is_inflated && self.message == Message::None { Err(Stop::Compressed) } else { Ok(Opcode::Binary) }
     }
 
     /// The header at the start of `bytes`, which is not empty; `None`: it is cut. What is there of it is checked.
@@ -241,10 +369,10 @@ impl Echo {
 
     /// Begins a frame whose end is not there yet.
     #[inline(never)]
-    fn cut_frame(&mut self, opcode: Opcode, header: &Header, tape: &mut Tape) -> Result<(), Violation> {
+    fn cut_frame(&mut self, opcode: Opcode, header: &Header, tape: &mut Tape) -> Result<(), Stop> {
         self.begin_frame(opcode, header);
         let (left, is_final) = (header.payload_len, header.is_final());
-        self.cut = Some(Box::new(Cut::Payload { left, key: header.key, is_final, close: None }));
+        self.set_cut(Cut::Payload(Payload { left, key: header.key, is_final, close: None }));
         tape.read += header.len;
         if self.message == Message::Binary {
             tape.header(header.first, header.payload_len);
@@ -254,8 +382,11 @@ impl Echo {
 
     /// Goes on with a frame whose payload is cut.
     #[inline(never)]
-    fn continue_frame(&mut self, tape: &mut Tape) -> Result<(), Violation> {
-        let Some(&Cut::Payload { left, key, is_final, .. }) = self.cut.as_deref() else { return Ok(()) };
+    fn continue_frame(&mut self, tape: &mut Tape) -> Result<(), Stop> {
+        let Some(&Payload { left, key, is_final, .. }) = self.payload() else { return Ok(()) };
+        if self.message == Message::Inflated {
+            return Err(Stop::Compressed);
+        }
         let len = left.min(tape.unread().len() as u64) as usize;
         let is_last = len as u64 == left;
         if len == 0 {
@@ -267,11 +398,11 @@ impl Echo {
             tape.payload(len, key);
         }
         if is_last {
-            self.cut = None;
+            self.clear_cut();
             self.end_frame(is_final, tape);
-        } else if let Some(Cut::Payload { left, key, .. }) = self.cut.as_deref_mut() {
-            *left -= len as u64;
-            *key = mask::turn(*key, len);
+        } else if let Some(payload) = self.payload_mut() {
+            payload.left -= len as u64;
+            payload.key = mask::turn(payload.key, len);
         }
         Ok(())
     }
@@ -312,7 +443,7 @@ impl Echo {
     }
 
     #[inline]
-    fn end_frame(&mut self, is_final: bool, tape: &mut Tape) {
+    pub(super) fn end_frame(&mut self, is_final: bool, tape: &mut Tape) {
         if is_final {
             self.message = Message::None;
             self.message_size = 0;
@@ -323,21 +454,21 @@ impl Echo {
 }
 
 /// A receive's bytes while they are being transformed: what is read shrinks, what is to be sent grows behind it.
-struct Tape<'a> {
-    buf: &'a mut [u8],
+pub(super) struct Tape<'a> {
+    pub(super) buf: &'a mut [u8],
     /// Goes out before `output`.
-    head: &'a mut Vec<u8>,
-    read: usize,
+    pub(super) head: &'a mut Vec<u8>,
+    pub(super) read: usize,
     /// Ends at or before `read`; a client's header is longer than ours, so each echo ends before the next frame.
-    output: Range<usize>,
-    messages: u32,
-    frames: u32,
-    kinds: Kinds,
+    pub(super) output: Range<usize>,
+    pub(super) messages: u32,
+    pub(super) frames: u32,
+    pub(super) kinds: Kinds,
 }
 
 impl Tape<'_> {
     #[inline]
-    fn unread(&self) -> &[u8] {
+    pub(super) fn unread(&self) -> &[u8] {
         &self.buf[self.read..]
     }
 
@@ -373,7 +504,7 @@ impl Tape<'_> {
 
     /// Puts a header behind the output. The payload, at `read`, is next; the very first need not move.
     #[inline]
-    fn header(&mut self, first: u8, payload_len: u64) {
+    pub(super) fn header(&mut self, first: u8, payload_len: u64) {
         let len = frame::header_len(payload_len);
         if self.output.is_empty() {
             if self.read < len {
@@ -391,6 +522,23 @@ impl Tape<'_> {
         let mut header = [0; frame::MAX_UNMASKED_HEADER];
         frame::write_header(&mut header, first, payload_len);
         self.head.extend_from_slice(&header[..len]);
+    }
+
+    /// Puts a frame that was made elsewhere behind the output, which moves out of its way.
+    pub(super) fn insert(&mut self, first: u8, payload: &[u8]) {
+        self.head.extend_from_slice(&self.buf[std::mem::take(&mut self.output)]);
+        self.header_apart(first, payload.len() as u64, frame::header_len(payload.len() as u64));
+        self.head.extend_from_slice(payload);
+    }
+
+    /// Puts the next `len` bytes behind the output, which are unmasked already.
+    pub(super) fn keep(&mut self, len: usize) {
+        if self.output.is_empty() {
+            self.output = self.read..self.read;
+        }
+        self.buf.copy_within(self.read..self.read + len, self.output.end);
+        self.read += len;
+        self.output.end += len;
     }
 
     /// Unmasks the next `len` bytes and puts them behind the output.

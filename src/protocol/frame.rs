@@ -4,6 +4,8 @@ use super::{close::Violation, mask::MaskingKey};
 
 /// First byte: the last frame of its message.
 pub(super) const FIN: u8 = 0x80;
+/// First byte, reserved for extensions: the first frame of a compressed message (RFC 7692, section 6).
+pub(super) const RSV1: u8 = 0x40;
 const RESERVED_BITS: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 /// Second byte: a masking key follows the length.
@@ -68,7 +70,7 @@ const LENGTH_64: u8 = 127;
 /// The header of a frame from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The first byte, as it goes back: FIN and opcode.
+    /// The first byte, as it goes back: FIN, RSV1 and opcode.
     pub(super) first: u8,
     pub(super) payload_len: u64,
     pub(super) key: MaskingKey,

@@ -5,8 +5,9 @@ use std::mem::MaybeUninit;
 use httparse::{Header, Request, Status};
 
 use super::{
-    Behaviour, Settings,
+    Behaviour, Deflate, Settings,
     answer::{self, Answer},
+    extensions::{self, Agreed, Compression},
     page,
     target::Target,
 };
@@ -31,6 +32,7 @@ pub(super) enum Progress {
     Accepted {
         answer: Vec<u8>,
         behaviour: Behaviour,
+        compression: Compression,
         request_end: usize,
     },
 }
@@ -54,8 +56,8 @@ impl Handshake {
                 half_read.get_or_insert_with(|| Box::new(Handshake { request: data.to_vec() }));
                 Progress::Partial
             }
-            Ok(Some((Accepted { answer, behaviour }, end))) => {
-                Progress::Accepted { answer, behaviour, request_end: end - known }
+            Ok(Some((Accepted { answer, behaviour, compression }, end))) => {
+                Progress::Accepted { answer, behaviour, compression, request_end: end - known }
             }
             Err(answer) => {
                 let request = half_read.as_ref().map_or(data, |handshake| &handshake.request);
@@ -79,6 +81,7 @@ fn is_proxy_header(request: &[u8]) -> bool {
 struct Accepted {
     answer: Vec<u8>,
     behaviour: Behaviour,
+    compression: Compression,
 }
 
 /// The 101 for the request at the start of `bytes` and where the request ends; `None`: it is not complete.
@@ -197,7 +200,21 @@ fn upgrade(request: &Request, settings: &Settings) -> Result<Accepted, Answer> {
         return Err(Answer::bad_request("The request must have one Sec-WebSocket-Key of 16 bytes in base64."));
     };
     check_no_body(headers)?;
-    Ok(Accepted { answer: answer::accept(key, select_subprotocol(headers, settings)), behaviour })
+    let Agreed { answer: extensions, compression } = agree_on_extensions(headers, settings, behaviour)?;
+    let extensions = Some(&*extensions).filter(|answer| !answer.is_empty());
+    let answer = answer::accept(key, select_subprotocol(headers, settings), extensions);
+    Ok(Accepted { answer, behaviour, compression })
+}
+
+/// The extensions of a connection (section 9.1), which only an echo has.
+fn agree_on_extensions(headers: &[Header], settings: &Settings, behaviour: Behaviour) -> Result<Agreed, Answer> {
+    if settings.deflate == Deflate::Off || behaviour != Behaviour::Echo {
+        return Ok(Agreed::default());
+    }
+    let lines = values(headers, "Sec-WebSocket-Extensions");
+    let agreed = extensions::negotiate(lines, settings.deflate, settings.has_deflate_context);
+    let why = "Sec-WebSocket-Extensions must be a list of extensions as in RFC 6455, section 9.1.";
+    agreed.map(Option::unwrap_or_default).map_err(|_| Answer::bad_request(why))
 }
 
 /// The answer to a GET that asks for no WebSocket.

@@ -7,15 +7,18 @@
 //! |---|---|
 //! | `session.rs` | a connection's life: handshake, open, closing, closed |
 //! | `handshake.rs`, `target.rs`, `answer.rs` | the HTTP/1.1 upgrade request, its target, and the answers to it (section 4) |
+//! | `extensions.rs` | the negotiation of permessage-deflate (RFC 7692, section 7.1) |
 //! | `page.rs`, `page.html` | the test page that browsers get |
 //! | `echo.rs` | the frames of one receive turned into their echo, in place (sections 5 and 6) |
+//! | `compressed.rs` | the same for compressed frames that are to be inflated (RFC 7692, section 6) |
+//! | `codecs.rs` | inflaters and compressors, and how much may be inflated at once (section 7.2) |
 //! | `behaviour.rs`, `behaving.rs` | what a connection can be asked to do instead, and how |
 //! | `frame.rs` | frame headers (section 5.2) |
 //! | `mask.rs` | unmasking, in place or while moving (section 5.3) |
 //! | `utf8.rs` | UTF-8 that arrives in pieces (section 8.1) |
 //! | `close.rs`, `close_code.rs` | Close frames and their codes, and what a peer can do wrong (section 7) |
 //! | `reply.rs` | what an engine gets back |
-//! | `settings.rs` | what the operator can choose |
+//! | `settings.rs`, `shared.rs` | what the operator can choose; what the sessions of a worker share |
 //!
 //! What is echoed how, and where this differs from the RFC's letter, is in `docs/PROTOCOL.md`.
 
@@ -26,7 +29,10 @@ mod behaving;
 mod behaviour;
 mod close;
 mod close_code;
+mod codecs;
+mod compressed;
 mod echo;
+mod extensions;
 mod frame;
 mod handshake;
 pub mod mask;
@@ -34,6 +40,7 @@ mod page;
 mod reply;
 mod session;
 mod settings;
+mod shared;
 mod target;
 #[cfg(test)]
 mod testing;
@@ -46,5 +53,6 @@ pub use frame::{Opcode, write_binary_header};
 pub use handshake::is_token;
 pub use reply::{Cause, Event, Kinds, Output, Reply, Then};
 pub use session::{Phase, Session};
-pub use settings::{Protocol, Settings};
+pub use settings::{Deflate, Protocol, Settings};
+pub use shared::Shared;
 pub use target::normalize_path;

@@ -50,6 +50,9 @@ pub enum Event {
     Closing(CloseCode),
     /// The output is not to be sent at once: [`Session::behaviour`](super::Session::behaviour) says when.
     Deferred,
+    /// Compressed messages were inflated, which [`Shared::take_work`](super::Shared::take_work) tells more about. Input may
+    /// wait for another turn: [`Session::is_waiting`](super::Session::is_waiting). Either can be so with other events, too.
+    Inflated,
     /// Nothing more is read or sent behind the output.
     Closed(Cause),
 }
@@ -57,7 +60,7 @@ pub enum Event {
 /// Why a connection has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The request was answered with this HTTP status, which is 200 for health checks.
+    /// The request was answered with this HTTP status: of an error, or, for a health check, say, of a success.
     Refused(u16),
     /// The peer's Close frame has come, with this code; if it came first, the output ends with the answer.
     PeerClosed(Option<CloseCode>),

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::{
-    Behaviour, Cause, CloseCode, Event, Output, Protocol, Reply, Settings, Then,
+    Behaviour, Cause, CloseCode, Event, Output, Protocol, Reply, Settings, Shared, Then,
     answer::Answer,
     behaving::Behaving,
     close,
     echo::{Echo, End, Pass},
+    extensions::Compression,
     frame::{self, Opcode},
     handshake::{self, Handshake},
 };
@@ -15,7 +16,7 @@ use super::{
 /// One connection's protocol state.
 ///
 /// It owns memory only while something is half read: a handshake (at most `max_handshake_size`), a frame header or a
-/// control frame (at most 139 bytes).
+/// control frame (at most 139 bytes), a compressed message that is inflated (an inflater, and input that waits).
 #[derive(Debug)]
 pub struct Session {
     state: State,
@@ -68,7 +69,7 @@ impl Session {
 
     /// A WebSocket whose handshake is over.
     pub(super) fn open() -> Self {
-        Session { state: State::WebSocket(Echo::default()) }
+        Session { state: State::WebSocket(Echo::new(Compression::None)) }
     }
 
     #[must_use]
@@ -90,27 +91,52 @@ impl Session {
 
     /// What one receive brought. `data` is transformed in place where that is possible.
     ///
-    /// `settings` are the same throughout a session. In `Phase::Closed` nothing is left to do for what still comes.
+    /// `shared` is the same throughout a session. In `Phase::Closed` nothing is left to do for what still comes. While input
+    /// waits ([`Session::is_waiting`]) nothing else may come.
     #[inline]
-    pub fn receive(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
+    pub fn receive(&mut self, shared: &mut Shared, data: &mut [u8]) -> Reply {
         match &self.state {
-            State::WebSocket(echo) if echo.is_between_frames() => self.receive_frames(settings, data),
-            _ => self.receive_otherwise(settings, data),
+            State::WebSocket(echo) if echo.is_between_frames() => self.receive_frames(shared, data),
+            _ => self.receive_otherwise(shared, data),
+        }
+    }
+
+    /// Whether input waits, since no more was to be inflated at once.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        matches!(&self.state, State::WebSocket(echo) if echo.is_waiting())
+    }
+
+    /// Takes the input that waits, to be given to [`Session::receive`] in another turn.
+    pub fn take_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+        if let State::WebSocket(echo) = &mut self.state { echo.take_waiting(shared) } else { None }
+    }
+
+    /// Whether it holds memory for compressed messages, input that waits among it.
+    #[must_use]
+    pub fn is_inflating(&self) -> bool {
+        matches!(&self.state, State::WebSocket(echo) if echo.inflation().is_some())
+    }
+
+    /// Gives back what it holds of what the sessions share. It is to be dropped.
+    pub fn release(&mut self, shared: &mut Shared) {
+        if let State::WebSocket(echo) = &mut self.state {
+            echo.release(shared);
         }
     }
 
     /// Frames that begin in `data`, behind the rest of one whose payload is cut.
     #[inline]
-    fn receive_frames(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
+    fn receive_frames(&mut self, shared: &mut Shared, data: &mut [u8]) -> Reply {
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has frames") };
         let mut head = Vec::new();
-        let pass = echo.pass(settings.max_message_size, data, 0, &mut head);
+        let pass = echo.pass(shared.settings.max_message_size, data, 0, &mut head);
         if pass.end == End::Consumed {
             let output = Output { head, range: pass.output };
             let Pass { messages, frames, kinds, .. } = pass;
             return Reply { frames, messages, kinds, ..Reply::plain(output) };
         }
-        self.conclude(pass, head, data)
+        self.conclude(shared, pass, head, data)
     }
 
     /// A Ping to send now. `None`: not in the midst of a frame, and not outside of `Phase::Open` of a WebSocket.
@@ -192,12 +218,13 @@ impl Session {
 
     /// Everything but a receive that begins with a frame.
     #[inline(never)]
-    fn receive_otherwise(&mut self, settings: &Settings, data: &mut [u8]) -> Reply {
+    fn receive_otherwise(&mut self, shared: &mut Shared, data: &mut [u8]) -> Reply {
+        debug_assert!(!self.is_waiting(), "input that waits comes first");
         match &mut self.state {
             State::Tcp => Reply::plain(Output::in_place(0..data.len())),
             State::Closed | State::Mute => Reply::plain(Output::default()),
             State::Behaving(behaving) => {
-                let reply = behaving.receive(settings, data);
+                let reply = behaving.receive(shared, data);
                 if behaving.is_mute() {
                     self.state = State::Mute;
                 } else if matches!(reply.event, Some(Event::Closed(_))) {
@@ -206,16 +233,16 @@ impl Session {
                 reply
             }
             State::Handshake(half_read) => {
-                let progress = Handshake::receive(half_read, settings, data);
-                self.handshake(progress, settings, data)
+                let progress = Handshake::receive(half_read, &shared.settings, data);
+                self.handshake(progress, shared, data)
             }
             State::WebSocket(echo) => {
                 if let Some(head) = echo.take_head() {
-                    self.complete_frame(settings, head, data)
+                    self.complete_frame(shared, head, data)
                 } else if let Some(close) = echo.take_close() {
-                    self.close_after_frame(settings, data, close)
+                    self.close_after_frame(shared, data, close)
                 } else {
-                    self.receive_frames(settings, data)
+                    self.receive_frames(shared, data)
                 }
             }
         }
@@ -223,13 +250,18 @@ impl Session {
 
     /// Goes on with a cut header or control frame. As many bytes as it can need are put behind it; from the end of the
     /// last frame that this completes, or of those bytes, the rest is transformed in place.
-    fn complete_frame(&mut self, settings: &Settings, mut head: Vec<u8>, data: &mut [u8]) -> Reply {
+    fn complete_frame(&mut self, shared: &mut Shared, mut head: Vec<u8>, data: &mut [u8]) -> Reply {
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has frames") };
+        let max_message_size = shared.settings.max_message_size;
         let cut_len = head.len();
         let borrowed = data.len().min(frame::MAX_CONTROL_FRAME);
         head.extend_from_slice(&data[..borrowed]);
-        let Pass { output, messages, frames, kinds, end } =
-            echo.pass(settings.max_message_size, &mut head, 0, &mut Vec::new());
+        let mut made = Vec::new();
+        let mut pass = echo.pass(max_message_size, &mut head, 0, &mut made);
+        if let End::Compressed(at) = pass.end {
+            pass = echo.pass_compressed(shared, &mut head, (pass, at), &mut made);
+        }
+        let Pass { output, messages, frames, kinds, end } = pass;
         let resume = match end {
             End::Consumed => borrowed,
             End::Cut(0) => {
@@ -237,25 +269,29 @@ impl Session {
                 echo.keep_head(head);
                 return Reply { frames, messages, kinds, ..Reply::plain(Output::default()) };
             }
-            End::Cut(at) => at - cut_len,
+            End::Cut(at) | End::Compressed(at) => at - cut_len,
+            End::Waits(at) => {
+                let pass = Pass { output: 0..0, messages, frames, kinds, end: End::Waits(at - cut_len) };
+                return self.conclude(shared, pass, append_range(&made, &head, output), data);
+            }
             End::PeerClosed { code, has_more } => {
                 let end = End::PeerClosed { code, has_more: has_more || borrowed < data.len() };
                 let pass = Pass { output: 0..0, messages, frames, kinds, end };
-                return self.conclude(pass, keep_range(head, output), data);
+                return self.conclude(shared, pass, append_range(&made, &head, output), data);
             }
             End::Failed(_) => {
                 let pass = Pass { output: 0..0, messages, frames, kinds, end };
-                return self.conclude(pass, keep_range(head, output), data);
+                return self.conclude(shared, pass, append_range(&made, &head, output), data);
             }
         };
-        let mut head = keep_range(head, output);
-        let pass = echo.pass(settings.max_message_size, data, resume, &mut head);
+        let mut head = append_range(&made, &head, output);
+        let pass = echo.pass(max_message_size, data, resume, &mut head);
         let (messages, frames, kinds) = (messages + pass.messages, frames + pass.frames, kinds + pass.kinds);
         let pass = Pass { messages, frames, kinds, ..pass };
-        self.conclude(pass, head, data)
+        self.conclude(shared, pass, head, data)
     }
 
-    fn handshake(&mut self, progress: handshake::Progress, settings: &Settings, data: &mut [u8]) -> Reply {
+    fn handshake(&mut self, progress: handshake::Progress, shared: &mut Shared, data: &mut [u8]) -> Reply {
         match progress {
             handshake::Progress::Partial => Reply::plain(Output::default()),
             handshake::Progress::Refused(Answer { status, bytes }) => {
@@ -263,42 +299,43 @@ impl Session {
                 let event = Some(Event::Closed(Cause::Refused(status)));
                 Reply { event, then: Then::Linger, ..Reply::plain(Output::owned(bytes)) }
             }
-            handshake::Progress::Accepted { answer, request_end, behaviour } => {
+            handshake::Progress::Accepted { answer, request_end, behaviour, compression } => {
                 self.state = match behaviour {
-                    Behaviour::Echo => State::WebSocket(Echo::default()),
+                    Behaviour::Echo => State::WebSocket(Echo::new(compression)),
                     Behaviour::Hang { after: None } => State::Mute,
                     behaviour => State::Behaving(Box::new(Behaving::new(behaviour))),
                 };
                 if matches!(self.state, State::Mute) {
                     return Reply::plain(Output::default());
                 }
-                let reply = self.receive(settings, &mut data[request_end..]);
+                let reply = self.receive(shared, &mut data[request_end..]);
                 let Output { head, range } = reply.output;
                 let output = Output { head: [answer, head].concat(), range: shift(range, request_end) };
-                let event = reply.event.filter(|&event| event != Event::Deferred).unwrap_or(Event::Opened);
+                let event = reply.event.filter(|event| !matches!(event, Event::Deferred | Event::Inflated));
+                let event = event.unwrap_or(Event::Opened);
                 Reply { output, event: Some(event), ..reply }
             }
         }
     }
 
     /// We want to close, but owe the rest of a binary frame first.
-    fn close_after_frame(&mut self, settings: &Settings, data: &mut [u8], frame: Vec<u8>) -> Reply {
+    fn close_after_frame(&mut self, shared: &mut Shared, data: &mut [u8], frame: Vec<u8>) -> Reply {
         let code = CloseCode::from(u16::from_be_bytes([frame[2], frame[3]]));
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket owes a frame") };
         let owed = echo.owed().min(data.len() as u64) as usize;
         let (payload, rest) = data.split_at_mut(owed);
         let Pass { output, messages, frames, kinds, .. } =
-            echo.pass(settings.max_message_size, payload, 0, &mut Vec::new());
+            echo.pass(shared.settings.max_message_size, payload, 0, &mut Vec::new());
         if echo.owed() > 0 {
             echo.keep_close(frame);
             return Reply { frames, messages, kinds, ..Reply::plain(Output::in_place(output)) };
         }
         echo.silence();
         let output = Output::owned([&payload[output], &frame].concat());
-        let behind = self.receive(settings, rest);
+        let behind = self.receive(shared, rest);
         Reply {
             output,
-            event: behind.event.or(Some(Event::Closing(code))),
+            event: behind.event.filter(|&event| event != Event::Inflated).or(Some(Event::Closing(code))),
             frames: frames + behind.frames,
             messages,
             kinds: kinds + behind.kinds,
@@ -308,23 +345,34 @@ impl Session {
 
     /// Draws the consequences of a pass over `data`.
     #[inline(never)]
-    fn conclude(&mut self, pass: Pass, head: Vec<u8>, data: &[u8]) -> Reply {
+    fn conclude(&mut self, shared: &mut Shared, mut pass: Pass, mut head: Vec<u8>, data: &mut [u8]) -> Reply {
         let State::WebSocket(echo) = &mut self.state else { unreachable!("only a WebSocket has passes") };
+        if let End::Compressed(at) = pass.end {
+            pass = echo.pass_compressed(shared, data, (pass, at), &mut head);
+        }
         let Pass { output: range, messages, frames, kinds, end } = pass;
-        let plain = |head, range| Reply { frames, messages, kinds, ..Reply::plain(Output { head, range }) };
+        let event = (shared.codecs.work > 0).then_some(Event::Inflated);
+        let plain = |head, range| Reply { event, frames, messages, kinds, ..Reply::plain(Output { head, range }) };
         match end {
             End::Consumed => plain(head, range),
             End::Cut(at) => {
                 echo.keep_head(data[at..].to_vec());
                 plain(head, range)
             }
+            End::Compressed(_) => unreachable!("compressed frames are inflated"),
+            End::Waits(at) => {
+                echo.keep_waiting(shared, data[at..].to_vec());
+                plain(head, range)
+            }
             End::PeerClosed { code, has_more } => {
+                echo.release(shared);
                 self.state = State::Closed;
                 let then = if has_more { Then::Linger } else { Then::Close };
                 Reply { event: Some(Event::Closed(Cause::PeerClosed(code))), then, ..plain(head, range) }
             }
             End::Failed(violation) => {
                 let close = if echo.is_silent() { Vec::new() } else { violation.close_frame() };
+                echo.release(shared);
                 self.state = State::Closed;
                 let output = [&head, &data[range], &close].concat();
                 let event = Some(Event::Closed(Cause::Violation(violation.code())));
@@ -334,11 +382,9 @@ impl Session {
     }
 }
 
-/// `bytes`, but only those in `range`.
-fn keep_range(mut bytes: Vec<u8>, range: Range<usize>) -> Vec<u8> {
-    bytes.truncate(range.end);
-    bytes.drain(..range.start);
-    bytes
+/// `made`, and behind it those of `bytes` that are in `range`.
+fn append_range(made: &[u8], bytes: &[u8], range: Range<usize>) -> Vec<u8> {
+    [made, &bytes[range]].concat()
 }
 
 fn shift(range: Range<usize>, by: usize) -> Range<usize> {

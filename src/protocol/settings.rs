@@ -10,6 +10,34 @@ pub enum Protocol {
     Tcp,
 }
 
+/// What the server does with permessage-deflate (RFC 7692).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deflate {
+    /// It declines it.
+    #[default]
+    Off,
+    /// Compressed messages are echoed as they are, which the answer to the client's offer makes right; text is inflated to be
+    /// checked.
+    Pass,
+    /// The same, and binary messages are checked, too.
+    Verify,
+    /// Messages are inflated, and compressed anew for the echo, as other servers do.
+    Recompress,
+}
+
+impl Deflate {
+    /// As on the command line and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Pass => "pass",
+            Self::Verify => "verify",
+            Self::Recompress => "recompress",
+        }
+    }
+}
+
 /// The protocol's settings: read-only, shared by all connections of a worker.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -32,6 +60,10 @@ pub struct Settings {
     pub has_page: bool,
     /// Whether there are [`Behaviour`](super::Behaviour)s at their paths, whatever `path` says.
     pub has_behaviours: bool,
+    /// What becomes of offers of permessage-deflate.
+    pub deflate: Deflate,
+    /// Whether clients may take the context of their compression over from one message to the next.
+    pub has_deflate_context: bool,
 }
 
 impl Settings {
@@ -57,6 +89,8 @@ impl Default for Settings {
             health_path: Some(Self::HEALTH_PATH.to_owned()),
             has_page: true,
             has_behaviours: false,
+            deflate: Deflate::Off,
+            has_deflate_context: false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the unit tests share: a client's frames, and a session driven by hand.
 
-use super::{Event, Output, Phase, Session, Settings, Then};
+use super::{Event, Output, Phase, Session, Settings, Shared, Then};
 
 pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -36,7 +36,7 @@ pub(super) fn close_payload(code: u16, reason: &str) -> Vec<u8> {
 /// A session, and what it has sent so far.
 pub(super) struct Driven {
     pub(super) session: Session,
-    pub(super) settings: Settings,
+    pub(super) shared: Shared,
     pub(super) sent: Vec<u8>,
     pub(super) messages: u32,
     pub(super) frames: u32,
@@ -48,7 +48,8 @@ pub(super) struct Driven {
 impl Driven {
     pub(super) fn new(settings: Settings) -> Self {
         let session = Session::new(&settings);
-        Driven { session, settings, sent: Vec::new(), messages: 0, frames: 0, event: None, then: Then::Continue }
+        let shared = Shared::new(settings);
+        Driven { session, shared, sent: Vec::new(), messages: 0, frames: 0, event: None, then: Then::Continue }
     }
 
     /// A session whose handshake is done.
@@ -60,9 +61,18 @@ impl Driven {
         driven
     }
 
+    /// Receives `bytes`, and goes on with what waits of them.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Output {
-        let mut data = bytes.to_vec();
-        let reply = self.session.receive(&self.settings, &mut data);
+        let output = self.receive_once(bytes.to_vec());
+        while let Some(waiting) = self.session.take_waiting(&mut self.shared) {
+            self.receive_once(waiting);
+        }
+        output
+    }
+
+    /// Receives `data`. Some of it may wait.
+    pub(super) fn receive_once(&mut self, mut data: Vec<u8>) -> Output {
+        let reply = self.session.receive(&mut self.shared, &mut data);
         self.sent.extend(reply.output.to_vec(&data));
         self.messages += reply.messages;
         self.frames += reply.frames;

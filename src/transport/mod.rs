@@ -15,7 +15,10 @@ use slab::Slab;
 use crate::protocol::{self, Protocol};
 use proxy::{HalfRead, Versions};
 pub(crate) use tls::Acceptor;
+#[cfg(not(feature = "tls"))]
 pub(crate) use tls::Progress;
+#[cfg(feature = "tls")]
+pub use tls::{Alone, Progress};
 use tls::{Keys, Received, Tls};
 
 pub mod proxy;

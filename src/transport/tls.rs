@@ -11,9 +11,11 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptErr
 use rustls::{ConnectionTrafficSecrets, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig};
 
 use crate::protocol;
+pub use alone::Alone;
 pub(super) use record::Keys;
 use record::{Direction, FRAGMENT_MAX, HEADER, Reading, Records, Secret, Suite};
 
+mod alone;
 mod record;
 
 /// What sealing a record adds to it at most: its header and, in TLS 1.2, an explicit nonce of 8 bytes, in TLS 1.3 the inner
@@ -103,7 +105,8 @@ enum State {
 
 /// How far a receive has brought it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub enum Progress {
+    /// More may come.
     Goes,
     /// The peer has said goodbye (`close_notify`): nothing more comes from it.
     PeerFinished,

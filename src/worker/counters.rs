@@ -58,8 +58,10 @@ const COUNTERS: usize = Counter::TurnNs as usize + 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Ending {
-    /// The request was answered with something else than 101.
+    /// The request was answered with an error.
     Refused,
+    /// The request was not for a WebSocket and got what it was for: a health check, the test page.
+    Answered,
     /// The request was not complete in time.
     HandshakeTimeout,
     /// The peer's Close frame.
@@ -81,8 +83,14 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    pub(crate) const ALL: [Self; 10] = [
+    /// That of a request which was answered with this status, other than 101.
+    pub(crate) const fn of_status(status: u16) -> Self {
+        if status < 400 { Self::Answered } else { Self::Refused }
+    }
+
+    pub(crate) const ALL: [Self; 11] = [
         Self::Refused,
+        Self::Answered,
         Self::HandshakeTimeout,
         Self::PeerClose,
         Self::Violation,
@@ -98,6 +106,7 @@ impl Ending {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Refused => "refused",
+            Self::Answered => "answered",
             Self::HandshakeTimeout => "handshake-timeout",
             Self::PeerClose => "peer-close",
             Self::Violation => "violation",
@@ -111,8 +120,10 @@ impl Ending {
     }
 }
 
-/// Statuses that are counted apart; others share a counter.
-const STATUSES: [u16; 10] = [200, 400, 403, 404, 405, 426, 431, 500, 503, 505];
+/// Statuses of errors that are counted apart; others share a counter.
+const REFUSED: [u16; 9] = [400, 403, 404, 405, 426, 431, 500, 503, 505];
+/// The same of other statuses: with others a behaviour has answered.
+const ANSWERED: [u16; 2] = [200, 204];
 
 /// Close codes that are counted apart. 1005 stands for a Close frame without a code; codes of libraries and applications are
 /// too many to be told apart.
@@ -139,8 +150,9 @@ const CODES: [(u16, &str); 15] = [
 pub(crate) const TURN_BOUNDS_US: [u64; 11] = [25, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 250_000];
 
 const ENDINGS_AT: usize = COUNTERS;
-const STATUSES_AT: usize = ENDINGS_AT + Ending::ALL.len();
-const RECEIVED_CODES_AT: usize = STATUSES_AT + STATUSES.len() + 1;
+const REFUSED_AT: usize = ENDINGS_AT + Ending::ALL.len();
+const ANSWERED_AT: usize = REFUSED_AT + REFUSED.len() + 1;
+const RECEIVED_CODES_AT: usize = ANSWERED_AT + ANSWERED.len() + 1;
 const SENT_CODES_AT: usize = RECEIVED_CODES_AT + CODES.len();
 const TURNS_AT: usize = SENT_CODES_AT + CODES.len();
 const CELLS: usize = TURNS_AT + TURN_BOUNDS_US.len() + 1;
@@ -193,10 +205,14 @@ impl Counters {
         self.add_to(ENDINGS_AT + ending as usize, 1);
     }
 
-    /// A request was answered with this HTTP status.
-    pub(crate) fn refused(&self, status: u16) {
-        let at = STATUSES.iter().position(|&it| it == status).unwrap_or(STATUSES.len());
-        self.add_to(STATUSES_AT + at, 1);
+    /// A request was answered with this HTTP status, other than 101.
+    pub(crate) fn answered(&self, status: u16) {
+        let (first, statuses) = match Ending::of_status(status) {
+            Ending::Answered => (ANSWERED_AT, &ANSWERED[..]),
+            _ => (REFUSED_AT, &REFUSED[..]),
+        };
+        let at = statuses.iter().position(|&it| it == status).unwrap_or(statuses.len());
+        self.add_to(first + at, 1);
     }
 
     /// A Close frame came with this code.
@@ -260,10 +276,19 @@ impl Tally {
         Ending::ALL.iter().map(|ending| (ending.name(), self.cells[ENDINGS_AT + *ending as usize]))
     }
 
-    /// Requests that were answered with something else than 101, by status.
+    /// Requests that were answered with an error, by status.
     pub(crate) fn refusals(&self) -> impl Iterator<Item = (String, u64)> {
-        let names = STATUSES.iter().map(u16::to_string).chain(["other".into()]);
-        names.zip(self.cells[STATUSES_AT..].iter().copied())
+        self.statuses(&REFUSED, REFUSED_AT)
+    }
+
+    /// Requests for something else than a WebSocket that got it, by status.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = (String, u64)> {
+        self.statuses(&ANSWERED, ANSWERED_AT)
+    }
+
+    fn statuses(&self, statuses: &'static [u16], first: usize) -> impl Iterator<Item = (String, u64)> {
+        let names = statuses.iter().map(u16::to_string).chain(["other".into()]);
+        names.zip(self.cells[first..].iter().copied())
     }
 
     /// Close frames received, by code.
@@ -303,8 +328,9 @@ mod tests {
         for ending in Ending::ALL {
             counters.ended(ending);
         }
-        counters.refused(505);
-        counters.refused(418);
+        for status in [505, 418, 204, 302] {
+            counters.answered(status);
+        }
         counters.close_received(None);
         counters.close_received(Some(4321));
         counters.close_sent(1009);
@@ -318,6 +344,8 @@ mod tests {
         assert_eq!(counted(tally.closes_sent().collect()), [("1009", 1)]);
         let refused: Vec<_> = tally.refusals().filter(|it| it.1 > 0).collect();
         assert_eq!(refused, [("505".into(), 1), ("other".into(), 1)]);
+        let answered: Vec<_> = tally.answers().filter(|it| it.1 > 0).collect();
+        assert_eq!(answered, [("204".into(), 1), ("other".into(), 1)]);
         assert_eq!((tally.turn_times()[0], tally.turn_times().last()), (1, Some(&1)));
         assert_eq!(tally.turn_times().len(), TURN_BOUNDS_US.len() + 1);
         let again = tally.clone();

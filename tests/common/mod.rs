@@ -11,6 +11,8 @@ pub(crate) mod frames;
 pub(crate) mod peer;
 pub(crate) mod sandbox;
 pub(crate) mod server;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -92,6 +92,8 @@ impl Answer {
 /// A client that sees every byte.
 pub(crate) struct Peer {
     stream: BufReader<TcpStream>,
+    /// permessage-deflate was agreed upon: RSV1 may be set.
+    pub(crate) takes_compressed: bool,
 }
 
 impl Peer {
@@ -101,7 +103,7 @@ impl Peer {
 
     pub(crate) fn over(stream: TcpStream) -> Self {
         // Small enough for tens of thousands of clients.
-        Self { stream: BufReader::with_capacity(2048, stream) }
+        Self { stream: BufReader::with_capacity(2048, stream), takes_compressed: false }
     }
 
     /// Connects and upgrades.
@@ -197,7 +199,8 @@ impl Peer {
         let mut start = [0; 2];
         self.read_exact(&mut start);
         let [first_byte, second_byte] = start;
-        assert_eq!(first_byte & 0x70, 0, "reserved bits in a frame: {start:02x?}");
+        let reserved = if self.takes_compressed { 0x30 } else { 0x70 };
+        assert_eq!(first_byte & reserved, 0, "reserved bits in a frame: {start:02x?}");
         assert_eq!(second_byte & 0x80, 0, "a masked frame from the server: {start:02x?}");
         let length = match second_byte {
             126 => {

@@ -241,6 +241,14 @@ pub(crate) fn run_to_end(command: Command) -> Exit {
     Process::spawn(command).wait()
 }
 
+/// Starts a command line, and ends it by a signal as soon as it says on standard error what it waits for.
+pub(crate) fn end_while_waiting(command: Command, text: &str, signal: Signal) -> Exit {
+    let mut process = Process::spawn(command);
+    process.await_stderr(text);
+    process.signal(signal);
+    process.wait()
+}
+
 /// An independent client, tungstenite, without limits on sizes.
 pub(crate) fn tungstenite_client(address: SocketAddr) -> WebSocket<TcpStream> {
     let stream = super::peer::connect(address);

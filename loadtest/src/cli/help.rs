@@ -10,7 +10,7 @@ use clap::{Arg, Command};
 const GROUPS: [Group; 9] = [
     Group {
         title: "Load",
-        short: &["connections", "rate", "depth", "stages", "duration", "size", "message", "expect"],
+        short: &["connections", "rate", "depth", "stages", "duration", "size", "message", "expect", "deflate"],
         more: &[
             "connection-stages",
             "active",
@@ -23,6 +23,10 @@ const GROUPS: [Group; 9] = [
             "text",
             "binary",
             "no-verify",
+            "compressibility",
+            "deflate-no-context",
+            "deflate-window-bits",
+            "deflate-precompressed",
         ],
     },
     Group {

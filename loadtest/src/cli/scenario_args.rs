@@ -7,22 +7,26 @@ use clap::Args;
 use serde::{Serialize, Serializer};
 
 use super::values::{
-    Active, Depth, Given, Stage, connect_rate, count, count_or_none, messages, positive_seconds, rate, seconds,
+    Active, Depth, Given, Percent, Stage, connect_rate, count, count_or_none, messages, positive_seconds, rate, seconds,
 };
 use crate::driver::plan::{Plan, Ramp};
 use crate::message::expect::Expect;
 use crate::message::own::OwnMessages;
 use crate::message::sizes::Sizes;
 use crate::parsing::show_duration;
-use crate::scenario::{Arrivals, Connect, OpenLoop, Scenario, Traffic, Upkeep};
+use crate::scenario::{Arrivals, Connect, Deflate, OpenLoop, Scenario, Traffic, Upkeep};
 use crate::search::Quantity;
 use crate::source::SourceList;
 use crate::target::routes::{ConnectTo, Resolve, Routes};
 use crate::tls::TlsOptions;
+use crate::websocket::deflate::{MAX_BITS, MIN_BITS, Offer};
 use crate::websocket::handshake::{Extras, check_header, is_token};
 
 /// Payload bytes of a message, if nothing else is said.
 const DEFAULT_SIZE: usize = 128;
+
+/// How compressible messages are with `--deflate`, if nothing else is said: they become about as small as JSON does.
+const COMPRESSIBILITY: u8 = 75;
 
 /// Connections to a server that is somebody's: kind to it, and enough to see something.
 const CONNECTIONS: u32 = 100;
@@ -154,6 +158,35 @@ pub(super) struct ScenarioArgs {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     binary: bool,
 
+    /// How much of made-up messages is filling: 0% is random, 100% all the same [default: 0%; with --deflate 75%]
+    ///
+    /// The filling is spread evenly, the rest cannot be compressed. With --text the rest is printable, of which a fifth can be.
+    #[arg(long, value_name = "P%", conflicts_with_all = ["message", "message_file"])]
+    compressibility: Option<Percent>,
+
+    /// Offer compression (permessage-deflate) as browsers do
+    ///
+    /// RFC 7692. Messages are compressed where the server agrees. Where it declines, messages go uncompressed, and the results say on how many connections they did not.
+    #[arg(long, conflicts_with = "tcp")]
+    deflate: bool,
+
+    /// --deflate so that no message, of either side, needs earlier ones
+    ///
+    /// It takes no memory per connection, neither here nor of the server.
+    #[arg(long, requires = "deflate")]
+    deflate_no_context: bool,
+
+    /// --deflate with windows of at most 2^N bytes on both sides: 9 to 15
+    #[arg(long, value_name = "N", requires = "deflate",
+          value_parser = clap::value_parser!(u8).range(i64::from(MIN_BITS)..=i64::from(MAX_BITS)))]
+    deflate_window_bits: Option<u8>,
+
+    /// --deflate with messages that are compressed before they are sent, so that ringload costs less than the server
+    ///
+    /// A few variants of each size, each message with an identification of its own. Not with a range of sizes.
+    #[arg(long, requires = "deflate")]
+    deflate_precompressed: bool,
+
     /// Do not have each connection echo one message before it counts as ready
     #[arg(long)]
     no_greet: bool,
@@ -284,6 +317,7 @@ impl ScenarioArgs {
         self.expect.get_or_insert(if is_compared { Expect::Echo } else { Expect::Answers(1) });
         if self.message.is_none() && self.message_file.is_none() {
             self.size.get_or_insert(Sizes::Fixed(DEFAULT_SIZE));
+            self.compressibility.get_or_insert(Percent(if self.deflate { COMPRESSIBILITY } else { 0 }));
         }
     }
 
@@ -324,6 +358,11 @@ impl ScenarioArgs {
         if expect == Expect::Nothing && active > 0 && open.is_none() {
             return Err("--expect none needs --rate: nothing comes back that would tell when to send again".to_owned());
         }
+        let deflate =
+            self.deflate.then(|| Deflate { offer: self.offer(), is_precompressed: self.deflate_precompressed });
+        if self.deflate_precompressed && matches!(self.size, Some(Sizes::Uniform { .. })) {
+            return Err("--deflate-precompressed needs one size, or a list of sizes: a range has too many".to_owned());
+        }
         Ok(Scenario {
             connections,
             connect: Connect {
@@ -347,6 +386,8 @@ impl ScenarioArgs {
                 own,
                 expect,
                 welcomes: self.welcome,
+                compressibility: self.compressibility.map_or(0, |it| it.0),
+                deflate,
                 limit: self.messages,
             },
             upkeep: Upkeep {
@@ -405,7 +446,13 @@ impl ScenarioArgs {
 
     /// What the upgrade requests ask for.
     pub(super) fn extras(&self) -> Result<Extras, String> {
-        Extras::new(&self.subprotocol, &self.header).map_err(|error| format!("-H: {error}"))
+        let extras = Extras::new(&self.subprotocol, &self.header).map_err(|error| format!("-H: {error}"))?;
+        Ok(extras.with_deflate(self.deflate.then(|| self.offer())))
+    }
+
+    /// The compression that is offered, if any is.
+    fn offer(&self) -> Offer {
+        Offer { no_context: self.deflate_no_context, window_bits: self.deflate_window_bits }
     }
 
     /// Where connections really go.

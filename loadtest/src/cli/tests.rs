@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::websocket::deflate::Offer;
 
 fn resolve(args: &[&str]) -> Result<Settings, String> {
     let args = [&["ringload", "run"], args].concat();
@@ -82,6 +83,19 @@ fn an_open_loop_is_not_limited_in_depth_unless_asked_for() {
 }
 
 #[test]
+fn compression_is_what_the_options_say() {
+    let traffic = |args: &[&str]| resolve(args).unwrap().scenario.traffic;
+    assert_eq!((traffic(&[]).deflate, traffic(&[]).compressibility), (None, 0));
+    let plain = traffic(&["--deflate"]);
+    assert_eq!((plain.deflate.unwrap().offer, plain.compressibility), (Offer::default(), 75));
+    let args = ["--deflate", "--deflate-no-context", "--deflate-window-bits", "9", "--deflate-precompressed"];
+    let all = traffic(&[&args[..], &["--compressibility", "5", "--size", "9:1,7:2"]].concat());
+    assert_eq!(all.deflate.unwrap().offer, Offer { no_context: true, window_bits: Some(9) });
+    assert!(all.deflate.unwrap().is_precompressed && all.compressibility == 5);
+    assert_eq!(traffic(&["--deflate", "--message", "x"]).compressibility, 0);
+}
+
+#[test]
 fn a_life_of_all_is_a_turn_of_each() {
     let every = |args: &[&str]| resolve(args).unwrap().scenario.upkeep.reconnect_every;
     assert_eq!(every(&["-c", "1000", "--lifetime", "60"]), Some(Duration::from_millis(60)));
@@ -100,6 +114,7 @@ fn a_printed_scenario_means_the_same_when_read_again() {
     let said =
         ["ws://127.0.0.1:1/", "ws+unix:/x", "--rate", "12.5", "-s", "1:2,3:4", "--text", "-a", "7%", "-H", "A: b"];
     let more = ["--lifetime", "9", "--slow-readers", "3", "--no-verify", "--source", "127.1.0.0/16", "--warmup", "0"];
+    let more = [&more[..], &["--deflate", "--deflate-window-bits", "10", "--compressibility", "30"]].concat();
     let more = [&more[..], &["--depth", "3", "--fail-if", "p99>5ms", "--fail-if", "errors>0"]].concat();
     let first = text(&[&said[..], &more].concat());
     std::fs::write(&path, &first).unwrap();
@@ -111,6 +126,8 @@ fn a_printed_scenario_means_the_same_when_read_again() {
         won.contains("url = [\"ws://b/\"]") && won.contains("rate = 99.0") && won.contains("text = false"),
         "{won}"
     );
+    assert!(first.contains("deflate = true") && first.contains("deflate-window-bits = 10"), "{first}");
+    assert!(first.contains("compressibility = \"30%\"") && first.contains("deflate-no-context = false"), "{first}");
     assert!(first.contains("depth = 3") && first.contains(r#"fail-if = ["p99>5ms", "errors>0"]"#), "{first}");
 }
 
@@ -216,6 +233,14 @@ fn nonsense_is_refused() {
         &["ws://127.0.0.1:1/", "--tcp"],
         &["--server-args", "--path '/unfinished"],
         &["--without", "rate"],
+        &["--deflate", "--tcp"],
+        &["--deflate", "--deflate-window-bits", "8"],
+        &["--deflate-window-bits", "9"],
+        &["--deflate-no-context"],
+        &["--deflate-precompressed"],
+        &["--deflate", "--deflate-precompressed", "--size", "1-9"],
+        &["--compressibility", "101"],
+        &["--compressibility", "5", "--message", "x"],
     ] {
         assert!(resolve(args).is_err(), "{args:?}");
     }

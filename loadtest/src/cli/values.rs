@@ -14,6 +14,10 @@ pub(super) enum Active {
     Percent(f64),
 }
 
+/// A share in whole percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Percent(pub(super) u8);
+
 /// A value together with its text, as a scenario file is to have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Given<T> {
@@ -156,6 +160,21 @@ impl FromStr for Active {
         }
         let wrong = |_| "neither a number of connections nor a share like 1%".to_owned();
         count_or_none(text).map(Self::Count).map_err(wrong)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').unwrap_or(text).trim().parse().ok().filter(|&percent: &u8| percent <= 100);
+        number.map(Self).ok_or_else(|| "not a share from 0% to 100%".to_owned())
+    }
+}
+
+impl Serialize for Percent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}%", self.0))
     }
 }
 

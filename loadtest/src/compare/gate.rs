@@ -191,7 +191,7 @@ impl Client {
             Ok(!matches!(answer, Answer::Incomplete))
         })?;
         match answer {
-            Answer::Upgraded(head) => client.take(&received[head..]).map(|()| client),
+            Answer::Upgraded { head, .. } => client.take(&received[head..]).map(|()| client),
             Answer::Refused(refusal) => Err(format!("it refused the upgrade with status {}", refusal.status)),
             Answer::Invalid(why) => Err(format!("its answer to the upgrade is invalid: {why}")),
             Answer::Incomplete => Err("it ended the connection instead of upgrading it".to_owned()),
@@ -243,7 +243,7 @@ impl Client {
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
         while let Some(event) = self.reader.next(&mut bytes).map_err(|violation| violation.to_string())? {
             match event {
-                Event::Payload { text, bytes, end } => {
+                Event::Payload { text, bytes, end, .. } => {
                     self.message.extend_from_slice(bytes);
                     if end {
                         self.said.push_back(Said::Message { text, bytes: std::mem::take(&mut self.message) });

@@ -233,6 +233,9 @@ pub fn judge(report: &Report, cell: &Cell, rate_per_s: Option<f64>) -> Measureme
     if let Some(why) = what_failed(report) {
         add(FaultKind::Failed, why);
     }
+    if let Some(why) = declined(report) {
+        add(FaultKind::NotSupported, why);
+    }
     if let Some(measured) = &report.measured {
         if let Some(why) = others(measured) {
             add(FaultKind::Others, why);
@@ -301,6 +304,13 @@ fn what_failed(report: &Report) -> Option<String> {
     let it = &report.messages;
     let wrong = it.reordered + it.duplicated + it.unexpected + it.late;
     Some(format!("{} lost, {} corrupted, {} others wrong", counted(it.lost, "echo"), count(it.corrupted), count(wrong)))
+}
+
+/// Compression was offered and not agreed on: such a server did another work than the others.
+fn declined(report: &Report) -> Option<String> {
+    let is_offered = report.runs.iter().any(|run| run.scenario.deflate.is_some());
+    let declined = report.connections.opened.saturating_sub(report.connections.deflating);
+    (is_offered && declined > 0).then(|| format!("compression was declined on {}", counted(declined, "connection")))
 }
 
 fn others(measured: &MeasuredReport) -> Option<String> {

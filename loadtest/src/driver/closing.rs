@@ -282,6 +282,9 @@ impl<T: Default> Driver<'_, T> {
         debug_assert!(gone.stage == Stage::Ending, "a connection was released unasked");
         self.pongs.remove(&key);
         self.close_codes.remove(&key);
+        if let Some(codecs) = &mut self.codecs {
+            codecs.release(key);
+        }
         self.on_left(&gone, key);
     }
 }

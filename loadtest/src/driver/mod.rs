@@ -28,6 +28,7 @@ use self::connection::{Connection, Flag, Stage};
 use self::deadlines::Grace;
 use self::opening::Opening;
 use self::upkeep::{Pings, Rotations};
+use crate::codecs::Codecs;
 use crate::control::Phase;
 use crate::message::{MessageId, Messages};
 use crate::scenario::{Part, Scenario};
@@ -123,8 +124,12 @@ pub enum Want {
 pub trait Output {
     /// Whether message `id` can be added.
     fn has_room(&self, id: MessageId, messages: &Messages) -> bool;
-    /// Adds message `id`, as one masked frame if there are frames.
-    fn add_message(&mut self, id: MessageId, messages: &Messages);
+    /// Adds message `id`, as one masked frame if there are frames. Returns how many bytes that is.
+    fn add_message(&mut self, id: MessageId, messages: &Messages) -> usize;
+    /// Whether a frame of so many bytes can be added.
+    fn has_room_for(&self, bytes: usize) -> bool;
+    /// Adds a frame of so many bytes, all of which are written by `write`.
+    fn add_frame(&mut self, bytes: usize, write: impl FnOnce(&mut [u8]));
     /// Adds as many bytes as `write` says it has written.
     fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize);
 }
@@ -135,6 +140,8 @@ pub struct Driver<'a, T> {
     connections: Slab<Connection<T>>,
     times: SendTimes,
     tally: Tally,
+    /// Where compression is offered.
+    codecs: Option<Codecs>,
     opening: Opening,
     closing: Closing,
     rotations: Rotations,
@@ -174,6 +181,7 @@ impl<'a, T: Default> Driver<'a, T> {
             connections: Slab::with_capacity(part.connections as usize),
             times: SendTimes::new(scenario, now_ns),
             tally,
+            codecs: scenario.traffic.deflate.map(|it| Codecs::new(part.connections, it.is_precompressed)),
             opening: Opening::new(scenario, share, load.addresses_at_most(), now_ns),
             closing: Closing::new(scenario, load.threads),
             rotations: Rotations::new(scenario, share),
@@ -416,6 +424,7 @@ impl<'a, T: Default> Driver<'a, T> {
 
     #[inline]
     fn on_frames(&mut self, key: u32, bytes: &[u8], arrived_ns: u64) {
+        self.tally.counts[Counter::WireReceived] += bytes.len() as u64;
         let connection = &mut self.connections[key as usize];
         let mut judging = Judging {
             now_ns: arrived_ns,
@@ -424,6 +433,8 @@ impl<'a, T: Default> Driver<'a, T> {
             tally: &mut self.tally,
             is_closing: connection.stage == Stage::Closing,
             is_closed: connection.has(Flag::ServerClosed),
+            codecs: self.codecs.as_mut(),
+            key,
         };
         let signals = match connection.session.receive(bytes, &mut judging) {
             Ok(signals) => signals,

@@ -188,7 +188,12 @@ impl<T: Default> Driver<'_, T> {
             Answer::Incomplete => {
                 self.opening.answers.insert(key, received.into_owned());
             }
-            Answer::Upgraded(head) => {
+            Answer::Upgraded { head, deflate } => {
+                if let Some((agreed, codecs)) = deflate.zip(self.codecs.as_mut()) {
+                    codecs.agree(key, agreed);
+                    self.connections[key as usize].session.allow_compression();
+                    self.tally.count(Counter::Deflating);
+                }
                 self.on_usable(key);
                 if head < received.len() {
                     self.on_frames(key, &received[head..], arrived_ns);

@@ -2,9 +2,11 @@
 
 use super::connection::{Flag, Stage};
 use super::{Driver, Output, TURN, Want};
-use crate::message::MessageId;
+use crate::message::{MessageId, copy_masked};
 use crate::stats::Counter;
-use crate::websocket::frames::{Opcode, close_code, write_control};
+use crate::websocket::frames::{
+    MAX_CLIENT_HEADER, Opcode, client_header_len, close_code, write_compressed_header, write_control,
+};
 
 /// Messages that a slow reader sends in one go.
 const UNREAD_AT_A_TIME: u64 = 16;
@@ -53,7 +55,7 @@ impl<T: Default> Driver<'_, T> {
             _ if connection.has_control_due() => self.fill_control(key, output),
             Stage::Greeting if connection.session.is_new() => {
                 let id = connection.session.send_untimed(&mut self.tally);
-                output.add_message(id, self.load.messages);
+                self.add_message(key, id, output);
             }
             Stage::Open => return self.fill_messages(key, output),
             Stage::Greeting | Stage::Closing | Stage::Ending => {}
@@ -138,10 +140,12 @@ impl<T: Default> Driver<'_, T> {
         let mut due = self.messages_due(key);
         let has_waited_for_time = self.has_waited_for_time(key);
         while due > 0 {
-            let connection = &mut self.connections[key as usize];
-            if !output.has_room(connection.session.next_id(), messages) {
+            let connection = &self.connections[key as usize];
+            let next = connection.session.next_id();
+            if !self.has_room(key, next, output) {
                 return is_open_loop;
             }
+            let connection = &mut self.connections[key as usize];
             let id = if connection.has(Flag::SlowReader) {
                 self.tally.count(Counter::SlowSent);
                 connection.session.send_unread()
@@ -153,7 +157,7 @@ impl<T: Default> Driver<'_, T> {
                 let connection = &mut self.connections[key as usize];
                 connection.session.send(self.now_ns, messages, &mut self.times, &mut self.tally)
             };
-            output.add_message(id, messages);
+            self.add_message(key, id, output);
             due -= 1;
             if due == 0 && is_open_loop {
                 // Slow readers send one buffer's worth at a time.
@@ -161,6 +165,45 @@ impl<T: Default> Driver<'_, T> {
             }
         }
         false
+    }
+
+    /// Whether the next message of a connection can be added.
+    #[inline]
+    fn has_room(&self, key: u32, next: MessageId, output: &impl Output) -> bool {
+        match &self.codecs {
+            Some(codecs) if codecs.has_agreed(key) => {
+                output.has_room_for(compressed_at_most(self.load.messages.size_of(next)))
+            }
+            _ => output.has_room(next, self.load.messages),
+        }
+    }
+
+    /// Adds a message to what is sent, compressed if that was agreed on.
+    #[inline]
+    fn add_message(&mut self, key: u32, id: MessageId, output: &mut impl Output) {
+        let bytes = match &self.codecs {
+            None => output.add_message(id, self.load.messages),
+            Some(_) => self.add_compressed(key, id, output),
+        };
+        self.tally.counts[Counter::WireSent] += bytes as u64;
+    }
+
+    fn add_compressed(&mut self, key: u32, id: MessageId, output: &mut impl Output) -> usize {
+        let (connection, messages) = (&self.connections[key as usize], self.load.messages);
+        let sends_often = connection.has(Flag::Active) || connection.has(Flag::SlowReader);
+        let codecs = self.codecs.as_mut();
+        let Some(payload) = codecs.and_then(|it| it.compress(key, id, messages, sends_often)) else {
+            return output.add_message(id, messages);
+        };
+        self.tally.count(Counter::CompressedSent);
+        let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
+        let bytes = client_header_len(payload.len()) + payload.len();
+        let mask = messages.masking_key(id);
+        output.add_frame(bytes, |out| {
+            let header = write_compressed_header(opcode, payload.len(), mask, out);
+            copy_masked(payload, mask, &mut out[header..]);
+        });
+        bytes
     }
 
     /// Open loop: whether the next message on a connection has waited for its time only, so that it is this side that is
@@ -200,8 +243,8 @@ impl<T: Default> Driver<'_, T> {
         for flag in [Flag::PongDue, Flag::PingDue, Flag::CloseDue] {
             connection.set(flag, false);
         }
+        let mut len = 0;
         output.add(|bytes| {
-            let mut len = 0;
             if let Some(payload) = answered {
                 len += write_control(Opcode::Pong, &payload, mask, bytes);
             }
@@ -213,8 +256,15 @@ impl<T: Default> Driver<'_, T> {
             }
             len
         });
+        self.tally.counts[Counter::WireSent] += len as u64;
         if closes {
             self.linger_if_closed(key);
         }
     }
+}
+
+/// Bytes of the frame of a message of `size` bytes at most: compressed, what cannot be compressed becomes longer by up to an
+/// eighth, where each byte takes nine bits.
+fn compressed_at_most(size: usize) -> usize {
+    MAX_CLIENT_HEADER + size + size / 8 + 64
 }

@@ -2,7 +2,7 @@
 //!
 //! Connections succeed, fail or hang; sends are taken in parts and in any order among connections, and bytes arrive in
 //! pieces; servers refuse, corrupt, drop and repeat messages, close, reset, fall silent, linger, and treat pings as they
-//! like; load comes in closed and open loops, with quotas, churn, pings, plans and slow readers. At the end of a schedule
+//! like; some agree on compression, and compress some of their echoes; load comes in closed and open loops, with quotas, churn, pings, plans and slow readers. At the end of a schedule
 //! the counts must add up, and be what the server saw. A failing seed is printed and replays with
 //! `RINGLOAD_SIMULATION_SEED`; `RINGLOAD_SIMULATION_SCHEDULES` says how many there are to be.
 
@@ -11,7 +11,7 @@ mod server;
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::random::Random;
@@ -21,10 +21,11 @@ use super::{Driver, Load, Output, Route, Want};
 use crate::control::Phase;
 use crate::message::expect::Expect;
 use crate::message::{MessageId, Messages};
-use crate::scenario::{Arrivals, Connect, OpenLoop, Part, Scenario, Traffic, Upkeep};
+use crate::scenario::{Arrivals, Connect, Deflate, OpenLoop, Part, Scenario, Traffic, Upkeep};
 use crate::stats::{Cause, Counter, Counts, EarlyEnd, Tally};
 use crate::target::Target;
 use crate::target::routes::Routes;
+use crate::websocket::deflate::Offer;
 use crate::websocket::frames::{Opcode, client_header_len, write_client_header};
 use crate::websocket::handshake::{Extras, UpgradeRequest};
 
@@ -40,10 +41,19 @@ const SIZE: usize = 40;
 /// Made once: messages need a table, requests a template.
 static MESSAGES: LazyLock<[Messages; 2]> =
     LazyLock::new(|| [Messages::new(SIZE, false, true), Messages::new(SIZE, false, true).unframed()]);
-static REQUEST: LazyLock<UpgradeRequest> = LazyLock::new(|| {
+static REQUESTS: LazyLock<[UpgradeRequest; 3]> = LazyLock::new(|| {
     let target = Target::parse("ws://127.0.0.1:1/", &Routes::default()).expect("a URL");
-    UpgradeRequest::new(&target, &Extras::default(), 1).expect("a request")
+    let offering = |offer| Extras::default().with_deflate(offer);
+    [None, Some(OFFERS[0]), Some(OFFERS[1])]
+        .map(|offer| UpgradeRequest::new(&target, &offering(offer), 1).expect("a request"))
 });
+
+/// Compression as it is offered, if it is.
+const OFFERS: [Offer; 2] =
+    [Offer { no_context: false, window_bits: None }, Offer { no_context: true, window_bits: Some(9) }];
+
+/// Compressed messages of all schedules.
+static COMPRESSED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     /// Histograms take longer to make than a schedule to run, and are not looked at: all schedules share these.
@@ -63,7 +73,7 @@ impl Output for Buffer {
         self.bytes.is_empty() || self.bytes.len() + client_header_len(size) + size <= self.capacity
     }
 
-    fn add_message(&mut self, id: MessageId, messages: &Messages) {
+    fn add_message(&mut self, id: MessageId, messages: &Messages) -> usize {
         let (size, key) = (messages.size_of(id), messages.masking_key(id));
         let start = self.bytes.len();
         self.bytes.resize(start + 14 + size, 0);
@@ -72,6 +82,17 @@ impl Output for Buffer {
             if is_framed { write_client_header(Opcode::Binary, size, key, &mut self.bytes[start..]) } else { 0 };
         self.bytes.truncate(start + header + size);
         messages.write_masked(id, 0, key, &mut self.bytes[start + header..]);
+        header + size
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.bytes.is_empty() || self.bytes.len() + bytes <= self.capacity
+    }
+
+    fn add_frame(&mut self, bytes: usize, write: impl FnOnce(&mut [u8])) {
+        let start = self.bytes.len();
+        self.bytes.resize(start + bytes, 0);
+        write(&mut self.bytes[start..]);
     }
 
     fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
@@ -127,10 +148,12 @@ struct Simulation<'a> {
 
 impl<'a> Simulation<'a> {
     fn new(mut random: Random, scenario: &'a Scenario, closing_progress_ns: &'a AtomicU64) -> Self {
-        let is_framed = !random.one_in(6) || scenario.upkeep.ping_every.is_some();
+        let offer = scenario.traffic.deflate.map(|deflate| deflate.offer);
+        let is_framed = !random.one_in(6) || scenario.upkeep.ping_every.is_some() || offer.is_some();
         let messages = &MESSAGES[usize::from(!is_framed)];
         let part = Part { thread: 0, first: 0, connections: scenario.connections, limit: scenario.traffic.limit };
-        let route = Route { request: &REQUEST, addresses: 0..1 + random.below(2) };
+        let request = &REQUESTS[offer.map_or(0, |offer| if offer.no_context { 2 } else { 1 })];
+        let route = Route { request, addresses: 0..1 + random.below(2) };
         let load = Load { scenario, messages, routes: vec![route], part, threads: 1, closing_progress_ns };
         let mut tally = TALLY.take();
         tally.counts = Counts::default();
@@ -385,9 +408,10 @@ impl<'a> Simulation<'a> {
     /// Everything adds up, and is what the servers saw.
     fn check(self) {
         use Counter::{
-            Attempted, ClosedEarly, ClosesAnswered, ClosesSent, Corrupted, Duplicated, Echoed, Ended, Failed,
-            Greetings, Late, Lost, Opened, PingsAwaited, PingsSent, PingsUnanswered, Pongs, Ready, Recycled, Reordered,
-            Sent, Settled, SlowEnded, SlowSent, Unexpected, Untried, Violations,
+            Attempted, ClosedEarly, ClosesAnswered, ClosesSent, CompressedReceived, CompressedSent, Corrupted,
+            Deflating, Duplicated, Echoed, Ended, Failed, Greetings, Late, Lost, Opened, PingsAwaited, PingsSent,
+            PingsUnanswered, Pongs, Ready, Recycled, Reordered, Sent, Settled, SlowEnded, SlowSent, Unexpected,
+            Untried, Violations,
         };
         let Self { driver, seen, scenario, .. } = self;
         let tally = driver.stop();
@@ -419,6 +443,13 @@ impl<'a> Simulation<'a> {
             assert!(counts[Sent] <= limit + counts[Attempted], "the quota is kept, but for greetings: {counts:?}");
         }
         assert!(counts[Greetings] <= counts[Opened], "{counts:?}");
+        assert!(
+            counts[Deflating] <= counts[Opened]
+                && counts[CompressedReceived] <= seen.good + seen.corrupted + seen.duplicates,
+            "{counts:?} {seen:?}"
+        );
+        assert!(counts[Deflating] > 0 || counts[CompressedSent] + counts[CompressedReceived] == 0, "{counts:?}");
+        COMPRESSED.fetch_add(counts[CompressedReceived], Ordering::Relaxed);
         TALLY.set(tally);
     }
 }
@@ -463,6 +494,8 @@ fn scenario(random: &mut Random) -> Scenario {
             own: None,
             expect: Expect::Echo,
             welcomes: 0,
+            compressibility: 0,
+            deflate: random.one_in(3).then(|| Deflate { offer: OFFERS[random.below(2)], is_precompressed: false }),
             limit: random.one_in(4).then(|| random.below(12) as u64),
         },
         upkeep: Upkeep {
@@ -500,4 +533,5 @@ fn every_echo_is_judged_once_and_no_connection_gets_stuck() {
         let outcome = std::panic::catch_unwind(|| run(seed));
         assert!(outcome.is_ok(), "replay with RINGLOAD_SIMULATION_SEED={seed}");
     }
+    assert!(schedules < 100 || COMPRESSED.load(Ordering::Relaxed) > 0, "no echo came compressed");
 }

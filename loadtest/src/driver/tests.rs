@@ -24,10 +24,21 @@ impl super::Output for Bytes {
         true
     }
 
-    fn add_message(&mut self, id: crate::message::MessageId, messages: &Messages) {
+    fn add_message(&mut self, id: crate::message::MessageId, messages: &Messages) -> usize {
         let start = self.0.len();
         self.0.resize(start + messages.size_of(id), 0);
         messages.write_masked(id, 0, [0; 4], &mut self.0[start..]);
+        messages.size_of(id)
+    }
+
+    fn has_room_for(&self, _: usize) -> bool {
+        true
+    }
+
+    fn add_frame(&mut self, bytes: usize, write: impl FnOnce(&mut [u8])) {
+        let start = self.0.len();
+        self.0.resize(start + bytes, 0);
+        write(&mut self.0[start..]);
     }
 
     fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {

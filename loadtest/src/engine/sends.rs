@@ -123,11 +123,13 @@ impl SendBuffer {
         self.advance(self.offered, messages);
     }
 
-    /// Makes room for `len` bytes in the empty buffer.
+    /// Makes room for `len` bytes behind those in the buffer, of which nothing has been offered yet.
     pub(super) fn reserve(&mut self, len: usize) {
-        debug_assert!(self.is_empty(), "growing a buffer in use");
-        if self.bytes.len() < len {
-            self.bytes = vec![0; len.next_power_of_two()].into();
+        debug_assert!(self.sent == 0 && self.large.is_none(), "growing a buffer in use");
+        if self.bytes.len() < self.len + len {
+            let mut bytes = vec![0; (self.len + len).next_power_of_two()];
+            bytes[..self.len].copy_from_slice(&self.bytes[..self.len]);
+            self.bytes = bytes.into();
         }
     }
 
@@ -164,7 +166,8 @@ impl Output for SendBuffer {
     }
 
     #[inline]
-    fn add_message(&mut self, id: MessageId, messages: &Messages) {
+    fn add_message(&mut self, id: MessageId, messages: &Messages) -> usize {
+        let start = self.len;
         let (key, size, is_large) = (messages.masking_key(id), messages.size_of(id), messages.is_large(id));
         if messages.are_framed() {
             let opcode = if messages.is_text() { Opcode::Text } else { Opcode::Binary };
@@ -174,6 +177,18 @@ impl Output for SendBuffer {
         messages.write_masked(id, 0, key, &mut self.bytes[self.len..self.len + copied]);
         self.len += copied;
         self.large = is_large.then_some((id, copied));
+        self.len - start + size - copied
+    }
+
+    #[inline]
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.is_empty() || (self.large.is_none() && self.bytes.len() - self.len >= bytes)
+    }
+
+    fn add_frame(&mut self, bytes: usize, write: impl FnOnce(&mut [u8])) {
+        self.reserve(bytes);
+        write(&mut self.bytes[self.len..self.len + bytes]);
+        self.len += bytes;
     }
 
     fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {

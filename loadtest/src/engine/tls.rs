@@ -309,7 +309,7 @@ impl Output for Plain {
         self.bytes.is_empty() || self.bytes.len() + client_header_len(size) + size <= PLAIN_MAX
     }
 
-    fn add_message(&mut self, id: MessageId, messages: &Messages) {
+    fn add_message(&mut self, id: MessageId, messages: &Messages) -> usize {
         let (size, key) = (messages.size_of(id), messages.masking_key(id));
         let start = self.bytes.len();
         self.bytes.resize(start + MAX_CLIENT_HEADER + size, 0);
@@ -320,6 +320,17 @@ impl Output for Plain {
         }
         self.bytes.truncate(start + header + size);
         messages.write_masked(id, 0, key, &mut self.bytes[start + header..]);
+        header + size
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.bytes.is_empty() || self.bytes.len() + bytes <= PLAIN_MAX
+    }
+
+    fn add_frame(&mut self, bytes: usize, write: impl FnOnce(&mut [u8])) {
+        let start = self.bytes.len();
+        self.bytes.resize(start + bytes, 0);
+        write(&mut self.bytes[start..]);
     }
 
     fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {

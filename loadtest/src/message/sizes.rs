@@ -67,6 +67,19 @@ impl Sizes {
         }
     }
 
+    /// All of them, in ascending order.
+    #[must_use]
+    pub fn all(&self) -> Vec<usize> {
+        let mut all: Vec<usize> = match self {
+            Self::Fixed(size) => vec![*size],
+            Self::Uniform { min, max } => (*min..=*max).collect(),
+            Self::Weighted(list) => list.iter().map(|it| it.size).collect(),
+        };
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// The smallest.
     #[must_use]
     pub fn min(&self) -> usize {

@@ -71,6 +71,8 @@ fn columns(sample: Option<&Sample>) -> Vec<(&'static str, String)> {
         ("errors", field(&|it| Some(it.errors as f64))),
         ("echoes_per_s", field(&|it| Some(it.echoes_per_s))),
         ("payload_bytes_per_s", field(&|it| Some(it.payload_bytes_per_s))),
+        ("wire_sent_bytes_per_s", field(&|it| Some(it.wire_sent_bytes_per_s))),
+        ("wire_received_bytes_per_s", field(&|it| Some(it.wire_received_bytes_per_s))),
         ("latency_p50_us", field(&|it| Some(it.latency_us?.p50))),
         ("latency_p99_us", field(&|it| Some(it.latency_us?.p99))),
         ("latency_max_us", field(&|it| Some(it.latency_us?.max))),

@@ -140,6 +140,11 @@ fn rows(reports: [&Report; 2]) -> Vec<Row> {
     add("echoes/s", Better::More, whole, &|it| Some(it.measured.as_ref()?.echoes_per_s));
     add("offered/s", Better::Neither, whole, &|it| it.measured.as_ref()?.offered_per_s);
     add("payload/s each way", Better::More, bytes, &|it| Some(it.measured.as_ref()?.payload_bytes_per_s));
+    // Without compression that is what the row before says, and some bytes of headers.
+    let is_deflating = reports.iter().any(|it| it.runs.iter().any(|run| run.scenario.deflate.is_some()));
+    let wire = |it: &Report| it.measured.as_ref().filter(|_| is_deflating).cloned();
+    add("wire/s sent", Better::Neither, bytes, &|it| Some(wire(it)?.wire_sent_bytes_per_s));
+    add("wire/s received", Better::Neither, bytes, &|it| Some(wire(it)?.wire_received_bytes_per_s));
     let picks: [(&str, Pick); 7] = [
         ("latency p50", |it| it.p50),
         ("latency p90", |it| it.p90),

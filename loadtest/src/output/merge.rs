@@ -125,6 +125,7 @@ fn connections(reports: &[Report]) -> Connections {
         not_opened: sum(&all, |it| it.not_opened),
         attempted: sum(&all, |it| it.attempted),
         opened: sum(&all, |it| it.opened),
+        deflating: sum(&all, |it| it.deflating),
         failed: sum(&all, |it| it.failed),
         failures: failures(reports, |it| &it.failures),
         detours: failures(reports, |it| &it.detours),
@@ -183,6 +184,10 @@ fn messages(reports: &[Report]) -> MessageCounts {
         pongs: sum(&all, |it| it.pongs),
         pongs_unasked: sum(&all, |it| it.pongs_unasked),
         slow_sent: sum(&all, |it| it.slow_sent),
+        compressed_sent: sum(&all, |it| it.compressed_sent),
+        compressed_received: sum(&all, |it| it.compressed_received),
+        wire_sent: sum(&all, |it| it.wire_sent),
+        wire_received: sum(&all, |it| it.wire_received),
     }
 }
 
@@ -216,6 +221,8 @@ fn measured(reports: &[Report], seen: &Seen) -> Option<MeasuredReport> {
         echoes_per_s: together(|it| it.echoes_per_s),
         offered_per_s: all.iter().filter_map(|it| it.offered_per_s).reduce(|sum, other| sum + other),
         payload_bytes_per_s: together(|it| it.payload_bytes_per_s),
+        wire_sent_bytes_per_s: together(|it| it.wire_sent_bytes_per_s),
+        wire_received_bytes_per_s: together(|it| it.wire_received_bytes_per_s),
         latency_us,
         latency_histogram,
         lag_us,
@@ -333,6 +340,8 @@ pub(crate) fn beside(sum: &Sample, other: &Sample) -> Sample {
         errors: sum.errors + other.errors,
         echoes_per_s: sum.echoes_per_s + other.echoes_per_s,
         payload_bytes_per_s: sum.payload_bytes_per_s + other.payload_bytes_per_s,
+        wire_sent_bytes_per_s: sum.wire_sent_bytes_per_s + other.wire_sent_bytes_per_s,
+        wire_received_bytes_per_s: sum.wire_received_bytes_per_s + other.wire_received_bytes_per_s,
         latency_us: latency_histogram.as_ref().and_then(Encoded::decode).and_then(|all| SampleLatency::of(&all)),
         latency_histogram,
         server: both(sum.server, other.server),

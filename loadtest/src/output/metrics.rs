@@ -174,7 +174,21 @@ fn families(state: &State) -> Vec<MetricFamily> {
             "Connections that were given up because the server broke the protocol.",
             of(Counter::Violations),
         ),
+        counter(
+            "ringload_connections_compressed_total",
+            "Upgrades that agreed on compression.",
+            of(Counter::Deflating),
+        ),
         counter("ringload_messages_sent_total", "Messages sent.", of(Counter::Sent)),
+        family(
+            "ringload_wire_bytes_total",
+            "Bytes of frames, compressed ones as they are.",
+            MetricType::COUNTER,
+            vec![
+                self::counter(&[("direction", "sent")], of(Counter::WireSent)),
+                self::counter(&[("direction", "received")], of(Counter::WireReceived)),
+            ],
+        ),
         family(
             "ringload_messages_total",
             "Messages by what became of them.",
@@ -229,6 +243,15 @@ fn of_sample(sample: &Sample) -> Vec<MetricFamily> {
         one("ringload_connects_per_second", "Connections opened, in the last interval.", sample.connections_per_s),
         one("ringload_echoes_per_second", "Echoes, in the last interval.", sample.echoes_per_s),
         one("ringload_payload_bytes_per_second", "Payload each way, in the last interval.", sample.payload_bytes_per_s),
+        family(
+            "ringload_wire_bytes_per_second",
+            "Bytes of frames, compressed ones as they are, in the last interval.",
+            MetricType::GAUGE,
+            vec![
+                gauge(&[("direction", "sent")], sample.wire_sent_bytes_per_s),
+                gauge(&[("direction", "received")], sample.wire_received_bytes_per_s),
+            ],
+        ),
         family(
             "ringload_cpu_cores",
             "Processors kept busy, in the last interval.",
@@ -324,6 +347,8 @@ mod tests {
             "ringload_phase{phase=\"measure\"} 1",
             "ringload_phase{phase=\"drain\"} 0",
             "ringload_echoes_per_second 500",
+            "ringload_wire_bytes_per_second{direction=\"sent\"} 67000",
+            "ringload_wire_bytes_total{direction=\"received\"} 0",
             "ringload_cpu_cores{side=\"server\",mode=\"user\"} 0.5",
             "ringload_latency_seconds_bucket{le=\"0.00025\"} 0",
             "ringload_latency_seconds_bucket{le=\"0.0005\"} 1000",

@@ -47,6 +47,10 @@ fn line(sample: &Sample, counts: &Counts) -> String {
     } else if let Some(latency) = &sample.latency_us {
         line = format!("{line}  p50 {} p99 {}", time(latency.p50), time(latency.p99));
     }
+    if counts[Counter::Deflating] > 0 && sample.phase != Phase::Connect {
+        let (sent, received) = (bytes(sample.wire_sent_bytes_per_s), bytes(sample.wire_received_bytes_per_s));
+        line = format!("{line}  wire {sent}/s sent, {received}/s received");
+    }
     line = format!("{line}  load cpu {:>3.0} %", sample.load.cores() * 100.0);
     if let Some(server) = &sample.server {
         line = format!("{line}, server cpu {:>3.0} %, {}", server.cores() * 100.0, bytes(server.rss_bytes as f64));
@@ -83,6 +87,9 @@ mod tests {
             line(&measuring, &counts),
             "   3.0 s  measure        100 open    12,345/s echoes  p50 80.4 µs p99 80.4 µs  load cpu  25 %, server cpu  50 %, 0 B"
         );
+        counts[Counter::Deflating] = 1;
+        let text = line(&measuring, &counts);
+        assert!(text.contains("  wire 1.6 MiB/s sent, 1.5 MiB/s received  load cpu"), "{text}");
         counts[Counter::Lost] = 7;
         let connecting = Sample { phase: Phase::Connect, connections_per_s: 5000.0, ..measuring };
         let text = line(&connecting, &counts);

@@ -12,6 +12,7 @@ pub use self::connections::{Connections, EarlyEnd, Failure, Violation};
 pub use self::meeting::{Meeting, Missing, PhaseStart, Place, Skew};
 pub use self::messages::MessageCounts;
 pub use self::outcome::{Measured, MemoryMarks, Outcome, Usage};
+use super::units::{bytes, count, percent};
 use crate::driver::plan::Ramp;
 use crate::machine::Machine;
 use crate::sampling::quota::Throttling;
@@ -22,7 +23,7 @@ use crate::stats::{Counter, Counts, Latencies, Tally};
 use crate::verdict::{Doubts, Verdict};
 
 /// Changes with the form of [`Report`].
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// With fewer connections than this, what grows is something else.
 const MIN_CONNECTIONS: u64 = 1000;
@@ -105,6 +106,7 @@ pub struct RunReport {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the options of the same names")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct Load {
     pub connections: u32,
     pub active: u32,
@@ -126,6 +128,12 @@ pub struct Load {
     /// Where the user's own messages are from; absent if they are made up.
     pub own_messages: Option<String>,
     pub text: bool,
+    /// How many percent of made-up messages are filling.
+    pub compressibility_percent: u8,
+    /// The compression that was offered; absent if none was.
+    pub deflate: Option<String>,
+    /// Whether messages were compressed before they were sent.
+    pub deflate_precompressed: bool,
     /// What was expected to come back: `echo`, `any`, `none`, or a number of answers.
     pub expect: String,
     /// Messages with which the server was to begin on each connection.
@@ -166,8 +174,12 @@ pub struct MeasuredReport {
     pub echoes_per_s: f64,
     /// Messages that were due per second, on connections that were open; absent in a closed loop.
     pub offered_per_s: Option<f64>,
-    /// Payload bytes per second, in each direction.
+    /// Payload bytes per second, in each direction, as they are when nothing is compressed.
     pub payload_bytes_per_s: f64,
+    /// Bytes of frames sent per second, with their headers and as they were compressed, but before TLS.
+    pub wire_sent_bytes_per_s: f64,
+    /// The same of frames received.
+    pub wire_received_bytes_per_s: f64,
     /// From sending a message, or in an open loop from when it was due, to the last byte of its echo; absent without
     /// echoes.
     pub latency_us: Option<LatencyReport>,
@@ -291,6 +303,26 @@ impl Report {
         connections.failed + connections.closed_early + violations + messages.faults()
     }
 
+    /// What went over the wire while measuring, in words; `None` if nothing was measured, or compression was not offered and
+    /// there are headers beside the payload only.
+    #[must_use]
+    pub fn wire(&self) -> Option<String> {
+        let measured = self.measured.as_ref().filter(|_| self.runs.iter().any(|run| run.scenario.deflate.is_some()))?;
+        let (sent, received) = (measured.wire_sent_bytes_per_s, measured.wire_received_bytes_per_s);
+        let share = |wire: f64| match measured.payload_bytes_per_s {
+            payload if payload > 0.0 => format!(" ({})", percent(wire / payload)),
+            _ => String::new(),
+        };
+        Some(format!(
+            "{}/s sent{}, {}/s received{} for {}/s of payload each way",
+            bytes(sent),
+            share(sent),
+            bytes(received),
+            share(received),
+            bytes(measured.payload_bytes_per_s)
+        ))
+    }
+
     /// What was verified, in words.
     #[must_use]
     pub fn verified(&self) -> String {
@@ -307,6 +339,20 @@ impl Report {
             0 => "answered messages",
             _ => "messages sent",
         }
+    }
+
+    /// On how many connections messages were compressed, in words; `None` if no run has offered that.
+    #[must_use]
+    pub fn compression(&self) -> Option<String> {
+        let mut offers: Vec<&str> = self.runs.iter().filter_map(|run| run.scenario.deflate.as_deref()).collect();
+        offers.dedup();
+        let (deflating, opened) = (self.connections.deflating, self.connections.opened);
+        let declined = match opened.saturating_sub(deflating) {
+            0 => String::new(),
+            declined => format!(", declined on {}: those went uncompressed", count(declined)),
+        };
+        let agreed = format!("agreed on {} of {} connections{declined}", count(deflating), count(opened));
+        (!offers.is_empty()).then(|| format!("{agreed} (offered: {})", offers.join(" and ")))
     }
 
     /// Whether every echo was compared.
@@ -338,6 +384,9 @@ impl Load {
             arrivals: traffic.open.map(|open| open.arrivals),
             depth: (traffic.depth < u32::MAX).then_some(traffic.depth),
             text: traffic.text,
+            compressibility_percent: traffic.compressibility,
+            deflate: traffic.deflate.map(|deflate| deflate.offer.to_string()),
+            deflate_precompressed: traffic.deflate.is_some_and(|deflate| deflate.is_precompressed),
             expect: traffic.expect.to_string(),
             welcomes: traffic.welcomes,
             verify: traffic.expect.compares(),
@@ -364,6 +413,8 @@ impl MeasuredReport {
             echoes_per_s,
             offered_per_s: load.rate_per_s.map(|_| offered(&tally.counts) as f64 / seconds),
             payload_bytes_per_s: echoes_per_s * load.size_bytes_mean,
+            wire_sent_bytes_per_s: measured.wire_sent_bytes as f64 / seconds,
+            wire_received_bytes_per_s: measured.wire_received_bytes as f64 / seconds,
             latency_us: LatencyReport::of(tally.latencies.histogram()),
             latency_histogram: encoded(&tally.latencies),
             lag_us: LatencyReport::of(tally.lag.histogram()),

@@ -63,10 +63,12 @@ fn figures(report: &Report, text: &mut String) {
     let it = &report.connections;
     let opened = format!("{} of {} in {:.2} s", count(it.ready), count(it.requested), it.connect_s);
     let mut rows = vec![("connections opened", opened)];
+    rows.extend(report.compression().map(|compression| ("compression", compression)));
     if let Some(measured) = &report.measured {
         rows.push(("echoes per second", count(measured.echoes_per_s as u64)));
         rows.push(("measured", format!("{} echoes in {:.2} s", count(measured.echoes), measured.seconds)));
         rows.push(("payload each way", format!("{}/s", bytes(measured.payload_bytes_per_s))));
+        rows.extend(report.wire().map(|wire| ("on the wire", wire)));
         let server = measured.server_cpu.as_ref().and_then(|cpu| cpu.us_per_echo);
         rows.extend(server.map(|us| ("server CPU per echo", time(us))));
         rows.extend(measured.load_cpu.us_per_echo.map(|us| ("generator CPU per echo", time(us))));

@@ -29,6 +29,9 @@ pub fn render(report: &Report, breaches: &[Breach]) -> String {
     if let Some(measured) = &report.measured {
         table.measured(measured, report.what_is_measured());
     }
+    if let Some(wire) = report.wire() {
+        table.row("wire", wire);
+    }
     table.memory(&report.memory);
     table.row("verified", report.verified());
     table.0
@@ -93,6 +96,9 @@ impl Table {
         self.row("connections", opened + &rest.collect::<String>());
         if let Some(latency) = &it.latency_us {
             self.more(format_args!("ready after {}", percentiles(latency)));
+        }
+        if let Some(compression) = report.compression() {
+            self.more(format_args!("compression {compression}"));
         }
         self.reopened(it);
         for failure in &it.failures {

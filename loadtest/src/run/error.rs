@@ -50,6 +50,9 @@ pub enum RunError {
     /// Frames where there are none.
     #[error("--ping-every sends frames, and tcp has none")]
     PingTcp,
+    /// Compressed messages where there is nothing that says so.
+    #[error("--deflate is an extension of WebSocket, and tcp has none")]
+    DeflateTcp,
     /// Answers where there are none to be counted.
     #[error("tcp has no messages to be told apart: --expect takes echo and any there, and --welcome nothing")]
     ExpectTcp,
@@ -113,6 +116,7 @@ impl RunError {
                 | Self::TooFewThreads { .. }
                 | Self::EmptyTcp
                 | Self::PingTcp
+                | Self::DeflateTcp
                 | Self::ExpectTcp
                 | Self::Step(_)
         )

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::stats::Measuring;
+use crate::websocket::deflate::{Agreed, Deflater};
 
 const SIZE: usize = 40;
 
@@ -12,13 +13,26 @@ struct Bench {
     times: SendTimes,
     tally: Tally,
     is_closing: bool,
+    codecs: Option<Codecs>,
 }
 
 impl Bench {
     fn new() -> Self {
         let (messages, times) = (Messages::new(SIZE, false, true), SendTimes::closed(4));
         let tally = Tally { measuring: Measuring::ByArrival, ..Tally::default() };
-        Self { session: Session::new(7, &messages), messages, times, tally, is_closing: false }
+        Self { session: Session::new(7, &messages), messages, times, tally, is_closing: false, codecs: None }
+    }
+
+    /// The same where compression was agreed on, without context.
+    fn compressing() -> Self {
+        let mut bench = Self::new();
+        let mut codecs = Codecs::new(1, false);
+        let bits = crate::websocket::deflate::MAX_BITS;
+        let (client_takes_over, server_takes_over) = (false, false);
+        codecs.agree(0, Agreed { client_takes_over, server_takes_over, client_bits: bits, server_bits: bits });
+        bench.session.allow_compression();
+        bench.codecs = Some(codecs);
+        bench
     }
 
     /// Sends a message at `now_ns` and returns its perfect echo.
@@ -46,6 +60,8 @@ impl Bench {
             tally: &mut self.tally,
             is_closing: self.is_closing,
             is_closed: false,
+            codecs: self.codecs.as_mut(),
+            key: 0,
         };
         self.session.receive(bytes, &mut judging)
     }
@@ -375,4 +391,74 @@ fn what_is_not_compared_is_never_called_corrupted() {
     echo[7] ^= 1;
     bench.receive(&echo, 0);
     assert_eq!((bench.outcome(), bench.order()), ([1, 0, 0, 0], [0, 0, 0]));
+}
+
+/// A payload compressed, in frames of at most `piece` bytes.
+fn compressed(payload: &[u8], piece: usize) -> Vec<Vec<u8>> {
+    let (mut deflater, mut bytes) = (Deflater::new(15), Vec::new());
+    deflater.push(payload, &mut bytes);
+    deflater.end(0, &mut bytes);
+    let count = bytes.len().div_ceil(piece);
+    let frame = |(index, part): (usize, &[u8])| {
+        let first = if index == 0 { 0x42 } else { 0 } | if index + 1 == count { 0x80 } else { 0 };
+        [&[first, part.len() as u8], part].concat()
+    };
+    bytes.chunks(piece).enumerate().map(frame).collect()
+}
+
+#[test]
+fn compressed_echoes_are_judged_by_what_is_in_them_wherever_they_are_cut() {
+    for piece in [1, 2, 7, 1000] {
+        for cut in [1, 2, 3, 10, 1000] {
+            let mut bench = Bench::compressing();
+            let echoes: Vec<Vec<u8>> = (0..4).map(|now_ns| bench.send(now_ns)).collect();
+            let mut wrong = echoes[2][2..].to_vec();
+            wrong[SIZE - 1] ^= 1;
+            let ping = [0x89, 1, b'?'];
+            let stream = [
+                compressed(&echoes[0][2..], piece).join(&ping[..]),
+                // What was sent compressed may come back as it is.
+                echoes[1].clone(),
+                compressed(&wrong, piece).join(&ping[..]),
+                compressed(&echoes[3][2..], piece).concat(),
+            ];
+            for bytes in stream.concat().chunks(cut) {
+                bench.receive(bytes, 10);
+            }
+            assert_eq!(bench.outcome(), [3, 1, 0, 0], "frames of {piece} in pieces of {cut}");
+            assert_eq!(bench.tally.counts[Counter::CompressedReceived], 3);
+            assert_eq!(bench.session.in_flight(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_compressed_message_of_another_length_is_no_echo() {
+    for (len, outcome) in [(SIZE - 1, [0, 1, 0, 0]), (SIZE + 1, [0, 1, 0, 0]), (3, [0, 1, 0, 0]), (0, [0, 1, 0, 0])] {
+        for is_compressed in [true, false] {
+            let mut bench = Bench::compressing();
+            let mut payload = bench.send(0)[2..].to_vec();
+            payload.resize(len, b'x');
+            let frames = if is_compressed {
+                compressed(&payload, 1000).concat()
+            } else {
+                [&[0x82, len as u8], &payload[..]].concat()
+            };
+            bench.receive(&frames, 10);
+            assert_eq!(bench.outcome(), outcome, "{len} {is_compressed}");
+        }
+    }
+}
+
+#[test]
+fn compression_that_was_not_agreed_on_or_cannot_be_undone_is_a_breach() {
+    let mut bench = Bench::new();
+    let frames = compressed(&bench.send(0)[2..], 1000).concat();
+    assert_eq!(bench.try_receive(&frames, 10), Err(Violation::ReservedBit));
+    let mut bench = Bench::compressing();
+    bench.send(0);
+    assert_eq!(bench.try_receive(&[0xc2, 3, 0x06, 0, 0], 10), Err(Violation::Deflate));
+    let mut bench = Bench::compressing();
+    bench.send(0);
+    assert_eq!(bench.try_receive(&[0x42, 1, 0xf2, 0xc0, 1, 0], 10), Err(Violation::Compressed));
 }

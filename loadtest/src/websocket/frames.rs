@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::deflate::RSV1;
 use super::utf8::Utf8;
 use crate::message::mask;
 
@@ -37,9 +38,15 @@ pub enum Violation {
     /// RFC 6455 section 5.1.
     #[error("masked frame from the server")]
     Masked,
-    /// RFC 6455 section 5.2: no extension was negotiated.
+    /// RFC 6455 section 5.2: no extension was negotiated that gives it a meaning.
     #[error("reserved bit set")]
     ReservedBit,
+    /// RFC 7692 section 6.
+    #[error("frame marked as compressed (RSV1) that begins no message")]
+    Compressed,
+    /// RFC 7692 section 7.2.2.
+    #[error("compressed message that cannot be inflated")]
+    Deflate,
     /// RFC 6455 section 5.2.
     #[error("reserved opcode")]
     ReservedOpcode,
@@ -77,7 +84,11 @@ impl Violation {
     /// The code that tells the server.
     #[must_use]
     pub fn close_code(self) -> u16 {
-        if self == Self::Utf8 { close_code::INVALID_PAYLOAD } else { close_code::PROTOCOL_ERROR }
+        if matches!(self, Self::Utf8 | Self::Deflate) {
+            close_code::INVALID_PAYLOAD
+        } else {
+            close_code::PROTOCOL_ERROR
+        }
     }
 }
 
@@ -88,6 +99,8 @@ pub enum Event<'a> {
     Payload {
         /// Whether the message is text.
         text: bool,
+        /// Whether the bytes are compressed: then nobody has looked yet whether text is UTF-8.
+        compressed: bool,
         /// The bytes; empty only if the frame is.
         bytes: &'a [u8],
         /// Whether they are the message's last ones.
@@ -148,8 +161,12 @@ const TEXT: u64 = 4;
 /// Where in a code point that text has been cut.
 const UTF8_SHIFT: u32 = 3;
 const UTF8: u64 = 7 << UTF8_SHIFT;
+/// Compression was negotiated. At the place that RSV1 has in a frame's first byte.
+const NEGOTIATED: u64 = RSV1 as u64;
+/// The message is compressed.
+const COMPRESSED: u64 = 128;
 /// All flags, in the lowest bits of the reader's state.
-const FLAGS: u64 = FINAL | IN_MESSAGE | TEXT | UTF8;
+const FLAGS: u64 = FINAL | IN_MESSAGE | TEXT | UTF8 | NEGOTIATED | COMPRESSED;
 const FLAG_BITS: u32 = FLAGS.count_ones();
 
 /// Nobody echoes frames of this length, which leave no room for the flags.
@@ -164,6 +181,11 @@ struct Header {
 }
 
 impl FrameReader {
+    /// From now on messages may be compressed (RFC 7692).
+    pub fn allow_compression(&mut self) {
+        self.state |= NEGOTIATED;
+    }
+
     /// The next event in `input`, which is moved on behind it; `None` when more bytes are needed.
     #[inline]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Violation> {
@@ -173,7 +195,7 @@ impl FrameReader {
         if self.partial.is_some() || input.is_empty() {
             return self.resume(input);
         }
-        match Header::decode(input)? {
+        match Header::decode(input, self.state)? {
             Some(header) if header.is_data() => {
                 *input = &input[header.len..];
                 self.begin(header)?;
@@ -209,15 +231,15 @@ impl FrameReader {
 
     #[inline]
     fn event<'a>(&mut self, bytes: &'a [u8]) -> Result<Event<'a>, Violation> {
-        let text = self.state & TEXT != 0;
-        let end = self.state & !(IN_MESSAGE | TEXT | UTF8) == FINAL;
-        if text {
+        let (text, compressed) = (self.state & TEXT != 0, self.state & COMPRESSED != 0);
+        let end = self.state & !(FLAGS & !FINAL) == FINAL;
+        if text && !compressed {
             self.read_text(bytes, end)?;
         }
         if end {
-            self.state = 0;
+            self.state &= NEGOTIATED;
         }
-        Ok(Event::Payload { text, bytes, end })
+        Ok(Event::Payload { text, compressed, bytes, end })
     }
 
     /// Checks that text goes on, or ends, as UTF-8.
@@ -239,12 +261,14 @@ impl FrameReader {
         if continues != (self.state & IN_MESSAGE != 0) {
             return Err(Violation::Order);
         }
-        let text = match (continues, header.opcode()) {
-            (true, _) => self.state & (TEXT | UTF8),
-            (false, opcode) => TEXT * u64::from(opcode == Opcode::Text as u8),
+        let kind = match (continues, header.opcode()) {
+            (true, _) => self.state & (TEXT | UTF8 | COMPRESSED),
+            (false, opcode) => {
+                (TEXT * u64::from(opcode == Opcode::Text as u8)) | (COMPRESSED * u64::from(header.first & RSV1 != 0))
+            }
         };
         let is_final = FINAL * u64::from(header.is_final());
-        self.state = header.payload << FLAG_BITS | IN_MESSAGE | text | is_final;
+        self.state = header.payload << FLAG_BITS | self.state & NEGOTIATED | IN_MESSAGE | kind | is_final;
         Ok(())
     }
 
@@ -256,9 +280,9 @@ impl FrameReader {
                 return Ok(None);
             }
             let partial = self.partial.get_or_insert_default();
-            let Some(header) = Header::decode(partial.bytes())? else {
+            let Some(header) = Header::decode(partial.bytes(), self.state)? else {
                 partial.take_from(input, 1);
-                if let Some(header) = Header::decode(partial.bytes())?
+                if let Some(header) = Header::decode(partial.bytes(), self.state)?
                     && (header.is_data() || header.payload == 0)
                 {
                     return self.complete(header, input);
@@ -306,13 +330,13 @@ impl Partial {
 
 impl Header {
     /// Decodes and checks the header at the start of `input`; `None` when it is cut. What can be refused by the first
-    /// two bytes is refused by them.
+    /// two bytes is refused by them. The reader's state says whether RSV1 has a meaning.
     #[inline]
-    fn decode(input: &[u8]) -> Result<Option<Self>, Violation> {
+    fn decode(input: &[u8], state: u64) -> Result<Option<Self>, Violation> {
         let &[first, second, ref rest @ ..] = input else { return Ok(None) };
         let opcode = first & 0x0f;
         if first & 0x70 != 0 {
-            return Err(Violation::ReservedBit);
+            check_reserved(first, state)?;
         }
         if !matches!(opcode, 0..=2 | 8..=10) {
             return Err(Violation::ReservedOpcode);
@@ -354,6 +378,16 @@ impl Header {
     fn is_data(self) -> bool {
         self.opcode() < 8
     }
+}
+
+/// Reserved bits are set: that is right for the first frame of a compressed message alone.
+#[cold]
+fn check_reserved(first: u8, state: u64) -> Result<(), Violation> {
+    if first & 0x70 != RSV1 || state & NEGOTIATED == 0 {
+        return Err(Violation::ReservedBit);
+    }
+    let begins_message = matches!(first & 0x0f, 1 | 2);
+    if begins_message { Ok(()) } else { Err(Violation::Compressed) }
 }
 
 /// Checks a Close frame's payload (RFC 6455 sections 5.5.1 and 7.4): none, or a code that may be sent and a reason in
@@ -406,6 +440,13 @@ pub fn write_client_header(opcode: Opcode, len: usize, key: [u8; 4], out: &mut [
     at + 4
 }
 
+/// The same of a compressed message (RFC 7692 section 6).
+pub fn write_compressed_header(opcode: Opcode, len: usize, key: [u8; 4], out: &mut [u8]) -> usize {
+    let header = write_client_header(opcode, len, key, out);
+    out[0] |= RSV1;
+    header
+}
+
 /// Writes a masked control frame into `out`; returns its length.
 pub fn write_control(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut [u8]) -> usize {
     let header = write_client_header(opcode, payload.len(), key, out);
@@ -416,167 +457,4 @@ pub fn write_control(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut [u8
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// All that a reader makes of `stream` when it arrives in pieces of `piece` bytes: joined payloads, other events.
-    fn read(stream: &[u8], piece: usize) -> Result<Vec<(String, Vec<u8>)>, Violation> {
-        let mut reader = FrameReader::default();
-        let mut found = Vec::new();
-        let mut message = Vec::new();
-        for mut input in stream.chunks(piece) {
-            while let Some(event) = reader.next(&mut input)? {
-                match event {
-                    Event::Payload { text, bytes, end } => {
-                        message.extend_from_slice(bytes);
-                        if end {
-                            let kind = if text { "text" } else { "binary" };
-                            found.push((kind.to_owned(), std::mem::take(&mut message)));
-                        }
-                    }
-                    Event::Ping(payload) => found.push(("ping".to_owned(), payload.into())),
-                    Event::Pong(payload) => found.push(("pong".to_owned(), payload.into_vec())),
-                    Event::Close(close) => {
-                        found.push((format!("close {:?}", close.code), close.reason.as_bytes().to_vec()));
-                    }
-                }
-            }
-            assert!(input.is_empty());
-        }
-        Ok(found)
-    }
-
-    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![first];
-        match payload.len() {
-            len @ 0..=125 => bytes.push(len as u8),
-            len @ 126..=0xffff => {
-                bytes.push(126);
-                bytes.extend_from_slice(&(len as u16).to_be_bytes());
-            }
-            len => {
-                bytes.push(127);
-                bytes.extend_from_slice(&(len as u64).to_be_bytes());
-            }
-        }
-        bytes.extend_from_slice(payload);
-        bytes
-    }
-
-    #[test]
-    fn a_stream_reads_the_same_in_pieces_of_any_size() {
-        let long = vec![b'x'; 70_000];
-        let mut stream = Vec::new();
-        stream.extend(frame(0x82, b"one"));
-        stream.extend(frame(0x81, b""));
-        stream.extend(frame(0x81, "κόσμε \u{10ffff}".as_bytes()));
-        stream.extend(frame(0x01, b"frag"));
-        stream.extend(frame(0x89, b"ping me"));
-        stream.extend(frame(0x00, b""));
-        stream.extend(frame(0x80, b"ments"));
-        stream.extend(frame(0x8a, b""));
-        stream.extend(frame(0x89, &[7; 125]));
-        stream.extend(frame(0x82, &[9; 126]));
-        stream.extend(frame(0x82, &long));
-        stream.extend(frame(0x88, &[3, 232, b'o', b'k']));
-        let expected = vec![
-            ("binary".to_owned(), b"one".to_vec()),
-            ("text".to_owned(), Vec::new()),
-            ("text".to_owned(), "κόσμε \u{10ffff}".into()),
-            ("ping".to_owned(), b"ping me".to_vec()),
-            ("text".to_owned(), b"fragments".to_vec()),
-            ("pong".to_owned(), Vec::new()),
-            ("ping".to_owned(), vec![7; 125]),
-            ("binary".to_owned(), vec![9; 126]),
-            ("binary".to_owned(), long),
-            ("close Some(1000)".to_owned(), b"ok".to_vec()),
-        ];
-        for piece in [1, 2, 3, 5, 7, 64, 127, 1000, 65_536, stream.len()] {
-            assert_eq!(read(&stream, piece).as_ref(), Ok(&expected), "pieces of {piece}");
-        }
-    }
-
-    #[test]
-    fn what_a_server_must_not_send_is_refused() {
-        let cases: &[(&[u8], Violation)] = &[
-            (&[0x82, 0x81], Violation::Masked),
-            (&[0x89, 0x80], Violation::Masked),
-            (&[0xc2, 0x00], Violation::ReservedBit),
-            (&[0xa2, 0x00], Violation::ReservedBit),
-            (&[0x99, 0x00], Violation::ReservedBit),
-            (&[0x83, 0x00], Violation::ReservedOpcode),
-            (&[0x87, 0x00], Violation::ReservedOpcode),
-            (&[0x8b, 0x00], Violation::ReservedOpcode),
-            (&[0x8f, 0x00], Violation::ReservedOpcode),
-            (&[0x08, 0x00], Violation::Control),
-            (&[0x09, 0x00], Violation::Control),
-            (&[0x0a, 0x00], Violation::Control),
-            (&[0x88, 127], Violation::Control),
-            (&[0x89, 126], Violation::Control),
-            (&[0x80, 0x00], Violation::Order),
-            (&[0x02, 0x00, 0x82, 0x00], Violation::Order),
-            (&[0x82, 126, 0, 125], Violation::Length),
-            (&[0x82, 127, 0, 0, 0, 0, 0, 0, 255, 255], Violation::Length),
-            (&[0x82, 127, 128, 0, 0, 0, 0, 0, 0, 0], Violation::Length),
-            (&[0x88, 1, 3], Violation::Close),
-            (&[0x88, 2, 3, 237], Violation::Close),
-            (&[0x88, 2, 0x13, 0x88], Violation::Close),
-            (&[0x88, 4, 3, 232, b'o', 0xff], Violation::Utf8),
-            (&[0x81, 1, 0xff], Violation::Utf8),
-            (&[0x81, 2, 0xe2, 0x82], Violation::Utf8),
-            (&[0x01, 2, 0xf4, 0x8f, 0x00, 1, 0xc0], Violation::Utf8),
-        ];
-        for &(stream, violation) in cases {
-            for piece in 1..=stream.len() {
-                assert_eq!(read(stream, piece), Err(violation), "{stream:x?} in pieces of {piece}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_byte_that_cannot_be_text_is_noticed_before_its_frame_ends() {
-        let cut: &[&[u8]] = &[&[0x81, 126, 0x10, 0, b'a', 0xf4, 0x90], &[0x01, 1, 0xe2, 0x80, 5, 0x28]];
-        for stream in cut {
-            for piece in 1..=stream.len() {
-                assert_eq!(read(stream, piece), Err(Violation::Utf8), "{stream:x?} in pieces of {piece}");
-            }
-        }
-        assert!(read(&[0x82, 2, 0xff, 0xc0], 1).is_ok(), "binary messages have any bytes");
-    }
-
-    #[test]
-    fn which_codes_a_close_may_have() {
-        let may_be_sent = |code: u16| {
-            let [high, low] = code.to_be_bytes();
-            read(&[0x88, 2, high, low], 4).is_ok()
-        };
-        for (codes, may_be) in [
-            (0..=999, false),
-            (1000..=1003, true),
-            (1004..=1006, false),
-            (1007..=1014, true),
-            (1015..=2999, false),
-            (3000..=4999, true),
-            (5000..=u16::MAX, false),
-        ] {
-            for code in codes {
-                assert_eq!(may_be_sent(code), may_be, "{code}");
-            }
-        }
-    }
-
-    #[test]
-    fn client_headers_have_the_announced_length() {
-        for len in [0, 125, 126, 0xffff, 0x1_0000] {
-            let mut out = [0; MAX_CLIENT_HEADER];
-            let written = write_client_header(Opcode::Binary, len, [1, 2, 3, 4], &mut out);
-            assert_eq!(written, client_header_len(len));
-            assert_eq!(out[written - 4..written], [1, 2, 3, 4]);
-        }
-    }
-
-    #[test]
-    fn a_reader_is_small() {
-        assert!(size_of::<FrameReader>() <= 24);
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ pub use self::answer::{Answer, Refusal};
 use self::template::{Files, Lines, Piece, Template, TemplateError};
 use crate::message::SplitMix;
 use crate::target::Target;
+use crate::websocket::deflate::Offer;
 
 /// Length of a `Sec-WebSocket-Key`: 16 bytes in base64.
 const KEY_LEN: usize = 24;
@@ -47,7 +48,14 @@ const OF_THE_HANDSHAKE: [&str; 8] = [
 pub struct UpgradeRequest {
     parts: Vec<Part>,
     seed: u64,
+    offered: Offered,
+}
+
+/// What a request offers, and the answer may take up.
+#[derive(Debug)]
+struct Offered {
     subprotocols: Vec<String>,
+    deflate: Option<Offer>,
 }
 
 /// A part of a request.
@@ -65,6 +73,8 @@ pub struct Extras {
     /// Subprotocols, the most wanted first (RFC 6455 section 1.9).
     subprotocols: Vec<String>,
     headers: Vec<Header>,
+    /// Compression, if it is offered.
+    deflate: Option<Offer>,
 }
 
 /// A header line.
@@ -97,7 +107,7 @@ impl Extras {
     /// A line replaces what the request has by itself: `Host`, `Authorization` from the URL. `Sec-WebSocket-Protocol` is
     /// another way to offer subprotocols.
     pub fn new(subprotocols: &[String], headers: &[String]) -> Result<Self, HeaderError> {
-        let mut extras = Self { subprotocols: subprotocols.to_vec(), headers: Vec::new() };
+        let mut extras = Self { subprotocols: subprotocols.to_vec(), ..Self::default() };
         for line in headers {
             let header = Header::parse(line)?;
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
@@ -118,6 +128,12 @@ impl Extras {
             }
         }
         Ok(extras)
+    }
+
+    /// The same with compression offered.
+    #[must_use]
+    pub fn with_deflate(self, deflate: Option<Offer>) -> Self {
+        Self { deflate, ..self }
     }
 
     fn header(&self, name: &str) -> Option<&Header> {
@@ -169,6 +185,9 @@ impl UpgradeRequest {
         if !more.subprotocols.is_empty() {
             request.text(&format!("Sec-WebSocket-Protocol: {}\r\n", more.subprotocols.join(", ")));
         }
+        if let Some(offer) = more.deflate {
+            request.text(&format!("Sec-WebSocket-Extensions: {offer}\r\n"));
+        }
         if let Some(credentials) = target.credentials.as_ref().filter(|_| more.header("authorization").is_none()) {
             request.text(&format!("Authorization: Basic {credentials}\r\n"));
         }
@@ -178,7 +197,8 @@ impl UpgradeRequest {
             request.text("\r\n");
         }
         request.text("\r\n");
-        Ok(Self { parts: request.parts, seed, subprotocols: more.subprotocols.clone() })
+        let offered = Offered { subprotocols: more.subprotocols.clone(), deflate: more.deflate };
+        Ok(Self { parts: request.parts, seed, offered })
     }
 
     /// Bytes of the longest request.
@@ -227,7 +247,7 @@ impl UpgradeRequest {
     /// follow: the connection has ended, or its time is over.
     #[must_use]
     pub fn judge(&self, connection: u32, received: &[u8], is_over: bool) -> Answer {
-        answer::judge(&self.key(connection), &self.subprotocols, received, is_over)
+        answer::judge(&self.key(connection), &self.offered, received, is_over)
     }
 }
 
@@ -310,7 +330,7 @@ mod tests {
         {
             assert_eq!(values(&text, name), [value], "{text}");
         }
-        assert_eq!(request.subprotocols, ["mqtt", "b"]);
+        assert_eq!(request.offered.subprotocols, ["mqtt", "b"]);
     }
 
     #[test]
@@ -350,6 +370,30 @@ mod tests {
     }
 
     #[test]
+    fn compression_is_offered_and_only_then_agreed_on() {
+        let target = Target::parse("ws://127.0.0.1:1/", &Routes::default()).unwrap();
+        let judge = |deflate: Option<Offer>, answer: &str| {
+            let extras = Extras::default().with_deflate(deflate);
+            let request = UpgradeRequest::new(&target, &extras, 42).unwrap();
+            let text = written(&request, CONNECTION);
+            let offer: Vec<_> = deflate.iter().map(ToString::to_string).collect();
+            assert_eq!(values(&text, "sec-websocket-extensions"), offer, "{text}");
+            let accept = tungstenite::handshake::derive_accept_key(&request.key(CONNECTION));
+            let answer = format!(
+                "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{answer}\r\n"
+            );
+            request.judge(CONNECTION, answer.as_bytes(), false)
+        };
+        let header = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+        let Answer::Upgraded { deflate: Some(agreed), .. } = judge(Some(Offer::default()), header) else { panic!() };
+        assert!(agreed.client_takes_over && !agreed.server_takes_over);
+        assert!(matches!(judge(Some(Offer::default()), ""), Answer::Upgraded { deflate: None, .. }));
+        assert_eq!(judge(None, header), Answer::Invalid("an extension that was not asked for"));
+        let other = judge(Some(Offer::default()), "Sec-WebSocket-Extensions: x\r\n");
+        assert_eq!(other, Answer::Invalid("an extension that was not asked for"));
+    }
+
+    #[test]
     fn subprotocols_are_asked_for_and_only_then_taken() {
         let request = request("ws://127.0.0.1:1/", &["a", "chat"], &["X-Test: 1"]);
         let text = written(&request, CONNECTION);
@@ -361,8 +405,8 @@ mod tests {
             );
             request.judge(CONNECTION, answer.as_bytes(), false)
         };
-        assert!(matches!(judge("Sec-WebSocket-Protocol: chat\r\n"), Answer::Upgraded(_)));
-        assert!(matches!(judge(""), Answer::Upgraded(_)));
+        assert!(matches!(judge("Sec-WebSocket-Protocol: chat\r\n"), Answer::Upgraded { .. }));
+        assert!(matches!(judge(""), Answer::Upgraded { .. }));
         assert!(matches!(judge("Sec-WebSocket-Protocol: other\r\n"), Answer::Invalid(_)));
         let twice = "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: a\r\n";
         assert_eq!(judge(twice), Answer::Invalid("more than one subprotocol"));

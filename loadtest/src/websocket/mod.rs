@@ -2,6 +2,7 @@
 //!
 //! Nothing here is shared with the server: a judge must not make the same mistakes as the party it judges.
 
+pub mod deflate;
 pub mod frames;
 pub mod handshake;
-mod utf8;
+pub(crate) mod utf8;

@@ -3,7 +3,7 @@
 /// What the bytes so far leave open: eight states, so three bits hold them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Utf8 {
+pub(crate) enum Utf8 {
     /// A code point may begin, or the text may end.
     #[default]
     Boundary,
@@ -38,7 +38,7 @@ impl Utf8 {
 
     /// The state behind `piece`; `None` as soon as a byte cannot be right, even if its code point is not complete.
     #[inline]
-    pub(super) fn push(self, piece: &[u8]) -> Option<Self> {
+    pub(crate) fn push(self, piece: &[u8]) -> Option<Self> {
         // What ringload sends as text, and so gets back, is ASCII.
         if self == Self::Boundary && piece.is_ascii() { Some(self) } else { self.push_any(piece) }
     }

@@ -12,7 +12,7 @@ impl<E, L: Lender> Connections<E, L> {
     /// A connection has opened: if it was asked for such a behaviour, that begins.
     pub(super) fn begin_behaving(&mut self, key: u32) {
         let Some(behaviour) = self.table.get(key).life.behaviour() else { return };
-        let room = self.backlog.total.saturating_sub(self.outputs.held() + self.stages.held());
+        let room = self.backlog.total.saturating_sub(self.held());
         let clock = (self.now, self.timeouts.tick_us);
         let is_source = matches!(behaviour, Behaviour::Source(_));
         let has_begun = self.actors.insert(key, behaviour, clock, room, &mut self.outputs);
@@ -56,7 +56,11 @@ impl<E, L: Lender> Connections<E, L> {
     }
 
     /// Has something queued for a connection, through the stage in front of its session if there is one.
-    fn through_stage<R>(&mut self, key: u32, queue: impl FnOnce(&mut Actors, &mut Outputs<L>, &mut Queue) -> R) -> R {
+    pub(super) fn through_stage<R>(
+        &mut self,
+        key: u32,
+        queue: impl FnOnce(&mut Actors, &mut Outputs<L>, &mut Queue) -> R,
+    ) -> R {
         let connection = self.table.get_mut(key);
         if !connection.life.is_staged() {
             return queue(&mut self.actors, &mut self.outputs, &mut connection.output);

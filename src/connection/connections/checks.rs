@@ -31,6 +31,8 @@ impl<E, L: Lender> Connections<E, L> {
         assert_eq!((chunks, held), (self.outputs.len(), self.outputs.held()), "a chunk that no queue holds");
         assert_eq!(queued, [self.foreground.len(), self.background.len()], "a place in a list that nobody has");
         assert_eq!(timers, self.wheel.len(), "a timer that nobody has");
+        let is_inflating = self.table.iter().any(|(_, connection)| connection.life.is_inflating());
+        assert_eq!(self.shared.held() > 0, is_inflating, "memory for compressed messages that nobody has");
     }
 
     /// What must hold after every turn: each deadline has a timer that comes up by then, and what was due has been met, if

@@ -19,7 +19,7 @@ impl<E, L: Lender> Connections<E, L> {
         if !life.state().is_served() {
             self.counters.add(Counter::BytesReceived, bytes.len() as u64);
             // As of any other connection, it is discarded.
-            let _ = life.received(&self.settings, bytes, self.now);
+            let _ = life.received(&mut self.shared, bytes, self.now);
             return (Output::default(), cost);
         }
         life.heard(self.now);
@@ -32,7 +32,7 @@ impl<E, L: Lender> Connections<E, L> {
             Step::Refused(answer) => {
                 life.refused(self.now);
                 if !answer.is_empty() {
-                    self.counters.refused(400);
+                    self.counters.answered(400);
                 }
                 self.set_timer(key);
                 return (Output { head: answer, range: 0..0 }, cost + schedule::END);
@@ -95,7 +95,10 @@ impl<E, L: Lender> Connections<E, L> {
                     self.queue_first(key, &mut out);
                     self.release_all(key);
                 }
-                self.say_goodbye(key, &mut out, bytes, &mut range);
+                // Behind input that waits there is more to be said.
+                if !self.table.get(key).life.facts.has(Facts::LADEN) {
+                    self.say_goodbye(key, &mut out, bytes, &mut range);
+                }
                 self.peer_finished(key);
             }
             Progress::Failed => {
@@ -133,18 +136,21 @@ impl<E, L: Lender> Connections<E, L> {
     fn received_plain(&mut self, key: u32, plain: &mut [u8], out: &mut Vec<u8>) -> (Output, Cost) {
         let life = &mut self.table.get_mut(key).life;
         let Received { mut output, messages, frames, kinds, event, has_opened } =
-            life.received(&self.settings, plain, self.now);
+            life.received(&mut self.shared, plain, self.now);
         self.counters.add(Counter::Messages, u64::from(messages));
         if kinds != Kinds::default() {
             self.count_kinds(kinds);
         }
         let mut cost = schedule::cost_of_receive(0, frames) - schedule::RECEIVE;
         if let Some(event) = event {
-            cost += self.happened(key, event);
+            cost = cost.saturating_add(self.happened(key, event));
             self.counters.add(Counter::Opened, u64::from(has_opened));
             if self.table.get(key).life.facts.has(Facts::ACTS) {
                 self.queue_first(key, out);
                 output = self.defer(key, event, &output.to_vec(plain));
+            } else if self.holds_too_much(key) {
+                self.queue_first(key, out);
+                output = self.shed(key, output.to_vec(plain));
             }
         }
         (output, cost)

@@ -40,6 +40,12 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
+    /// Whether an interactive connection is active.
+    #[inline]
+    pub(crate) fn has_interactive(&self) -> bool {
+        self.shares.has_interactive(self.now)
+    }
+
     /// A receive from the background has brought nothing, or the end.
     pub(crate) fn spent_on_nothing(&mut self, is_budgeted: bool, is_end: bool) {
         if is_budgeted && is_end {
@@ -141,7 +147,7 @@ impl<E, L: Lender> Connections<E, L> {
                     continue;
                 }
             }
-            if self.table.get(key).life.facts.has(Facts::FED) && !self.feed(key) {
+            if self.table.get(key).life.facts.has(Facts::FED.or(Facts::LADEN)) && !self.act_in_turn(key) {
                 continue;
             }
             return Some(key);
@@ -149,15 +155,26 @@ impl<E, L: Lender> Connections<E, L> {
         None
     }
 
+    /// The turn of a connection that has something to do beside being received from. Returns whether it is to be served
+    /// otherwise, too.
+    #[cold]
+    fn act_in_turn(&mut self, key: u32) -> bool {
+        if self.table.get(key).life.facts.has(Facts::LADEN) {
+            self.resume(key);
+            return false;
+        }
+        self.feed(key)
+    }
+
     /// How much may be received from a connection at once; `None`: as much as there is.
     #[inline]
     pub(crate) fn at_most(&self, key: u32) -> Option<NonZeroU32> {
         let life = &self.table.get(key).life;
         let facts = life.facts;
-        if life.state() == State::Opening && self.shares.has_interactive(self.now) {
+        if life.state() == State::Opening && self.has_interactive() {
             return NonZeroU32::new(schedule::UPGRADE_RECEIVE);
         }
-        let held = self.outputs.held() + self.stages.held();
+        let held = self.held();
         let is_backlog_large = held >= self.backlog.total / 2;
         let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::Settings;
 
 const TIMEOUTS: Timeouts =
     Timeouts { handshake: Some(10), idle: Some(21), stall: Some(40), close: Some(5), tick_us: 10_000 };
@@ -20,7 +21,7 @@ fn open(now: u32) -> Lifecycle {
 }
 
 fn receive(life: &mut Lifecycle, bytes: &[u8], now: u32) -> Received {
-    life.received(&Settings::default(), &mut bytes.to_vec(), now)
+    life.received(&mut Shared::default(), &mut bytes.to_vec(), now)
 }
 
 #[test]

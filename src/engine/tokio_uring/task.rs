@@ -97,6 +97,12 @@ impl Task {
             connections.get_mut(self.key).life.shut_down();
             return State::Deciding;
         }
+        if wants.resume {
+            connections.queue(self.key);
+            drop(connections);
+            self.worker.publish();
+            return State::Waiting { for_input: false };
+        }
         let life = &connections.get(self.key).life;
         if !wants.receive || !life.facts.has(Facts::READABLE) {
             return State::Waiting { for_input: wants.receive };

@@ -258,6 +258,7 @@ impl Connections {
         let was_within_frame = self.core.get(key).life.is_within_frame();
         let len = piece.len();
         let (Output { mut head, mut range }, cost) = self.core.received(key, piece.bytes_mut());
+        let copied_below = self.copied_below();
         let (connection, outputs) = self.core.get_with_outputs(key);
         let is_blocked = connection.life.facts.has(Facts::BLOCKED);
         // What is being sent must stay where it is.
@@ -272,7 +273,7 @@ impl Connections {
         }
         if range.is_empty() {
             self.pool.release(piece);
-        } else if joins && (range.len() as u32) < self.copy_below {
+        } else if joins && (range.len() as u32) < copied_below {
             outputs.copy(&mut connection.output, &piece.bytes()[range]);
             self.pool.release(piece);
         } else {
@@ -332,12 +333,21 @@ impl Connections {
         self.submitted_sends = sends;
     }
 
+    /// Below this, output of slow readers is moved to memory of its own at once. While an interactive connection is active,
+    /// all of it is: moving a buffer full of it when the kernel needs the buffer takes a turn a millisecond, and what has come
+    /// in one turn a tenth of that.
+    #[inline]
+    fn copied_below(&self) -> u32 {
+        if self.core.has_interactive() { u32::MAX } else { self.copy_below }
+    }
+
     /// A send fell short: the unsent bytes stay where they were received, if they are many, until the kernel needs the
     /// buffer.
     #[cold]
     fn keep_unsent(&mut self, key: u32) {
+        let copied_below = self.copied_below();
         let (connection, outputs) = self.core.get_with_outputs(key);
-        if outputs.pending(connection.output) < self.copy_below as usize {
+        if outputs.pending(connection.output) < copied_below as usize {
             outputs.move_out(connection.output, &mut self.pool);
         } else {
             self.note_holder(key);
@@ -504,7 +514,7 @@ impl Connections {
             self.is_urgent |= connection.life.awaits_output() || self.core.outputs.has_several(connection.output);
         }
         let can_receive = wants.receive && flight & (RECEIVING | CANCELLING | CLOSING) == 0;
-        if can_receive && connection.life.facts.has(Facts::READABLE) {
+        if (can_receive && connection.life.facts.has(Facts::READABLE)) || wants.resume {
             self.core.queue(key);
         }
         if flight & (POLLED | CANCELLING | CLOSING) == 0 {

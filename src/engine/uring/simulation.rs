@@ -247,10 +247,15 @@ impl Simulation {
         for slot in self.connections.open_slots() {
             self.kernel.peers[slot as usize].iter_mut().for_each(Peer::begin_vigil);
         }
-        // Until idle, until the Close frame is given up, and for completions that take their time.
-        for _ in 0..20 * DEADLINE {
+        // Until idle, until the Close frame is given up, and for completions that take their time; and before that, until what
+        // they have sent is received, and what fits in their sockets' buffers is sent, block by block.
+        let mut turns_left = 20 * DEADLINE;
+        while turns_left > 0 {
+            let held = self.connections.core.outputs.held();
             self.kernel.all_peers_mut().filter(|peer| peer.is_faithful).for_each(Peer::answer_ping);
             self.turn();
+            let goes_on = self.connections.core.outputs.held() != held;
+            turns_left = if goes_on { 20 * DEADLINE } else { turns_left - 1 };
             if self.connections.core.is_empty() {
                 break;
             }

@@ -1,5 +1,5 @@
 use super::super::{
-    Phase,
+    Phase, Settings,
     testing::{Driven, REQUEST, close_payload, masked, unmasked},
 };
 use super::*;

@@ -298,10 +298,11 @@ impl Records {
         let nonce = self.open.nonce();
         let opened = keys.open.open_in_place(nonce, Aad::from(&*header), sealed);
         let inner = opened.map_err(|_| Failure::Alert(BAD_RECORD_MAC))?;
-        let kind = inner.iter().rposition(|&byte| byte != 0).ok_or(Failure::Alert(UNEXPECTED_MESSAGE))?;
-        if kind > FRAGMENT_MAX {
+        // With its padding (5.4).
+        if inner.len() > FRAGMENT_MAX + TYPE {
             return Err(Failure::Alert(RECORD_OVERFLOW));
         }
+        let kind = inner.iter().rposition(|&byte| byte != 0).ok_or(Failure::Alert(UNEXPECTED_MESSAGE))?;
         match (inner[kind], &inner[..kind]) {
             (APPLICATION_DATA, data) => Ok(Content::Data(data.len())),
             (ALERT, [_, CLOSE_NOTIFY]) => Ok(Content::CloseNotify),

@@ -3,6 +3,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 
+use super::Alone as Server;
 use super::*;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
@@ -86,40 +87,7 @@ impl Client {
     }
 }
 
-/// The server's side, as a worker has it.
-struct Server {
-    tls: Tls,
-    keys: Keys,
-}
-
-const NUMBER: u32 = 7;
-
 impl Server {
-    fn receive(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Progress {
-        let mut apart = Vec::new();
-        let received = self.tls.receive(NUMBER, &mut self.keys, bytes, &mut apart, out);
-        assert!(apart.is_empty() || received.within.is_empty(), "only one of them");
-        plain.extend_from_slice(&apart);
-        plain.extend_from_slice(&bytes[received.within]);
-        received.progress
-    }
-
-    fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
-        self.tls.seal(NUMBER, &mut self.keys, plain, out);
-    }
-
-    fn say_goodbye(&mut self, out: &mut Vec<u8>) {
-        self.tls.say_goodbye(NUMBER, &mut self.keys, out);
-    }
-
-    fn memory(&self) -> usize {
-        self.tls.memory()
-    }
-
-    fn is_shaking(&self) -> bool {
-        self.tls.is_shaking()
-    }
-
     /// Its records, if TLS 1.3 has come to that.
     fn records(&mut self) -> &mut Records {
         match &mut self.tls.state {
@@ -152,7 +120,7 @@ fn both_with(version: &'static SupportedProtocolVersion, suites: &[rustls::Suppo
     let connection = UnbufferedClientConnection::new(client, name).unwrap();
     let (incoming, plain, out) = (Vec::new(), Vec::new(), Vec::new());
     let client = Client { connection, incoming, plain, out, has_heard_goodbye: false };
-    (client, Server { tls: Acceptor::new(server).accept().unwrap(), keys: Keys::default() })
+    (client, Server::new(server).unwrap())
 }
 
 /// Carries what the client has sent to the server in pieces of `cut` bytes, and the answers back.
@@ -297,20 +265,11 @@ fn with_suite(suite: rustls::SupportedCipherSuite) -> (Client, Server) {
     shake(both_with(&version::TLS13, &[suite]), 1000)
 }
 
-/// Echoes what the client says, where it lies if that can be done.
 fn echo(server: &mut Server, bytes: &mut [u8]) -> (Vec<u8>, bool) {
-    let (mut apart, mut out) = (Vec::new(), Vec::new());
-    let received = server.tls.receive(NUMBER, &mut server.keys, bytes, &mut apart, &mut out);
-    assert_eq!(received.progress, Progress::Goes);
-    // As a session does it: what is said is shorter than what was heard, and begins at the same place.
-    let len = received.within.len().saturating_sub(4);
-    let plain = received.within.start..received.within.start + len;
-    let Some(sealed) = server.tls.seal_within(NUMBER, &mut server.keys, bytes, plain) else {
-        server.seal(if received.within.is_empty() { &apart } else { &bytes[received.within] }, &mut out);
-        return (out, false);
-    };
-    out.extend_from_slice(&bytes[sealed]);
-    (out, true)
+    let mut out = Vec::new();
+    let (progress, is_within) = server.echo(bytes, &mut out);
+    assert_eq!(progress, Progress::Goes);
+    (out, is_within)
 }
 
 #[test]
@@ -397,6 +356,8 @@ fn data_behind_the_rest_of_a_renewal_are_where_they_are_said_to_be() {
 #[test]
 fn violations_are_answered_with_their_alert() {
     let overlong = vec![7; FRAGMENT_MAX + 1];
+    // Data and their type, with padding behind.
+    let padded = [&[7; 100][..], &[23], &vec![0; FRAGMENT_MAX - 100]].concat();
     for (kind, content, alert) in [
         (22, &[24, 0, 0, 1, 2][..], 10),
         (22, &[24, 0, 0, 1], 10),
@@ -405,6 +366,7 @@ fn violations_are_answered_with_their_alert() {
         (20, &[1], 10),
         (0, &[0, 0, 0], 10),
         (23, &overlong, 22),
+        (0, &padded, 22),
     ] {
         let (client, mut server) = shaken(&version::TLS13, 1000);
         let mut sealed = Vec::new();

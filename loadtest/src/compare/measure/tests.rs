@@ -48,6 +48,17 @@ fn numbers_that_cannot_be_true_together_are_found() {
 }
 
 #[test]
+fn a_server_that_declines_compression_is_not_compared_with_those_that_do_not() {
+    let mut report = lawful();
+    report.runs[0].scenario.deflate = Some("permessage-deflate".to_owned());
+    let measurement = judge(&report, &cell("args = '--deflate'"), None);
+    assert_eq!(kinds(&measurement), [FaultKind::NotSupported]);
+    assert_eq!(measurement.faults[0].why, "compression was declined on 100 connections");
+    report.connections.deflating = 100;
+    assert_eq!(judge(&report, &cell("args = '--deflate'"), None).faults, []);
+}
+
+#[test]
 fn who_took_the_processors_is_told() {
     let mut report = lawful();
     report.measured.as_mut().unwrap().load_cpu.others_cores = 0.06;

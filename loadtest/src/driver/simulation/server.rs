@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use tungstenite::handshake::derive_accept_key;
 
 use super::random::Random;
+use crate::websocket::deflate::{Deflater, Inflater, RSV1};
 
 /// What a server is like towards one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,15 @@ pub(super) enum Mark {
     Violation,
 }
 
+/// What a server compresses and inflates with, and after which messages it forgets.
+#[derive(Debug)]
+struct Compression {
+    deflater: Deflater,
+    forgets: bool,
+    inflater: Inflater,
+    client_forgets: bool,
+}
+
 /// One connection as the server has it.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a way of its own to be different")]
@@ -48,6 +58,7 @@ pub(super) struct Server {
     message_size: usize,
     input: Vec<u8>,
     is_upgraded: bool,
+    compression: Option<Compression>,
     has_closed: bool,
     /// The client's Close has come: nothing may follow.
     pub(super) got_close: bool,
@@ -84,6 +95,7 @@ impl Server {
             message_size,
             input: Vec::new(),
             is_upgraded: !is_framed,
+            compression: None,
             has_closed: false,
             got_close: false,
             output: Vec::new(),
@@ -101,16 +113,17 @@ impl Server {
             return; // the kernel answers with a reset that is on its way
         }
         self.input.extend_from_slice(bytes);
-        if !self.is_upgraded && !self.answer_upgrade() {
+        if !self.is_upgraded && !self.answer_upgrade(random) {
             return;
         }
         if !self.is_framed {
             self.echo_bytes();
             return;
         }
-        while let Some((opcode, payload, len)) = frame(&self.input) {
+        while let Some((first, payload, len)) = frame(&self.input) {
             self.input.drain(..len);
-            self.on_frame(opcode, payload, random);
+            let payload = if first & RSV1 == 0 { payload } else { self.inflate(&payload) };
+            self.on_frame(first & 0x0f, payload, random);
         }
     }
 
@@ -125,7 +138,7 @@ impl Server {
         }
     }
 
-    fn answer_upgrade(&mut self) -> bool {
+    fn answer_upgrade(&mut self, random: &mut Random) -> bool {
         let Some(end) = self.input.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
         let head = String::from_utf8(self.input.drain(..end + 4).collect()).expect("a request is text");
         let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("a key");
@@ -140,9 +153,47 @@ impl Server {
         }
         let accept = derive_accept_key(key.as_bytes());
         let answer = "HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
-        self.write(format!("{answer}{accept}\r\n\r\n").as_bytes());
+        let extensions = self.choose_compression(&head, random);
+        self.write(format!("{answer}{accept}\r\n{extensions}\r\n").as_bytes());
         self.is_upgraded = true;
         true
+    }
+
+    /// Agrees on compression, in some way that the offer allows, or declines: the line of the answer that says so.
+    fn choose_compression(&mut self, request: &str, random: &mut Random) -> String {
+        let prefix = "Sec-WebSocket-Extensions: permessage-deflate";
+        let Some(offer) = request.lines().find_map(|line| line.strip_prefix(prefix)) else { return String::new() };
+        if random.one_in(4) {
+            return String::new();
+        }
+        let is_strict = offer.contains("server_no_context_takeover");
+        let (forgets, has_client_forget) = (is_strict || random.one_in(2), random.one_in(2));
+        let bits = if is_strict { 9 } else { 15 };
+        let mut line = prefix.to_owned();
+        let parameters =
+            [("; server_no_context_takeover", forgets), ("; client_no_context_takeover", has_client_forget)];
+        line.extend(parameters.into_iter().filter_map(|(parameter, is_set)| is_set.then_some(parameter)));
+        if is_strict {
+            line += "; server_max_window_bits=9";
+        }
+        let client_forgets = is_strict || has_client_forget;
+        let (deflater, inflater) = (Deflater::new(bits), Inflater::new(bits));
+        self.compression = Some(Compression { deflater, forgets, inflater, client_forgets });
+        line + "\r\n"
+    }
+
+    fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
+        let it = self.compression.as_mut().expect("compressed messages come where that was agreed on");
+        let (mut message, mut piece) = (Vec::new(), [0; 32]);
+        let outcome = it.inflater.inflate(payload, true, &mut piece, |bytes, _| {
+            message.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert_eq!(outcome, Ok(()), "what the client sends can be inflated");
+        if it.client_forgets {
+            it.inflater.reset();
+        }
+        message
     }
 
     fn on_frame(&mut self, opcode: u8, mut payload: Vec<u8>, random: &mut Random) {
@@ -210,7 +261,19 @@ impl Server {
     }
 
     fn send(&mut self, opcode: u8, payload: &[u8], mark: Mark) {
-        self.write_frame(opcode, payload);
+        // One in three messages goes uncompressed, as it may.
+        match &mut self.compression {
+            Some(it) if opcode < 8 && !self.messages_received.is_multiple_of(3) => {
+                if it.forgets {
+                    it.deflater.reset();
+                }
+                let mut compressed = Vec::new();
+                it.deflater.push(payload, &mut compressed);
+                it.deflater.end(0, &mut compressed);
+                self.write_frame(RSV1 | opcode, &compressed);
+            }
+            _ => self.write_frame(opcode, payload),
+        }
         self.marks.push_back((self.written, mark));
     }
 
@@ -231,10 +294,10 @@ impl Server {
     }
 }
 
-/// The masked frame at the beginning of `input`: opcode, payload and length of it all.
+/// The masked frame at the beginning of `input`: its first byte, payload and length of it all.
 fn frame(input: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let (&first, &second) = (input.first()?, input.get(1)?);
-    assert!(first & 0xf0 == 0x80 && second & 0x80 != 0, "frames of a client are whole messages, and masked");
+    assert!(first & 0xb0 == 0x80 && second & 0x80 != 0, "frames of a client are whole messages, and masked");
     let (start, len) = match second & 0x7f {
         126 => (4, usize::from(u16::from_be_bytes([*input.get(2)?, *input.get(3)?]))),
         127 => panic!("no message is so long"),
@@ -243,5 +306,5 @@ fn frame(input: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let key: [u8; 4] = input.get(start..start + 4)?.try_into().expect("four bytes");
     let mut payload = input.get(start + 4..start + 4 + len)?.to_vec();
     crate::message::mask(&mut payload, key);
-    Some((first & 0x0f, payload, start + 4 + len))
+    Some((first, payload, start + 4 + len))
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::report::{CpuReport, MemoryAt, Report, RunReport, StagePoint};
 use super::super::result::{Mark, Summary};
-use super::super::units::{bytes, count, time};
+use super::super::units::{bytes, count, percent, time};
 use super::chart::add;
 use super::escape;
 use crate::parsing::show_duration;
@@ -46,6 +46,10 @@ pub(super) fn key_figures(report: &Report) -> String {
             ));
         }
     }
+    if let Some(compression) = report.compression() {
+        let share = report.connections.deflating as f64 / report.connections.opened.max(1) as f64;
+        figures.push(("connections compressed", percent(share), compression));
+    }
     if let Some(each) = report.memory.server_bytes_per_connection {
         figures.push(("server memory per idle connection", format!("{each:.0} B"), "resident".to_owned()));
     }
@@ -85,6 +89,7 @@ pub(super) fn details(report: &Report) -> String {
         ("closed in order, as planned", it.retired),
     ];
     rows.extend(seldom.iter().filter(|row| row.1 > 0).map(|&(name, number)| (name.to_owned(), count(number))));
+    rows.extend(report.compression().map(|compression| ("compression".to_owned(), compression)));
     if it.recycled + it.slow_ended > 0 {
         rows.push(("closed in order, to be opened again".to_owned(), count(it.recycled)));
         rows.push(("failed to be opened again".to_owned(), count(it.failed.saturating_sub(it.failed_at_first))));
@@ -121,7 +126,8 @@ fn messages(report: &Report) -> Vec<(String, String)> {
         let (p50, p99, max) = (time(it.p50), time(it.p99), time(it.max));
         ("from a ping to its pong".to_owned(), format!("median {p50}, 99 % within {p99}, at most {max}"))
     });
-    rows.chain(pings).chain([("verified".to_owned(), report.verified())]).collect()
+    let wire = report.wire().map(|wire| ("on the wire".to_owned(), wire));
+    rows.chain(pings).chain(wire).chain([("verified".to_owned(), report.verified())]).collect()
 }
 
 fn processor_time(cpu: &CpuReport) -> String {

@@ -65,10 +65,14 @@ pub(super) fn charts(report: &Report) -> Vec<Chart> {
             ],
         ),
         (
-            "Payload, each way",
+            "Payload, each way, and the wire",
             "MiB/s",
             Axis::Linear,
-            vec![line("payload", 0, &|it| Some(it.payload_bytes_per_s / MIB))],
+            vec![
+                line("payload", 0, &|it| Some(it.payload_bytes_per_s / MIB)),
+                line("frames sent", 1, &|it| Some(it.wire_sent_bytes_per_s / MIB)),
+                line("frames received", 2, &|it| Some(it.wire_received_bytes_per_s / MIB)),
+            ],
         ),
         (
             LATENCY,

@@ -21,6 +21,8 @@ pub struct Connections {
     /// Over the whole run, those that were opened again among them.
     pub attempted: u64,
     pub opened: u64,
+    /// Those among them that have agreed on compression.
+    pub deflating: u64,
     pub failed: u64,
     pub failures: Vec<Failure>,
     /// Attempts that went on to another address of the same name, by what was wrong with the one before.
@@ -143,6 +145,7 @@ impl Connections {
             not_opened: requested.saturating_sub(settled + untried),
             attempted: counts[Counter::Attempted],
             opened: counts[Counter::Opened],
+            deflating: counts[Counter::Deflating],
             failed: counts[Counter::Failed],
             failures: failures(&tally.failures),
             detours: failures(&tally.detours),

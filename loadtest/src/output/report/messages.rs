@@ -28,6 +28,10 @@ pub struct MessageCounts {
     pub pongs: u64,
     pub pongs_unasked: u64,
     pub slow_sent: u64,
+    pub compressed_sent: u64,
+    pub compressed_received: u64,
+    pub wire_sent: u64,
+    pub wire_received: u64,
 }
 
 impl MessageCounts {
@@ -51,6 +55,8 @@ impl MessageCounts {
             ("pushed by the server", self.pushed),
             ("with which the server began", self.welcomes),
             ("sent by slow readers", self.slow_sent),
+            ("sent compressed", self.compressed_sent),
+            ("received compressed", self.compressed_received),
             ("pings sent", self.pings_sent),
             ("pings unanswered", self.pings_unanswered),
             ("pongs", self.pongs),
@@ -88,6 +94,10 @@ impl MessageCounts {
             pongs: counts[Counter::Pongs],
             pongs_unasked: counts[Counter::PongsUnasked],
             slow_sent: counts[Counter::SlowSent],
+            compressed_sent: counts[Counter::CompressedSent],
+            compressed_received: counts[Counter::CompressedReceived],
+            wire_sent: counts[Counter::WireSent],
+            wire_received: counts[Counter::WireReceived],
         }
     }
 }

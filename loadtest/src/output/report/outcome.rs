@@ -16,6 +16,10 @@ pub struct Measured {
     pub time: Duration,
     /// Echoes in between.
     pub echoes: u64,
+    /// Bytes of frames sent in between, with their headers.
+    pub wire_sent_bytes: u64,
+    /// Bytes of frames received in between.
+    pub wire_received_bytes: u64,
     /// What the server used, if its process is known.
     pub server: Option<Usage>,
     /// What the load generator used.

@@ -51,6 +51,8 @@ pub(crate) fn report() -> Report {
         measured: Some(Measured {
             time: Duration::from_secs(1),
             echoes: 1000,
+            wire_sent_bytes: 22_000,
+            wire_received_bytes: 18_000,
             server: Some(usage(0.5, 0)),
             load: usage(0.25, 1),
         }),

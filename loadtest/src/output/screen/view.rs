@@ -222,12 +222,21 @@ impl View {
         let per_second = count(rate(|it| it.echoes_per_s) as u64);
         let payload = bytes(rate(|it| it.payload_bytes_per_s));
         let (open, opened) = (count(self.counts.open()), count(rate(|it| it.connections_per_s) as u64));
+        let mut connections = vec![format!("{open} open, {opened}/s opened"), format!("{open} open")];
+        let mut echoes = vec![format!("{per_second}/s, {payload}/s each way"), format!("{per_second}/s")];
+        if self.counts[Counter::Deflating] > 0 {
+            let deflating = count(self.counts[Counter::Deflating]);
+            connections.insert(0, format!("{open} open, {opened}/s opened, {deflating} compressed"));
+            let (out, back) =
+                (bytes(rate(|it| it.wire_sent_bytes_per_s)), bytes(rate(|it| it.wire_received_bytes_per_s)));
+            echoes.insert(0, format!("{per_second}/s, {payload}/s each way as {out}/s and {back}/s"));
+        }
         let (sent, in_flight) = (count(self.counts[Counter::Sent]), count(self.counts.in_flight()));
         vec![
             errors,
             Row::new("latency", latency),
-            Row::new("echoes", [format!("{per_second}/s, {payload}/s each way"), format!("{per_second}/s")]),
-            Row::new("connections", [format!("{open} open, {opened}/s opened"), format!("{open} open")]),
+            Row::new("echoes", echoes),
+            Row::new("connections", connections),
             Row::new("messages", [format!("{sent} sent, {in_flight} in flight"), format!("{in_flight} in flight")]),
         ]
     }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use tungstenite::handshake::derive_accept_key;
 
+use super::Offered;
+use crate::websocket::deflate::{Agreed, NOT_ASKED_FOR, extensions};
+
 /// Longest response head that is waited for, and the most lines in it: far beyond what servers and proxies accept
 /// themselves (8 to 64 KiB, 100 to 128 lines).
 const MAX_HEAD: usize = 64 * 1024;
@@ -23,8 +26,13 @@ const MAX_TEXT: usize = 160;
 pub enum Answer {
     /// It is not complete yet.
     Incomplete,
-    /// The connection is a WebSocket now; frames start behind this many bytes.
-    Upgraded(usize),
+    /// The connection is a WebSocket now.
+    Upgraded {
+        /// Frames start behind this many bytes.
+        head: usize,
+        /// How messages may be compressed, if they may.
+        deflate: Option<Agreed>,
+    },
     /// The server answered with another status than 101.
     Refused(Box<Refusal>),
     /// No valid answer, and why.
@@ -58,9 +66,9 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Judges what has arrived of the answer to a request with this key, for these subprotocols. `is_over` says that nothing
-/// will follow.
-pub(super) fn judge(key: &[u8], subprotocols: &[String], received: &[u8], is_over: bool) -> Answer {
+/// Judges what has arrived of the answer to a request with this key that has offered this. `is_over` says that nothing will
+/// follow.
+pub(super) fn judge(key: &[u8], offered: &Offered, received: &[u8], is_over: bool) -> Answer {
     match received {
         // A record of TLS: an alert, or a handshake message (RFC 8446 section 5.1).
         [0x15 | 0x16, 3, ..] => return Answer::Invalid("the server answers in TLS: use wss://"),
@@ -78,7 +86,10 @@ pub(super) fn judge(key: &[u8], subprotocols: &[String], received: &[u8], is_ove
         };
         start += head.len;
         return match head.status {
-            101 => head.upgrade(key, subprotocols).map_or_else(Answer::Invalid, |()| Answer::Upgraded(start)),
+            101 => match head.upgrade(key, offered) {
+                Ok(deflate) => Answer::Upgraded { head: start, deflate },
+                Err(why) => Answer::Invalid(why),
+            },
             // Informational: the answer itself is still to come (RFC 9110 section 15.2).
             100..=199 => continue,
             _ => head.refusal(&received[start..], is_over),
@@ -125,8 +136,8 @@ impl Head {
         self.headers.iter().filter(move |(own, _)| own == name).map(|(_, value)| value.as_slice())
     }
 
-    /// Whether the head completes the opening handshake (RFC 6455 section 4.1).
-    fn upgrade(&self, key: &[u8], subprotocols: &[String]) -> Result<(), &'static str> {
+    /// Whether the head completes the opening handshake (RFC 6455 section 4.1), and with which compression.
+    fn upgrade(&self, key: &[u8], offered: &Offered) -> Result<Option<Agreed>, &'static str> {
         let mut connection_options = self.values("connection").flat_map(|value| value.split(|&byte| byte == b','));
         let accept = derive_accept_key(key);
         let mut chosen = self.values("sec-websocket-protocol");
@@ -139,14 +150,17 @@ impl Head {
             Err("no `Connection: Upgrade` in the response")
         } else if !self.values("sec-websocket-accept").eq([accept.as_bytes()]) {
             Err("wrong or missing Sec-WebSocket-Accept")
-        } else if self.values("sec-websocket-extensions").any(|value| !value.is_empty()) {
-            Err("an extension that was not asked for")
-        } else if !chosen.all(|it| subprotocols.iter().any(|own| own.as_bytes() == it)) {
+        } else if !chosen.all(|it| offered.subprotocols.iter().any(|own| own.as_bytes() == it)) {
             Err("a subprotocol that was not asked for")
         } else if self.values("sec-websocket-protocol").count() > 1 {
             Err("more than one subprotocol")
         } else {
-            Ok(())
+            let mut values = self.values("sec-websocket-extensions");
+            match offered.deflate {
+                Some(offer) => offer.accept(values),
+                None if extensions(values.by_ref()).next().is_some() => Err(NOT_ASKED_FOR),
+                None => Ok(None),
+            }
         }
     }
 
@@ -233,6 +247,12 @@ mod tests {
 
     const KEY: &[u8] = b"dGhlIHNhbXBsZSBub25jZQ==";
 
+    const NOTHING: Offered = Offered { subprotocols: Vec::new(), deflate: None };
+
+    fn upgraded(head: usize) -> Answer {
+        Answer::Upgraded { head, deflate: None }
+    }
+
     fn upgrade(more: &str) -> String {
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\
@@ -242,11 +262,11 @@ mod tests {
     }
 
     fn judged(text: &str) -> Answer {
-        judge(KEY, &[], text.as_bytes(), false)
+        judge(KEY, &NOTHING, text.as_bytes(), false)
     }
 
     fn refusal(text: &str, is_over: bool) -> Refusal {
-        match judge(KEY, &[], text.as_bytes(), is_over) {
+        match judge(KEY, &NOTHING, text.as_bytes(), is_over) {
             Answer::Refused(refusal) => *refusal,
             other => panic!("{other:?}: {text}"),
         }
@@ -261,7 +281,7 @@ mod tests {
             for cut in 0..whole.len() {
                 assert_eq!(judged(&whole[..cut]), Answer::Incomplete, "{cut} of {whole}");
             }
-            assert_eq!(judged(&(whole.clone() + "\u{1}")), Answer::Upgraded(whole.len()));
+            assert_eq!(judged(&(whole.clone() + "\u{1}")), upgraded(whole.len()));
         }
     }
 
@@ -281,10 +301,10 @@ mod tests {
                     _ => drop(bytes.remove(at)),
                 }
             }
-            let judged: Vec<_> = (0..=bytes.len()).map(|len| judge(KEY, &[], &bytes[..len], false)).collect();
+            let judged: Vec<_> = (0..=bytes.len()).map(|len| judge(KEY, &NOTHING, &bytes[..len], false)).collect();
             let first = judged.iter().position(|answer| *answer != Answer::Incomplete).unwrap_or(bytes.len());
             match &judged[first] {
-                Answer::Upgraded(_) => upgraded += 1,
+                Answer::Upgraded { .. } => upgraded += 1,
                 Answer::Invalid(_) => invalid += 1,
                 Answer::Incomplete | Answer::Refused(_) => continue,
             }
@@ -296,7 +316,7 @@ mod tests {
     #[test]
     fn many_header_lines_are_taken_and_too_many_named() {
         let lines = |count| (0..count).map(|index| format!("X-Field-{index}: y\r\n")).collect::<Vec<_>>().concat();
-        assert!(matches!(judged(&upgrade(&lines(300))), Answer::Upgraded(_)));
+        assert!(matches!(judged(&upgrade(&lines(300))), Answer::Upgraded { .. }));
         assert_eq!(judged(&upgrade(&lines(600))), Answer::Invalid("more than 512 header lines in the response"));
         let endless = format!("HTTP/1.1 101 x\r\nX: {}", "y".repeat(MAX_HEAD));
         assert_eq!(judged(&endless), Answer::Invalid("response head longer than 64 KiB"));
@@ -322,20 +342,20 @@ mod tests {
             assert_eq!(judged(&bad), Answer::Invalid(why), "{bad}");
         }
         let in_two_lines = good.replace("keep-alive, Upgrade", "keep-alive\r\nConnection: upgrade");
-        assert_eq!(judged(&in_two_lines), Answer::Upgraded(in_two_lines.len()));
-        let of_another = judge(b"another key", &[], good.as_bytes(), false);
+        assert_eq!(judged(&in_two_lines), upgraded(in_two_lines.len()));
+        let of_another = judge(b"another key", &NOTHING, good.as_bytes(), false);
         assert_eq!(of_another, Answer::Invalid("wrong or missing Sec-WebSocket-Accept"));
     }
 
     #[test]
     fn what_is_no_http_is_told_apart() {
         assert_eq!(judged("SSH-2.0-OpenSSH_9.6\r\n"), Answer::Invalid("not an HTTP response"));
-        let alert = judge(KEY, &[], b"\x15\x03\x01\x00\x02\x02\x46", false);
+        let alert = judge(KEY, &NOTHING, b"\x15\x03\x01\x00\x02\x02\x46", false);
         assert_eq!(alert, Answer::Invalid("the server answers in TLS: use wss://"));
-        assert_eq!(judge(KEY, &[], b"\x15", false), Answer::Incomplete);
-        let cut = judge(KEY, &[], b"HTTP/1.1 101 Switch", true);
+        assert_eq!(judge(KEY, &NOTHING, b"\x15", false), Answer::Incomplete);
+        let cut = judge(KEY, &NOTHING, b"HTTP/1.1 101 Switch", true);
         assert_eq!(cut, Answer::Invalid("closed within the response head"));
-        assert_eq!(judge(KEY, &[], b"", true), Answer::Incomplete);
+        assert_eq!(judge(KEY, &NOTHING, b"", true), Answer::Incomplete);
     }
 
     #[test]

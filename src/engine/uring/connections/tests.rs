@@ -70,6 +70,7 @@ fn an_echo_is_not_waited_for_but_an_end_behind_it_is() {
 fn a_holder_of_receive_buffers_that_has_read_all_is_no_holder_any_more() {
     let mut connections = with_input(libc::POLLIN, &[7; 64]);
     let send = connections.take_ops()[0].token;
+    connections.core.begin_turn(10); // no interactive connection is active any more
     connections.send_fell_short(send, 1);
     connections.finish_sends();
     assert_eq!(connections.holders.len(), 1);

@@ -1,6 +1,6 @@
 //! What a peer sends, what it is to get back, and what of that the server has sent of its own accord.
 
-use crate::protocol::{Protocol, Session, Settings};
+use crate::protocol::{Protocol, Session, Settings, Shared};
 
 use super::random::Random;
 
@@ -145,7 +145,7 @@ impl Script {
         let settings = Settings { protocol, ..Settings::default() };
         let mut session = Session::new(&settings);
         let mut data = self.bytes[..len].to_vec();
-        session.receive(&settings, &mut data).output.to_vec(&data)
+        session.receive(&mut Shared::new(settings), &mut data).output.to_vec(&data)
     }
 }
 

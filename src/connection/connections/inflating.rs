@@ -1,0 +1,70 @@
+//! Connections whose compressed messages are inflated: their memory, and the turns of input that waits because no more of it
+//! was to be inflated at once.
+
+use super::Connections;
+use crate::connection::lifecycle::{Facts, Received, State};
+use crate::connection::output::Lender;
+use crate::connection::schedule::{self, Standing};
+use crate::protocol::{CloseCode, Kinds, Output};
+use crate::worker::{Counter, Ending};
+
+impl<E, L: Lender> Connections<E, L> {
+    /// Whether a connection is to be closed because of what is held for compressed messages that are open: that counts as
+    /// pending output does, and beyond the total there is nothing for another one.
+    pub(super) fn holds_too_much(&self, key: u32) -> bool {
+        let life = &self.table.get(key).life;
+        self.shared.held() > self.backlog.total && life.is_inflating() && life.state() == State::Open
+    }
+
+    /// Closes such a connection, behind these bytes.
+    pub(super) fn shed(&mut self, key: u32, bytes: Vec<u8>) -> Output {
+        self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, bytes, false));
+        let why = "no memory for another compressed message";
+        self.close(key, (Ending::Violation, CloseCode::TRY_AGAIN_LATER), why);
+        let life = &mut self.table.get_mut(key).life;
+        if !life.facts.has(Facts::LADEN) {
+            life.release(&mut self.shared);
+        }
+        self.call(key);
+        Output::default()
+    }
+
+    /// A turn of input that waits: it is received as if it had come now, and its echo queued. The budget pays for it.
+    pub(super) fn resume(&mut self, key: u32) {
+        if !self.table.get(key).life.wants(false).resume {
+            return;
+        }
+        let life = &mut self.table.get_mut(key).life;
+        let Some(mut bytes) = life.take_waiting(&mut self.shared) else { return };
+        let Received { output, messages, frames, kinds, event, .. } =
+            life.received(&mut self.shared, &mut bytes, self.now);
+        self.counters.add(Counter::Messages, u64::from(messages));
+        if kinds != Kinds::default() {
+            self.count_kinds(kinds);
+        }
+        let output = output.to_vec(&bytes);
+        let mut cost = schedule::cost_of_receive(output.len() as u32, frames);
+        self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, output, false));
+        if let Some(event) = event {
+            cost = cost.saturating_add(self.happened(key, event));
+        }
+        self.budget.spend(cost);
+        let connection = self.table.get_mut(key);
+        connection.debt = Standing::after(connection.debt, cost, true).debt;
+        self.end_resuming(key);
+    }
+
+    fn end_resuming(&mut self, key: u32) {
+        self.enforce_caps(key);
+        let life = &self.table.get(key).life;
+        let has_ended = life.facts.has(Facts::PEER_DONE) || !life.state().is_served();
+        if has_ended && !life.facts.has(Facts::LADEN) {
+            self.push_goodbye(key);
+        }
+        self.go_on_leaving(key);
+        if self.table.get(key).life.wants(false).resume {
+            self.queue(key);
+        }
+        self.call(key);
+    }
+}

@@ -1,0 +1,42 @@
+//! Deadlines, and what is due at them.
+
+/// What a connection's deadline asks for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing before this tick; `None`: nothing at all.
+    Later(Option<u32>),
+    /// A Ping: half of the idle timeout is over.
+    Ping,
+    /// The closing handshake: a Ping went unanswered for the other half.
+    Close,
+    /// The end, without a Close frame.
+    Abort,
+    /// A send, although no event has told of room: the kernel does so only when a third of a socket's buffer is free, which
+    /// a slow reader may take longer for than its timeout.
+    Probe,
+    /// The end, because its output is stuck: the probe has found no room.
+    Stalled,
+}
+
+/// Deadlines, in ticks of the worker's clock; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timeouts {
+    /// From the accept to the end of the request.
+    pub(crate) handshake: Option<u32>,
+    /// Without any input: at half of it a Ping, at the end Close 1001.
+    pub(crate) idle: Option<u32>,
+    /// Without progress of the output of a connection that is not received from, because it is throttled or its peer has
+    /// shut down its side.
+    pub(crate) stall: Option<u32>,
+    /// From the decision to close, or from the last progress after it, to the close.
+    pub(crate) close: Option<u32>,
+    /// How long a tick is, for delays and rates.
+    pub(crate) tick_us: u32,
+}
+
+impl Timeouts {
+    /// Whether a connection whose output is stuck comes to its end by that rather than by being idle.
+    pub(super) fn has_stall_before_idle(&self) -> bool {
+        self.stall.is_some_and(|stall| self.idle.is_none_or(|idle| stall <= idle))
+    }
+}

@@ -1,0 +1,49 @@
+//! A byte of a connection's life, for its end.
+
+use super::LAST_RECEIVES;
+use crate::worker::Ending;
+
+/// Receives that a connection may still have when it is leaving or, as soon as something has brought it to its end, what that
+/// is; the highest bit: it has a stage in front of its session.
+#[derive(Clone, Copy)]
+pub(super) struct Rest(u8);
+
+impl Rest {
+    /// Of a connection that has just come. `is_staged`: something comes before its session.
+    pub(super) fn new(is_staged: bool) -> Self {
+        Self(LAST_RECEIVES | if is_staged { Self::STAGED } else { 0 })
+    }
+
+    pub(super) fn is_staged(self) -> bool {
+        self.0 & Self::STAGED != 0
+    }
+
+    pub(super) fn unstage(&mut self) {
+        self.0 &= !Self::STAGED;
+    }
+
+    const STAGED: u8 = 1 << 7;
+    /// Above the receives: this one's number is that of the first of [`Ending::ALL`].
+    const ENDINGS: u8 = LAST_RECEIVES + 1;
+
+    /// Takes one of the receives, if one is left.
+    pub(super) fn take(&mut self) -> bool {
+        let is_left = (1..Self::ENDINGS).contains(&(self.0 & !Self::STAGED));
+        self.0 -= u8::from(is_left);
+        is_left
+    }
+
+    /// The first one stays.
+    pub(super) fn set_ending(&mut self, ending: Ending) {
+        if self.ending().is_none() {
+            self.0 = self.0 & Self::STAGED | (Self::ENDINGS + ending as u8);
+        }
+    }
+
+    pub(super) fn ending(self) -> Option<Ending> {
+        let number = (self.0 & !Self::STAGED).checked_sub(Self::ENDINGS)?;
+        Ending::ALL.get(usize::from(number)).copied()
+    }
+}
+
+const _: () = assert!(Rest::ENDINGS as usize + Ending::ALL.len() <= Rest::STAGED as usize, "they share seven bits");

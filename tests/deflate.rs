@@ -93,6 +93,9 @@ impl Client {
 fn compress_with(compressor: &mut Compress, message: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(message.len() + message.len() / 8 + 100);
     compressor.compress_vec(message, &mut payload, FlushCompress::Sync).expect("a compressor takes all");
+    if payload.is_empty() {
+        return vec![0]; // a flush right behind another one gives nothing: an empty message (RFC 7692 section 7.2.3.6)
+    }
     assert!(payload.ends_with(&TAIL), "a flush ends with an empty block");
     payload.truncate(payload.len() - TAIL.len());
     payload

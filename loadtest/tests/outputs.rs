@@ -26,7 +26,7 @@ fn every_file_is_written_and_the_json_follows_its_schema() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let results = files.json("r.json");
     check_schema(&results);
-    assert_eq!(results["version"], 4);
+    assert_eq!(results["version"], 5);
     let series = results["series"].as_array().unwrap();
     assert!(series.iter().any(|sample| sample["phase"] == "measure" && sample["echoes_per_s"].as_f64() > Some(0.0)));
     assert!(series.iter().all(|sample| sample["server"]["rss_bytes"].as_u64() > Some(0)));

@@ -13,6 +13,8 @@ const NONE: u32 = u32::MAX;
 pub(crate) const BLOCK: usize = if cfg!(test) { 100 } else { 64 << 10 };
 /// What a chunk costs beside its bytes: its entry in the slab, and the allocator's share.
 pub(crate) const CHUNK_OVERHEAD: usize = 64;
+/// A block of so many bytes is to be freed as soon as it is sent, and not when the worker next has something to do: a page.
+const FREED_AT_ONCE: usize = 4096;
 /// Entries that the slab of chunks keeps when all output is gone.
 const CHUNKS_KEPT: usize = 4096;
 
@@ -128,6 +130,13 @@ impl<L: Lender> Outputs<L> {
     #[inline]
     pub(crate) fn has_several(&self, queue: Queue) -> bool {
         !queue.is_empty() && self.chunks[queue.0 as usize].next != queue.0
+    }
+
+    /// Whether the last chunk of a queue is a block that is to be freed as soon as it is sent.
+    #[inline]
+    pub(crate) fn is_freed_at_once(&self, queue: Queue) -> bool {
+        let last = (!queue.is_empty()).then(|| &self.chunks[queue.0 as usize].source);
+        matches!(last, Some(Source::Owned { bytes, .. }) if bytes.len() >= FREED_AT_ONCE)
     }
 
     /// Puts a piece of the receive buffers, which is not empty, behind the others.

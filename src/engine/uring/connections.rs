@@ -511,7 +511,9 @@ impl Connections {
         let connection = self.core.get(key);
         if connection.flight & SENDING != 0 {
             // A send that succeeds is silent. If something waits for that, the enter must not wait for anything else.
-            self.is_urgent |= connection.life.awaits_output() || self.core.outputs.has_several(connection.output);
+            let (output, outputs) = (connection.output, &self.core.outputs);
+            self.is_urgent |=
+                connection.life.awaits_output() || outputs.has_several(output) || outputs.is_freed_at_once(output);
         }
         let can_receive = wants.receive && flight & (RECEIVING | CANCELLING | CLOSING) == 0;
         if (can_receive && connection.life.facts.has(Facts::READABLE)) || wants.resume {

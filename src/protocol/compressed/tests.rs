@@ -39,6 +39,9 @@ fn open(deflate: Deflate) -> Driven {
 fn compressed_by(compressor: &mut Compress, message: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(message.len() + message.len() / 8 + 100);
     compressor.compress_vec(message, &mut payload, FlushCompress::Sync).unwrap();
+    if payload.is_empty() {
+        return vec![0]; // a flush right behind another one gives nothing: an empty message (RFC 7692 section 7.2.3.6)
+    }
     assert!(payload.len() < payload.capacity() && payload.ends_with(&TAIL));
     payload.truncate(payload.len() - TAIL.len());
     payload

@@ -516,7 +516,11 @@ impl Lifecycle {
                 self.stuck(timeouts.stall, after)
             }
             State::Leaving if self.facts.has(Facts::THROTTLED) => self.stuck(timeouts.stall, after),
-            State::Open if self.facts.has(Facts::PINGED) => after(timeouts.idle.map(|idle| idle / 2), Due::Close),
+            // Throttled within a frame, perhaps: no Close can be sent then.
+            State::Open if self.facts.has(Facts::PINGED) => {
+                let due = if self.session.at_frame_boundary() { Due::Close } else { Due::Abort };
+                after(timeouts.idle.map(|idle| idle / 2), due)
+            }
             // Within a frame no Close can be sent, and no Ping: this peer will not finish it.
             State::Open if !self.session.at_frame_boundary() => self.unpinged(timeouts, Due::Abort, now),
             State::Open if has_output => self.unpinged(timeouts, Due::Close, now),

@@ -60,6 +60,16 @@ fn in_the_midst_of_a_frame_no_close_can_be_sent() {
     assert_eq!((life.state(), life.due(&TIMEOUTS, false, 55)), (State::Closing, Due::Abort));
 }
 
+/// Its Close would be due again and again, for the rest of the frame is not received. (Seed 100180012 of the simulation.)
+#[test]
+fn a_peer_that_is_throttled_in_the_midst_of_a_frame_is_ended() {
+    let mut life = open(1);
+    receive(&mut life, HEADER, 12);
+    life.facts.set(Facts::THROTTLED.or(Facts::PINGED));
+    assert_eq!(life.due(&TIMEOUTS, true, 21), Due::Later(Some(22)));
+    assert_eq!(life.due(&TIMEOUTS, true, 22), Due::Abort);
+}
+
 #[test]
 fn a_throttled_peer_is_not_received_from() {
     let mut life = open(1);

@@ -256,17 +256,11 @@ impl<E, L: Lender> Connections<E, L> {
     #[inline]
     pub(crate) fn received(&mut self, key: u32, bytes: &mut [u8]) -> (Output, Cost) {
         let len = bytes.len() as u32;
-        let life = &mut self.table.get_mut(key).life;
-        if life.is_staged() {
+        if self.table.get(key).life.is_staged() {
             return self.received_through_stage(key, bytes);
         }
-        let Received { mut output, messages, frames, kinds, event, has_opened } =
-            life.received(&mut self.shared, bytes, self.now);
         self.counters.add(Counter::BytesReceived, u64::from(len));
-        self.counters.add(Counter::Messages, u64::from(messages));
-        if kinds != Kinds::default() {
-            self.count_kinds(kinds);
-        }
+        let Received { mut output, frames, event, has_opened, .. } = self.received_by_session(key, bytes);
         let mut cost = schedule::cost_of_receive(len, frames);
         if let Some(event) = event {
             cost = cost.saturating_add(self.happened(key, event));
@@ -278,6 +272,17 @@ impl<E, L: Lender> Connections<E, L> {
             }
         }
         (output, cost)
+    }
+
+    /// What a connection's session makes of bytes, whatever they have come through; its messages are counted.
+    #[inline]
+    fn received_by_session(&mut self, key: u32, bytes: &mut [u8]) -> Received {
+        let received = self.table.get_mut(key).life.received(&mut self.shared, bytes, self.now);
+        self.counters.add(Counter::Messages, u64::from(received.messages));
+        if received.kinds != Kinds::default() {
+            self.count_kinds(received.kinds);
+        }
+        received
     }
 
     fn count_kinds(&self, kinds: Kinds) {

@@ -5,8 +5,8 @@ use super::Connections;
 use crate::connection::lifecycle::{Facts, Received, State};
 use crate::connection::output::Lender;
 use crate::connection::schedule::{self, Standing};
-use crate::protocol::{CloseCode, Kinds, Output};
-use crate::worker::{Counter, Ending};
+use crate::protocol::{CloseCode, Output};
+use crate::worker::Ending;
 
 impl<E, L: Lender> Connections<E, L> {
     /// Whether a connection is to be closed because of what is held for compressed messages that are open: that counts as
@@ -36,12 +36,7 @@ impl<E, L: Lender> Connections<E, L> {
         }
         let life = &mut self.table.get_mut(key).life;
         let Some(mut bytes) = life.take_waiting(&mut self.shared) else { return };
-        let Received { output, messages, frames, kinds, event, .. } =
-            life.received(&mut self.shared, &mut bytes, self.now);
-        self.counters.add(Counter::Messages, u64::from(messages));
-        if kinds != Kinds::default() {
-            self.count_kinds(kinds);
-        }
+        let Received { output, frames, event, .. } = self.received_by_session(key, &mut bytes);
         let output = output.to_vec(&bytes);
         let mut cost = schedule::cost_of_receive(output.len() as u32, frames);
         self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, output, false));

@@ -6,7 +6,7 @@ use super::Connections;
 use crate::connection::lifecycle::{Facts, Received};
 use crate::connection::output::Lender;
 use crate::connection::schedule::{self, Cost};
-use crate::protocol::{Kinds, Output};
+use crate::protocol::Output;
 use crate::transport::{Handshake, Opened, Progress, Step};
 use crate::worker::Counter;
 
@@ -134,13 +134,7 @@ impl<E, L: Lender> Connections<E, L> {
 
     /// Bytes for the session that a stage has brought. Says what they are to be answered with behind `out`.
     fn received_plain(&mut self, key: u32, plain: &mut [u8], out: &mut Vec<u8>) -> (Output, Cost) {
-        let life = &mut self.table.get_mut(key).life;
-        let Received { mut output, messages, frames, kinds, event, has_opened } =
-            life.received(&mut self.shared, plain, self.now);
-        self.counters.add(Counter::Messages, u64::from(messages));
-        if kinds != Kinds::default() {
-            self.count_kinds(kinds);
-        }
+        let Received { mut output, frames, event, has_opened, .. } = self.received_by_session(key, plain);
         let mut cost = schedule::cost_of_receive(0, frames) - schedule::RECEIVE;
         if let Some(event) = event {
             cost = cost.saturating_add(self.happened(key, event));

@@ -270,7 +270,7 @@ impl From<WhenFullChoice> for WhenFull {
 /// See [`ServeArgs::deflate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DeflateChoice {
-    /// It is declined: nobody compresses.
+    /// It is declined: messages come uncompressed.
     Off,
     /// Compressed messages come back as they are, without being compressed anew; text is inflated to be checked.
     Pass,

@@ -185,7 +185,7 @@ fn compressed_bytes_come_back_as_they_are() {
         client.peer.send(frame(FIN | RSV1 | opcode, &payload));
         client.peer.expect_frame(FIN | RSV1 | opcode, &payload);
     }
-    // Nobody looks into it.
+    // It is not inflated.
     client.peer.send(frame(FIN | RSV1 | BINARY, &vec![0xff; 70_000]));
     client.peer.expect_frame(FIN | RSV1 | BINARY, vec![0xff; 70_000]);
 }

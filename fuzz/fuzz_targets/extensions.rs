@@ -30,7 +30,7 @@ fuzz_target!(|input: (u8, bool, &str)| {
 });
 
 fn check(deflate: Deflate, header: &str, agreed: &str) {
-    assert!(deflate != Deflate::Off && header.contains("permessage-deflate"), "nobody asked for {agreed}");
+    assert!(deflate != Deflate::Off && header.contains("permessage-deflate"), "{agreed} was not asked for");
     let mut parts = agreed.split("; ");
     assert_eq!(parts.next(), Some("permessage-deflate"));
     let parts: Vec<&str> = parts.collect();

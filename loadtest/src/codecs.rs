@@ -1,4 +1,4 @@
-//! Compression of a thread's connections (RFC 7692): who has what to compress and to inflate with.
+//! Compression of a thread's connections (RFC 7692): what each compresses and inflates with.
 //!
 //! A message that needs no earlier one is compressed and inflated with what the thread has for all connections; a connection
 //! whose messages may need earlier ones keeps a compressor or an inflater of its own from the first message on.

@@ -1,4 +1,4 @@
-//! What the conductor decides: who is a member, when a phase begins, who is lost, when it is over. No socket and no clock:
+//! What the conductor decides: which peers are members, when a phase begins, which are lost, when it is over. No socket and no clock:
 //! what happens is told with its time, what is to be done is asked for with [`Conductor::next_action`].
 
 use std::collections::{BTreeMap, VecDeque};
@@ -393,7 +393,7 @@ impl Conductor {
         self.run > 1 || matches!(self.stage, Stage::Running { .. }) || (self.run == 1 && self.stage == Stage::Between)
     }
 
-    /// A member does not go on. Before the start nobody does; later the others do.
+    /// A member does not go on. Before the start that ends the run for all; later the others go on.
     fn lose(&mut self, member: u32, why: &str, now_ns: u64) {
         let is_between_runs = self.run > 0 && self.stage == Stage::Between;
         let seat = &mut self.seats[member as usize];

@@ -185,7 +185,7 @@ impl Member {
                 self.is_told_to_end = true;
                 self.end.get_or_insert(End { code, said });
             }
-            // Whoever has not proved to be the conductor conducts nothing.
+            // A peer that has not proved to be the conductor conducts nothing.
             _ if self.meeting.is_none() => {}
             FromConductor::Pong { sent_ns, at_ns } => {
                 self.meter.note(sent_ns.min(now_ns), at_ns, now_ns);

@@ -139,7 +139,7 @@ pub enum FromMember {
     },
 }
 
-/// Who comes, to do what.
+/// A member, and what it has come to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`PROTOCOL`].

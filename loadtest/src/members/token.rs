@@ -1,6 +1,6 @@
 //! The shared token: each side shows that it has it without sending it (HMAC-SHA256 of the other side's random bytes).
 //!
-//! It keeps out whoever does not have it, and those of another run. What is said behind the hello is neither encrypted nor
+//! Peers without it are kept out, and those of another run. What is said behind the hello is neither encrypted nor
 //! signed: members meet on a network that is trusted, or in a tunnel.
 
 use std::fmt;
@@ -19,7 +19,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Who signs: a signature of one side is none of the other.
+/// The side that signs: a signature of one is none of the other.
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
     /// Members sign their hello.

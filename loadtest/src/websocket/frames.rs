@@ -99,7 +99,7 @@ pub enum Event<'a> {
     Payload {
         /// Whether the message is text.
         text: bool,
-        /// Whether the bytes are compressed: then nobody has looked yet whether text is UTF-8.
+        /// Whether the bytes are compressed: then text has not been checked for UTF-8 yet.
         compressed: bool,
         /// The bytes; empty only if the frame is.
         bytes: &'a [u8],

@@ -32,7 +32,7 @@ impl<E, L: Lender> Connections<E, L> {
         assert_eq!(queued, [self.foreground.len(), self.background.len()], "a place in a list that nobody has");
         assert_eq!(timers, self.wheel.len(), "a timer that nobody has");
         let is_inflating = self.table.iter().any(|(_, connection)| connection.life.is_inflating());
-        assert_eq!(self.shared.held() > 0, is_inflating, "memory for compressed messages that nobody has");
+        assert_eq!(self.shared.held() > 0, is_inflating, "memory for compressed messages that no connection has");
     }
 
     /// What must hold after every turn: each deadline has a timer that comes up by then, and what was due has been met, if

@@ -20,7 +20,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    fn is_something_due(&mut self, key: u32) -> bool {
+    pub(super) fn is_something_due(&mut self, key: u32) -> bool {
         let Some(connection) = self.connections.get(key as usize) else { return false };
         match connection.stage {
             Stage::Connecting => false,
@@ -40,7 +40,8 @@ impl<T: Default> Driver<'_, T> {
     }
 
     /// Puts into `output` what the connection is to send now, if anything. Returns whether there is more to be sent at once,
-    /// for which there was no room.
+    /// for which there was no room or which is of another kind: a transport must not wait for an event before it tells that
+    /// this much is sent.
     pub fn fill(&mut self, key: u32, output: &mut impl Output) -> bool {
         let Some(connection) = self.connections.get_mut(key as usize) else { return false };
         match connection.stage {
@@ -52,7 +53,10 @@ impl<T: Default> Driver<'_, T> {
             }
             Stage::Connecting | Stage::Upgrading => {}
             Stage::Ending if !connection.has(Flag::CloseDue) => {}
-            _ if connection.has_control_due() => self.fill_control(key, output),
+            _ if connection.has_control_due() => {
+                self.fill_control(key, output);
+                return self.is_something_due(key);
+            }
             Stage::Greeting if connection.session.is_new() => {
                 let id = connection.session.send_untimed(&mut self.tally);
                 self.add_message(key, id, output);

@@ -123,6 +123,13 @@ impl SendBuffer {
         self.advance(self.offered, messages);
     }
 
+    /// Whether the last offer, of which nothing has been taken yet, was not all that is to be sent.
+    #[inline]
+    pub(super) fn has_more(&self, messages: &Messages) -> bool {
+        let large = self.large.map_or(0, |(id, at)| messages.size_of(id) - at);
+        self.offered < self.len - self.sent + large
+    }
+
     /// Makes room for `len` bytes behind those in the buffer, of which nothing has been offered yet.
     pub(super) fn reserve(&mut self, len: usize) {
         debug_assert!(self.sent == 0 && self.large.is_none(), "growing a buffer in use");
@@ -281,6 +288,7 @@ mod tests {
             let mut stream = Vec::new();
             while !buffer.is_empty() {
                 let offered = parts(buffer, &messages);
+                assert_eq!(buffer.has_more(&messages), stream.len() + offered.len() < client_header_len(size) + size);
                 // The small steps matter at the beginning only.
                 let step = if stream.len() > 100 { usize::MAX } else { taken };
                 let count = offered.len().min(step);

@@ -143,7 +143,7 @@ impl<'a> Tls<'a> {
                 pending.len()
             });
             // What the driver has follows in the next send.
-            return false;
+            return connection.state != State::Handshake;
         }
         if matches!(connection.state, State::Handshake | State::Closed) {
             return false;

@@ -112,7 +112,8 @@ impl Worker<'_> {
             slot.set(Flag::Trying, true);
             self.tries.push(token);
         }
-        let buffer = self.sends.get(slot.send.expect("what is to be sent was taken"));
+        let key_of_send = slot.send.expect("what is to be sent was taken");
+        let buffer = self.sends.get(key_of_send);
         // SAFETY: what the buffer owns is never moved, and it is neither written nor given back before this send is over
         // (`Slot::send` holds it until then); `sends` and the messages' tables outlive the ring.
         unsafe {
@@ -122,6 +123,8 @@ impl Worker<'_> {
             };
             self.ring.push_borrowed(send);
         }
+        // No completion tells that a try has sent everything: what follows it must not wait for one.
+        self.is_held_up |= mode == SendMode::Try && self.sends.get(key_of_send).has_more(&self.shared.messages);
     }
 
     /// The TCP connection has ended, with or without an error.

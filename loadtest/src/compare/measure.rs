@@ -243,8 +243,16 @@ pub fn judge(report: &Report, cell: &Cell, rate_per_s: Option<f64>) -> Measureme
         if let Some(why) = inconsistency(report, measured, cell) {
             add(FaultKind::Inconsistent, why);
         }
-        if let Some(why) = generator(report, measured, rate_per_s) {
+        if let Some(why) = generator(report) {
             add(FaultKind::Generator, why);
+        }
+        if rate_per_s.is_some() {
+            for late in late(measured) {
+                measurement.values.remove(&late.metric);
+                if late.metric == cell.metric {
+                    add(FaultKind::Generator, late.why());
+                }
+            }
         }
         if let Some(rate) = rate_per_s.filter(|rate| measured.echoes_per_s < KEPT_UP * rate) {
             let came = count(measured.echoes_per_s.round() as u64);
@@ -337,15 +345,32 @@ fn inconsistency(report: &Report, measured: &MeasuredReport, cell: &Cell) -> Opt
     })
 }
 
-fn generator(report: &Report, measured: &MeasuredReport, rate_per_s: Option<f64>) -> Option<String> {
-    if let Some(verdict) = report.verdict.as_ref().filter(|verdict| verdict.bound == Bound::GeneratorBound) {
-        return Some(verdict.reason.clone());
+fn generator(report: &Report) -> Option<String> {
+    let verdict = report.verdict.as_ref().filter(|verdict| verdict.bound == Bound::GeneratorBound)?;
+    Some(verdict.reason.clone())
+}
+
+/// A latency in an open loop of which too much is how late the generator itself was.
+struct Late {
+    metric: Metric,
+    lag_us: f64,
+}
+
+impl Late {
+    fn why(&self) -> String {
+        format!("the generator itself was late by {} at {}", time(self.lag_us), self.metric.name())
     }
-    rate_per_s?;
-    let (latency, lag) = (measured.latency_us?, measured.lag_us?);
-    let late = [("p50", latency.p50, lag.p50), ("p99", latency.p99, lag.p99), ("p99.9", latency.p99_9, lag.p99_9)];
-    let (name, _, lag) = late.into_iter().find(|(_, latency, lag)| *lag > MAX_LAG_SHARE * latency)?;
-    Some(format!("the generator itself was late by {} at {name}", time(lag)))
+}
+
+fn late(measured: &MeasuredReport) -> Vec<Late> {
+    let (Some(latency), Some(lag)) = (measured.latency_us, measured.lag_us) else { return Vec::new() };
+    let all = [
+        (Metric::P50, latency.p50, lag.p50),
+        (Metric::P99, latency.p99, lag.p99),
+        (Metric::P999, latency.p99_9, lag.p99_9),
+    ];
+    let late = all.into_iter().filter(|(_, latency, lag)| *lag > MAX_LAG_SHARE * latency);
+    late.map(|(metric, _, lag_us)| Late { metric, lag_us }).collect()
 }
 
 #[cfg(test)]

@@ -86,6 +86,10 @@ fn a_late_generator_and_a_slow_server_are_told_apart_in_an_open_loop() {
     report.measured.as_mut().unwrap().lag_us =
         Some(crate::output::report::LatencyReport { p99: latency.p99, ..Default::default() });
     assert_eq!(kinds(&judge(&report, &open, Some(1000.0))), [FaultKind::Generator]);
+    let of_another = judge(&report, &cell("rate = 1000\nmetric = 'p50'"), Some(1000.0));
+    assert_eq!(of_another.faults, [], "only the 99th percentile is late");
+    let has = |metric| of_another.values.contains_key(&metric);
+    assert!(has(Metric::P50) && !has(Metric::P99) && has(Metric::CpuPerEcho));
     assert_eq!(kinds(&judge(&lawful(), &open, Some(1100.0))), [FaultKind::TooSlow]);
 }
 

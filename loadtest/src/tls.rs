@@ -69,6 +69,9 @@ pub fn config(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.resumption = Resumption::disabled();
+    // So that rustls hands connections over behind their handshakes.
+    config.enable_secret_extraction = true;
+    config.key_log = tlsrecord::prepare();
     Ok(Arc::new(config))
 }
 

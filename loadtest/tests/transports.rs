@@ -33,6 +33,18 @@ fn good_echoes_of_all_sizes_and_depths_are_good_through_epoll() {
     }
 }
 
+/// A server that answers whole messages only, and one connection: between the parts of a message nothing else happens.
+#[test]
+fn a_message_in_several_sends_is_sent_without_a_pause() {
+    let address = start(Behaviour::Echo);
+    for transport in ["auto", "epoll"] {
+        let args = ["-c", "1", "--size", "3000000", "--messages", "20", "--duration", "30", "--transport", transport];
+        let outcome = run(address, &args);
+        assert_eq!(outcome.code, Some(0), "{transport}: {}", outcome.output);
+        assert_eq!(outcome.number("/measured/echoes"), 20, "{transport}: {}", outcome.output);
+    }
+}
+
 #[test]
 fn faults_are_seen_through_epoll() {
     for (behaviour, fault) in [

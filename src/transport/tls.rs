@@ -1,22 +1,21 @@
 //! TLS in front of a session. rustls makes the handshake, by its unbuffered connection, which does no I/O and holds no buffers;
 //! in TLS 1.2 it opens and seals records, too. All that this crate knows of rustls' connections is in this file. The records of
-//! TLS 1.3 are [`record`]'s.
+//! TLS 1.3 are [`tlsrecord`]'s.
 
 use core::ops::Range;
-use std::cell::Cell;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{ConnectionTrafficSecrets, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::protocol;
 pub use alone::Alone;
-pub(super) use record::Keys;
-use record::{Direction, FRAGMENT_MAX, HEADER, Reading, Records, Secret, Suite};
+pub(super) use tlsrecord::Keys;
+pub use tlsrecord::Progress;
+use tlsrecord::{FRAGMENT_MAX, HEADER, Handover, Reading, Records, Side};
 
 mod alone;
-mod record;
 
 /// What sealing a record adds to it at most: its header and, in TLS 1.2, an explicit nonce of 8 bytes, in TLS 1.3 the inner
 /// type; a tag of 16 bytes.
@@ -24,8 +23,6 @@ const OVERHEAD: usize = HEADER + 8 + 16;
 /// Bytes of an incomplete handshake message that are kept at most: rustls takes messages of 64 KiB, each of its records has a
 /// header.
 const HALF_MAX: usize = 80 << 10;
-/// How often a client may have renewed its keys by the end of the handshake, of which rustls does not tell.
-const EARLY_RENEWALS: usize = 4;
 
 /// What all TLS listeners of a server begin their handshakes with. It can be replaced while they do.
 #[derive(Debug)]
@@ -49,7 +46,7 @@ impl Acceptor {
         let connection = UnbufferedServerConnection::new(config).ok()?;
         let state = State::Rustls(Box::new(Rustls {
             connection,
-            secrets: Secrets::default(),
+            handover: Handover::default(),
             has_answered: false,
             has_said_goodbye: false,
         }));
@@ -60,32 +57,8 @@ impl Acceptor {
 /// Has rustls hand over its secrets.
 fn prepared(mut config: ServerConfig) -> Arc<ServerConfig> {
     config.enable_secret_extraction = true;
-    config.key_log = Arc::new(Witness);
+    config.key_log = tlsrecord::prepare();
     Arc::new(config)
-}
-
-/// The traffic secrets that a handshake has come to: of the client, and of the server.
-#[derive(Clone, Copy, Default)]
-struct Secrets([Option<Secret>; 2]);
-
-thread_local! {
-    /// Those of the handshake that this thread is making. rustls tells of them in no other way.
-    static LAST: Cell<Secrets> = const { Cell::new(Secrets([None; 2])) };
-}
-
-/// Notes secrets in [`LAST`].
-#[derive(Debug)]
-struct Witness;
-
-impl KeyLog for Witness {
-    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
-        let Secrets([client, server]) = LAST.get();
-        match label {
-            "CLIENT_TRAFFIC_SECRET_0" => LAST.set(Secrets([Secret::new(secret), server])),
-            "SERVER_TRAFFIC_SECRET_0" => LAST.set(Secrets([client, Secret::new(secret)])),
-            _ => {}
-        }
-    }
 }
 
 /// The TLS of one connection.
@@ -100,17 +73,6 @@ enum State {
     Rustls(Box<Rustls>),
     /// TLS 1.3, behind the handshake.
     Records(Box<Records>),
-    Failed,
-}
-
-/// How far a receive has brought it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// More may come.
-    Goes,
-    /// The peer has said goodbye (`close_notify`): nothing more comes from it.
-    PeerFinished,
-    /// It has failed, and its last words are in the output.
     Failed,
 }
 
@@ -276,7 +238,7 @@ fn receive(
 /// A connection of rustls.
 struct Rustls {
     connection: UnbufferedServerConnection,
-    secrets: Secrets,
+    handover: Handover,
     /// The client's first message is answered.
     has_answered: bool,
     has_said_goodbye: bool,
@@ -321,7 +283,7 @@ impl Rustls {
     /// All complete records; says how many bytes are used up.
     fn process(&mut self, records: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> (usize, Progress) {
         let mut used = 0;
-        LAST.set(Secrets::default());
+        Handover::begin();
         loop {
             let UnbufferedStatus { discard, state, .. } = self.connection.process_tls_records(&mut records[used..]);
             used += discard;
@@ -335,8 +297,8 @@ impl Rustls {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, out);
                     self.has_answered = true;
-                    if let both @ Secrets([Some(_), Some(_)]) = LAST.take() {
-                        self.secrets = both;
+                    if let Some(handover) = Handover::take() {
+                        self.handover = handover;
                     }
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
@@ -420,26 +382,9 @@ impl Rustls {
 
     /// What it has agreed on, once its handshake is over. `None`: what rustls hands over is not what is known of it.
     fn into_records(self) -> Option<Records> {
-        let Secrets([Some(client), Some(server)]) = self.secrets else { return None };
-        let (secrets, _) = self.connection.dangerous_into_kernel_connection().ok()?;
-        let (suite, seal) = direction(server, &secrets.tx)?;
-        let (_, open) = direction(client, &secrets.rx)?;
-        Some(Records::new(suite, open, seal))
+        let (extracted, _) = self.connection.dangerous_into_kernel_connection().ok()?;
+        self.handover.into_records(&extracted, Side::Server)
     }
-}
-
-/// A direction, given its first secret and the key that rustls has made of that, or of one behind it.
-fn direction(first: Secret, (sequence, key): &(u64, ConnectionTrafficSecrets)) -> Option<(Suite, Direction)> {
-    let (suite, key, iv) = match key {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128GcmSha256, key, iv),
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256GcmSha384, key, iv),
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::Chacha20Poly1305Sha256, key, iv),
-        _ => return None,
-    };
-    let first = Direction::new(suite, first, 0);
-    let all = std::iter::successors(Some(first), |direction| Some(direction.renewed(suite)));
-    let found = all.take(EARLY_RENEWALS).find(|direction| direction.has(suite, key.as_ref(), iv.as_ref()))?;
-    Some((suite, found.at(*sequence)))
 }
 
 fn encode(mut data: EncodeTlsData<ServerConnectionData>, out: &mut Vec<u8>) {

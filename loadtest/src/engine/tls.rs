@@ -1,5 +1,6 @@
-//! TLS between a transport and the driver, without I/O: records are decrypted as they come, wherever they are, and
-//! encrypted into the buffer that is sent. An idle connection has no buffer, only what rustls keeps of it.
+//! TLS between a transport and the driver, without I/O: records are opened where they are, and sealed into the buffer that is
+//! sent. rustls makes the handshake; the records of TLS 1.3 are then [`tlsrecord`]'s, those of TLS 1.2 remain rustls'. An
+//! idle connection has no buffer, only its secrets or what rustls keeps of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use rustls::client::ClientConnectionData;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{ClientConfig, Error};
+use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion};
+use tlsrecord::{Failure, Handover, Keys, Progress, Records, Side};
 
 use super::Shared;
 use super::sends::SendBuffer;
@@ -37,24 +39,40 @@ pub(super) struct Tls<'a> {
     config: &'a Arc<ClientConfig>,
     shared: &'a Shared,
     /// By the connections' keys.
-    connections: Vec<Option<Box<TlsConnection>>>,
+    connections: Vec<Option<TlsConnection>>,
+    /// Of connections that were lately active.
+    keys: Keys,
     /// Beginnings of records whose ends have not come, of the few connections that have one.
     partial: HashMap<u32, Vec<u8>>,
     pub(super) wants: VecDeque<Want>,
-    /// What is being encrypted.
+    /// What is being encrypted, and what that has become.
     plain: Plain,
+    sealed: Vec<u8>,
 }
 
 /// One connection.
 struct TlsConnection {
-    tls: UnbufferedClientConnection,
-    /// Records of the handshake, or an alert, that are to be sent.
+    layer: Layer,
+    /// Records of the handshake, an alert, or a renewal of keys, that are to be sent.
     pending: Vec<u8>,
     state: State,
 }
 
-// The allocator's next size has a quarter more.
-const _: () = assert!(size_of::<TlsConnection>() <= 1024, "there is one for each connection");
+/// What opens and seals records.
+enum Layer {
+    /// In the handshake; with TLS 1.2 to the end.
+    Rustls(Box<Rustls>),
+    /// TLS 1.3, behind the handshake.
+    Records(Box<Records>),
+    /// What rustls hands over is not what is known of it.
+    Lost,
+}
+
+/// A connection of rustls.
+struct Rustls {
+    connection: UnbufferedClientConnection,
+    handover: Handover,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -71,7 +89,16 @@ impl<'a> Tls<'a> {
         let capacity = shared.longest_request().max(PLAIN_MIN);
         let plain = Plain { bytes: Vec::new(), capacity };
         let connections = (0..part.connections).map(|_| None).collect();
-        Self { config, shared, connections, partial: HashMap::new(), wants: VecDeque::new(), plain }
+        Self {
+            config,
+            shared,
+            connections,
+            keys: Keys::default(),
+            partial: HashMap::new(),
+            wants: VecDeque::new(),
+            plain,
+            sealed: Vec::new(),
+        }
     }
 
     /// The transport has connected: begins the handshake.
@@ -101,7 +128,7 @@ impl<'a> Tls<'a> {
         let earlier = if self.partial.is_empty() { None } else { self.partial.remove(&key) };
         let outcome = match earlier {
             None => {
-                let outcome = connection.process(key, bytes, arrived_ns, driver);
+                let outcome = connection.process(key, &mut self.keys, bytes, arrived_ns, driver);
                 if let Ok(used) = outcome
                     && used < bytes.len()
                 {
@@ -111,7 +138,7 @@ impl<'a> Tls<'a> {
             }
             Some(mut records) => {
                 records.extend_from_slice(bytes);
-                let outcome = connection.process(key, &mut records, arrived_ns, driver);
+                let outcome = connection.process(key, &mut self.keys, &mut records, arrived_ns, driver);
                 if let Ok(used) = outcome
                     && used < records.len()
                 {
@@ -155,20 +182,27 @@ impl<'a> Tls<'a> {
         if plain.is_empty() && !is_ending {
             return has_more;
         }
-        buffer.reserve(plain.len() + (plain.len() / RECORD + 1) * RECORD_OVERHEAD + ALERT_MAX);
-        buffer.add(|bytes| {
-            let mut len = 0;
-            connection.write(|traffic| {
+        match &mut connection.layer {
+            Layer::Records(records) => {
+                self.sealed.clear();
                 if !plain.is_empty() {
-                    len = traffic.encrypt(plain, bytes)?;
+                    records.seal(key, &mut self.keys, plain, &mut self.sealed);
                 }
                 if is_ending {
-                    len += traffic.queue_close_notify(&mut bytes[len..])?;
+                    records.say_goodbye(key, &mut self.keys, &mut self.sealed);
                 }
-                Ok(())
-            });
-            len
-        });
+                buffer.reserve(self.sealed.len());
+                buffer.add(|bytes| {
+                    bytes[..self.sealed.len()].copy_from_slice(&self.sealed);
+                    self.sealed.len()
+                });
+            }
+            Layer::Rustls(rustls) => {
+                buffer.reserve(plain.len() + (plain.len() / RECORD + 1) * RECORD_OVERHEAD + ALERT_MAX);
+                buffer.add(|bytes| rustls.seal(plain, is_ending, bytes));
+            }
+            Layer::Lost => {}
+        }
         if is_ending {
             connection.state = State::Closed;
         }
@@ -192,86 +226,160 @@ impl<'a> Tls<'a> {
 
     pub(super) fn released(&mut self, key: u32) {
         self.connections[key as usize] = None;
+        self.keys.forget(key);
         self.partial.remove(&key);
     }
 }
 
 impl TlsConnection {
-    fn new(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Box<Self>, Error> {
-        let tls = UnbufferedClientConnection::new(Arc::clone(config), name)?;
-        Ok(Box::new(Self { tls, pending: Vec::new(), state: State::Handshake }))
+    fn new(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
+        let connection = UnbufferedClientConnection::new(Arc::clone(config), name)?;
+        let layer = Layer::Rustls(Box::new(Rustls { connection, handover: Handover::default() }));
+        Ok(Self { layer, pending: Vec::new(), state: State::Handshake })
     }
 
     /// Handles all whole records in `bytes`. Returns how many bytes they were.
     fn process<T: Default>(
         &mut self,
         key: u32,
+        keys: &mut Keys,
         bytes: &mut [u8],
         arrived_ns: u64,
         driver: &mut Driver<'_, T>,
     ) -> Result<usize, Error> {
+        let was_handshake = self.state == State::Handshake;
+        let used = match &mut self.layer {
+            Layer::Records(records) => {
+                let reading = records.open(key, keys, bytes, &mut self.pending);
+                if !reading.plain.is_empty() {
+                    driver.received(key, &bytes[reading.plain], arrived_ns);
+                }
+                match reading.progress {
+                    Progress::Goes => {}
+                    Progress::PeerFinished => self.state = State::PeerClosed,
+                    Progress::Failed => {
+                        self.state = State::Closed;
+                        return Err(reading.failure.map_or(Error::HandshakeNotComplete, in_rustls_words));
+                    }
+                }
+                reading.used
+            }
+            Layer::Rustls(rustls) => {
+                let outcome = rustls.process(&mut self.pending, bytes, |plain| driver.received(key, plain, arrived_ns));
+                match outcome {
+                    Ok((used, state)) => {
+                        self.state = state.unwrap_or(self.state);
+                        used
+                    }
+                    Err(error) => {
+                        self.state = State::Closed;
+                        return Err(error);
+                    }
+                }
+            }
+            Layer::Lost => bytes.len(),
+        };
+        if was_handshake && self.state == State::Established {
+            self.take_over()?;
+        }
+        Ok(used)
+    }
+
+    /// Behind a handshake of TLS 1.3, rustls is not needed any more.
+    fn take_over(&mut self) -> Result<(), Error> {
+        let Layer::Rustls(rustls) = std::mem::replace(&mut self.layer, Layer::Lost) else { return Ok(()) };
+        self.layer = if rustls.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+            let (extracted, _) = rustls.connection.dangerous_into_kernel_connection()?;
+            let records = rustls.handover.into_records(&extracted, Side::Client);
+            Layer::Records(Box::new(records.ok_or_else(|| Error::General("secrets of no known suite".to_owned()))?))
+        } else {
+            Layer::Rustls(rustls)
+        };
+        Ok(())
+    }
+}
+
+impl Rustls {
+    /// Handles all whole records in `bytes`. Returns how many bytes they were, and what the connection has come to.
+    fn process(
+        &mut self,
+        pending: &mut Vec<u8>,
+        bytes: &mut [u8],
+        mut received: impl FnMut(&[u8]),
+    ) -> Result<(usize, Option<State>), Error> {
         let mut used = 0;
+        Handover::begin();
         loop {
-            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(&mut bytes[used..]);
+            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(&mut bytes[used..]);
             let state = match state {
                 Ok(state) => state,
                 Err(error) => {
-                    self.take_alert(&mut bytes[used + discard..]);
+                    self.take_alert(pending, &mut bytes[used + discard..]);
                     return Err(error);
                 }
             };
-            let goes_on = match state {
+            let end = match state {
                 ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
-                        driver.received(key, record.payload, arrived_ns);
+                        received(record.payload);
                     }
-                    true
+                    None
                 }
                 ConnectionState::EncodeTlsData(encoding) => {
-                    encode(encoding, &mut self.pending);
-                    true
+                    encode(encoding, pending);
+                    None
                 }
                 ConnectionState::TransmitTlsData(transmission) => {
                     // It is handed on, in this order.
                     transmission.done();
-                    true
+                    None
                 }
-                ConnectionState::WriteTraffic(_) => {
-                    if self.state == State::Handshake {
-                        self.state = State::Established;
-                    }
-                    false
-                }
-                ConnectionState::PeerClosed => {
-                    self.state = State::PeerClosed;
-                    false
-                }
-                _ => false,
+                ConnectionState::WriteTraffic(_) => Some(Some(State::Established)),
+                ConnectionState::PeerClosed => Some(Some(State::PeerClosed)),
+                _ => Some(None),
             };
             used += discard;
-            if !goes_on {
-                return Ok(used);
+            if let Some(handover) = Handover::take() {
+                self.handover = handover;
+            }
+            if let Some(state) = end {
+                return Ok((used, state));
             }
         }
     }
 
     /// The alert that says what is wrong is to reach the server. `bytes` are those behind what has been discarded: the
     /// library still knows where in them the message is that it has refused, and looks there.
-    fn take_alert(&mut self, mut bytes: &mut [u8]) {
+    fn take_alert(&mut self, pending: &mut Vec<u8>, mut bytes: &mut [u8]) {
         loop {
-            let UnbufferedStatus { discard, state } = self.tls.process_tls_records(bytes);
+            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(bytes);
             let Ok(ConnectionState::EncodeTlsData(encoding)) = state else { break };
-            encode(encoding, &mut self.pending);
+            encode(encoding, pending);
             bytes = &mut bytes[discard..];
         }
-        self.state = State::Closed;
     }
 
-    /// Lets `write` encrypt something. The handshake is done.
+    /// Puts `plain` into `bytes`, and a goodbye behind it if this is the end. The handshake is done. Returns how many bytes
+    /// that is.
+    fn seal(&mut self, plain: &[u8], is_ending: bool, bytes: &mut [u8]) -> usize {
+        let mut len = 0;
+        self.write(|traffic| {
+            if !plain.is_empty() {
+                len = traffic.encrypt(plain, bytes)?;
+            }
+            if is_ending {
+                len += traffic.queue_close_notify(&mut bytes[len..])?;
+            }
+            Ok(())
+        });
+        len
+    }
+
+    /// Lets `write` encrypt something.
     fn write(&mut self, write: impl FnOnce(&mut WriteTraffic<'_, ClientConnectionData>) -> Result<(), EncryptError>) {
-        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
+        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
         let written = match state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => write(&mut traffic),
             Ok(ConnectionState::TransmitTlsData(mut transmission)) => {
@@ -281,6 +389,18 @@ impl TlsConnection {
             _ => Ok(()),
         };
         debug_assert!(written.is_ok(), "{written:?}");
+    }
+}
+
+/// A failure of the record layer, as rustls tells of the same.
+fn in_rustls_words(failure: Failure) -> Error {
+    match failure {
+        Failure::Peers(alert) => Error::AlertReceived(AlertDescription::from(alert)),
+        Failure::Alert(alert) => match AlertDescription::from(alert) {
+            AlertDescription::BadRecordMac => Error::DecryptError,
+            AlertDescription::RecordOverflow => Error::PeerSentOversizedRecord,
+            other => Error::General(format!("a record that may not come behind the handshake ({other:?})")),
+        },
     }
 }
 
@@ -364,8 +484,8 @@ mod tests {
     use crate::tls::TlsOptions;
     use crate::websocket::handshake::{Extras, UpgradeRequest};
 
-    /// What an idle connection may keep: 4 KiB are promised.
-    const IDLE_MAX: isize = 4000;
+    /// What an idle connection may keep beside its place among the others, by the version that is spoken.
+    const IDLE_MAX: [(&SupportedProtocolVersion, isize); 2] = [(&version::TLS13, 256), (&version::TLS12, 4000)];
 
     fn server(version: &'static SupportedProtocolVersion) -> Arc<ServerConfig> {
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -384,14 +504,14 @@ mod tests {
         config: &Arc<ClientConfig>,
         server: &Arc<ServerConfig>,
         driver: &mut Driver<'_, ()>,
-    ) -> (Box<TlsConnection>, isize) {
+    ) -> (TlsConnection, isize) {
         let before = live_bytes();
         let name = ServerName::try_from("localhost").unwrap();
         let mut connection = TlsConnection::new(config, name).unwrap();
         let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
-        let mut records = Vec::new();
+        let (mut records, mut keys) = (Vec::new(), Keys::default());
         while connection.state == State::Handshake || server.is_handshaking() || server.wants_write() {
-            let used = connection.process(0, &mut records, 0, driver).unwrap();
+            let used = connection.process(0, &mut keys, &mut records, 0, driver).unwrap();
             records.drain(..used);
             let pending = std::mem::take(&mut connection.pending);
             server.read_tls(&mut pending.as_slice()).unwrap();
@@ -401,8 +521,8 @@ mod tests {
             }
         }
         // Tickets, if any.
-        connection.process(0, &mut records, 0, driver).unwrap();
-        drop((server, records));
+        connection.process(0, &mut keys, &mut records, 0, driver).unwrap();
+        drop((server, records, keys));
         (connection, live_bytes() - before)
     }
 
@@ -419,13 +539,14 @@ mod tests {
         let part = scenario.divide(1)[0];
         let load = Load { scenario: &scenario, messages: &messages, routes, part, threads: 1, closing_progress_ns };
         let mut driver = Driver::new(load, Tally::default(), 0);
-        for version in [&version::TLS13, &version::TLS12] {
+        for (version, idle_max) in IDLE_MAX {
             let server = server(version);
             // The first one leaves behind what all have in common.
             drop(established(&config, &server, &mut driver));
             let (connection, bytes) = established(&config, &server, &mut driver);
-            assert_eq!(connection.tls.protocol_version(), Some(version.version));
-            assert!(bytes <= IDLE_MAX, "{version:?}: {bytes} bytes, {} in itself", size_of_val(&*connection));
+            let has_records = matches!(connection.layer, Layer::Records(_));
+            assert_eq!(has_records, version.version == ProtocolVersion::TLSv1_3);
+            assert!(bytes <= idle_max, "{version:?}: {bytes} bytes");
         }
     }
 }

@@ -97,6 +97,11 @@ impl Server {
     }
 }
 
+/// A record as the client seals its next one.
+fn seal_as_peer(server: &mut Server, kind: u8, content: &[u8], out: &mut Vec<u8>) {
+    server.records().peers().seal_as(0, &mut Keys::default(), kind, content, out);
+}
+
 /// A client and a server that have not begun yet.
 fn both(version: &'static SupportedProtocolVersion) -> (Client, Server) {
     both_with(version, rustls::crypto::ring::DEFAULT_CIPHER_SUITES)
@@ -120,7 +125,10 @@ fn both_with(version: &'static SupportedProtocolVersion, suites: &[rustls::Suppo
     let connection = UnbufferedClientConnection::new(client, name).unwrap();
     let (incoming, plain, out) = (Vec::new(), Vec::new(), Vec::new());
     let client = Client { connection, incoming, plain, out, has_heard_goodbye: false };
-    (client, Server::new(server).unwrap())
+    let mut server = Server::new(server).unwrap();
+    // So few that the tests come to that.
+    server.keys = Keys::renewed_after(50);
+    (client, server)
 }
 
 /// Carries what the client has sent to the server in pieces of `cut` bytes, and the answers back.
@@ -370,7 +378,7 @@ fn violations_are_answered_with_their_alert() {
     ] {
         let (client, mut server) = shaken(&version::TLS13, 1000);
         let mut sealed = Vec::new();
-        server.records().seal_as_peer(kind, content, &mut sealed);
+        seal_as_peer(&mut server, kind, content, &mut sealed);
         let (mut plain, mut out) = (Vec::new(), Vec::new());
         assert_eq!(server.receive(&mut sealed, &mut plain, &mut out), Progress::Failed, "{kind} {content:?}");
         assert!(plain.is_empty());
@@ -395,7 +403,7 @@ fn padding_and_empty_records_mean_nothing() {
     for content in [&b"padded"[..], b"", b" and more"] {
         let mut sealed = Vec::new();
         // The padding stands behind the type: as content of that type 0.
-        server.records().seal_as_peer(0, &[content, &[23], &[0; 50]].concat(), &mut sealed);
+        seal_as_peer(&mut server, 0, &[content, &[23], &[0; 50]].concat(), &mut sealed);
         for piece in sealed.chunks_mut(30) {
             assert_eq!(server.receive(piece, &mut plain, &mut out), Progress::Goes);
         }
@@ -410,7 +418,7 @@ fn a_flood_of_renewals_has_an_end() {
     let mut renewals = 0;
     loop {
         let mut sealed = Vec::new();
-        server.records().seal_as_peer(22, &[24, 0, 0, 1, 1], &mut sealed);
+        seal_as_peer(&mut server, 22, &[24, 0, 0, 1, 1], &mut sealed);
         if server.receive(&mut sealed, &mut plain, &mut out) == Progress::Failed {
             break;
         }
@@ -493,7 +501,7 @@ proptest! {
         let (mut plain, mut out, mut expected) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, content) in contents {
             let mut sealed = Vec::new();
-            server.records().seal_as_peer(kind, &content, &mut sealed);
+            seal_as_peer(&mut server, kind, &content, &mut sealed);
             let progress = server.receive(&mut sealed, &mut plain, &mut out);
             // Zeros behind the type are padding.
             let inner = [&content[..], &[kind]].concat();

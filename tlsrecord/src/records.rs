@@ -1,27 +1,44 @@
-//! The record layer of TLS 1.3 (RFC 8446, 5) for connections whose handshake rustls has made: records are opened and sealed
-//! where they are, by ring's AEADs. A connection that is idle keeps secrets, keys and two numbers; the keys in the form that the AEADs need,
-//! which is five times as large, are kept for some of those that were lately active.
+//! Records are opened and sealed where they are. A connection that is idle keeps secrets, keys and two numbers; the keys in
+//! the form that the AEADs need, which is five times as large, are kept for some of those that were lately active.
 
 use core::ops::Range;
 
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 use ring::hkdf;
 
-use super::Progress;
+/// How far a receive has brought a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More may come.
+    Goes,
+    /// The peer has said goodbye (`close_notify`): nothing more comes from it.
+    PeerFinished,
+    /// It has failed, and its last words are in the output.
+    Failed,
+}
+
+/// Whose record layer it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The server may send tickets, which are not kept.
+    Client,
+    /// A client's messages behind the handshake renew keys, and nothing else.
+    Server,
+}
 
 /// Bytes in front of a record.
-pub(super) const HEADER: usize = 5;
+pub const HEADER: usize = 5;
 /// The type of the content, which is sealed with it.
 const TYPE: usize = 1;
 const TAG: usize = 16;
 /// What sealing adds to a record.
 const OVERHEAD: usize = HEADER + TYPE + TAG;
 /// Plaintext in a record at most (5.1).
-pub(super) const FRAGMENT_MAX: usize = 1 << 14;
+pub const FRAGMENT_MAX: usize = 1 << 14;
 /// A record's bytes behind its header at most (5.2).
 const CIPHERTEXT_MAX: usize = FRAGMENT_MAX + 256;
-/// Records that are sealed with one key at most: AES-GCM is good for 2^24.5 (5.5). (In tests few, so that they come to that.)
-const RECORDS_MAX: u64 = if cfg!(test) { 50 } else { 1 << 23 };
+/// Records that are sealed with one key at most: AES-GCM is good for 2^24.5 (5.5).
+const RECORDS_MAX: u64 = 1 << 23;
 /// How often a peer may renew its keys without data in between: each time costs as much as an echo. OpenSSL allows for as many.
 const RENEWALS_MAX: u8 = 32;
 /// Connections whose keys are kept expanded, 1.1 KB each. To expand those of another one takes half a microsecond.
@@ -37,7 +54,9 @@ const BAD_RECORD_MAC: u8 = 20;
 const RECORD_OVERFLOW: u8 = 22;
 const USER_CANCELED: u8 = 90;
 
-/// The first and only message that is understood behind a handshake (4.6.3), and its length.
+/// The type of a message with which a server hands out a ticket (4.6.1).
+const NEW_SESSION_TICKET: u8 = 4;
+/// The other message that is understood behind a handshake (4.6.3), and its length.
 const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
 
 /// The longest secret: of a suite with SHA-384.
@@ -45,7 +64,7 @@ const SECRET_MAX: usize = 48;
 
 /// What is agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Suite {
+pub(crate) enum Suite {
     Aes128GcmSha256,
     Aes256GcmSha384,
     Chacha20Poly1305Sha256,
@@ -77,11 +96,11 @@ impl Suite {
 
 /// A traffic secret (7.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Secret([u8; SECRET_MAX]);
+pub(crate) struct Secret([u8; SECRET_MAX]);
 
 impl Secret {
     /// `None`: no suite has secrets of that length.
-    pub(super) fn new(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         let mut secret = [0; SECRET_MAX];
         secret.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(Self(secret))
@@ -109,7 +128,7 @@ const KEY_MAX: usize = 32;
 
 /// One direction of a connection.
 #[derive(Clone, Copy)]
-pub(super) struct Direction {
+pub(crate) struct Direction {
     secret: Secret,
     /// Of the next record.
     sequence: u64,
@@ -119,7 +138,7 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    pub(super) fn new(suite: Suite, secret: Secret, sequence: u64) -> Self {
+    pub(crate) fn new(suite: Suite, secret: Secret, sequence: u64) -> Self {
         let (mut key, mut iv) = ([0; KEY_MAX], [0; 12]);
         secret.expand(suite, "key", &mut key[..suite.aead().key_len()]);
         secret.expand(suite, "iv", &mut iv);
@@ -127,18 +146,18 @@ impl Direction {
     }
 
     /// That of the next secret (7.2).
-    pub(super) fn renewed(&self, suite: Suite) -> Self {
+    pub(crate) fn renewed(&self, suite: Suite) -> Self {
         let mut next = [0; SECRET_MAX];
         self.secret.expand(suite, "traffic upd", &mut next[..suite.secret_len()]);
         Self::new(suite, Secret(next), 0)
     }
 
     /// Whether these are its key and its IV.
-    pub(super) fn has(&self, suite: Suite, key: &[u8], iv: &[u8]) -> bool {
+    pub(crate) fn has(&self, suite: Suite, key: &[u8], iv: &[u8]) -> bool {
         self.key[..suite.aead().key_len()] == *key && self.iv == iv
     }
 
-    pub(super) fn at(self, sequence: u64) -> Self {
+    pub(crate) fn at(self, sequence: u64) -> Self {
         Self { sequence, ..self }
     }
 
@@ -166,14 +185,27 @@ struct Pair {
 
 /// The keys of connections that were lately active, by the numbers of the connections: low ones, each at a place of its own as
 /// long as there are no more than places.
-#[derive(Default)]
-pub(in crate::transport) struct Keys {
+pub struct Keys {
     places: Vec<Option<(u32, Box<Pair>)>>,
+    /// Records that are sealed with one key at most.
+    records_max: u64,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::renewed_after(RECORDS_MAX)
+    }
 }
 
 impl Keys {
+    /// Keys that seal so many records before they are renewed; for tests, which come to that.
+    #[must_use]
+    pub fn renewed_after(records: u64) -> Self {
+        Self { places: Vec::new(), records_max: records }
+    }
+
     /// Forgets those of a connection: it is gone, or has renewed them.
-    pub(in crate::transport) fn forget(&mut self, number: u32) {
+    pub fn forget(&mut self, number: u32) {
         if let Some(place) = self.places.get_mut(number as usize % KEYS_MAX)
             && place.as_ref().is_some_and(|(owner, _)| *owner == number)
         {
@@ -197,14 +229,19 @@ impl Keys {
 }
 
 /// The TLS of one connection whose handshake is over.
-pub(super) struct Records {
+pub struct Records {
     open: Direction,
     seal: Direction,
     suite: Suite,
     has_said_goodbye: bool,
     /// How often the peer has renewed its keys since it last sent data.
     renewals_in_a_row: u8,
+    takes_tickets: bool,
+    /// Bytes of a ticket that are still to come: it did not fit into its record.
+    ticket_rest: u32,
 }
+
+const _: () = assert!(size_of::<Records>() <= 216, "each connection has one");
 
 /// What was in a record.
 enum Content {
@@ -218,43 +255,56 @@ enum Content {
     Nothing,
 }
 
-/// The end of a connection.
+/// Why a connection has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    /// The peer is to be told by this alert.
+pub enum Failure {
+    /// The peer is told by this alert.
     Alert(u8),
-    /// The peer has said that it has failed.
-    Peers,
+    /// The peer has said that it has failed, by this alert.
+    Peers(u8),
 }
 
 /// What has come of the records that have come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reading {
-    pub(super) progress: Progress,
+pub struct Reading {
+    pub progress: Progress,
+    /// Why it has failed, if so.
+    pub failure: Option<Failure>,
     /// Bytes that were read: what is behind them is no complete record.
-    pub(super) used: usize,
+    pub used: usize,
     /// Where all data are now.
-    pub(super) plain: Range<usize>,
-    pub(super) records: u32,
-    pub(super) renewals: u32,
+    pub plain: Range<usize>,
+    /// Records that were opened.
+    pub records: u32,
+    /// How often the peer has renewed its keys.
+    pub renewals: u32,
 }
 
 impl Records {
-    pub(super) fn new(suite: Suite, open: Direction, seal: Direction) -> Self {
-        Self { open, seal, suite, has_said_goodbye: false, renewals_in_a_row: 0 }
+    pub(crate) fn new(suite: Suite, open: Direction, seal: Direction, side: Side) -> Self {
+        let takes_tickets = side == Side::Client;
+        Self { open, seal, suite, has_said_goodbye: false, renewals_in_a_row: 0, takes_tickets, ticket_rest: 0 }
+    }
+
+    /// The peer's record layer, as far as it can be known: for tests.
+    #[must_use]
+    pub fn peers(&self) -> Self {
+        let side = if self.takes_tickets { Side::Server } else { Side::Client };
+        Self::new(self.suite, self.seal, self.open, side)
     }
 
     /// Opens all records in `bytes` that are complete; there may be an incomplete one behind them. Their data are moved to one
     /// place. What is to be said goes to `out`.
-    pub(super) fn open(&mut self, number: u32, keys: &mut Keys, bytes: &mut [u8], out: &mut Vec<u8>) -> Reading {
-        let mut reading = Reading { progress: Progress::Goes, used: 0, plain: 0..0, records: 0, renewals: 0 };
+    pub fn open(&mut self, number: u32, keys: &mut Keys, bytes: &mut [u8], out: &mut Vec<u8>) -> Reading {
+        let mut reading =
+            Reading { progress: Progress::Goes, failure: None, used: 0, plain: 0..0, records: 0, renewals: 0 };
         let (mut end, mut asks_for_keys) = (HEADER, false);
-        reading.progress = loop {
+        let outcome = loop {
             let at = reading.used;
             let len = match complete(&bytes[at..]) {
-                Ok(None) => break Progress::Goes,
+                Ok(None) => break Ok(Progress::Goes),
                 Ok(Some(len)) => len,
-                Err(alert) => break self.fail(number, keys, Failure::Alert(alert), out),
+                Err(alert) => break Err(Failure::Alert(alert)),
             };
             reading.used += len;
             reading.records += 1;
@@ -272,14 +322,14 @@ impl Records {
                     reading.renewals += 1;
                     asks_for_keys |= asks;
                 }
-                Ok(Content::KeyUpdate { .. }) => {
-                    break self.fail(number, keys, Failure::Alert(UNEXPECTED_MESSAGE), out);
-                }
+                Ok(Content::KeyUpdate { .. }) => break Err(Failure::Alert(UNEXPECTED_MESSAGE)),
                 Ok(Content::Nothing) => {}
-                Ok(Content::CloseNotify) => break Progress::PeerFinished,
-                Err(failure) => break self.fail(number, keys, failure, out),
+                Ok(Content::CloseNotify) => break Ok(Progress::PeerFinished),
+                Err(failure) => break Err(failure),
             }
         };
+        reading.failure = outcome.err();
+        reading.progress = outcome.unwrap_or_else(|failure| self.fail(number, keys, failure, out));
         if end > HEADER {
             reading.plain = HEADER..end;
         }
@@ -304,14 +354,37 @@ impl Records {
         }
         let kind = inner.iter().rposition(|&byte| byte != 0).ok_or(Failure::Alert(UNEXPECTED_MESSAGE))?;
         match (inner[kind], &inner[..kind]) {
+            (HANDSHAKE, messages) if !messages.is_empty() => self.on_handshake(messages),
+            // Nothing comes between the parts of a message (5.1).
+            _ if self.ticket_rest > 0 => Err(Failure::Alert(UNEXPECTED_MESSAGE)),
             (APPLICATION_DATA, data) => Ok(Content::Data(data.len())),
             (ALERT, [_, CLOSE_NOTIFY]) => Ok(Content::CloseNotify),
             (ALERT, [_, USER_CANCELED]) => Ok(Content::Nothing),
-            (ALERT, [_, _]) => Err(Failure::Peers),
-            (HANDSHAKE, [message @ .., asks @ (0 | 1)]) if *message == KEY_UPDATE => {
-                Ok(Content::KeyUpdate { asks: *asks == 1 })
-            }
+            (ALERT, [_, alert]) => Err(Failure::Peers(*alert)),
             _ => Err(Failure::Alert(UNEXPECTED_MESSAGE)),
+        }
+    }
+
+    /// Messages behind the handshake: tickets, where there may be some, and a renewal of the peer's keys, with which a record
+    /// ends (5.1).
+    fn on_handshake(&mut self, mut messages: &[u8]) -> Result<Content, Failure> {
+        let skipped = messages.len().min(self.ticket_rest as usize);
+        self.ticket_rest -= skipped as u32;
+        messages = &messages[skipped..];
+        loop {
+            match messages {
+                [] => return Ok(Content::Nothing),
+                [NEW_SESSION_TICKET, a, b, c, behind @ ..] if self.takes_tickets => {
+                    let len = u32::from_be_bytes([0, *a, *b, *c]);
+                    let here = behind.len().min(len as usize);
+                    self.ticket_rest = len - here as u32;
+                    messages = &behind[here..];
+                }
+                [message @ .., asks @ (0 | 1)] if *message == KEY_UPDATE => {
+                    return Ok(Content::KeyUpdate { asks: *asks == 1 });
+                }
+                _ => return Err(Failure::Alert(UNEXPECTED_MESSAGE)),
+            }
         }
     }
 
@@ -332,17 +405,18 @@ impl Records {
     }
 
     /// Puts data behind `out`, in as few records as it fits.
-    pub(super) fn seal(&mut self, number: u32, keys: &mut Keys, data: &[u8], out: &mut Vec<u8>) {
+    pub fn seal(&mut self, number: u32, keys: &mut Keys, data: &[u8], out: &mut Vec<u8>) {
         out.reserve(data.len() + (data.len() / FRAGMENT_MAX + 1) * OVERHEAD);
         for fragment in data.chunks(FRAGMENT_MAX) {
-            if self.seal.sequence >= RECORDS_MAX {
+            if self.seal.sequence >= keys.records_max {
                 self.renew(number, keys, out);
             }
             self.seal_as(number, keys, APPLICATION_DATA, fragment, out);
         }
     }
 
-    fn seal_as(&mut self, number: u32, keys: &mut Keys, kind: u8, content: &[u8], out: &mut Vec<u8>) {
+    /// Puts a record of this type behind `out`, with at most [`FRAGMENT_MAX`] bytes of content.
+    pub fn seal_as(&mut self, number: u32, keys: &mut Keys, kind: u8, content: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&header(content.len()));
         out.extend_from_slice(content);
@@ -361,7 +435,7 @@ impl Records {
 
     /// Seals data where they lie, as one record: there are the header's bytes free in front of them, and those of type and tag
     /// behind them. `None`: that is not so, or it takes more than one record. Else what to send.
-    pub(super) fn seal_within(
+    pub fn seal_within(
         &mut self,
         number: u32,
         keys: &mut Keys,
@@ -370,7 +444,7 @@ impl Records {
     ) -> Option<Range<usize>> {
         let start = data.start.checked_sub(HEADER)?;
         let end = data.end + TYPE + TAG;
-        if data.is_empty() || data.len() > FRAGMENT_MAX || end > bytes.len() || self.seal.sequence >= RECORDS_MAX {
+        if data.is_empty() || data.len() > FRAGMENT_MAX || end > bytes.len() || self.seal.sequence >= keys.records_max {
             return None;
         }
         bytes[start..data.start].copy_from_slice(&header(data.len()));
@@ -381,17 +455,10 @@ impl Records {
     }
 
     /// Says goodbye behind `out`, once.
-    pub(super) fn say_goodbye(&mut self, number: u32, keys: &mut Keys, out: &mut Vec<u8>) {
+    pub fn say_goodbye(&mut self, number: u32, keys: &mut Keys, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.has_said_goodbye, true) {
             self.seal_as(number, keys, ALERT, &[1, CLOSE_NOTIFY], out);
         }
-    }
-
-    /// A record as the peer seals its next one.
-    #[cfg(test)]
-    pub(super) fn seal_as_peer(&self, kind: u8, content: &[u8], out: &mut Vec<u8>) {
-        let mut peer = Records::new(self.suite, self.seal, self.open);
-        peer.seal_as(0, &mut Keys::default(), kind, content, out);
     }
 }
 

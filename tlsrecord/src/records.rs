@@ -477,3 +477,6 @@ fn complete(bytes: &[u8]) -> Result<Option<usize>, u8> {
     }
     Ok(Some(HEADER + len).filter(|&len| len <= bytes.len()))
 }
+
+#[cfg(test)]
+mod tests;

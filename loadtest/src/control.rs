@@ -112,7 +112,7 @@ impl Control {
     pub fn publish(&self, index: usize, phase: Phase, counts: &Counts) {
         let post = &self.threads[index];
         post.counts.publish(counts);
-        // Release: who sees the phase sees these counts, or later ones.
+        // Release: a thread that sees the phase sees these counts, or later ones.
         post.followed.store(phase as u8, Ordering::Release);
     }
 

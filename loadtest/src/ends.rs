@@ -12,7 +12,7 @@ pub type Failures = BTreeMap<(Cause, usize), u64>;
 /// Why a connection could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// Nobody listens there (`ECONNREFUSED`).
+    /// There is no listener (`ECONNREFUSED`).
     Refused,
     /// The peer reset or closed the connection before the upgrade was complete.
     Reset,

@@ -1,6 +1,6 @@
 //! Latencies while they happen: what one thread records, the conductor reads once a second.
 //!
-//! Nothing is swapped and nobody waits: the owner counts up in memory of its own, and a reader takes what a bucket has
+//! Nothing is swapped and neither side waits: the owner counts up in memory of its own, and a reader takes what a bucket has
 //! grown by since it last looked. The buckets are those of an `HdrHistogram` with two significant digits, so nothing is
 //! lost on the way into one.
 

@@ -7,7 +7,7 @@
 //! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
 //!   [`times`] since when each counts; [`codecs`] compress and inflate.
-//! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and whom they trust.
+//! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and which certificates they trust.
 //! - [`members`] has many processes do one run together.
 //! - [`server`] finds the server or starts it.
 //! - [`compare`] sets servers against each other, in runs of this command.

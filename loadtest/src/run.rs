@@ -65,7 +65,7 @@ pub struct Settings {
     pub routes: Routes,
     /// What the upgrade requests ask for besides.
     pub extras: Extras,
-    /// Whom `wss://` targets must convince.
+    /// What certificates of `wss://` targets are checked against.
     pub tls: TlsOptions,
     /// Where connections come from, if not from where it suits.
     pub sources: Option<SourceList>,
@@ -73,7 +73,7 @@ pub struct Settings {
     pub threads: Option<u32>,
     /// Processors for them, if not all.
     pub cpus: Option<Vec<usize>>,
-    /// Who moves the bytes.
+    /// The transport.
     pub transport: Transport,
     /// Where the results go, and what must not be in them.
     pub results: Results,

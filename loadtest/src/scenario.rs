@@ -180,7 +180,7 @@ impl Upkeep {
     }
 }
 
-/// Who moves the bytes of a run.
+/// The transport of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Transport {
     /// `io_uring`, or epoll where the machine forbids it

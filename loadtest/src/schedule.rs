@@ -63,7 +63,7 @@ struct Clock {
     next_ns: u64,
     /// When the oldest message that is not settled was due.
     oldest_ns: u64,
-    /// The connection, as its owner knows it; [`NOBODY`] if it is gone.
+    /// The connection, as its owner knows it; [`NO_OWNER`] if it is gone.
     key: u32,
     /// The next clock in the same slot of the wheel, [`NONE`], [`UNQUEUED`] or [`POPPED`].
     link: u32,
@@ -81,7 +81,7 @@ impl Clock {
     }
 }
 
-const NOBODY: u32 = u32::MAX;
+const NO_OWNER: u32 = u32::MAX;
 const NONE: u32 = u32::MAX;
 const UNQUEUED: u32 = u32::MAX - 1;
 /// Not queued either: it has just been named by [`Schedule::pop`].
@@ -162,7 +162,7 @@ impl Schedule {
     pub fn stop(&mut self, index: ClockIndex, now_ns: u64) -> u64 {
         let missed = self.clocks[index as usize].overdue(0, self.load_ns(now_ns), self.mean_ns);
         let clock = &mut self.clocks[index as usize];
-        clock.key = NOBODY;
+        clock.key = NO_OWNER;
         // A queued clock is freed when the wheel gives it back.
         if !clock.is_queued() {
             self.free.push(index);
@@ -236,7 +236,7 @@ impl Schedule {
             self.wheel.near.pop();
             let clock = &mut self.clocks[index as usize];
             clock.link = POPPED;
-            if clock.key != NOBODY {
+            if clock.key != NO_OWNER {
                 let key = clock.key;
                 return Some(Due { key, due_ns: self.real_ns(due_ns).unwrap_or(u64::MAX) });
             }
@@ -258,7 +258,7 @@ impl Schedule {
     #[must_use]
     pub fn overdue(&self, from_ns: u64, now_ns: u64) -> u64 {
         let (from_ns, now_ns) = (self.load_ns(from_ns), self.load_ns(now_ns));
-        let live = self.clocks.iter().filter(|clock| clock.key != NOBODY);
+        let live = self.clocks.iter().filter(|clock| clock.key != NO_OWNER);
         live.map(|clock| clock.overdue(from_ns, now_ns, self.mean_ns)).sum()
     }
 

@@ -70,7 +70,7 @@ pub struct ProcessSample {
     pub cpu_system_cores: f64,
     /// Resident memory at its end.
     pub rss_bytes: u64,
-    /// The same with shared pages divided among those who share them; absent when it is too slow to find out.
+    /// The same with shared pages divided among the processes that share them; absent when it is too slow to find out.
     pub pss_bytes: Option<u64>,
     /// Processes.
     pub processes: usize,

@@ -118,7 +118,7 @@ impl ServerCommand {
                 std::thread::sleep(TICK);
             }
         }
-        // Whoever of the group is left, if anybody.
+        // Processes of the group that are left.
         let _ = kill_process_group(group, Signal::KILL);
         guard_group(None);
         self.child.wait().map(drop)

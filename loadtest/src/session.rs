@@ -185,7 +185,7 @@ impl Session {
         self.send_unread()
     }
 
-    /// Takes the next message to send, whose echo nobody is going to read.
+    /// Takes the next message to send, whose echo is not going to be read.
     #[inline]
     pub fn send_unread(&mut self) -> MessageId {
         let id = self.next_id();
@@ -477,7 +477,7 @@ impl Session {
         tally.counts[Counter::Unsent] += times.release(std::mem::replace(&mut self.times, NO_TIMES), until_ns);
     }
 
-    /// The connection is gone, and nobody wanted to read its echoes.
+    /// The connection is gone, and its echoes were not to be read.
     pub fn forget(&mut self) {
         self.echoed = self.sent;
     }

@@ -104,7 +104,7 @@ pub enum Counter {
     PingsUnanswered,
     /// Connections that were closed in order to be opened again.
     Recycled,
-    /// Messages sent by slow readers, whose echoes nobody reads.
+    /// Messages sent by slow readers, whose echoes are not read.
     SlowSent,
     /// Slow readers that the server cut off, as it may.
     SlowEnded,
@@ -414,7 +414,7 @@ impl Tally {
         self.early_ends.count(end, 1);
     }
 
-    /// Counts a good echo as `end`. Its latency is unknown if nobody noted since when the message has counted.
+    /// Counts a good echo as `end`. Its latency is unknown if it was not noted since when the message has counted.
     #[inline]
     pub fn echo(&mut self, end: Counter, since_ns: Option<u64>, now_ns: u64) {
         self.count(end);

@@ -1,4 +1,4 @@
-//! What `wss://` targets need: whom to trust, and under which name.
+//! What `wss://` targets need: which certificates to trust, and for which name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use rustls::{
 };
 use thiserror::Error as ThisError;
 
-/// Whom to trust, and who this side is.
+/// Which certificates to trust, and this side's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// Trust anybody.
+    /// Trust any certificate.
     pub insecure: bool,
     /// Trust those whose certificates are in this file, instead of those that the system trusts.
     pub ca: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub enum TlsError {
     /// A certificate and a key that do not go together, or of a kind that is not known.
     #[error("--cert {} cannot be used: {}", .0.display(), in_words(.1))]
     Client(PathBuf, Error),
-    /// The system trusts nobody.
+    /// The system has no trusted certificates.
     #[error("the system has no trusted certificates ({0}); name a file with --ca, or use --insecure")]
     NoRoots(String),
     /// A host that no certificate can name.

@@ -102,7 +102,7 @@ impl Operation<'static> {
     }
 
     /// Installs what is in `slot` in the process's own table, too, close-on-exec: the number there is the result, and belongs to
-    /// whoever sees the completion (Linux 6.8).
+    /// the code that sees the completion (Linux 6.8).
     pub fn install(slot: u32) -> Self {
         Self::new(opcode::FixedFdInstall::new(types::Fixed(slot), 0).build())
     }

@@ -17,7 +17,7 @@ const MEMORY_RESERVED: u64 = 64 << 20;
 const CHAIN_MAX: u64 = 2;
 /// The most that a network namespace can have (`tcp_child_ehash_entries`).
 const BUCKETS_MAX: u64 = 1 << 24;
-/// A queue of newly connected clients below this drops some of a burst, who try again a second later.
+/// A queue of newly connected clients below this drops some of a burst: their kernels try again a second later.
 const QUEUE_MIN: u64 = 4096;
 /// Threads of a server beside its workers, at most: those for signals, the drain, the log, the admin listener, the service
 /// manager and full servers, and some that the kernel starts for rings.
@@ -210,7 +210,7 @@ fn tcp_memory(facts: &Facts, wanted: Option<u64>) -> Option<Check> {
     )))
 }
 
-/// No limit of a server's, but of those who load it from one address.
+/// A limit of clients that connect from one address, not of the server.
 fn ports(facts: &Facts, wanted: Option<u64>) -> Option<Check> {
     let (first, last) = facts.ports?;
     let ports = last.saturating_sub(first) + 1;

@@ -69,7 +69,7 @@ pub(super) fn peer_of(socket: impl AsFd) -> Option<String> {
 /// The same, when a ring has installed the socket under this number in the process's table (`Operation::install`); it is
 /// closed. `result`: that operation's result.
 pub(super) fn peer_of_installed(result: i32) -> Option<String> {
-    // SAFETY: the kernel has just made the descriptor for this operation, whose completion is seen once: it is nobody else's.
+    // SAFETY: the kernel has just made the descriptor for this operation, whose completion is seen once: it has no other owner.
     let socket = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) })?;
     peer_of(socket)
 }

@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn everybody_is_told_then_waited_for() {
         let mut stopping = Stopping::No;
-        assert!(stopping.goes_on(true, |_| unreachable!("nobody is to be told")));
+        assert!(stopping.goes_on(true, |_| unreachable!("there is no connection to tell")));
         assert_eq!((stopping.patience(TICK, false), stopping.patience(TICK, true)), (None, Some(TICK)));
 
         stopping.begin(Duration::from_secs(3600));

@@ -463,7 +463,7 @@ impl ScenarioArgs {
         }
     }
 
-    /// Whom to trust.
+    /// Which certificates to trust.
     pub(super) fn tls(&self) -> TlsOptions {
         TlsOptions {
             insecure: self.insecure,

@@ -119,7 +119,7 @@ impl Metric {
         self.unit() != Unit::Bytes
     }
 
-    /// Whether it says the same whoever was the limit: a rate and a latency in a closed loop are the generator's as well.
+    /// Whether it says the same whichever side was the limit: a rate and a latency in a closed loop are the generator's as well.
     #[must_use]
     pub fn is_of_the_server_alone(self) -> bool {
         matches!(

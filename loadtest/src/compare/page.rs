@@ -128,12 +128,12 @@ fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize
 /// Groups instead of ranks.
 fn tied(matrix: &Matrix) -> String {
     let mut html =
-        "<section><h2>Who cannot be told apart</h2>\n<p class=\"unit\">Best first; within brackets the order says \
+        "<section><h2>Servers that cannot be told apart</h2>\n<p class=\"unit\">Best first; within brackets the order says \
                     nothing.</p>\n<ul class=\"groups\">\n"
             .to_owned();
     for (cell, groups) in matrix.cells.iter().zip(&matrix.groups) {
         let groups: Vec<String> = groups.iter().map(|group| format!("[{}]", escape(&group.join(", ")))).collect();
-        let groups = if groups.is_empty() { "nobody was measured".to_owned() } else { groups.join(" ") };
+        let groups = if groups.is_empty() { "no server was measured".to_owned() } else { groups.join(" ") };
         add(&mut html, format_args!("<li><b>{}</b>: {groups}</li>\n", escape(&cell.name)));
     }
     html.push_str("</ul></section>\n");

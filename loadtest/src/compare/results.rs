@@ -187,7 +187,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Whether a measurement with this fault says nothing about `metric`. What the server used for an echo or a connection
-    /// is its own, whoever was the limit.
+    /// is its own, whichever side was the limit.
     #[must_use]
     pub fn spoils(self, metric: Metric) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! The rounds of a comparison: who is measured when, with which server started for it, and what is kept.
+//! The rounds of a comparison: which server is measured when, and what is kept.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -52,7 +52,7 @@ pub struct Shared {
     pub cpus: u32,
     /// When the server last answered a Close, or ended TCP behind it, in nanoseconds since the epoch.
     pub closing_progress_ns: AtomicU64,
-    /// Who moves the bytes: not [`Transport::Auto`] any more.
+    /// The transport: not [`Transport::Auto`] any more.
     pub transport: Transport,
 }
 

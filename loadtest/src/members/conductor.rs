@@ -521,7 +521,7 @@ impl Conductor {
         (sum, all)
     }
 
-    /// All members' parts of the results, in their order, and who is missing, when there are no more to come.
+    /// All members' parts of the results, in their order, and which are missing, when there are no more to come.
     pub fn take_reports(&mut self) -> Option<(Vec<Report>, Vec<Missing>)> {
         let is_all = self.seats.iter().all(|seat| seat.lost.is_some() || seat.report.is_some());
         if self.run == 0 || !is_all {

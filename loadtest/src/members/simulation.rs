@@ -308,7 +308,7 @@ fn a_member_lost_before_the_start_stops_all() {
         world.turn();
         world.kill(2);
         if seed % 3 == 0 {
-            // It may be lost before it has said who it is: then it never came.
+            // It may be lost before it has said its number: then it never came.
             world.turns_until(|world| world.conductor.end().is_some());
             return world.ends(CANNOT_RUN, "member");
         }

@@ -48,7 +48,7 @@ impl Token {
         hmac::verify(&self.0, signed(side, nonce, text).as_bytes(), &proof).is_ok()
     }
 
-    /// A digest of a value that only those who have the token can compute, or try out.
+    /// A digest of a value that only holders of the token can compute, or try out.
     #[must_use]
     pub fn digest(&self, value: &[u8]) -> String {
         HEXLOWER.encode(&hmac::sign(&self.0, value).as_ref()[..8])

@@ -19,7 +19,7 @@ fn write_headings(file: &mut impl Write) -> io::Result<()> {
 
 fn write_sample(sample: &Sample, file: &mut impl Write) -> io::Result<()> {
     let fields: Vec<_> = columns(Some(sample)).into_iter().map(|(_, field)| field).collect();
-    // In one piece: whoever reads along sees whole lines.
+    // In one piece: a reader of the growing file sees whole lines.
     file.write_all((fields.join(",") + "\n").as_bytes())
 }
 

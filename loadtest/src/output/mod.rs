@@ -65,7 +65,7 @@ pub fn say(text: std::fmt::Arguments) {
     let _ = tell(text);
 }
 
-/// Says a result. That nobody reads it any more is no fault; that it is lost, as on a full disk, is one.
+/// Says a result. A reader that has gone is no fault; a result that is lost, as on a full disk, is one.
 pub fn tell(text: std::fmt::Arguments) -> io::Result<()> {
     let written = match VOICE.load(Ordering::Relaxed) {
         voice if voice == Voice::Stdout as u8 => {

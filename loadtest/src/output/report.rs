@@ -76,7 +76,7 @@ pub struct Report {
     pub series: Vec<Sample>,
 }
 
-/// One run: who ran what, where, against whom.
+/// One run: what ran where, against which servers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -89,7 +89,7 @@ pub struct RunReport {
     pub pid: u32,
     /// Its threads.
     pub threads: u32,
-    /// Who moved its bytes: `ring` or `epoll`.
+    /// Its transport: `ring` or `epoll`.
     pub transport: String,
     /// When the run began, in seconds since the Unix epoch.
     pub started_unix_s: f64,

@@ -163,7 +163,7 @@ fn entries(directory: &Path) -> Vec<u32> {
     names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Processor time that each processor was busy, whoever kept it so (`/proc/stat`).
+/// Processor time that each processor was busy, with whatever process (`/proc/stat`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MachineCpu(BTreeMap<usize, Duration>);
 

@@ -207,7 +207,7 @@ fn what_comes_after_a_close_is_late_or_forbidden() {
     assert_eq!(
         signals,
         Signals { ping: Some(Box::new(*b"a")), close: Some(ServerClose::default()), ..Signals::default() },
-        "nobody answers pings behind it"
+        "pings behind it are not answered"
     );
     let behind = [&[0x88, 0][..], &echoes[0]].concat();
     assert_eq!(bench.try_receive(&behind, 0), Err(Violation::AfterClose));

@@ -169,7 +169,7 @@ const COMPRESSED: u64 = 128;
 const FLAGS: u64 = FINAL | IN_MESSAGE | TEXT | UTF8 | NEGOTIATED | COMPRESSED;
 const FLAG_BITS: u32 = FLAGS.count_ones();
 
-/// Nobody echoes frames of this length, which leave no room for the flags.
+/// Frames of this length, which leave no room for the flags, are never echoed.
 const MAX_PAYLOAD: u64 = u64::MAX >> FLAG_BITS;
 
 /// A frame header, decoded.

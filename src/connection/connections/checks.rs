@@ -29,8 +29,8 @@ impl<E, L: Lender> Connections<E, L> {
             timers += usize::from(connection.timer.is_set());
         }
         assert_eq!((chunks, held), (self.outputs.len(), self.outputs.held()), "a chunk that no queue holds");
-        assert_eq!(queued, [self.foreground.len(), self.background.len()], "a place in a list that nobody has");
-        assert_eq!(timers, self.wheel.len(), "a timer that nobody has");
+        assert_eq!(queued, [self.foreground.len(), self.background.len()], "a place in a list without a connection");
+        assert_eq!(timers, self.wheel.len(), "a timer without a connection");
         let is_inflating = self.table.iter().any(|(_, connection)| connection.life.is_inflating());
         assert_eq!(self.shared.held() > 0, is_inflating, "memory for compressed messages that no connection has");
     }

@@ -166,7 +166,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.stages.say_goodbye(key, out);
     }
 
-    /// What is half read counts as pending output does; but who holds it has not asked for any yet.
+    /// What is half read counts as pending output does; but its connection has not asked for any yet.
     fn enforce_total_of_stages(&mut self, key: u32) {
         if self.stages.held() > self.backlog.total && self.stages.holds(key) {
             self.broken(key);

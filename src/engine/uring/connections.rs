@@ -295,7 +295,7 @@ impl Connections {
     pub(super) fn send_fell_short(&mut self, token: Token, result: i32) {
         let key = self.checked(token);
         let (connection, outputs) = self.core.get_with_outputs(key);
-        assert!(connection.flight & SENDING != 0, "a send that nobody made");
+        assert!(connection.flight & SENDING != 0, "a completion of a send that was not submitted");
         match result {
             1.. => {
                 outputs.advance(connection.output, result as usize);

@@ -491,7 +491,7 @@ proptest! {
         prop_assert!(client.plain == answered);
     }
 
-    /// Whatever a client seals, it is data, or an end; and bytes that nobody has sealed are an end.
+    /// Whatever a client seals, it is data, or an end; and bytes that were not sealed are an end.
     #[test]
     fn no_content_does_harm(
         contents in proptest::collection::vec((0..30_u8, proptest::collection::vec(any::<u8>(), 0..8)), 1..20),

@@ -44,7 +44,7 @@ fn numbers_that_cannot_be_true_together_are_found() {
     assert_eq!(kinds(&measurement), [FaultKind::Inconsistent]);
     assert_eq!(measurement.faults[0].why, "10 messages were in flight, rate times mean latency is 8");
     assert!(measurement.is_spoiled(Metric::CpuPerEcho));
-    assert_eq!(judge(&report, &cell("messages-per-connection = 10"), None).faults, [], "nobody knows how many were");
+    assert_eq!(judge(&report, &cell("messages-per-connection = 10"), None).faults, [], "it is not known how many were");
 }
 
 #[test]

@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_due_early_gets_an_alarm_and_what_is_due_close_to_one_shares_it() {
         let mut alarms = Alarms::new(Duration::ZERO);
-        // A deadline far ahead stands in nobody's way.
+        // A deadline far ahead does not get in the way.
         assert_eq!(set_all(&mut alarms, 30_000 * MS, None), [30_000 * MS]);
         assert_eq!(set_all(&mut alarms, 5 * MS, Some(5 * MS + 10)), [5 * MS, 5 * MS + SLACK_NS]);
         assert!(set_all(&mut alarms, 5 * MS - SLACK_NS, Some(5 * MS + 10)).is_empty());

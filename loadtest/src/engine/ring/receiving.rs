@@ -1,7 +1,7 @@
-//! Receiving: who has sent something, what it is, and when it came.
+//! Receiving: which connections have input, what it is, and when it came.
 //!
-//! A poll tells who has something. It waits in a queue, first come, first served, and each turn receives from as many as
-//! the buffers are thought to suffice for: so they are not used up, and nobody waits for long.
+//! A poll tells that a connection has input. It waits in a queue, first come, first served, and each turn receives from as many as
+//! the buffers are thought to suffice for: so they are not used up, and no connection waits for long.
 
 use std::collections::VecDeque;
 
@@ -31,7 +31,7 @@ pub(super) fn pool_shape(threads: usize) -> PoolShape {
 pub(super) struct Readable {
     /// In their order. A connection may be gone by now.
     waiting: VecDeque<Waiter>,
-    /// From whom the last enter has received, or the next one will: a receive is named by its place here.
+    /// The connections that the last enter has received from, or the next one will: a receive is named by its place here.
     served: Vec<Waiter>,
     /// Receives of those that have not completed.
     under_way: usize,

@@ -69,7 +69,7 @@ pub struct Outcome<'a> {
     pub server_pid: Option<u32>,
     /// Threads of the load generator.
     pub threads: u32,
-    /// Who moved its bytes.
+    /// Its transport.
     pub transport: String,
     /// When the run began, since the Unix epoch.
     pub started: Duration,

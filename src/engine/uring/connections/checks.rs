@@ -77,10 +77,10 @@ impl Connections {
             let is_ending = flight & (CANCELLING | CLOSING) != 0;
             if facts.has(Facts::READABLE) && wants.receive && !is_ending {
                 let is_next = flight & RECEIVING != 0 || self.core.is_queued(key);
-                assert!(is_next, "a connection that nobody will receive from");
+                assert!(is_next, "a connection that is never received from");
             }
-            assert!(!wants.send || flight & SENDING != 0, "output that nobody will send");
-            assert!(!wants.shutdown || flight & SHUTTING != 0 || is_ending, "a shutdown that nobody will submit");
+            assert!(!wants.send || flight & SENDING != 0, "output that is never sent");
+            assert!(!wants.shutdown || flight & SHUTTING != 0 || is_ending, "a shutdown that is never submitted");
             holders += usize::from(facts.has(Facts::HOLDS_BUFFERS));
             self.check_memory(key);
         }

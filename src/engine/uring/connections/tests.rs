@@ -96,7 +96,7 @@ fn enter_with_input(connections: &mut Connections, poll: Token, data: &[u8]) {
     connections.finish_sends();
 }
 
-/// Else the receive buffers would fill with what is to be sent one chunk an enter, and nobody could be received from.
+/// Else the receive buffers would fill with what is to be sent one chunk an enter, and no connection could be received from.
 #[test]
 fn a_frame_that_is_cut_in_each_receive_does_not_pile_output_up() {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

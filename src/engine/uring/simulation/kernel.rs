@@ -146,7 +146,7 @@ impl Kernel {
         let identity = (token.key, token.generation);
         let peer = self.peers[slot as usize].as_mut().expect("an operation on an open socket");
         if peer.owner.is_none() {
-            // The entry's first operation. Of who had it before nothing may be left but a cancellation that has missed.
+            // The entry's first operation. Of the connection before nothing may be left but a cancellation that has missed.
             let is_left =
                 |it: &Completion| it.token.key == token.key && !matches!(it.token.kind, Kind::Cancel | Kind::Accepted);
             assert!(!self.completions.iter().any(is_left), "an entry is reused while an operation is in flight");

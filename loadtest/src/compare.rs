@@ -7,6 +7,7 @@
 
 pub mod analysis;
 pub mod build;
+pub mod chart;
 pub mod conditions;
 pub mod file;
 pub mod gate;

@@ -16,7 +16,7 @@ use crate::compare::progress::Progress;
 use crate::compare::quick;
 use crate::compare::results::{Results, ResultsError, ServerReport};
 use crate::compare::rounds::{Conductor, check};
-use crate::compare::{page, plot, table};
+use crate::compare::{chart, page, table};
 use crate::interrupt::{EXIT_BY_SIGNAL, Interrupt};
 use crate::message::sizes::Sizes;
 use crate::output::display::Show;
@@ -124,6 +124,10 @@ struct ShowArgs {
     /// Results that `ringload compare` wrote
     #[arg(required = true, value_name = "RESULTS")]
     files: Vec<PathBuf>,
+
+    /// Only these servers and cells, like `ringecho,ws,128*`; the baseline always stays
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
 
     #[command(flatten)]
     outputs: Outputs,
@@ -345,6 +349,7 @@ impl ShowArgs {
         let mut all = Vec::new();
         for file in &self.files {
             let mut results = Results::read(file)?;
+            results.keep_only(&self.only).map_err(usage)?;
             // A later version may judge otherwise.
             analyse(&mut results);
             all.push((file.display().to_string(), results));
@@ -378,7 +383,7 @@ impl Outputs {
         }
         if let Some(path) = &self.svg {
             let [(_, results)] = all else { return Err(usage("--svg takes one file of results")) };
-            write(path, plot::alone(results).as_bytes())?;
+            write(path, chart::alone(results).as_bytes())?;
         }
         let mut is_ok = all.iter().all(|(_, results)| results.measured_servers().next().is_some());
         for (name, results) in all {

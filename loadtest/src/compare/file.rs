@@ -132,24 +132,46 @@ impl Comparison {
     /// Leaves only the servers and cells that `words` name: a word with `*` names all that match. Words that name servers
     /// leave all cells, and the other way round. The baseline always stays.
     pub fn keep_only(&mut self, words: &[String]) -> Result<(), String> {
-        let is_named = |name: &str, words: &[&String]| words.iter().any(|word| matches(word, name));
-        let servers: Vec<&String> =
-            words.iter().filter(|word| self.servers.iter().any(|server| matches(word, &server.name))).collect();
-        let cells: Vec<&String> =
-            words.iter().filter(|word| self.cells.iter().any(|cell| matches(word, &cell.name))).collect();
-        if let Some(word) = words.iter().find(|word| !servers.contains(word) && !cells.contains(word)) {
-            let known =
-                self.servers.iter().map(|it| it.name.as_str()).chain(self.cells.iter().map(|it| it.name.as_str()));
-            return Err(format!("--only: {}", unknown("server and no cell", word, known)));
-        }
-        if !servers.is_empty() {
-            let baseline = self.settings.baseline.clone();
-            self.servers.retain(|server| server.name == baseline || is_named(&server.name, &servers));
-        }
-        if !cells.is_empty() {
-            self.cells.retain(|cell| is_named(&cell.name, &cells));
-        }
+        let only = Only::of(words, self.servers.iter().map(|it| &*it.name), self.cells.iter().map(|it| &*it.name))?;
+        let baseline = self.settings.baseline.clone();
+        self.servers.retain(|server| server.name == baseline || only.has_server(&server.name));
+        self.cells.retain(|cell| only.has_cell(&cell.name));
         Ok(())
+    }
+}
+
+/// The servers and cells that `--only` names.
+pub(super) struct Only<'a> {
+    servers: Vec<&'a String>,
+    cells: Vec<&'a String>,
+}
+
+impl<'a> Only<'a> {
+    /// What these words name; each must name something.
+    pub(super) fn of<'n>(
+        words: &'a [String],
+        servers: impl Iterator<Item = &'n str>,
+        cells: impl Iterator<Item = &'n str>,
+    ) -> Result<Self, String> {
+        let (servers, cells): (Vec<&str>, Vec<&str>) = (servers.collect(), cells.collect());
+        let naming = |names: &[&str]| -> Vec<&String> {
+            words.iter().filter(|word| names.iter().any(|name| matches(word, name))).collect()
+        };
+        let only = Self { servers: naming(&servers), cells: naming(&cells) };
+        match words.iter().find(|word| !only.servers.contains(word) && !only.cells.contains(word)) {
+            Some(word) => {
+                Err(format!("--only: {}", unknown("server and no cell", word, servers.into_iter().chain(cells))))
+            }
+            None => Ok(only),
+        }
+    }
+
+    pub(super) fn has_server(&self, name: &str) -> bool {
+        self.servers.is_empty() || self.servers.iter().any(|word| matches(word, name))
+    }
+
+    pub(super) fn has_cell(&self, name: &str) -> bool {
+        self.cells.is_empty() || self.cells.iter().any(|word| matches(word, name))
     }
 }
 

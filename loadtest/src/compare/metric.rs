@@ -107,6 +107,16 @@ impl Metric {
         }
     }
 
+    /// What the head of a column says.
+    #[must_use]
+    pub fn short_title(self) -> &'static str {
+        match self {
+            Self::CpuPerEcho => "CPU per echo",
+            Self::BytesPerConnection => "memory per idle connection",
+            other => other.name(),
+        }
+    }
+
     /// Whether more of it is better.
     #[must_use]
     pub fn is_more_better(self) -> bool {

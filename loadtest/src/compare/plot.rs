@@ -2,20 +2,20 @@
 
 use super::analysis::ratios_of;
 use super::metric::Metric;
-use super::results::{CellReport, Results, ServerReport};
+use super::results::{CellReport, ServerReport};
 use super::statistics::{Interval, Verdict};
 use super::table::{Matrix, add};
 use crate::output::html::escape;
 
 /// The picture in its own units; the page scales it.
-const WIDTH: f64 = 640.0;
+pub(super) const WIDTH: f64 = 640.0;
 /// Room for names at the left, and for the numbers of the axis.
 const LEFT: f64 = 215.0;
 const RIGHT: f64 = 20.0;
-const TOP: f64 = 8.0;
-const BOTTOM: f64 = 34.0;
+pub(super) const TOP: f64 = 8.0;
+pub(super) const BOTTOM: f64 = 34.0;
 /// A row, high enough for the letters of narrow pages (style.css: 18 px).
-const ROW: f64 = 27.0;
+pub(super) const ROW: f64 = 27.0;
 
 /// Ratios beyond these are shown at the edge.
 const LEAST: f64 = 0.05;
@@ -236,48 +236,6 @@ fn draw_points(points: &[(String, f64, f64)], metric: Metric) -> String {
     svg
 }
 
-/// Colours for a picture that stands alone, in a README say, in light and in dark.
-const ALONE: &str = "\
-svg { background: #fff; } text { font: 13px system-ui, sans-serif; fill: #57606a; } .title { font-weight: 600; fill: #1b1f24; }
-.tick.x { text-anchor: middle; } .tick.y { text-anchor: end; } .grid { stroke: #d8dee4; } .axis { stroke: #57606a; }
-.interval, .round { fill: #57606a; } .median { stroke: #57606a; stroke-width: 2; } .interval { opacity: .35; } .round { opacity: .7; }
-.interval.better, .round.better { fill: #16703a; } .median.better { stroke: #16703a; }
-.interval.worse, .round.worse { fill: #b3261e; } .median.worse { stroke: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  svg { background: #14181d; } text { fill: #9aa5b1; } .title { fill: #e6e9ed; } .grid { stroke: #333c46; } .axis { stroke: #9aa5b1; }
-  .interval, .round { fill: #9aa5b1; } .median { stroke: #9aa5b1; }
-  .interval.better, .round.better { fill: #6bd08f; } .median.better { stroke: #6bd08f; }
-  .interval.worse, .round.worse { fill: #ff8a80; } .median.worse { stroke: #ff8a80; }
-}";
-
-/// All cells below each other as one picture that stands alone.
-#[must_use]
-pub fn alone(results: &Results) -> String {
-    let matrix = Matrix::of(results);
-    let (mut body, mut y) = (String::new(), 0.0);
-    for cell in &matrix.cells {
-        let others = matrix.servers.len().saturating_sub(1) as f64;
-        let height = TOP + ROW * others + BOTTOM;
-        let title = format!("{}: {}, {} = 1", cell.name, cell.metric.title(), results.settings.baseline);
-        let (title_y, top) = (y + 20.0, y + 28.0);
-        add(&mut body, format_args!("<text class=\"title\" x=\"10\" y=\"{title_y}\">{}</text>\n", escape(&title)));
-        let inner = dots(&matrix, cell).replacen(
-            "<svg ",
-            &format!("<svg x=\"0\" y=\"{top}\" width=\"{WIDTH}\" height=\"{height:.0}\" "),
-            1,
-        );
-        body.push_str(&inner);
-        body.push('\n');
-        y = top + height;
-    }
-    let y = y + 10.0;
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y:.0}\" width=\"{WIDTH}\" height=\"{y:.0}\" role=\"img\" \
-         aria-label=\"{}\">\n<style>\n{ALONE}\n</style>\n{body}</svg>\n",
-        escape(&results.title)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,7 +248,6 @@ mod tests {
         let svg = dots(&matrix, matrix.cells[0]);
         assert_eq!(svg.matches("<circle class=\"round worse\"").count(), 9);
         assert_eq!(svg.matches("<circle class=\"round better\"").count(), 9);
-        assert!(alone(&results).starts_with("<svg xmlns"));
     }
 
     #[test]

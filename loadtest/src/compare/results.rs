@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::file::{self, Class, Comparison, Fresh, Rate};
+use super::file::{self, Class, Comparison, Fresh, Only, Rate};
 use super::gate::Check;
 use super::metric::Metric;
 use super::statistics::{Interval, Verdict};
@@ -359,6 +359,18 @@ impl Results {
     #[must_use]
     pub fn compared(&self, server: &str, cell: &str, metric: Metric) -> Option<&Compared> {
         self.comparisons.iter().find(|it| it.metric == metric && it.server == server && it.cell == cell)
+    }
+
+    /// Leaves only the servers and cells that `words` name, as [`Comparison::keep_only`](super::file::Comparison::keep_only)
+    /// does.
+    pub fn keep_only(&mut self, words: &[String]) -> Result<(), String> {
+        let only = Only::of(words, self.servers.iter().map(|it| &*it.name), self.cells.iter().map(|it| &*it.name))?;
+        let baseline = self.settings.baseline.clone();
+        let has_server = |name: &str| name == baseline || only.has_server(name);
+        self.servers.retain(|server| has_server(&server.name));
+        self.cells.retain(|cell| only.has_cell(&cell.name));
+        self.runs.retain(|run| has_server(&run.server) && only.has_cell(&run.cell));
+        Ok(())
     }
 
     /// The servers that were measured.

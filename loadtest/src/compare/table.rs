@@ -146,7 +146,7 @@ pub fn markdown(results: &Results) -> String {
     let matrix = Matrix::of(results);
     let mut text = format!("### {}\n\n| |", escape(&results.title));
     for cell in &matrix.cells {
-        let metric = if cell.metric == super::metric::Metric::CpuPerEcho { "CPU per echo" } else { cell.metric.name() };
+        let metric = cell.metric.short_title();
         add(&mut text, format_args!(" {}<br>{metric}{} |", escape(&cell.name), rate_note(cell)));
     }
     text.push_str("\n|---|");

@@ -3,9 +3,9 @@
 mod runner;
 mod server;
 
-use std::process::Output;
+use std::process::{Command, Output};
 
-use runner::{Files, check_schema, ringload};
+use runner::{Files, check_schema, ringload, run_to_end};
 use serde_json::Value;
 use server::{Behaviour, start};
 
@@ -91,6 +91,23 @@ fn a_damaged_file_is_refused() {
     assert_eq!(output.status.code(), Some(3));
     assert!(said(&output).1.contains("version 1"), "{output:?}");
     assert_eq!(ringload(&["report"]).status.code(), Some(2));
+}
+
+/// As `kubectl logs` has it: standard error before and behind the results.
+#[test]
+fn results_are_read_out_of_a_log() {
+    let files = Files::new("log");
+    let [a, again] = ["a.json", "again.json"].map(|name| files.path(name));
+    run(&format!("ws://{}/", start(Behaviour::Echo)), "0.5", &a);
+    let script = r#"(echo 'ringload: a note'; cat "$1"; echo 'ringload: the end') | "$0" report - --json "$2""#;
+    let ringload = env!("CARGO_BIN_EXE_ringload");
+    let output = run_to_end(Command::new("sh").args(["-c", script, ringload, &a, &again]));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(said(&output).0.contains("measured"), "{output:?}");
+    assert_eq!(files.json("a.json"), files.json("again.json"));
+    let output = run_to_end(Command::new("sh").args(["-c", "echo nothing | \"$0\" report -", ringload]));
+    assert_eq!(output.status.code(), Some(3));
+    assert!(said(&output).1.contains("- does not hold results"), "{output:?}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::output::{self, Voice, json, say};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Results that `ringload run --json` wrote
+    /// Results that `ringload run --json` wrote; - is standard input, also a container's log
     #[arg(required = true, value_name = "RESULTS")]
     files: Vec<PathBuf>,
 

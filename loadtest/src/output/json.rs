@@ -28,23 +28,34 @@ pub enum ReadError {
     Version(PathBuf, u32),
 }
 
-/// Reads results that [`write`] wrote.
+/// Reads results that [`write`] wrote; `-` is standard input.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
     #[derive(serde::Deserialize)]
     struct Versioned {
         version: u32,
     }
-    let text = std::fs::read_to_string(path).map_err(|error| ReadError::File(path.to_owned(), error))?;
+    let is_stdin = path.as_os_str() == "-";
+    let text = if is_stdin { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
+    let text = text.map_err(|error| ReadError::File(path.to_owned(), error))?;
+    let text = if is_stdin { results_in(&text) } else { &text };
     let content = |error| ReadError::Content(path.to_owned(), error);
-    let Versioned { version } = serde_json::from_str(&text).map_err(content)?;
+    let Versioned { version } = serde_json::from_str(text).map_err(content)?;
     if version != VERSION {
         return Err(ReadError::Version(path.to_owned(), version));
     }
-    let report: Report = serde_json::from_str(&text).map_err(content)?;
+    let report: Report = serde_json::from_str(text).map_err(content)?;
     match damaged_histogram(&report) {
         Some(name) => Err(ReadError::Histogram(path.to_owned(), name)),
         None => Ok(report),
     }
+}
+
+/// The results in a container's log, which has the lines of standard error before and behind them: from the first line that is
+/// `{` to the last that is `}`.
+fn results_in(log: &str) -> &str {
+    let start = if log.starts_with("{\n") { 0 } else { log.find("\n{\n").map_or(0, |before| before + 1) };
+    let end = log.rfind("\n}\n").map_or(log.len(), |before| before + 3);
+    log.get(start..end).unwrap_or(log)
 }
 
 /// The name of a histogram that is none: merged without it, percentiles would be those of the other runs.
@@ -88,6 +99,20 @@ mod tests {
         assert!(matches!(read(&path), Err(ReadError::Content(..))));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(read(&path), Err(ReadError::File(..))));
+    }
+
+    #[test]
+    fn results_are_found_in_a_log() {
+        let mut written = Vec::new();
+        write(&report(), &mut written).unwrap();
+        let written = String::from_utf8(written).unwrap();
+        for log in [written.clone(), format!("ringload: a note\n{written}"), format!("a\n{written}ringload: the end\n")] {
+            assert_eq!(results_in(&log), written);
+        }
+        for other in ["", "nothing\n", "{\"version\": 5}", "\n}\n", "a\n}\n"] {
+            assert!(other.starts_with(results_in(other)), "{other:?} is not cut at its start");
+        }
+        assert_eq!(results_in("\n}\n{\n"), "", "the end comes before the start");
     }
 
     /// The schema is made from the types. After a change to them: `UPDATE_SCHEMA=1 cargo test -p ringload schema`.

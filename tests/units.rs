@@ -92,9 +92,12 @@ fn the_example_has_settings_that_there_are() {
 #[test]
 fn documented_commands_are_understood() {
     let page = read("docs/HOWTO.md");
-    let mut checked = 0;
+    let (mut checked, mut is_code) = (0, false);
     for line in page.replace("\\\n", " ").lines() {
-        let Some(arguments) = line.trim().strip_prefix("ringecho ") else { continue };
+        if line.starts_with("```") {
+            is_code = line.starts_with("```sh");
+        }
+        let Some(arguments) = line.strip_prefix("ringecho ").filter(|_| is_code) else { continue };
         let arguments = arguments.split(" #").next().unwrap_or_default();
         let arguments: Vec<_> = arguments.split_whitespace().map(|it| it.trim_matches('\'')).collect();
         let exit = match arguments[0] {

@@ -69,9 +69,15 @@ enum Command {
     /// not fit.
     Doctor(DoctorArgs),
     /// Write manual pages into a directory, which is made if it is not there.
-    Man { directory: PathBuf },
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Print completions for a shell.
-    Completions { shell: Shell },
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 /// What `ringecho health` takes.

@@ -6,6 +6,7 @@
 mod config_file;
 mod environment;
 mod logging;
+mod manual;
 mod notify;
 mod print_config;
 mod program;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::admin::{self, AdminAddress};
 use crate::config::Config;
@@ -66,6 +68,16 @@ enum Command {
     /// Say what this machine can hold, what would limit it first, and what lifts each limit. Exit code 1 if --connections do
     /// not fit.
     Doctor(DoctorArgs),
+    /// Write manual pages into a directory, which is made if it is not there.
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 /// What `ringecho health` takes.
@@ -398,6 +410,14 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 ExitCode::from(if report.fits() { 0 } else { EXIT_FAILURE })
             }
             Err(e) => fail(&format!("cannot find out what this machine grants: {e}"), EXIT_FAILURE),
+        },
+        Command::Man { directory } => match manual::write(Cli::command(), &directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(&format!("cannot write to {}: {e}", directory.display()), EXIT_FAILURE),
+        },
+        Command::Completions { shell } => match manual::print_completions(Cli::command(), shell) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(&format!("cannot write to standard output: {e}"), EXIT_FAILURE),
         },
         Command::Health(HealthArgs { address, ready }) => {
             match admin::ask(&address, if ready { "/readyz" } else { "/healthz" }) {

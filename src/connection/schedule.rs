@@ -33,7 +33,7 @@ const FOUR_BYTES_OF_MEMORY: Cost = 6;
 /// An upgrade request and its answer, beyond the receive: the connections of `ringload --reconnect-every`, halved.
 pub(crate) const HANDSHAKE: Cost = 6_000;
 /// The client's first TLS message and its answer: two operations on X25519 and a signature by P-256 (`openssl speed`, and
-/// docs/PERFORMANCE.md for the whole handshake). `cargo bench --bench tls` measures all costs of TLS without I/O: on
+/// `scripts/tls-cost` for the whole handshake). `cargo bench --bench tls` measures all costs of TLS without I/O: on
 /// an AMD EPYC and at opt-level 1 (`--profile dev`) 190 and 55 µs for the two messages, 0.45 µs for a record of 134 B opened
 /// and sealed.
 pub(crate) const TLS_HANDSHAKE: Cost = 100_000;
@@ -44,7 +44,7 @@ pub(crate) const TLS_HANDSHAKE_AT_REST: Cost = TLS_HANDSHAKE / 4;
 /// Its second one: key derivation, and the tickets.
 pub(crate) const TLS_FINISH: Cost = 15_000;
 /// A TLS record that is opened, and the one that its echo is sealed in, without their bytes; and a renewal of keys, which are
-/// derived and expanded anew in both directions (`scripts/compare-engines` has the difference to plain connections).
+/// derived and expanded anew in both directions (`scripts/tls-cost` has the difference to plain connections).
 pub(crate) const TLS_RECORD: Cost = 400;
 pub(crate) const TLS_RENEWAL: Cost = 4_000;
 /// The end of a connection: cancel, close, and the kernel's release of the socket; the other half.

@@ -362,6 +362,23 @@ fn stays_open(client: &mut Client) -> bool {
     false
 }
 
+/// Of two servers one counts what is compressed; both say at their end what they have done.
+#[test]
+fn the_mode_and_what_it_came_to_stand_in_the_summary() {
+    let server = start("verify", &[]);
+    let (mut client, mut plain) = (Client::open(&server, BROWSER), server.open());
+    for round in 0..3 {
+        client.expect_echo(if round == 0 { TEXT } else { BINARY }, b"compressed");
+        client.peer.expect_echo(TEXT, "plain");
+        plain.expect_echo(TEXT, "plain");
+    }
+    drop((client, plain));
+    let exit = server.stop();
+    assert!(exit.stdout.contains("; deflate verify: 1 connections, 3 compressed messages"), "{exit}");
+    let exit = Server::start(&[]).stop();
+    assert!(exit.stdout.contains("served 0 connections") && !exit.stdout.contains("deflate"), "{exit}");
+}
+
 #[test]
 fn the_mode_stands_in_the_start_up_line() {
     assert!(!Server::start(&[]).start_up_line().contains("deflate"));

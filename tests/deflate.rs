@@ -2,6 +2,9 @@
 //! refused, and what a bomb may cost.
 
 mod common;
+#[cfg(feature = "tls")]
+#[path = "deflate/through_tls.rs"]
+mod through_tls;
 
 use common::frames::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, close_frame, frame};
 use common::peer::{Answer, Peer, UPGRADE};

@@ -228,6 +228,10 @@ pub struct Stats {
     pub messages: u64,
     /// Bytes handed to the kernel for sending.
     pub bytes_sent: u64,
+    /// Connections that have agreed on compression.
+    pub compressed_connections: u64,
+    /// Messages received compressed.
+    pub compressed_messages: u64,
 }
 
 impl Server {
@@ -362,6 +366,8 @@ impl Handle {
             turned_away: self.turned_away(),
             messages: all.get(Counter::Messages),
             bytes_sent: all.get(Counter::BytesSent),
+            compressed_connections: all.get(Counter::Agreed),
+            compressed_messages: all.get(Counter::Compressed),
         }
     }
 

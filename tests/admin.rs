@@ -158,6 +158,52 @@ fn what_connections_do_is_counted() {
     }
 }
 
+/// An open message holds an inflater, and with it memory, until it ends or its connection does.
+#[test]
+fn what_is_compressed_is_counted() {
+    let (server, admin) = start(&["--workers", "1", "--deflate", "verify"]);
+    // "Hello" (RFC 7692, section 7.2.3.1).
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    let offer = UPGRADE.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+    let (mut open, mut gone) = (server.connect(), server.connect());
+    for peer in [&mut open, &mut gone] {
+        peer.send(&offer);
+        assert_eq!(peer.read_answer().status, 101);
+        peer.takes_compressed = true;
+        for opcode in [TEXT, BINARY] {
+            peer.send(frame(FIN | 0x40 | opcode, &hello));
+            peer.expect_frame(FIN | 0x40 | opcode, hello);
+        }
+        peer.expect_echo(TEXT, "plain");
+    }
+    server.open().expect_echo(TEXT, "declines by not asking");
+    for peer in [&mut open, &mut gone] {
+        peer.send(frame(0x40 | TEXT, &hello));
+        peer.expect_frame(0x40 | TEXT, hello);
+    }
+    common::eventually("memory is held", || metrics(admin)["ringecho_inflation_memory_bytes"] >= 2.0 * 48.0 * 1024.0);
+    gone.reset();
+    await_metric(admin, "ringecho_connections_open", 1.0);
+    assert!((48.0 * 1024.0..96.0 * 1024.0).contains(&metrics(admin)["ringecho_inflation_memory_bytes"]));
+    open.send(frame(FIN, b""));
+    open.expect_frame(FIN, b"");
+    await_metric(admin, "ringecho_inflation_memory_bytes", 0.0);
+    let samples = metrics(admin);
+    for (name, expected) in [
+        ("ringecho_connections_compressed_total", 2.0),
+        ("ringecho_compressed_messages_total", 6.0),
+        ("ringecho_inflated_bytes_total", 6.0 * 5.0),
+        ("ringecho_messages_total{kind=\"text\"}", 6.0),
+        ("ringecho_messages_total{kind=\"binary\"}", 2.0),
+    ] {
+        assert_eq!(samples.get(name), Some(&expected), "{name}: {samples:#?}");
+    }
+    let (_, status) = get(admin, "/status.json");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let expected = serde_json::json!({ "connections": 2, "messages": 6, "inflated_bytes": 30, "memory_bytes": 0 });
+    assert_eq!(status["total"]["compression"], expected);
+}
+
 /// With bare TCP, too, a probe that connects and leaves is no connection that was served.
 #[test]
 fn probes_of_bare_tcp_are_told_apart() {

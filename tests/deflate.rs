@@ -2,6 +2,9 @@
 //! refused, and what a bomb may cost.
 
 mod common;
+#[cfg(feature = "tls")]
+#[path = "deflate/through_tls.rs"]
+mod through_tls;
 
 use common::frames::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, close_frame, frame};
 use common::peer::{Answer, Peer, UPGRADE};
@@ -360,6 +363,23 @@ fn stays_open(client: &mut Client) -> bool {
     }
     assert_eq!((next.first_byte, &next.payload[..2]), (FIN | CLOSE, &1013u16.to_be_bytes()[..]));
     false
+}
+
+/// Of two servers one counts what is compressed; both say at their end what they have done.
+#[test]
+fn the_mode_and_what_it_came_to_stand_in_the_summary() {
+    let server = start("verify", &[]);
+    let (mut client, mut plain) = (Client::open(&server, BROWSER), server.open());
+    for round in 0..3 {
+        client.expect_echo(if round == 0 { TEXT } else { BINARY }, b"compressed");
+        client.peer.expect_echo(TEXT, "plain");
+        plain.expect_echo(TEXT, "plain");
+    }
+    drop((client, plain));
+    let exit = server.stop();
+    assert!(exit.stdout.contains("; deflate verify: 1 connections, 3 compressed messages"), "{exit}");
+    let exit = Server::start(&[]).stop();
+    assert!(exit.stdout.contains("served 0 connections") && !exit.stdout.contains("deflate"), "{exit}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use attacks::{Crowd, NONSENSE, Tally, attack};
-use common::frames::{BINARY, FIN, PING, PONG, TEXT, frame};
+use common::frames::{BINARY, CLOSE, FIN, PING, PONG, TEXT, frame};
 use common::peer::{Frame, Peer};
 use common::server::Server;
 use common::{MIB, pattern};
@@ -46,6 +46,11 @@ fn fill(server: &Server) {
 
 /// Attacks while others are served, and checks what is left behind.
 fn withstands(server: Server, name: &str, clients: usize, lives: Option<usize>) -> Tally {
+    withstands_within(u64::MAX, server, name, clients, lives)
+}
+
+/// The same; meanwhile the server's memory must not grow by more than `most` bytes.
+fn withstands_within(most: u64, server: Server, name: &str, clients: usize, lives: Option<usize>) -> Tally {
     let before = server.resident_bytes();
     let crowd = Crowd::new(server.address(), attack(name).expect("a name in the list"), clients, lives, 1);
     let tally = thread::scope(|scope| {
@@ -58,6 +63,8 @@ fn withstands(server: Server, name: &str, clients: usize, lives: Option<usize>) 
         tally
     });
     assert_eq!(tally.failed, 0, "nobody could have been refused: {tally:?}");
+    let grown = server.peak_resident_bytes().saturating_sub(before);
+    assert!(grown <= most, "{grown} bytes more than before: {tally:?}");
     leaves_nothing_behind(server, before);
     tally
 }
@@ -200,6 +207,46 @@ fn promises_of_two_to_the_63rd_bytes() {
     assert_eq!(tally.ended + tally.cut_off, 0, "{tally:?}");
     let tally = withstands(start(&[]), "promises", 100, Some(1000));
     assert_eq!(tally.ended + tally.cut_off, 1000, "the default limit refuses all of them: {tally:?}");
+}
+
+/// What bombs of the modes of `--deflate` are: binary messages are inflated by the latter two alone.
+const BOMBS: [(&str, &str, u8); 3] =
+    [("pass", "bombs", TEXT), ("verify", "binary-bombs", BINARY), ("recompress", "bombs", TEXT)];
+
+/// Compressed messages that are a thousand times as large as they look, within what a message may be: gigabytes in all.
+#[test]
+fn bombs() {
+    const BACKLOG: u64 = 64 * MIB as u64;
+    for (mode, name, _) in BOMBS {
+        let server = start(&["--deflate", mode, "--backlog-total", "64MiB"]);
+        let tally = withstands_within(BACKLOG + REMAINS_MAX, server, name, 20, None);
+        assert!(tally.bytes_read > 0, "{mode}: they are answered: {tally:?}");
+        assert!(tally.bytes_sent > BACKLOG / 100, "{mode}: that is not much: {tally:?}");
+    }
+}
+
+/// ... and beyond it: each client is told why it is closed, when so much has been inflated.
+#[test]
+fn bombs_that_are_too_large() {
+    for (mode, name, opcode) in BOMBS {
+        let server = start(&["--deflate", mode, "--max-message-size", "256KiB"]);
+        let mut peer = server.connect();
+        peer.send(attacks::compressing_upgrade());
+        assert_eq!(peer.read_answer().status, 101);
+        peer.takes_compressed = true;
+        peer.send(attacks::bomb(opcode));
+        let close = loop {
+            let frame = peer.read_frame();
+            if frame.first_byte == FIN | CLOSE {
+                break frame;
+            }
+        };
+        assert_eq!(close.payload[..2], 1009u16.to_be_bytes(), "{mode}");
+        peer.expect_end();
+        drop(peer);
+        let tally = withstands_within(2 * REMAINS_MAX, server, name, 20, Some(100));
+        assert_eq!(tally.ended + tally.cut_off, 100, "{mode}: {tally:?}");
+    }
 }
 
 #[test]

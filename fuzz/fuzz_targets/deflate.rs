@@ -78,7 +78,7 @@ fn echo(deflate: Deflate, is_text: bool, cuts: &Cuts, payload: &[u8]) -> (Option
         let mut next = Some(read.to_vec());
         while let Some(mut data) = next.filter(|_| code.is_none()) {
             let reply = session.receive(&mut shared, &mut data);
-            assert!(shared.take_work() < 1_000_000, "too much at once");
+            assert!(shared.take_work().cost < 1_000_000, "too much at once");
             sent.extend(reply.output.to_vec(&data));
             if let Some(Event::Closed(Cause::Violation(violation))) = reply.event {
                 code = Some(violation.into());

@@ -212,7 +212,8 @@ impl Connection {
                     let message = &mut self.message;
                     match &mut self.compression {
                         Some(it) if compressed => {
-                            it.codecs.inflate(0, text, bytes, end, |piece, _| message.extend_from_slice(piece))?;
+                            let take = |piece: &[u8], _| message.extend_from_slice(piece);
+                            it.codecs.inflate(0, text, bytes, end, u64::MAX, take)?;
                         }
                         _ => message.extend_from_slice(bytes),
                     }

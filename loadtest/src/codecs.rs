@@ -103,13 +103,15 @@ impl Codecs {
     }
 
     /// Inflates some of a message of connection `key`, the last of it if it `is_last`, and hands what comes of it to `take`,
-    /// with whether the message ends there. Text must be UTF-8 so far, as a message that is not compressed must.
+    /// with whether the message ends there. Text must be UTF-8 so far, as a message that is not compressed must. Of a message of
+    /// more than `most` bytes no more is inflated.
     pub fn inflate(
         &mut self,
         key: u32,
         text: bool,
         bytes: &[u8],
         is_last: bool,
+        most: u64,
         mut take: impl FnMut(&[u8], bool),
     ) -> Result<(), Violation> {
         let Link { agreed, inflater, utf8, .. } = &mut self.links[key as usize];
@@ -117,7 +119,7 @@ impl Codecs {
         let spare = &mut self.spare[usize::from(agreed.server_bits)];
         let new = || Box::new(Inflater::new(agreed.server_bits));
         let current = inflater.get_or_insert_with(|| spare.pop().unwrap_or_else(new));
-        current.inflate(bytes, is_last, &mut self.piece, |piece, is_end| {
+        current.inflate(bytes, is_last, most, &mut self.piece, |piece, is_end| {
             if text {
                 *utf8 = utf8.push(piece).ok_or(Violation::Utf8)?;
                 if is_end && *utf8 != Utf8::Boundary {
@@ -164,8 +166,8 @@ mod tests {
         let id = MessageId { connection: key, sequence };
         let compressed = codecs.compress(key, id, messages, true).unwrap().to_vec();
         let mut inflated = Vec::new();
-        let outcome = codecs.inflate(key, text, &compressed, true, |piece, _| inflated.extend_from_slice(piece));
-        outcome.unwrap();
+        let take = |piece: &[u8], _| inflated.extend_from_slice(piece);
+        codecs.inflate(key, text, &compressed, true, messages.inflated_at_most(), take).unwrap();
         (compressed.len(), inflated.len() == messages.size_of(id) && messages.matches(id, 0, &inflated))
     }
 
@@ -184,7 +186,7 @@ mod tests {
         let lens = [0, 2].map(|key| echo(&mut codecs, key, 50, &messages, true).0);
         assert!(lens[0] * 2 < lens[1], "messages repeat earlier ones, which a context finds: {lens:?}");
         assert!(codecs.compress(3, MessageId { connection: 3, sequence: 0 }, &messages, true).is_none());
-        let refused = codecs.inflate(3, false, &[0], true, |_, _| {});
+        let refused = codecs.inflate(3, false, &[0], true, u64::MAX, |_, _| {});
         assert_eq!(refused, Err(Violation::ReservedBit));
     }
 
@@ -201,6 +203,43 @@ mod tests {
         assert!((live_bytes() - before).abs() < 1000, "{} bytes", live_bytes() - before);
     }
 
+    /// 64 MiB in 64 KiB, cut anywhere, behind messages that are as long as they may be.
+    #[test]
+    fn a_bomb_is_inflated_no_further_than_is_expected() {
+        const MOST: usize = 100_000;
+        let compress = |len: usize| {
+            let (mut deflater, mut out) = (Deflater::new(15), Vec::new());
+            deflater.push(&vec![0; len], &mut out);
+            deflater.end(0, &mut out);
+            out
+        };
+        let (longest, bomb) = (compress(MOST), compress(64 << 20));
+        for (takes_over, size) in [(false, 1), (false, 1000), (true, 1), (true, usize::MAX)] {
+            let mut codecs = Codecs::new(1, false);
+            codecs.agree(0, agreed(takes_over));
+            let mut receive = |bytes: &[u8]| {
+                let (mut inflated, count) = (0, bytes.len().div_ceil(size));
+                let mut pieces = bytes.chunks(size).enumerate();
+                let outcome = pieces.try_for_each(|(at, it)| {
+                    codecs.inflate(0, false, it, at + 1 == count, MOST as u64, |piece, _| inflated += piece.len())
+                });
+                (outcome, inflated)
+            };
+            for _ in 0..3 {
+                assert_eq!(receive(&longest), (Ok(()), MOST), "{takes_over} {size}");
+            }
+            let before = live_bytes();
+            let (outcome, inflated) = receive(&bomb);
+            assert_eq!(outcome, Err(Violation::Inflated), "{takes_over} {size}");
+            assert!(inflated <= MOST && (live_bytes() - before).abs() < 100_000, "{takes_over} {size}: {inflated}");
+            // The connection is gone; the next one begins anew.
+            codecs.release(0);
+            codecs.agree(0, agreed(takes_over));
+            let outcome = codecs.inflate(0, false, &longest, true, MOST as u64, |_, _| {});
+            assert_eq!(outcome, Ok(()), "{takes_over} {size}");
+        }
+    }
+
     #[test]
     fn text_that_is_none_is_found_whatever_it_is_cut_into() {
         let mut deflater = Deflater::new(15);
@@ -215,7 +254,8 @@ mod tests {
                 codecs.agree(0, agreed(false));
                 let count = out.len().div_ceil(size);
                 let mut pieces = out.chunks(size).enumerate();
-                let outcome = pieces.try_for_each(|(at, it)| codecs.inflate(0, true, it, at + 1 == count, |_, _| {}));
+                let outcome =
+                    pieces.try_for_each(|(at, it)| codecs.inflate(0, true, it, at + 1 == count, 100, |_, _| {}));
                 assert_eq!(outcome, if is_right { Ok(()) } else { Err(Violation::Utf8) }, "{text:x?} by {size}");
             }
         }

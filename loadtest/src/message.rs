@@ -40,6 +40,14 @@ const SIZES: u64 = 0x7369_7a65_7369_7a65;
 /// stay in a second-level cache together with the receive buffers.
 const LARGE_KEYS: usize = 2;
 
+/// Bytes of a message that is none of those that were sent, at most: a welcome or an error in JSON, say, is judged like any
+/// other. Only of compressed messages the rest is not looked at.
+pub const STRAY_MAX: u64 = 64 << 10;
+
+/// Bytes of a message at most of which nothing is known but that it is to come: as much as servers take (ringecho 16 MiB,
+/// Python's `websockets` 1 MiB), and more; to inflate it takes some 20 ms.
+const ANSWER_MAX: u64 = 64 << 20;
+
 /// Makes and checks all messages of a run. Shared by all threads, read only.
 #[derive(Debug)]
 pub struct Messages {
@@ -51,6 +59,8 @@ pub struct Messages {
     framed: bool,
     /// The user's messages, which are sent instead of generated ones.
     own: Option<OwnMessages>,
+    /// Bytes of the longest message.
+    longest: usize,
     /// Bits of the places in the table where messages start.
     starts: usize,
     /// Two periods, so that any position has at least one period of bytes behind it.
@@ -109,7 +119,9 @@ impl Messages {
             MaskedTable { key, bytes: masked(&table), own }
         });
         let masked = masked.collect();
-        Self { sizes, text, expect, welcomes: 0, framed: true, own, starts: STARTS, masked, table }
+        let longest = own.iter().flat_map(OwnMessages::list).map(|message| message.len()).max();
+        let longest = longest.unwrap_or(sizes.max());
+        Self { sizes, text, expect, welcomes: 0, framed: true, own, longest, starts: STARTS, masked, table }
     }
 
     /// The same messages without frames, and so without masks.
@@ -153,6 +165,14 @@ impl Messages {
     #[must_use]
     pub fn welcomes(&self) -> u32 {
         self.welcomes
+    }
+
+    /// Bytes to which an arriving message is inflated at most. An echo is as long as what was sent; what else comes may be
+    /// longer, but not without end.
+    #[must_use]
+    pub fn inflated_at_most(&self) -> u64 {
+        let is_known = self.expect.compares() && self.welcomes == 0;
+        (self.longest as u64).max(if is_known { STRAY_MAX } else { ANSWER_MAX })
     }
 
     /// Whether each message is sent as a WebSocket frame.

@@ -227,7 +227,8 @@ impl Session {
     fn inflate(&mut self, text: bool, bytes: &[u8], end: bool, judging: &mut Judging) -> Result<(), Violation> {
         let Some(codecs) = judging.codecs.take() else { return Err(Violation::ReservedBit) };
         judging.tally.counts[Counter::CompressedReceived] += u64::from(end);
-        let outcome = codecs.inflate(judging.key, text, bytes, end, |piece, is_last| {
+        let most = judging.messages.inflated_at_most();
+        let outcome = codecs.inflate(judging.key, text, bytes, end, most, |piece, is_last| {
             self.take(text, piece, is_last, judging);
         });
         judging.codecs = Some(codecs);

@@ -209,6 +209,24 @@ fn scripted_declining(bytes: &'static [u8]) -> std::net::SocketAddr {
     .0
 }
 
+/// It ends its own connection, and the others go on.
+#[test]
+fn a_bomb_does_not_stop_the_generator() {
+    for transport in ["ring", "epoll"] {
+        for args in [&["--size", "200"][..], &["--size", "200000"], &["--expect", "any"]] {
+            let outcome = run(NO_CONTEXT, Way::BombFirst, &[&["--transport", transport], args].concat());
+            assert_eq!(outcome.code, Some(1), "{transport} {args:?}: {}", outcome.output);
+            let violations = &outcome.json["connections"]["violations"];
+            let what = "compressed message that is inflated to more than can be expected";
+            assert_eq!(violations[0]["what"].as_str(), Some(what), "{transport} {args:?}: {}", outcome.output);
+            assert_eq!(violations[0]["count"].as_u64(), Some(1), "{transport} {args:?}: {}", outcome.output);
+            assert_eq!(outcome.number("/messages/corrupted"), 0, "{transport} {args:?}: {}", outcome.output);
+            assert_eq!(outcome.number("/messages/lost"), 1, "{transport} {args:?}: {}", outcome.output);
+            assert!(outcome.number("/measured/echoes") > 0, "{transport} {args:?}: {}", outcome.output);
+        }
+    }
+}
+
 #[test]
 fn wrong_content_behind_compression_is_found() {
     let outcome = run(PLAIN, Way::CorruptTenth, &["--size", "500"]);

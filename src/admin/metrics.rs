@@ -16,7 +16,7 @@ use crate::worker::{Counter, TURN_BOUNDS_US, Tally};
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Counters and gauges that each worker has one of.
-const OF_WORKERS: [(Counter, &str, MetricType, &str); 12] = {
+const OF_WORKERS: [(Counter, &str, MetricType, &str); 16] = {
     use MetricType::{COUNTER, GAUGE};
     [
         (Counter::Accepted, "ringecho_connections_accepted_total", COUNTER, "Connections accepted."),
@@ -56,6 +56,25 @@ const OF_WORKERS: [(Counter, &str, MetricType, &str); 12] = {
         ),
         (Counter::Turns, "ringecho_turns_total", COUNTER, "Turns of the worker's loop."),
         (Counter::Pongs, "ringecho_pongs_received_total", COUNTER, "Pong frames received."),
+        (
+            Counter::Agreed,
+            "ringecho_connections_compressed_total",
+            COUNTER,
+            "Connections that have agreed on compression (permessage-deflate).",
+        ),
+        (Counter::Compressed, "ringecho_compressed_messages_total", COUNTER, "Messages received compressed."),
+        (
+            Counter::BytesInflated,
+            "ringecho_inflated_bytes_total",
+            COUNTER,
+            "Bytes that compressed messages were inflated to, to be checked or compressed anew.",
+        ),
+        (
+            Counter::InflationMemory,
+            "ringecho_inflation_memory_bytes",
+            GAUGE,
+            "Memory held for compressed messages that are open, and for their input that waits.",
+        ),
     ]
 };
 
@@ -94,7 +113,11 @@ pub(super) fn text(handle: &Handle) -> Vec<u8> {
     let mut single = |name, kind, help, metric| families.push(family(name, kind, help, vec![metric]));
     let is_ready = f64::from(u8::from(condition == Condition::Ready));
     single("ringecho_ready", MetricType::GAUGE, "Whether further clients can be sent to it.", gauge(is_ready, &[]));
-    let info = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("engine", about.engine.name().to_owned())];
+    let info = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("engine", about.engine.name().to_owned()),
+        ("deflate", about.deflate.name().to_owned()),
+    ];
     single("ringecho_info", MetricType::GAUGE, "What runs.", gauge(1.0, &info));
     single(
         "ringecho_connections_turned_away_total",

@@ -63,6 +63,12 @@ fn of(tally: &Tally, max: u64) -> Value {
             "pings_received": get(Counter::Pings),
             "pongs_received": get(Counter::Pongs),
         },
+        "compression": {
+            "connections": get(Counter::Agreed),
+            "messages": get(Counter::Compressed),
+            "inflated_bytes": get(Counter::BytesInflated),
+            "memory_bytes": get(Counter::InflationMemory),
+        },
         "tls_handshakes": map(tls_handshakes(tally).into_iter()),
         "bytes": { "received": get(Counter::BytesReceived), "sent": get(Counter::BytesSent) },
         "slow_readers": get(Counter::SlowReaders),

@@ -14,7 +14,7 @@ use super::{logging, notify};
 use crate::admin::{Admin, AdminError};
 use crate::config::{Config, ConfigError};
 use crate::options::Options;
-use crate::protocol::Protocol;
+use crate::protocol::{Deflate, Protocol};
 use crate::server::{Address, Server, ServerError, Stats};
 
 /// It could not start or run.
@@ -96,7 +96,7 @@ pub(super) fn run(
     announce(&addresses, admin.as_ref(), &banner);
     running.join();
     drop(admin);
-    sum_up(&handle.stats(), options.protocol, started_at);
+    sum_up(&handle.stats(), options, started_at);
     Ok(())
 }
 
@@ -110,13 +110,18 @@ fn announce(addresses: &[Address], admin: Option<&Admin>, banner: &str) {
     notify::ready(&format!("listening on {addresses}"));
 }
 
-fn sum_up(stats: &Stats, protocol: Protocol, started_at: Instant) {
+fn sum_up(stats: &Stats, options: &Options, started_at: Instant) {
     let Stats { opened, refused, answered, silent, turned_away, messages, bytes_sent, open, .. } = *stats;
     // Of bare TCP every connection is open from its start, also a probe's.
-    let served = if protocol == Protocol::Tcp { opened.saturating_sub(silent) } else { opened };
+    let served = if options.protocol == Protocol::Tcp { opened.saturating_sub(silent) } else { opened };
     let seconds = started_at.elapsed().as_secs_f64();
     let mut line =
         format!("served {served} connections, {messages} messages, {bytes_sent} bytes sent in {seconds:.1} s");
+    if options.deflate != Deflate::Off {
+        let (mode, connections, messages) =
+            (options.deflate.name(), stats.compressed_connections, stats.compressed_messages);
+        let _ = write!(line, "; deflate {mode}: {connections} connections, {messages} compressed messages");
+    }
     for (count, what) in [
         (refused, "requests refused"),
         (answered, "health checks and other plain requests answered"),

@@ -233,6 +233,9 @@ impl<E, L: Lender> Connections<E, L> {
         }
         let mut connection = self.table.remove(key);
         connection.life.release(&mut self.shared);
+        if self.shared.has_news() {
+            self.take_work();
+        }
         if connection.life.is_staged() {
             self.stages.remove(key);
         }
@@ -287,13 +290,16 @@ impl<E, L: Lender> Connections<E, L> {
 
     fn count_kinds(&self, kinds: Kinds) {
         self.counters.add(Counter::Texts, u64::from(kinds.texts));
-        self.counters.add(Counter::Pings, u64::from(kinds.pings));
-        self.counters.add(Counter::Pongs, u64::from(kinds.pongs));
+        if kinds.pings | kinds.pongs | kinds.compressed != 0 {
+            self.counters.add(Counter::Pings, u64::from(kinds.pings));
+            self.counters.add(Counter::Pongs, u64::from(kinds.pongs));
+            self.counters.add(Counter::Compressed, u64::from(kinds.compressed));
+        }
     }
 
     #[cold]
     fn happened(&mut self, key: u32, event: Event) -> Cost {
-        let work = self.shared.take_work();
+        let work = self.take_work();
         if event == Event::Inflated {
             return work;
         }

@@ -184,7 +184,7 @@ impl Received {
         output: Output { head: Vec::new(), range: 0..0 },
         messages: 0,
         frames: 0,
-        kinds: Kinds { texts: 0, pings: 0, pongs: 0 },
+        kinds: Kinds { texts: 0, pings: 0, pongs: 0, compressed: 0 },
         event: None,
         has_opened: false,
     };

@@ -28,6 +28,17 @@ const IDLE_MAX: usize = 4;
 /// What a compressed message ends with, and does not carry (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
+/// What compressed messages have come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// In the nominal nanoseconds of a scheduler.
+    pub cost: u32,
+    /// Bytes that were inflated, as they are then.
+    pub inflated: u64,
+    /// Connections that have agreed on compression.
+    pub agreed: u32,
+}
+
 /// A worker's inflaters and compressors, and what they share.
 #[derive(Debug, Default)]
 pub(super) struct Codecs {
@@ -37,8 +48,10 @@ pub(super) struct Codecs {
     scratch: Box<[u8]>,
     /// What may still be spent at once.
     allowance: u32,
-    /// What was spent since [`Shared::take_work`](super::Shared::take_work).
-    pub(super) work: u32,
+    /// What was done since [`Shared::take_work`](super::Shared::take_work).
+    pub(super) work: Work,
+    /// Something was, or `held` has changed since.
+    pub(super) has_news: bool,
     /// Bytes of memory of what sessions have taken, and of input that waits.
     pub(super) held: usize,
 }
@@ -56,7 +69,18 @@ impl Codecs {
 
     fn spend(&mut self, cost: u32) {
         self.allowance = self.allowance.saturating_sub(cost);
-        self.work = self.work.saturating_add(cost);
+        self.work.cost = self.work.cost.saturating_add(cost);
+        self.has_news = true;
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        self.held += bytes;
+        self.has_news = true;
+    }
+
+    fn let_go(&mut self, bytes: usize) {
+        self.held -= bytes;
+        self.has_news = true;
     }
 
     /// What a compressed message needs; `window`: it is compressed anew.
@@ -75,7 +99,7 @@ impl Codecs {
             has_more: false,
             waiting: None,
         });
-        self.held += inflation.memory();
+        self.hold(inflation.memory());
         inflation
     }
 
@@ -89,7 +113,7 @@ impl Codecs {
     /// Takes back what [`Codecs::take`] has given, and what was kept in it.
     pub(super) fn give_back(&mut self, mut inflation: Box<Inflation>) {
         self.take_waiting(&mut inflation);
-        self.held -= inflation.memory();
+        self.let_go(inflation.memory());
         let Inflation { mut inflater, deflater, is_open, .. } = *inflation;
         if self.inflaters.len() < IDLE_MAX {
             inflater.reset(false);
@@ -106,14 +130,14 @@ impl Codecs {
 
     /// Keeps input until the session's next turn.
     pub(super) fn keep_waiting(&mut self, inflation: &mut Inflation, input: Vec<u8>) {
-        self.held += input.capacity();
+        self.hold(input.capacity());
         inflation.waiting = Some(input);
     }
 
     /// Takes the input that waits, if there is some; it may be of no bytes, in front of bytes that are to be inflated.
     pub(super) fn take_waiting(&mut self, inflation: &mut Inflation) -> Option<Vec<u8>> {
         let input = inflation.waiting.take()?;
-        self.held -= input.capacity();
+        self.let_go(input.capacity());
         Some(input)
     }
 }
@@ -189,6 +213,7 @@ impl Inflation {
             used += read;
             // A call of the inflater is never for nothing.
             codecs.spend(1 + read as u32 * INPUT_BYTE + inflated as u32 / 4 * FOUR_OUTPUT_BYTES);
+            codecs.work.inflated += inflated as u64;
             self.size += inflated as u64;
             if self.size > max_message_size {
                 return Err(Violation::MessageTooBig);

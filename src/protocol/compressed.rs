@@ -131,6 +131,7 @@ impl Echo {
                 return Ok(Step::Waits);
             }
             self.begin_compressed(&header, inflation);
+            tape.kinds.compressed += u32::from(header.first & RSV1 != 0);
             tape.frames += 1;
             tape.read += header.len;
         }

@@ -153,7 +153,7 @@ impl Echo {
         let Tape { head, output, messages, frames, kinds, .. } = tape;
         if self.is_silent {
             head.truncate(head_len);
-            return Pass { output: 0..0, messages: 0, frames, kinds: Kinds { texts: 0, ..kinds }, end };
+            return Pass { output: 0..0, messages: 0, frames, kinds: Kinds { texts: 0, compressed: 0, ..kinds }, end };
         }
         Pass { output, messages, frames, kinds, end }
     }
@@ -269,7 +269,7 @@ impl Echo {
             self.continue_frame(tape)?;
         }
         while tape.read < tape.buf.len() {
-            let opcode = self.opcode(tape.buf[tape.read])?;
+            let opcode = self.opcode(tape)?;
             let Some(header) = self.header(opcode, max_message_size, tape.unread())? else {
                 return Ok(End::Cut(tape.read));
             };
@@ -300,12 +300,12 @@ impl Echo {
         Ok(End::Consumed)
     }
 
-    /// The opcode in a frame's first byte, when such a frame may come now (section 5.4).
+    /// The opcode in the next frame's first byte, when such a frame may come now (section 5.4).
     #[inline]
-    fn opcode(&self, first: u8) -> Result<Opcode, Stop> {
-        let opcode = match frame::opcode(first) {
+    fn opcode(&self, tape: &mut Tape) -> Result<Opcode, Stop> {
+        let opcode = match frame::opcode(tape.buf[tape.read]) {
             Ok(opcode) => opcode,
-            Err(Violation::ReservedBits) => self.compressed_opcode(first)?,
+            Err(Violation::ReservedBits) => self.compressed_opcode(tape)?,
             Err(violation) => return Err(violation.into()),
         };
         match opcode {
@@ -325,7 +325,8 @@ impl Echo {
     /// The same for a first byte with reserved bits: RSV1 alone says that the message is compressed, if that was agreed upon,
     /// and stands in the first of its frames (RFC 7692, section 6). What is not inflated is as good as binary.
     #[inline(never)]
-    fn compressed_opcode(&self, first: u8) -> Result<Opcode, Stop> {
+    fn compressed_opcode(&self, tape: &mut Tape) -> Result<Opcode, Stop> {
+        let first = tape.buf[tape.read];
         let opcode = frame::opcode(first & !frame::RSV1)?;
         let is_inflated = match (opcode, self.compression) {
             (_, Compression::None) | (Opcode::Continuation, _) => return Err(Violation::ReservedBits.into()),
@@ -334,7 +335,15 @@ impl Echo {
             (Opcode::Binary, compression) => compression != Compression::Pass,
             _ => return Err(Violation::ReservedBits.into()),
         };
-        if is_inflated && self.message == Message::None { Err(Stop::Compressed) } else { Ok(Opcode::Binary) }
+        if self.message == Message::None {
+            if is_inflated {
+                return Err(Stop::Compressed);
+            }
+            // A header that is cut comes again.
+            let is_whole = matches!(self.header(opcode, u64::MAX, tape.unread()), Ok(Some(_)));
+            tape.kinds.compressed += u32::from(is_whole);
+        }
+        Ok(Opcode::Binary)
     }
 
     /// The header at the start of `bytes`, which is not empty; `None`: it is cut. What is there of it is checked.

@@ -49,6 +49,7 @@ mod utf8;
 pub use answer::{full, refuse};
 pub use behaviour::{Behaviour, Source};
 pub use close_code::CloseCode;
+pub use codecs::Work;
 pub use frame::{Opcode, write_binary_header};
 pub use handshake::is_token;
 pub use reply::{Cause, Event, Kinds, Output, Reply, Then};

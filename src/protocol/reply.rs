@@ -31,13 +31,20 @@ pub struct Kinds {
     pub pings: u32,
     /// Pongs received.
     pub pongs: u32,
+    /// Messages that came compressed, counted where they began.
+    pub compressed: u32,
 }
 
 impl std::ops::Add for Kinds {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { texts: self.texts + other.texts, pings: self.pings + other.pings, pongs: self.pongs + other.pongs }
+        Self {
+            texts: self.texts + other.texts,
+            pings: self.pings + other.pings,
+            pongs: self.pongs + other.pongs,
+            compressed: self.compressed + other.compressed,
+        }
     }
 }
 
@@ -50,8 +57,9 @@ pub enum Event {
     Closing(CloseCode),
     /// The output is not to be sent at once: [`Session::behaviour`](super::Session::behaviour) says when.
     Deferred,
-    /// Compressed messages were inflated, which [`Shared::take_work`](super::Shared::take_work) tells more about. Input may
-    /// wait for another turn: [`Session::is_waiting`](super::Session::is_waiting). Either can be so with other events, too.
+    /// Compressed messages were inflated, or what is held for them has changed: [`Shared::take_work`](super::Shared::take_work)
+    /// tells more. Input may wait for another turn: [`Session::is_waiting`](super::Session::is_waiting). Either can be so with
+    /// other events, too.
     Inflated,
     /// Nothing more is read or sent behind the output.
     Closed(Cause),

@@ -300,6 +300,7 @@ impl Session {
                 Reply { event, then: Then::Linger, ..Reply::plain(Output::owned(bytes)) }
             }
             handshake::Progress::Accepted { answer, request_end, behaviour, compression } => {
+                shared.codecs.work.agreed += u32::from(compression != Compression::None);
                 self.state = match behaviour {
                     Behaviour::Echo => State::WebSocket(Echo::new(compression)),
                     Behaviour::Hang { after: None } => State::Mute,
@@ -351,7 +352,7 @@ impl Session {
             pass = echo.pass_compressed(shared, data, (pass, at), &mut head);
         }
         let Pass { output: range, messages, frames, kinds, end } = pass;
-        let event = (shared.codecs.work > 0).then_some(Event::Inflated);
+        let event = shared.has_news().then_some(Event::Inflated);
         let plain = |head, range| Reply { event, frames, messages, kinds, ..Reply::plain(Output { head, range }) };
         match end {
             End::Consumed => plain(head, range),

@@ -1,6 +1,9 @@
 //! What the sessions of a worker share.
 
-use super::{Settings, codecs::Codecs};
+use super::{
+    Settings,
+    codecs::{Codecs, Work},
+};
 
 /// The settings, and what compressed messages need.
 #[derive(Debug, Default)]
@@ -21,8 +24,16 @@ impl Shared {
         self.codecs.held
     }
 
-    /// What compressed messages have come to since this was last asked, in the nominal nanoseconds of a scheduler.
-    pub fn take_work(&mut self) -> u32 {
+    /// Whether compressed messages were inflated since [`Shared::take_work`], or what is held for them has changed.
+    #[inline]
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.codecs.has_news
+    }
+
+    /// What compressed messages have come to since this was last asked.
+    pub fn take_work(&mut self) -> Work {
+        self.codecs.has_news = false;
         std::mem::take(&mut self.codecs.work)
     }
 }

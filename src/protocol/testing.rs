@@ -1,6 +1,6 @@
 //! What the unit tests share: a client's frames, and a session driven by hand.
 
-use super::{Event, Output, Phase, Session, Settings, Shared, Then};
+use super::{Event, Kinds, Output, Phase, Session, Settings, Shared, Then};
 
 pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -40,6 +40,7 @@ pub(super) struct Driven {
     pub(super) sent: Vec<u8>,
     pub(super) messages: u32,
     pub(super) frames: u32,
+    pub(super) kinds: Kinds,
     /// The last one.
     pub(super) event: Option<Event>,
     pub(super) then: Then,
@@ -49,7 +50,8 @@ impl Driven {
     pub(super) fn new(settings: Settings) -> Self {
         let session = Session::new(&settings);
         let shared = Shared::new(settings);
-        Driven { session, shared, sent: Vec::new(), messages: 0, frames: 0, event: None, then: Then::Continue }
+        let (kinds, then) = (Kinds::default(), Then::Continue);
+        Driven { session, shared, sent: Vec::new(), messages: 0, frames: 0, kinds, event: None, then }
     }
 
     /// A session whose handshake is done.
@@ -76,6 +78,7 @@ impl Driven {
         self.sent.extend(reply.output.to_vec(&data));
         self.messages += reply.messages;
         self.frames += reply.frames;
+        self.kinds = self.kinds + reply.kinds;
         self.event = reply.event.or(self.event);
         self.then = reply.then;
         reply.output

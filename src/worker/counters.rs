@@ -26,6 +26,14 @@ pub(crate) enum Counter {
     Pings,
     /// Pong frames received.
     Pongs,
+    /// Connections that have agreed on compression.
+    Agreed,
+    /// Messages received compressed.
+    Compressed,
+    /// Bytes that compressed messages were inflated to.
+    BytesInflated,
+    /// Gauge: bytes of memory held for compressed messages that are open, and for their input that waits.
+    InflationMemory,
     /// Bytes received.
     BytesReceived,
     /// Bytes handed to the kernel for sending.

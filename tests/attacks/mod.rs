@@ -11,10 +11,12 @@ mod nonsense;
 pub(crate) mod sink;
 mod sockets;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+use flate2::{Compress, Compression, FlushCompress};
 
 use crate::common::Random;
-use crate::common::frames::{BINARY, CONTINUATION, FIN, PING, close_frame, frame, masked_header};
+use crate::common::frames::{BINARY, CONTINUATION, FIN, PING, TEXT, close_frame, frame, masked_header};
 
 pub(crate) use crowd::{Crowd, Tally};
 pub(crate) use nonsense::NONSENSE;
@@ -26,6 +28,10 @@ const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket
 const ANSWER: usize = 129;
 /// What a client at full speed offers the kernel at once.
 const FLOOD: usize = 64 << 10;
+/// What a bomb is inflated to: a thousand times as many bytes as it has, which is as far as DEFLATE goes.
+const BOMB: usize = 1 << 20;
+/// The bit of a frame whose message is compressed.
+const RSV1: u8 = 0x40;
 
 /// One client's life.
 pub(crate) struct Life {
@@ -84,6 +90,8 @@ pub(crate) const ATTACKS: &[(&str, Attack)] = &[
     ("pings-unread", pings_unread),
     ("fragments", fragments),
     ("promises", promise),
+    ("bombs", bombs),
+    ("binary-bombs", binary_bombs),
     ("nonsense", nonsense),
 ];
 
@@ -111,8 +119,11 @@ fn one_byte_a_second(number: usize, _: &mut Random) -> Life {
 }
 
 fn flood(first_byte: u8, payload: &[u8]) -> Then {
-    let one = frame(first_byte, payload);
-    Then::Flood(one.repeat(FLOOD.div_ceil(one.len())).into())
+    Then::Flood(flood_of(&frame(first_byte, payload)))
+}
+
+fn flood_of(one: &[u8]) -> Arc<[u8]> {
+    one.repeat(FLOOD.div_ceil(one.len())).into()
 }
 
 /// Large messages at full speed, and no echo is read.
@@ -149,6 +160,34 @@ fn fragments(_: usize, _: &mut Random) -> Life {
 fn promise(_: usize, _: &mut Random) -> Life {
     let opening = [UPGRADE, &masked_header(FIN | BINARY, (1 << 63) - 1, [0; 4]), b"and so on"].concat();
     Life::new(opening, Then::Stay)
+}
+
+/// An upgrade request that offers compression (RFC 7692).
+pub(crate) fn compressing_upgrade() -> Vec<u8> {
+    let offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+    [&UPGRADE[..UPGRADE.len() - 2], offer].concat()
+}
+
+/// A compressed message of zeros, which are text as well.
+pub(crate) fn bomb(opcode: u8) -> Vec<u8> {
+    let mut compressor = Compress::new_with_window_bits(Compression::best(), false, 15);
+    let mut payload = Vec::with_capacity(BOMB / 100);
+    compressor.compress_vec(&vec![0; BOMB], &mut payload, FlushCompress::Sync).expect("a compressor takes all");
+    // A flush ends with an empty block, of which a message does not carry the length.
+    payload.truncate(payload.len() - 4);
+    frame(FIN | RSV1 | opcode, &payload)
+}
+
+/// Text that is a thousand times as large as it looks, at full speed; what comes back is read.
+fn bombs(_: usize, _: &mut Random) -> Life {
+    static BOMBS: LazyLock<Arc<[u8]>> = LazyLock::new(|| flood_of(&bomb(TEXT)));
+    Life::new(compressing_upgrade(), Then::Flood(Arc::clone(&BOMBS)))
+}
+
+/// The same in binary messages.
+fn binary_bombs(_: usize, _: &mut Random) -> Life {
+    static BOMBS: LazyLock<Arc<[u8]>> = LazyLock::new(|| flood_of(&bomb(BINARY)));
+    Life::new(compressing_upgrade(), Then::Flood(Arc::clone(&BOMBS)))
 }
 
 /// An HTTP request that is none.

@@ -89,7 +89,7 @@ mod tests {
             let id = MessageId { connection, sequence };
             let (mut compressed, mut message) = (Vec::new(), Vec::new());
             all.write(id, &messages, &mut compressed);
-            let inflation = inflater.inflate(&compressed, true, &mut piece, |bytes, _| {
+            let inflation = inflater.inflate(&compressed, true, u64::MAX, &mut piece, |bytes, _| {
                 message.extend_from_slice(bytes);
                 Ok(())
             });

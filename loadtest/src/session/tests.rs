@@ -1,6 +1,7 @@
 //! A server made of bytes.
 
 use super::*;
+use crate::message::STRAY_MAX;
 use crate::stats::Measuring;
 use crate::websocket::deflate::{Agreed, Deflater};
 
@@ -447,6 +448,20 @@ fn a_compressed_message_of_another_length_is_no_echo() {
             bench.receive(&frames, 10);
             assert_eq!(bench.outcome(), outcome, "{len} {is_compressed}");
         }
+    }
+}
+
+/// A message that is a little too long is another one, or damaged; one beyond all that can be expected ends the connection.
+#[test]
+fn a_message_that_is_inflated_without_end_is_a_breach() {
+    for (len, expected) in [(STRAY_MAX as usize, Ok(())), (STRAY_MAX as usize + 1, Err(Violation::Inflated))] {
+        let mut bench = Bench::compressing();
+        let mut payload = bench.send(0)[2..].to_vec();
+        payload.resize(len, b'x');
+        let outcome = bench.try_receive(&compressed(&payload, 100).concat(), 10);
+        assert_eq!(outcome.map(|_| ()), expected, "{len}");
+        assert_eq!(bench.tally.counts[Counter::Corrupted], u64::from(expected.is_ok()));
+        assert_eq!(bench.tally.counts[Counter::Echoed], 0);
     }
 }
 

@@ -47,6 +47,9 @@ pub enum Violation {
     /// RFC 7692 section 7.2.2.
     #[error("compressed message that cannot be inflated")]
     Deflate,
+    /// The length of a message that is compressed shows only when it is inflated.
+    #[error("compressed message that is inflated to more than can be expected")]
+    Inflated,
     /// RFC 6455 section 5.2.
     #[error("reserved opcode")]
     ReservedOpcode,
@@ -78,16 +81,18 @@ pub mod close_code {
     pub const PROTOCOL_ERROR: u16 = 1002;
     /// The server has sent text that is none.
     pub const INVALID_PAYLOAD: u16 = 1007;
+    /// The server has sent a message that is too large.
+    pub const MESSAGE_TOO_BIG: u16 = 1009;
 }
 
 impl Violation {
     /// The code that tells the server.
     #[must_use]
     pub fn close_code(self) -> u16 {
-        if matches!(self, Self::Utf8 | Self::Deflate) {
-            close_code::INVALID_PAYLOAD
-        } else {
-            close_code::PROTOCOL_ERROR
+        match self {
+            Self::Utf8 | Self::Deflate => close_code::INVALID_PAYLOAD,
+            Self::Inflated => close_code::MESSAGE_TOO_BIG,
+            _ => close_code::PROTOCOL_ERROR,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
@@ -27,13 +29,17 @@ pub(crate) enum Way {
     LargeWindow,
     /// Sends these bytes instead of every echo.
     Bytes(&'static [u8]),
+    /// Sends a message of 1 GiB in 1 MiB instead of every echo, on the first connection; on others as `Recompress`.
+    BombFirst,
 }
 
 /// Starts a server with this answer to the offer (empty declines). Every message must come compressed if there is an answer.
 pub(crate) fn start(answer: &'static str, way: Way) -> SocketAddr {
+    let is_first = Arc::new(AtomicBool::new(true));
     scripted::start(move |mut stream, request| {
         stream.write_all(upgrade(request, &extensions(answer)).as_bytes())?;
-        serve(stream, answer, way)
+        let is_bombed = way == Way::BombFirst && is_first.swap(false, Ordering::Relaxed);
+        serve(stream, answer, if way == Way::BombFirst && !is_bombed { Way::Recompress } else { way })
     })
     .0
 }
@@ -91,6 +97,7 @@ fn serve(mut stream: impl Read + Write, answer: &str, way: Way) -> Outcome {
             Way::Pass => write_frame(&mut stream, first, &payload)?,
             Way::Uncompressed => write_frame(&mut stream, 0x80 | opcode, &message)?,
             Way::Bytes(bytes) => stream.write_all(bytes)?,
+            Way::BombFirst => write_frame(&mut stream, 0xc0 | opcode, &bomb())?,
             Way::Recompress | Way::CorruptTenth | Way::KeepsContext | Way::LargeWindow | Way::Fragments(_) => {
                 let payload = compressed(&mut deflate, &message);
                 if answer.contains("server_no_context_takeover") && way != Way::KeepsContext {
@@ -129,6 +136,13 @@ fn inflated(inflate: &mut Decompress, payload: &[u8]) -> Vec<u8> {
         }
         message.reserve(1 << 20);
     }
+}
+
+/// 1,024 blocks of 1 MiB of zeros, each of which needs none before it.
+fn bomb() -> Vec<u8> {
+    let mut deflate = Compress::new_with_window_bits(Compression::best(), false, 15);
+    let block = compressed(&mut deflate, &vec![0; 1 << 20]);
+    [&block[..], &[0, 0, 0xff, 0xff]].concat().repeat(1023).into_iter().chain(block).collect()
 }
 
 fn compressed(deflate: &mut Compress, message: &[u8]) -> Vec<u8> {

@@ -4,11 +4,20 @@
 use super::Connections;
 use crate::connection::lifecycle::{Facts, Received, State};
 use crate::connection::output::Lender;
-use crate::connection::schedule::{self, Standing};
-use crate::protocol::{CloseCode, Output};
-use crate::worker::Ending;
+use crate::connection::schedule::{self, Cost, Standing};
+use crate::protocol::{CloseCode, Output, Work};
+use crate::worker::{Counter, Ending};
 
 impl<E, L: Lender> Connections<E, L> {
+    /// Counts what compressed messages have come to, and says what that costs.
+    pub(super) fn take_work(&mut self) -> Cost {
+        let Work { cost, inflated, agreed } = self.shared.take_work();
+        self.counters.add(Counter::Agreed, u64::from(agreed));
+        self.counters.add(Counter::BytesInflated, inflated);
+        self.counters.set(Counter::InflationMemory, self.shared.held() as u64);
+        cost
+    }
+
     /// Whether a connection is to be closed because of what is held for compressed messages that are open: that counts as
     /// pending output does, and beyond the total there is nothing for another one.
     pub(super) fn holds_too_much(&self, key: u32) -> bool {
@@ -24,6 +33,7 @@ impl<E, L: Lender> Connections<E, L> {
         let life = &mut self.table.get_mut(key).life;
         if !life.facts.has(Facts::LADEN) {
             life.release(&mut self.shared);
+            self.take_work();
         }
         self.call(key);
         Output::default()
@@ -42,6 +52,8 @@ impl<E, L: Lender> Connections<E, L> {
         self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, output, false));
         if let Some(event) = event {
             cost = cost.saturating_add(self.happened(key, event));
+        } else {
+            self.take_work(); // the input itself is not held any more
         }
         self.budget.spend(cost);
         let connection = self.table.get_mut(key);

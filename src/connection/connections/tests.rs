@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::connection::lifecycle::PROBE_TICKS;
 use crate::connection::output::NoLender;
-use crate::protocol::Protocol;
+use crate::protocol::{Deflate, Protocol};
 use crate::transport::Door;
 
 const IDLE: u32 = 8;
@@ -145,6 +145,39 @@ fn take_all(connections: &mut Connections<u32, NoLender>, key: u32) -> usize {
         taken += len;
     }
     taken
+}
+
+/// A client that has agreed on compression, has sent the header of a compressed message, and leaves it at that.
+#[test]
+fn messages_that_have_hardly_begun_take_no_more_than_the_backlog() {
+    const CLIENTS: u32 = 40;
+    let settings = Settings { deflate: Deflate::Recompress, ..Settings::default() };
+    let backlog = Backlog { per_connection: 1 << 20, total: 8 << 20 };
+    let doors = Doors::from([Door::new(Protocol::WebSocket)]);
+    let mut connections: Connections<u32, NoLender> =
+        Connections::new(CLIENTS as usize, backlog, settings, doors, Timeouts::default());
+    connections.begin_turn(0);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    for io in 0..CLIENTS {
+        let key = connections.accepted(io, 0);
+        connections.received(key, &mut request.as_bytes().to_vec());
+        connections.received(key, &mut [0xc1, 0x88, 1, 2, 3, 4]);
+    }
+    let count = |connections: &Connections<u32, NoLender>, counter| connections.counters().get(counter);
+    // An inflater and a compressor are 432 KiB, of which 18 are less than 8 MiB.
+    let refused = CLIENTS as usize - connections.iter().filter(|(_, it)| it.life.state() == State::Open).count();
+    assert_eq!(refused, CLIENTS as usize - 18);
+    assert_eq!(count(&connections, Counter::Agreed), u64::from(CLIENTS));
+    assert_eq!(count(&connections, Counter::Compressed), u64::from(CLIENTS));
+    assert_eq!(count(&connections, Counter::InflationMemory), connections.shared.held() as u64);
+    assert!(connections.shared.held() > 7 << 20);
+    for key in 0..CLIENTS {
+        take_all(&mut connections, key);
+        connections.remove(key);
+    }
+    assert_eq!((connections.shared.held(), count(&connections, Counter::InflationMemory)), (0, 0));
 }
 
 #[test]

@@ -2,7 +2,7 @@ use flate2::{Compress, Compression as Level, Decompress, FlushCompress, FlushDec
 use proptest::prelude::*;
 
 use super::super::{
-    Cause, CloseCode, Deflate, Event, Phase, Settings, Then,
+    Cause, CloseCode, Deflate, Event, Phase, Settings, Then, Work,
     testing::{Driven, REQUEST, close_payload, masked, unmasked},
 };
 
@@ -173,11 +173,51 @@ fn binary_needs_no_inflater_but_where_it_is_checked() {
     let mut driven = open(Deflate::Pass);
     driven.receive(&masked(BINARY | RSV1, &nonsense));
     assert_eq!(driven.sent, unmasked(BINARY | RSV1, &nonsense));
-    assert_eq!(driven.shared.take_work(), 0);
+    assert_eq!(driven.shared.take_work(), Work { agreed: 1, ..Work::default() });
     for deflate in [Deflate::Verify, Deflate::Recompress] {
         let mut driven = open(deflate);
         driven.receive(&masked(BINARY | RSV1, &nonsense));
         assert_failed(&driven, CloseCode::INVALID_PAYLOAD);
+    }
+}
+
+/// However they are cut and fragmented.
+#[test]
+fn compressed_messages_and_what_they_come_to_are_counted() {
+    let (text, binary) = (b"text, and more text", b"binary, and more of it");
+    let payload = compressed(text);
+    let stream = [
+        masked(0x01 | RSV1, &payload[..5]),
+        masked(PING, b"between"),
+        masked(CONTINUATION, &payload[5..]),
+        masked(BINARY | RSV1, &compressed(binary)),
+        masked(TEXT, b"plain"),
+    ]
+    .concat();
+    for (deflate, inflated) in [
+        (Deflate::Pass, text.len()),
+        (Deflate::Verify, text.len() + binary.len()),
+        (Deflate::Recompress, text.len() + binary.len()),
+    ] {
+        let mut driven = open(deflate);
+        driven.receive(&stream);
+        driven.dribble(&stream);
+        assert_eq!((driven.kinds.compressed, driven.kinds.texts, driven.messages), (4, 4, 6), "{deflate:?}");
+        let work = driven.shared.take_work();
+        assert_eq!((work.inflated, work.agreed), (2 * inflated as u64, 1), "{deflate:?}");
+        assert!(!driven.shared.has_news());
+    }
+}
+
+/// A frame of which there is nothing but its header holds an inflater, too: that is told.
+#[test]
+fn what_is_held_is_told_where_nothing_is_inflated() {
+    for deflate in [Deflate::Pass, Deflate::Recompress] {
+        let mut driven = open(deflate);
+        driven.shared.take_work();
+        driven.receive(&masked(TEXT | RSV1, b"to come")[..6]);
+        assert_eq!(driven.event, Some(Event::Inflated));
+        assert!(driven.session.is_inflating() && driven.shared.has_news() && driven.shared.held() > 0);
     }
 }
 
@@ -262,7 +302,7 @@ fn a_bomb_takes_its_turns_and_no_memory() {
         while let Some(bytes) = input {
             driven.receive_once(bytes);
             turns += 1;
-            let work = driven.shared.take_work();
+            let work = driven.shared.take_work().cost;
             assert!((1..=200_000).contains(&work), "{work} ns at once");
             assert!(driven.shared.held() < 600 << 10, "{} bytes are held", driven.shared.held());
             input = driven.session.take_waiting(&mut driven.shared);
@@ -326,7 +366,7 @@ fn a_close_of_our_own_ends_the_inflating() {
         }
         driven.receive(&stream[cut..]);
         assert_eq!(driven.event, Some(Event::Closed(Cause::PeerClosed(Some(CloseCode::GOING_AWAY)))));
-        assert_eq!((driven.sent.len(), driven.shared.take_work(), driven.shared.held()), (0, 0, 0));
+        assert_eq!((driven.sent.len(), driven.shared.take_work().cost, driven.shared.held()), (0, 0, 0));
     }
 }
 

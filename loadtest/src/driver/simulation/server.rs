@@ -185,7 +185,7 @@ impl Server {
     fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
         let it = self.compression.as_mut().expect("compressed messages come where that was agreed on");
         let (mut message, mut piece) = (Vec::new(), [0; 32]);
-        let outcome = it.inflater.inflate(payload, true, &mut piece, |bytes, _| {
+        let outcome = it.inflater.inflate(payload, true, u64::MAX, &mut piece, |bytes, _| {
             message.extend_from_slice(bytes);
             Ok(())
         });

@@ -72,6 +72,8 @@ pub struct Inflater {
     stream: Stream,
     /// The last block so far was a final one, behind which another stream may begin (section 7.2.3.4).
     is_ended: bool,
+    /// Bytes that have been handed on of the message that is arriving.
+    handed: u64,
 }
 
 /// A stream that is being inflated.
@@ -103,29 +105,40 @@ impl Inflater {
         } else {
             Stream::Small(Windowed::new(window_bits))
         };
-        Self { stream, is_ended: false }
+        Self { stream, is_ended: false, handed: 0 }
     }
 
     /// Forgets all messages before.
     pub fn reset(&mut self) {
         self.stream.reset();
-        self.is_ended = false;
+        (self.is_ended, self.handed) = (false, 0);
     }
 
     /// Inflates some of a message, the last of it if it `is_last`. Hands what comes of it to `take`, in pieces of at most
-    /// `piece` bytes, and says with which one the message ends: that one may be empty.
+    /// `piece` bytes, and says with which one the message ends: that one may be empty. Beyond `most` bytes it is inflated no
+    /// further than a piece.
     pub fn inflate(
         &mut self,
         bytes: &[u8],
         is_last: bool,
+        most: u64,
         piece: &mut [u8],
         mut take: impl FnMut(&[u8], bool) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
+        let mut handed = self.handed;
+        let mut take = |piece: &[u8], is_end| {
+            handed += piece.len() as u64;
+            if handed > most { Err(Violation::Inflated) } else { take(piece, is_end) }
+        };
         let mut filled = self.fill(bytes, 0, piece, &mut take)?;
         if is_last && !self.is_ended {
             filled = self.fill(&TAIL, filled, piece, &mut take)?;
         }
-        if is_last || filled > 0 { take(&piece[..filled], is_last) } else { Ok(()) }
+        if is_last || filled > 0 {
+            take(&piece[..filled], is_last)?;
+        }
+        self.handed = if is_last { 0 } else { handed };
+        Ok(())
     }
 
     /// Inflates `bytes` behind the first `filled` bytes of `piece`, which is handed on whenever it is full. Returns how many
@@ -202,7 +215,7 @@ mod tests {
         let (mut whole, mut ends) = (Vec::new(), 0);
         let mut piece = vec![0; piece];
         let mut feed = |bytes: &[u8], is_last| {
-            inflater.inflate(bytes, is_last, &mut piece, |bytes, is_end| {
+            inflater.inflate(bytes, is_last, u64::MAX, &mut piece, |bytes, is_end| {
                 assert_eq!(ends, 0, "something behind the end");
                 whole.extend_from_slice(bytes);
                 ends += usize::from(is_end);

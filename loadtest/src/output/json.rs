@@ -37,7 +37,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     let is_stdin = path.as_os_str() == "-";
     let text = if is_stdin { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
     let text = text.map_err(|error| ReadError::File(path.to_owned(), error))?;
-    let text = if is_stdin { results_in(&text) } else { &text };
+    let text = if is_stdin { results_in(&text) } else { text.as_str() };
     let content = |error| ReadError::Content(path.to_owned(), error);
     let Versioned { version } = serde_json::from_str(text).map_err(content)?;
     if version != VERSION {

@@ -50,7 +50,7 @@ fn all_dots(matrix: &Matrix) -> (String, f64) {
         let title = format!("{}: {}, {} = 1", cell.name, cell.metric.title(), results.settings.baseline);
         let (title_y, top) = (y + 20.0, y + 28.0);
         add(&mut body, format_args!("<text class=\"title\" x=\"10\" y=\"{title_y}\">{}</text>\n", escape(&title)));
-        let inner = dots(&matrix, cell).replacen(
+        let inner = dots(matrix, cell).replacen(
             "<svg ",
             &format!("<svg x=\"0\" y=\"{top}\" width=\"{WIDTH}\" height=\"{height:.0}\" "),
             1,

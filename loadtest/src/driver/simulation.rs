@@ -135,6 +135,7 @@ struct Seen {
     violations: u64,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each says another thing about it")]
 struct Simulation<'a> {
     random: Random,
     driver: Driver<'a, ()>,

@@ -106,7 +106,8 @@ mod tests {
         let mut written = Vec::new();
         write(&report(), &mut written).unwrap();
         let written = String::from_utf8(written).unwrap();
-        for log in [written.clone(), format!("ringload: a note\n{written}"), format!("a\n{written}ringload: the end\n")] {
+        for log in [written.clone(), format!("ringload: a note\n{written}"), format!("a\n{written}ringload: the end\n")]
+        {
             assert_eq!(results_in(&log), written);
         }
         for other in ["", "nothing\n", "{\"version\": 5}", "\n}\n", "a\n}\n"] {

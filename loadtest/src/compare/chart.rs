@@ -83,10 +83,7 @@ fn bars(matrix: &Matrix, cpu: &CellReport, memory: &CellReport) -> (String, f64)
         .fold((f64::MAX, 1.0_f64), |(low, high), memory| (low.min(memory), high.max(memory)));
     let logarithmic = |value: f64| (value / low * 2.0).ln() / (high / low * 2.0).ln().max(1.0);
     let mut body = String::new();
-    let heads = [
-        format!("{}: {}", cpu.name, cpu.metric.short_title()),
-        format!("{}: {} (log)", memory.name, memory.metric.short_title()),
-    ];
+    let heads = [format!("{}: {}", cpu.name, cpu.metric.short_title()), format!("{}: memory each (log)", memory.name)];
     for (x, head) in BARS.into_iter().zip(heads) {
         add(&mut body, format_args!("<text class=\"head\" x=\"{x}\" y=\"16\">{}</text>\n", escape(&head)));
     }

@@ -41,6 +41,9 @@ const MIN_WAIT_US: u32 = 20;
 const LAZY_NS: u64 = 1_000_000;
 const LAZY_WANT: usize = 64;
 
+/// Turns in which an ended connection is let go of: the cancellation completes, the goodbye is sent, the socket closed.
+const LAST_TURNS: usize = 3;
+
 /// An alarm that goes off this soon is not slept for.
 const ALARM_MARGIN_NS: u64 = 2_000;
 
@@ -147,7 +150,7 @@ impl<'a> Worker<'a> {
         loop {
             let phase = self.shared.control.phase();
             if phase == Phase::Stop {
-                return Ok(());
+                return self.say_last_words();
             }
             let now_ns = self.clock_ns();
             self.layer.advance(now_ns, phase);
@@ -158,6 +161,17 @@ impl<'a> Worker<'a> {
             self.look_at_the_clocks();
             self.reap()?;
         }
+    }
+
+    /// What is to be said to connections that have ended may wait for the cancellation of a poll, and be queued only now: it is
+    /// submitted before the ring goes.
+    fn say_last_words(&mut self) -> io::Result<()> {
+        for _ in 0..LAST_TURNS {
+            self.ring.enter(Wait::default())?;
+            self.look_at_the_clocks();
+            self.reap()?;
+        }
+        Ok(())
     }
 
     fn stop(self) -> Tally {

@@ -6,14 +6,14 @@ use core::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::protocol;
 pub use alone::Alone;
 pub(super) use tlsrecord::Keys;
 pub use tlsrecord::Progress;
-use tlsrecord::{FRAGMENT_MAX, HEADER, Handover, Reading, Records, Side};
+use tlsrecord::{FRAGMENT_MAX, HEADER, Handover, Reading, Records, Side, encode};
 
 mod alone;
 
@@ -384,19 +384,6 @@ impl Rustls {
     fn into_records(self) -> Option<Records> {
         let (extracted, _) = self.connection.dangerous_into_kernel_connection().ok()?;
         self.handover.into_records(&extracted, Side::Server)
-    }
-}
-
-fn encode(mut data: EncodeTlsData<ServerConnectionData>, out: &mut Vec<u8>) {
-    let start = out.len();
-    let mut size = 512;
-    loop {
-        out.resize(start + size, 0);
-        match data.encode(&mut out[start..]) {
-            Ok(written) => return out.truncate(start + written),
-            Err(EncodeError::InsufficientSize(needed)) => size = needed.required_size,
-            Err(EncodeError::AlreadyEncoded) => return out.truncate(start),
-        }
     }
 }
 

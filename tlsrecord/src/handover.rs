@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use rustls::unbuffered::{EncodeError, EncodeTlsData};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, KeyLog};
 
 use crate::records::{Direction, Records, Secret, Side, Suite};
@@ -81,4 +82,21 @@ fn direction(first: Secret, (sequence, key): &(u64, ConnectionTrafficSecrets)) -
     let all = std::iter::successors(Some(first), |direction| Some(direction.renewed(suite)));
     let found = all.take(EARLY_RENEWALS).find(|direction| direction.has(suite, key.as_ref(), iv.as_ref()))?;
     Some((suite, found.at(*sequence)))
+}
+
+/// Room that is tried first for a message of the handshake.
+const MESSAGE: usize = 512;
+
+/// Puts a record that rustls has to say behind `out`: of its handshake, or an alert.
+pub fn encode<Data>(mut record: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) {
+    let start = out.len();
+    let mut size = MESSAGE;
+    loop {
+        out.resize(start + size, 0);
+        match record.encode(&mut out[start..]) {
+            Ok(written) => return out.truncate(start + written),
+            Err(EncodeError::InsufficientSize(needed)) => size = needed.required_size,
+            Err(EncodeError::AlreadyEncoded) => return out.truncate(start),
+        }
+    }
 }

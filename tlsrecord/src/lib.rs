@@ -9,5 +9,5 @@
 mod handover;
 mod records;
 
-pub use handover::{Handover, prepare};
+pub use handover::{Handover, encode, prepare};
 pub use records::{FRAGMENT_MAX, Failure, HEADER, Keys, Progress, Reading, Records, Side};

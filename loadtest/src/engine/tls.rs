@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rustls::client::ClientConnectionData;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion};
-use tlsrecord::{Failure, Handover, Keys, Progress, Records, Side};
+use tlsrecord::{FRAGMENT_MAX, Failure, Handover, Keys, Progress, Records, Side, encode};
 
 use super::Shared;
 use super::sends::SendBuffer;
@@ -27,8 +27,7 @@ const PLAIN_MAX: usize = 64 << 10;
 /// Room for a request or two control frames, as [`Output`] promises it.
 const PLAIN_MIN: usize = 512;
 
-/// What encrypting adds to so many bytes at most: header, type, tag and, in TLS 1.2, a nonce, for each record.
-const RECORD: usize = 16 << 10;
+/// What rustls adds to a record at most: header, type, tag and, in TLS 1.2, a nonce.
 const RECORD_OVERHEAD: usize = 64;
 
 /// An alert record.
@@ -198,7 +197,7 @@ impl<'a> Tls<'a> {
                 });
             }
             Layer::Rustls(rustls) => {
-                buffer.reserve(plain.len() + (plain.len() / RECORD + 1) * RECORD_OVERHEAD + ALERT_MAX);
+                buffer.reserve(plain.len() + (plain.len() / FRAGMENT_MAX + 1) * RECORD_OVERHEAD + ALERT_MAX);
                 buffer.add(|bytes| rustls.seal(plain, is_ending, bytes));
             }
             Layer::Lost => {}
@@ -254,13 +253,12 @@ impl TlsConnection {
                 if !reading.plain.is_empty() {
                     driver.received(key, &bytes[reading.plain], arrived_ns);
                 }
-                match reading.progress {
-                    Progress::Goes => {}
-                    Progress::PeerFinished => self.state = State::PeerClosed,
-                    Progress::Failed => {
-                        self.state = State::Closed;
-                        return Err(reading.failure.map_or(Error::HandshakeNotComplete, in_rustls_words));
-                    }
+                if let Some(failure) = reading.failure {
+                    self.state = State::Closed;
+                    return Err(in_rustls_words(failure));
+                }
+                if reading.progress == Progress::PeerFinished {
+                    self.state = State::PeerClosed;
                 }
                 reading.used
             }
@@ -402,18 +400,6 @@ fn in_rustls_words(failure: Failure) -> Error {
             other => Error::General(format!("a record that may not come behind the handshake ({other:?})")),
         },
     }
-}
-
-/// Appends a record of the handshake, or an alert.
-fn encode(mut encoding: EncodeTlsData<'_, ClientConnectionData>, pending: &mut Vec<u8>) {
-    let start = pending.len();
-    let required = match encoding.encode(&mut []) {
-        Err(EncodeError::InsufficientSize(size)) => size.required_size,
-        _ => 0,
-    };
-    pending.resize(start + required, 0);
-    let written = encoding.encode(&mut pending[start..]).unwrap_or(0);
-    pending.truncate(start + written);
 }
 
 /// Bytes that are to be encrypted.

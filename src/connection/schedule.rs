@@ -34,8 +34,8 @@ const FOUR_BYTES_OF_MEMORY: Cost = 6;
 pub(crate) const HANDSHAKE: Cost = 6_000;
 /// The client's first TLS message and its answer: two operations on X25519 and a signature by P-256 (`openssl speed`, and
 /// `scripts/tls-cost` for the whole handshake). `cargo bench --bench tls` measures all costs of TLS without I/O: on
-/// an AMD EPYC and at opt-level 1 (`--profile dev`) 190 and 55 µs for the two messages, 0.45 µs for a record of 134 B opened
-/// and sealed.
+/// a virtual AMD EPYC 137 and 51 µs for the two messages, 0.40 µs for a record of 134 B opened and sealed, 9 µs for a renewal. The
+/// costs of the second message and of a renewal are below that, as they were estimated.
 pub(crate) const TLS_HANDSHAKE: Cost = 100_000;
 /// The same while no interactive connection is active: four in a turn, so that one which becomes active waits for half a
 /// millisecond. With one a turn, on processors that are busy with other things and between which the worker yields its own, a

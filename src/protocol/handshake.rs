@@ -122,7 +122,7 @@ fn parse(settings: &Settings, lines: &[u8]) -> Result<Option<(Accepted, usize)>,
         Ok(Status::Partial) => Ok(None),
         Err(httparse::Error::Version) => match as_http_1_1(lines) {
             Some(lines) => parse(settings, &lines),
-            None if names_http_version(lines) => Err(Answer::version_not_supported()),
+            None if names_other_version(lines) => Err(Answer::version_not_supported()),
             None => Err(Answer::bad_request(NO_REQUEST)),
         },
         Err(httparse::Error::TooManyHeaders) => Err(Answer::too_large("The request has too many header lines.")),
@@ -156,16 +156,20 @@ fn request_line(request: &[u8]) -> Option<(usize, &[u8])> {
     Some((start, &line[..end]))
 }
 
-/// Whether the request line names a version of HTTP, if one that the parser does not know.
-fn names_http_version(request: &[u8]) -> bool {
-    request_line(request).is_some_and(|(_, line)| line.windows(6).any(|window| window == b" HTTP/"))
+/// Whether the request line names a version of HTTP, and none of the two that the parser knows: of those it takes what stands
+/// before them for a part of the version where there is a space too many.
+fn names_other_version(request: &[u8]) -> bool {
+    let Some((_, line)) = request_line(request) else { return false };
+    let is_known = line.ends_with(b" HTTP/1.0") || line.ends_with(b" HTTP/1.1");
+    !is_known && line.windows(6).any(|window| window == b" HTTP/")
 }
 
-/// A request of a minor version that is not known yet is one of the highest that is (RFC 9110, section 2.5).
+/// A request of a minor version that is not known yet is one of the highest that is (RFC 9110, section 2.5). `None`: it is of
+/// another major version, or of one that is known, which is not what is wrong with it.
 fn as_http_1_1(request: &[u8]) -> Option<Vec<u8>> {
     let (start, line) = request_line(request)?;
     let minor = line.last().filter(|_| line[..line.len() - 1].ends_with(b" HTTP/1."))?;
-    let mut request = minor.is_ascii_digit().then(|| request.to_vec())?;
+    let mut request = (b'2'..=b'9').contains(minor).then(|| request.to_vec())?;
     request[start + line.len() - 1] = b'1';
     Some(request)
 }

@@ -146,6 +146,15 @@ fn other_minor_versions_of_http_are_answered() {
     assert_refused(b"GET / HTTP/1.0\r\n\r\n", "426");
 }
 
+/// The parser blames the version, which is right: it must not be parsed again and again.
+#[test]
+fn a_space_too_many_before_the_version_is_400() {
+    for version in ["HTTP/1.0", "HTTP/1.1", "HTTP/1.2", "HTTP/1.9"] {
+        assert_refused(format!("GET /  {version}\r\nHost: a\r\n\r\n").as_bytes(), "400");
+        assert_refused(format!("GET / x {version}\r\n").as_bytes(), "400");
+    }
+}
+
 #[test]
 fn a_request_without_upgrade_or_with_another_version_is_426() {
     for request in [

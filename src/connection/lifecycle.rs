@@ -75,7 +75,7 @@ impl Facts {
     pub(crate) const READABLE: Self = Self(1);
     /// The peer has shut down its side (EOF), or the connection is broken.
     pub(crate) const PEER_DONE: Self = Self(1 << 1);
-    /// Behind what can be received there is an end to be found: no further event will tell.
+    /// Behind what can be received there is an end to be found, or a TCP urgent mark: no further event will tell.
     pub(crate) const END_AHEAD: Self = Self(1 << 2);
     /// The last send found the socket's buffer full: a slow reader.
     pub(crate) const BLOCKED: Self = Self(1 << 3);
@@ -103,6 +103,8 @@ impl Facts {
     /// Some of its input waits, since no more of it was to be inflated at once: nothing else is received before that has had
     /// its turns.
     pub(crate) const LADEN: Self = Self(1 << 14);
+    /// The last receive has found nothing, where there may be something behind a TCP urgent mark: the next one is believed.
+    pub(crate) const LOOKS_AGAIN: Self = Self(1 << 15);
 
     #[inline]
     pub(crate) const fn has(self, any: Self) -> bool {
@@ -382,9 +384,20 @@ impl Lifecycle {
         }
     }
 
-    /// A receive has found nothing, or the engine knows that there is nothing.
+    /// An event tells of an end, or of a TCP urgent mark, behind what can be received.
+    pub(crate) fn has_end_ahead(&mut self) {
+        self.facts.set(Facts::END_AHEAD);
+        self.facts.clear(Facts::LOOKS_AGAIN);
+    }
+
+    /// A receive has found nothing.
     pub(crate) fn found_nothing(&mut self) {
-        self.facts.clear(Facts::READABLE);
+        // In front of a TCP urgent mark, Linux says so (`EAGAIN`) also when just then a signal is pending.
+        if self.facts.has(Facts::END_AHEAD) && !self.facts.has(Facts::LOOKS_AGAIN) {
+            self.facts.set(Facts::LOOKS_AGAIN);
+            return;
+        }
+        self.facts.clear(Facts::READABLE.or(Facts::LOOKS_AGAIN));
         if self.state == State::Finishing {
             self.state = State::Done;
         }

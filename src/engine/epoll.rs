@@ -223,7 +223,7 @@ impl<'a> Worker<'a> {
             life.facts.set(Facts::READABLE);
         }
         if flags.intersects(END) {
-            life.facts.set(Facts::END_AHEAD);
+            life.has_end_ahead();
         }
         if !self.connections.is_queued(key) {
             if self.connections.get(key).life.is_background() {

@@ -99,6 +99,31 @@ fn a_close_is_answered_and_a_last_receive_looks_behind_it() {
     assert_eq!(life.wants(false), Wants { close: true, ..Wants::default() });
 }
 
+/// Linux lets a receive in front of a TCP urgent mark find nothing if a signal is pending, and no event tells of the rest.
+#[test]
+fn in_front_of_an_end_it_is_looked_twice_before_nothing_is_believed() {
+    let mut life = open(1);
+    let looks = |life: &mut Lifecycle| {
+        let mut again = || {
+            life.found_nothing();
+            life.facts.has(Facts::READABLE)
+        };
+        (0..10).take_while(|_| again()).count()
+    };
+    let event = |life: &mut Lifecycle| {
+        life.facts.set(Facts::READABLE);
+        life.has_end_ahead();
+    };
+    event(&mut life);
+    assert_eq!(looks(&mut life), 1);
+    life.facts.set(Facts::READABLE); // the end stays
+    assert_eq!(looks(&mut life), 1);
+    event(&mut life);
+    life.found_nothing();
+    event(&mut life);
+    assert_eq!(looks(&mut life), 1, "another mark is another reason to look");
+}
+
 #[test]
 fn data_behind_a_close_is_discarded_until_the_peer_closes() {
     let mut life = open(1);

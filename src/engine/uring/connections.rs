@@ -201,7 +201,7 @@ impl Connections {
                 connection.life.facts.set(Facts::READABLE);
             }
             if result & END != 0 {
-                connection.life.facts.set(Facts::END_AHEAD);
+                connection.life.has_end_ahead();
             }
             if result & i32::from(libc::POLLOUT) != 0 && connection.life.facts.has(Facts::BLOCKED) {
                 if connection.flight & SENDING != 0 {

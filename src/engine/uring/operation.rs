@@ -7,10 +7,11 @@ use ringio::Operation;
 use super::token::{Kind, Token};
 
 /// Errors are told unasked.
-const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLPRI | libc::POLLOUT | libc::POLLRDHUP) as u32;
 
-/// What a poll tells of if there is an end to be found behind what can be received.
-pub(super) const END: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
+/// What a poll tells of if there is an end to be found behind what can be received, or more: a receive ends at a TCP urgent
+/// mark.
+pub(super) const END: i32 = (libc::POLLPRI | libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
 /// An operation to submit; the kind of its token says which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -165,7 +165,7 @@ impl Kernel {
         let peer = self.peer_of(token, slot);
         assert!(peer.poll.replace(token).is_none(), "two polls on one socket");
         let readiness = peer.readiness();
-        peer.is_known_empty = false;
+        peer.tell(0);
         peer.has_arrival = readiness & i32::from(libc::POLLIN) != 0;
         peer.has_room = readiness & i32::from(libc::POLLOUT) != 0;
     }
@@ -177,6 +177,7 @@ impl Kernel {
         let is_cut = !self.is_smooth && self.random.one_in(4);
         let at_most = if is_cut { at_most.min(1 + self.random.below(100 * scale)) } else { at_most };
         let is_interrupted = !self.is_smooth && self.random.one_in(50);
+        let is_signalled = !self.is_smooth && self.random.one_in(3);
         let hears_of_reset = self.random.one_in(2);
         let names_buffer = self.names_buffer_in_vain;
         let pool = connections.pool();
@@ -189,16 +190,19 @@ impl Kernel {
             failed(libc::EINTR)
         } else if peer.has_reset && (peer.inbox().is_empty() || hears_of_reset) {
             failed(libc::ECONNRESET)
+        } else if is_signalled && peer.is_at_mark() && !peer.was_vain {
+            peer.find_nothing();
+            failed(libc::EAGAIN)
         } else if !peer.inbox().is_empty() {
-            let len = peer.inbox().len().min(at_most);
+            let len = peer.available().min(at_most);
             match pool.post_received(token.encode(), &peer.inbox()[..len]) {
                 Some(posted) => {
                     let from = peer.received;
-                    peer.received += posted.result() as usize;
+                    peer.bring(posted.result() as usize);
                     received = Some((slot, from..peer.received));
                     // Of a reset behind them the last bytes do not tell, unlike of a FIN.
                     let has_more = !peer.inbox().is_empty() || peer.has_finished;
-                    peer.is_known_empty = !has_more && !hides_more;
+                    peer.is_known_empty = !has_more && !hides_more && !peer.is_doubted;
                     if has_more && !hides_more { posted.with_nonempty_socket() } else { posted }
                 }
                 None => failed(libc::ENOBUFS),
@@ -210,7 +214,7 @@ impl Kernel {
         } else {
             let is_asked = peer.server_acts || connections.is_finishing(token.key);
             assert!(!peer.is_known_empty || is_asked, "a receive from a socket that is known to be empty");
-            peer.is_known_empty = true;
+            peer.find_nothing();
             peer.is_drained = true;
             if names_buffer { pool.post_failed(token.encode(), -libc::EAGAIN) } else { failed(libc::EAGAIN) }
         };
@@ -285,6 +289,10 @@ impl Kernel {
         let amount = 1 + random.below(200 * kind.scale);
         let is_disturbed = !self.is_calm;
         match random.below(12) {
+            0 if is_disturbed && random.one_in(20) => {
+                peer.mark();
+                peer.send(amount);
+            }
             0..=3 if peer.dribbles => peer.send(1 + amount % 7),
             0..=3 => peer.send(amount),
             4 if is_disturbed && (peer.has_sent_all() || random.one_in(20)) => peer.finish(),
@@ -302,7 +310,7 @@ impl Kernel {
     fn end_multishot(&mut self, slot: usize) {
         let Some(peer) = &mut self.peers[slot] else { return };
         let readiness = peer.readiness();
-        peer.is_known_empty = false;
+        peer.tell(readiness);
         if let Some(token) = peer.poll.take() {
             self.complete(token, readiness, false);
         }
@@ -322,7 +330,7 @@ impl Kernel {
             let found = if is_stale { 0 } else { peer.readiness() };
             let events = if is_alone && arrival != 0 { arrival } else { arrival | room | found };
             peer.has_arrival = false;
-            peer.is_known_empty = false;
+            peer.tell(events);
             peer.has_room &= events & i32::from(libc::POLLOUT) == 0;
             self.complete(token, events, true);
         }

@@ -60,6 +60,12 @@ pub(super) struct Peer {
     pub(super) is_drained: bool,
     /// A send has found the socket's buffer full; when there is room again, that is an event.
     pub(super) lacks_room: bool,
+    /// Where in its script the peer has set the last TCP urgent mark: a receive ends there.
+    mark: Option<usize>,
+    /// The poll has told of a mark, or of an end: that a receive finds nothing is believed the second time only.
+    pub(super) is_doubted: bool,
+    /// A receive has found nothing and was not believed.
+    pub(super) was_vain: bool,
     pub(super) shutdown: Option<Token>,
     pub(super) was_shut: bool,
     pub(super) fin_delivered: bool,
@@ -108,6 +114,9 @@ impl Peer {
             is_known_empty: false,
             is_drained: false,
             lacks_room: false,
+            mark: None,
+            is_doubted: false,
+            was_vain: false,
             shutdown: None,
             was_shut: false,
             fin_delivered: false,
@@ -123,6 +132,46 @@ impl Peer {
     /// What has arrived at the server's socket and is not received.
     pub(super) fn inbox(&self) -> &[u8] {
         &self.script.bytes[self.received..self.sent]
+    }
+
+    /// How much of it the next receive can bring at most.
+    pub(super) fn available(&self) -> usize {
+        let end = self.mark.filter(|&mark| mark > self.received).unwrap_or(self.sent);
+        end - self.received
+    }
+
+    /// The next receive finds nothing if a signal is pending, since it starts at an urgent mark.
+    pub(super) fn is_at_mark(&self) -> bool {
+        // A server that stops receives before an event may have told of the mark: then it can only believe what it is told.
+        let is_told = self.due_at_stop.is_none() || self.is_doubted;
+        self.mark == Some(self.received) && self.received < self.sent && is_told
+    }
+
+    /// The peer sets an urgent mark in front of what it sends next.
+    pub(super) fn mark(&mut self) {
+        if !self.has_reset && !self.has_finished {
+            (self.mark, self.has_arrival) = (Some(self.sent), true);
+        }
+    }
+
+    /// The poll tells of these events.
+    pub(super) fn tell(&mut self, events: i32) {
+        let has_end = events & self.end() != 0;
+        self.is_doubted |= has_end;
+        self.was_vain &= !has_end;
+        self.is_known_empty = false;
+    }
+
+    /// A receive finds nothing.
+    pub(super) fn find_nothing(&mut self) {
+        self.is_known_empty = self.was_vain || !self.is_doubted;
+        self.was_vain = !self.is_known_empty;
+    }
+
+    /// The server has received this much.
+    pub(super) fn bring(&mut self, len: usize) {
+        self.received += len;
+        self.mark = self.mark.filter(|&mark| mark >= self.received);
     }
 
     pub(super) fn has_sent_all(&self) -> bool {
@@ -176,6 +225,7 @@ impl Peer {
     /// It sends its frames once more; what it has got until now is forgotten.
     pub(super) fn begin_again(&mut self) {
         (self.sent, self.received) = (self.script.ends[0], self.script.ends[0]);
+        self.mark = None;
         self.echoed.clear();
     }
 
@@ -212,6 +262,7 @@ impl Peer {
     /// The end, if there is one.
     pub(super) fn end(&self) -> i32 {
         let end = i32::from(libc::POLLRDHUP) * i32::from(self.has_finished || self.has_reset);
+        let end = end | (i32::from(libc::POLLPRI) * i32::from(self.mark.is_some()));
         end | (i32::from(libc::POLLHUP | libc::POLLERR) * i32::from(self.has_reset))
     }
 

@@ -137,7 +137,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Fills up to as many messages as are due into one buffer. Returns whether an open loop has more.
+    /// Fills up to as many messages as are due into one buffer. Returns whether there are more.
     fn fill_messages(&mut self, key: u32, output: &mut impl Output) -> bool {
         let messages = self.load.messages;
         let is_open_loop = self.load.scenario.traffic.open.is_some();
@@ -147,7 +147,7 @@ impl<T: Default> Driver<'_, T> {
             let connection = &self.connections[key as usize];
             let next = connection.session.next_id();
             if !self.has_room(key, next, output) {
-                return is_open_loop;
+                return true;
             }
             let connection = &mut self.connections[key as usize];
             let id = if connection.has(Flag::SlowReader) {

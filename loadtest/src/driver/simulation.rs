@@ -135,7 +135,6 @@ struct Seen {
     violations: u64,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each says another thing about it")]
 struct Simulation<'a> {
     random: Random,
     driver: Driver<'a, ()>,
@@ -148,8 +147,6 @@ struct Simulation<'a> {
     seen: Seen,
     /// Everything goes as fast as it can, and servers do nothing of their own accord.
     is_calm: bool,
-    /// Something has happened for which the transport wakes up.
-    is_awake: bool,
 }
 
 impl<'a> Simulation<'a> {
@@ -175,7 +172,6 @@ impl<'a> Simulation<'a> {
             now_ns: 0,
             seen: Seen::default(),
             is_calm: false,
-            is_awake: true,
         }
     }
 
@@ -256,14 +252,8 @@ impl<'a> Simulation<'a> {
         if !line.is_connected {
             return self.settle_connect(key);
         }
-        if line.is_sent && (self.is_awake || !line.is_silent) {
-            line.is_sent = false;
-            if line.has_waited {
-                self.driver.room(key);
-            } else {
-                self.driver.sent(key);
-            }
-            self.act();
+        if line.is_sent && !(self.is_calm && line.is_silent) {
+            self.tell_sent(key);
             return true;
         }
         if !self.is_calm && self.random.one_in(40) {
@@ -290,6 +280,17 @@ impl<'a> Simulation<'a> {
             return true;
         }
         false
+    }
+
+    fn tell_sent(&mut self, key: u32) {
+        let Some(line) = self.lines[key as usize].as_mut().filter(|line| line.is_sent) else { return };
+        line.is_sent = false;
+        if line.has_waited {
+            self.driver.room(key);
+        } else {
+            self.driver.sent(key);
+        }
+        self.act();
     }
 
     fn settle_connect(&mut self, key: u32) -> bool {
@@ -371,29 +372,37 @@ impl<'a> Simulation<'a> {
             if is_done(self) && self.driver.phase() == self.phase {
                 break;
             }
+            let silent = self.silent();
             let mut has_happened = self.driver.is_held_up();
             for key in 0..self.lines.len() as u32 {
                 has_happened |= self.happen(key);
             }
-            self.is_awake = has_happened;
             if !has_happened {
                 self.check_sleep();
                 let (next_ns, _) = self.driver.upcoming();
                 let Some(next_ns) = next_ns else { break };
                 self.tick(next_ns.saturating_sub(self.now_ns));
-                self.is_awake = true;
+            }
+            // The transport has woken up.
+            for key in silent {
+                self.tell_sent(key);
             }
         }
-        (self.is_calm, self.is_awake) = (false, true);
+        self.is_calm = false;
         is_done(self) && self.driver.phase() == self.phase
+    }
+
+    /// Connections of whose sends only the next waking tells that they are over.
+    fn silent(&self) -> Vec<u32> {
+        let is_silent = |line: &Option<Line>| line.as_ref().is_some_and(|line| line.is_sent && line.is_silent);
+        (0..self.lines.len() as u32).filter(|&key| is_silent(&self.lines[key as usize])).collect()
     }
 
     /// The transport sleeps until something happens: nothing may be left that could be sent now. (An open loop's clocks do
     /// not take being asked.)
     fn check_sleep(&mut self) {
-        for key in 0..self.lines.len() as u32 {
-            let is_silent = self.lines[key as usize].as_ref().is_some_and(|line| line.is_sent && line.is_silent);
-            if is_silent && self.scenario.traffic.open.is_none() {
+        if self.scenario.traffic.open.is_none() {
+            for key in self.silent() {
                 assert!(!self.driver.is_something_due(key), "{key} is forgotten: {:?}", self.counts());
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::connection::lifecycle::{Due, Facts, PROBE_TICKS, State};
 use crate::connection::output::Lender;
-use crate::worker::Backlog;
+use crate::worker::{Backlog, Counter};
 
 use super::Connections;
 
@@ -13,6 +13,10 @@ impl<E, L: Lender> Connections<E, L> {
 
     pub(crate) fn timers(&self) -> usize {
         self.wheel.len()
+    }
+
+    pub(crate) fn held_for_inflation(&self) -> usize {
+        self.shared.held()
     }
 
     /// What must hold after every turn, whatever the engine.
@@ -33,6 +37,8 @@ impl<E, L: Lender> Connections<E, L> {
         assert_eq!(timers, self.wheel.len(), "a timer without a connection");
         let is_inflating = self.table.iter().any(|(_, connection)| connection.life.is_inflating());
         assert_eq!(self.shared.held() > 0, is_inflating, "memory for compressed messages that no connection has");
+        let told = self.counters.get(Counter::InflationMemory);
+        assert_eq!(told, self.shared.held() as u64, "memory for compressed messages that is not told");
     }
 
     /// What must hold after every turn: each deadline has a timer that comes up by then, and what was due has been met, if

@@ -2,10 +2,11 @@
 //!
 //! The kernel here completes operations in any legal order, in batches of any size: receives of any size, ended
 //! multishots, empty pools, short sends, cancellations that race with completions, peers that stop reading, half-close,
-//! reset or misbehave, a clock that stands still and jumps. The worker's side makes the calls of `worker.rs` in their
+//! reset or misbehave, compressed messages that take several turns, a clock that stands still and jumps. The worker's side makes the calls of `worker.rs` in their
 //! order. After each turn the invariants are checked; a failing seed is printed and replays with
 //! `RINGECHO_SIMULATION_SEED`.
 
+mod heard;
 mod kernel;
 mod peer;
 mod promise;
@@ -17,11 +18,12 @@ use std::time::{Duration, Instant};
 use ringio::{Pool, PoolShape};
 
 use crate::connection::Timeouts;
+use crate::connection::lifecycle::Facts;
 use crate::engine::clock::Clock;
 use crate::engine::stopping::Stopping;
-use crate::protocol::{Protocol, Settings};
+use crate::protocol::{Deflate, Protocol};
 use crate::transport::{Door, Doors};
-use crate::worker::{Backlog, Limits};
+use crate::worker::{Backlog, Counter, Limits};
 
 use super::connections::Connections;
 use super::token::Kind;
@@ -40,6 +42,8 @@ const DEADLINE: usize = 24;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Turns within which everything that can come to an end does.
 const PATIENCE: usize = 200_000;
+/// Room for all compressed messages that can be open, and for their input.
+const AMPLE: usize = 64 << 20;
 
 /// A worker and its kernel.
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
@@ -61,6 +65,8 @@ struct Simulation {
     time: Instant,
     had_deadlines: bool,
     meter: promise::Meter,
+    /// Turns that have ended with input that waits to be inflated.
+    laden_turns: u64,
 }
 
 impl Simulation {
@@ -73,12 +79,20 @@ impl Simulation {
         let shape = PoolShape { count: 1 << random.below(4), size, incremental: !random.one_in(3) };
         let server_acts = random.one_in(3);
         let (floods, hides_more) = (random.one_in(10), random.one_in(4));
-        let kind = peer::Kind { protocol, server_acts, floods, hides_more, scale };
+        let (deflate, has_context) = compression(&mut random, protocol);
+        let kind = peer::Kind { protocol, deflate, has_context, server_acts, floods, hides_more, scale };
         let limits = limits(&mut random);
         let clock = Clock::new(&limits, SLOTS);
         let timeouts = if server_acts { clock.timeouts(&limits) } else { Timeouts::default() };
         let memory = usize::from(shape.count) * shape.size as usize;
-        let backlog = Backlog { per_connection: memory * random.below(6), total: memory * random.below(12) };
+        let (per_connection, total) = (memory * random.below(6), memory * random.below(12));
+        let for_compressed = match deflate {
+            Deflate::Off => 0,
+            // A server that acts may refuse a message for want of memory (1013).
+            _ if server_acts => random.below(6) * (100 << 10),
+            _ => AMPLE,
+        };
+        let backlog = Backlog { per_connection, total: total + for_compressed };
         Self { clock, ..Self::with(random, SLOTS, kind, shape, timeouts, backlog) }
     }
 
@@ -90,7 +104,7 @@ impl Simulation {
         timeouts: Timeouts,
         backlog: Backlog,
     ) -> Self {
-        let settings = Settings { protocol: kind.protocol, ..Settings::default() };
+        let settings = kind.settings();
         let doors = Doors::from([Door { hides_more: kind.hides_more, ..Door::new(kind.protocol) }]);
         Self {
             connections: Connections::new(slots as usize, Pool::detached(shape), backlog, settings, doors, timeouts),
@@ -105,6 +119,7 @@ impl Simulation {
             time: Instant::now(),
             had_deadlines: false,
             meter: promise::Meter::default(),
+            laden_turns: 0,
         }
     }
 
@@ -171,6 +186,8 @@ impl Simulation {
             kernel.peers[slot as usize].iter_mut().for_each(Peer::is_throttled);
         }
         connections.check_invariants(self.is_punctual);
+        let is_laden = connections.core.iter().any(|(_, connection)| connection.life.facts.has(Facts::LADEN));
+        self.laden_turns += u64::from(is_laden);
     }
 
     fn see_all(&mut self, at_least: usize) {
@@ -295,6 +312,15 @@ impl Simulation {
     }
 }
 
+/// What becomes of compression, of which every other server knows nothing.
+fn compression(random: &mut Random, protocol: Protocol) -> (Deflate, bool) {
+    if protocol == Protocol::Tcp || !random.one_in(3) {
+        return (Deflate::Off, false);
+    }
+    let deflate = [Deflate::Pass, Deflate::Verify, Deflate::Recompress][random.below(3)];
+    (deflate, deflate != Deflate::Recompress && random.one_in(3))
+}
+
 /// Limits of a server that acts, each an odd number of the clock's ticks.
 fn limits(random: &mut Random) -> Limits {
     let mut some = || TICK * (8 + random.below(DEADLINE - 8)) as u32;
@@ -333,8 +359,18 @@ fn dispatch(connections: &mut Connections, Completion { token, posted, .. }: Com
     }
 }
 
+/// What a schedule has come to.
+#[derive(Default)]
+struct Ran {
+    /// Connections that have come to their end.
+    finished: usize,
+    /// Compressed messages that the server has received.
+    compressed: u64,
+    laden_turns: u64,
+}
+
 /// One schedule: random peers come and go; in the end all are let go, and everything must be back where it was.
-fn run(seed: u64) -> usize {
+fn run(seed: u64) -> Ran {
     let mut simulation = Simulation::new(seed);
     for _ in 0..20 + simulation.kernel.random.below(STEPS - 20) {
         if simulation.kernel.random.one_in(4) {
@@ -354,7 +390,8 @@ fn run(seed: u64) -> usize {
     simulation.end();
     simulation.connections.check_idle();
     assert_eq!(simulation.kernel.free_slots(), SLOTS as usize);
-    simulation.kernel.finished
+    let compressed = simulation.connections.core.counters().get(Counter::Compressed);
+    Ran { finished: simulation.kernel.finished, compressed, laden_turns: simulation.laden_turns }
 }
 
 #[test]
@@ -366,10 +403,17 @@ fn any_legal_schedule_echoes_every_byte_once_and_returns_all_resources() {
     }
     let first = number("RINGECHO_SIMULATION_FIRST_SEED").unwrap_or(0);
     let schedules = number("RINGECHO_SIMULATION_SCHEDULES").unwrap_or(2_000);
-    let mut finished = 0;
+    let mut all = Ran::default();
     for seed in first..first + schedules {
         let outcome = std::panic::catch_unwind(|| run(seed));
-        finished += outcome.unwrap_or_else(|_| panic!("replay with RINGECHO_SIMULATION_SEED={seed}"));
+        let Ran { finished, compressed, laden_turns } =
+            outcome.unwrap_or_else(|_| panic!("replay with RINGECHO_SIMULATION_SEED={seed}"));
+        all.finished += finished;
+        all.compressed += compressed;
+        all.laden_turns += laden_turns;
     }
+    let Ran { finished, compressed, laden_turns } = all;
     assert!(finished as u64 > schedules, "too few connections came to their end to prove anything: {finished}");
+    assert!(compressed > schedules / 4, "hardly anything was compressed: {compressed}");
+    assert!(laden_turns > schedules / 20, "hardly anything has waited to be inflated: {laden_turns}");
 }

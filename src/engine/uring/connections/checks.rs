@@ -124,5 +124,7 @@ impl Connections {
         assert_eq!(tally.get(Counter::Accepted), tally.get(Counter::Released));
         let gauges = [Counter::SlowReaders, Counter::Throttled].map(|gauge| tally.get(gauge));
         assert_eq!(gauges, [0, 0], "slow readers that are gone");
+        let inflating = [self.core.held_for_inflation() as u64, tally.get(Counter::InflationMemory)];
+        assert_eq!(inflating, [0, 0], "memory for compressed messages of connections that are gone");
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::connection::lifecycle::LAST_RECEIVES;
 use crate::engine::uring::token::Token;
-use crate::protocol::Protocol;
+use crate::protocol::{Deflate, Protocol, Settings};
 
+use super::heard::Heard;
 use super::random::Random;
 use super::script::{OWN_PING, Script, without_own};
 
@@ -16,9 +17,14 @@ struct Due {
 }
 
 /// What the peers of a schedule are like.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     pub(super) protocol: Protocol,
+    /// What the server does with compressed messages, which the peers offer.
+    pub(super) deflate: Deflate,
+    /// Such messages may need those before.
+    pub(super) has_context: bool,
     /// The server closes, pings and loses patience by itself: what it sends is not only echo, and not all of it.
     pub(super) server_acts: bool,
     /// They send much and do not read.
@@ -27,6 +33,13 @@ pub(super) struct Kind {
     pub(super) hides_more: bool,
     /// How much longer than small their larger frames are, and what they send and read at once.
     pub(super) scale: usize,
+}
+
+impl Kind {
+    pub(super) fn settings(self) -> Settings {
+        let Self { protocol, deflate, has_context, .. } = self;
+        Settings { protocol, deflate, has_deflate_context: has_context, ..Settings::default() }
+    }
 }
 
 /// A peer and its socket.
@@ -76,13 +89,13 @@ pub(super) struct Peer {
     expected: Vec<u8>,
     echoed: Vec<u8>,
     due_at_stop: Option<Due>,
-    protocol: Protocol,
+    kind: Kind,
     pub(super) server_acts: bool,
 }
 
 impl Peer {
     pub(super) fn new(random: &mut Random, kind: Kind) -> Self {
-        let script = Script::new(random, kind.protocol, kind.floods, kind.scale);
+        let script = Script::new(random, kind);
         // Down to a byte; but of much at least a part at a time: the other turns would show nothing new.
         let socket_size = (1 + random.below(300 * kind.scale)).max(script.len() / 64);
         let mut peer = Self::with_script(script, socket_size, kind);
@@ -95,7 +108,7 @@ impl Peer {
     /// One that reads.
     pub(super) fn with_script(script: Script, socket_size: usize, kind: Kind) -> Self {
         Self {
-            expected: script.answer(script.len(), kind.protocol),
+            expected: script.answer(script.len(), kind),
             script,
             sent: 0,
             received: 0,
@@ -124,7 +137,7 @@ impl Peer {
             owner: None,
             echoed: Vec::new(),
             due_at_stop: None,
-            protocol: kind.protocol,
+            kind,
             server_acts: kind.server_acts,
         }
     }
@@ -236,7 +249,7 @@ impl Peer {
             self.has_finished = true;
             if !self.has_sent_all() {
                 self.script.truncate(self.sent);
-                self.expected = self.script.answer(self.sent, self.protocol);
+                self.expected = self.script.answer(self.sent, self.kind);
             }
         }
     }
@@ -278,7 +291,7 @@ impl Peer {
         self.in_socket += bytes.len();
         self.echoed.extend_from_slice(bytes);
         self.is_pinged |= bytes == OWN_PING;
-        if !self.server_acts {
+        if !self.server_acts && self.kind.deflate == Deflate::Off {
             let from = self.echoed.len() - bytes.len();
             assert!(self.expected[from..].starts_with(bytes), "the echo is not what was sent");
         }
@@ -294,7 +307,7 @@ impl Peer {
 
     /// The server stops.
     pub(super) fn server_stops(&mut self) {
-        let echo = self.script.answer(self.sent, self.protocol);
+        let echo = self.script.answer(self.sent, self.kind);
         self.due_at_stop = Some(Due { echo, receives: LAST_RECEIVES.into() });
         self.server_acts = true;
     }
@@ -315,14 +328,30 @@ impl Peer {
     pub(super) fn check_farewell(&self) {
         let Some(due) = self.due_at_stop.as_ref().filter(|due| due.receives > 0 && !self.has_reset) else { return };
         let (echo, is_closed) = without_own(&self.echoed);
-        assert!(echo.starts_with(&due.echo), "an echo is lost when the server stops");
-        let is_open = self.protocol == Protocol::WebSocket && !due.echo.is_empty() && !self.has_finished;
+        assert!(self.begins(&due.echo, &echo), "an echo is lost when the server stops");
+        let is_open = self.kind.protocol == Protocol::WebSocket && !due.echo.is_empty() && !self.has_finished;
         assert!(is_closed || !is_open, "the server stops without a Close frame");
     }
 
     /// All that is due has been echoed.
     pub(super) fn check_complete(&self) {
-        assert_eq!(self.echoed.len(), self.expected.len(), "an echo that never comes");
+        if self.kind.deflate == Deflate::Off {
+            assert_eq!(self.echoed.len(), self.expected.len(), "an echo that never comes");
+        } else {
+            assert!(self.hears(&self.echoed).equals(&self.hears(&self.expected)), "an echo that never comes");
+        }
+    }
+
+    fn hears(&self, sent: &[u8]) -> Heard {
+        Heard::new(sent, self.kind.deflate)
+    }
+
+    /// Whether something that was sent comes first in something else.
+    fn begins(&self, beginning: &[u8], whole: &[u8]) -> bool {
+        match self.kind.deflate {
+            Deflate::Off => whole.starts_with(beginning),
+            _ => self.hears(beginning).begins(&self.hears(whole)),
+        }
     }
 
     /// The server closes the socket.
@@ -330,10 +359,12 @@ impl Peer {
         assert!(self.poll.is_none(), "closed with a poll in flight");
         assert!(self.shutdown.is_none(), "closed with a shutdown in flight");
         if self.server_acts {
-            assert!(self.expected.starts_with(&without_own(&self.echoed).0), "the echo is not what was sent");
+            let echo = without_own(&self.echoed).0;
+            assert!(self.begins(&echo, &self.expected), "the echo is not what was sent");
             self.check_farewell();
             return;
         }
+        assert!(self.begins(&self.echoed, &self.expected), "the echo is not what was sent");
         assert!(self.is_drained || self.has_reset, "closed without a look whether something is unread");
         if self.fin_delivered && !self.has_reset {
             self.check_complete();

@@ -10,7 +10,7 @@ use super::script::Script;
 use crate::connection::Timeouts;
 use crate::connection::schedule::{BUDGET, Cost, END, HANDSHAKE, RECEIVE, cost_of_receive};
 use crate::engine::uring::token::Kind;
-use crate::protocol::Protocol;
+use crate::protocol::{Deflate, Protocol};
 use crate::worker::Backlog;
 
 const SLOTS: u32 = 64;
@@ -91,6 +91,8 @@ impl Scene {
         let mut random = Random::new(seed);
         let kind = peer::Kind {
             protocol: Protocol::WebSocket,
+            deflate: Deflate::Off,
+            has_context: false,
             server_acts: true,
             floods: false,
             hides_more: false,
@@ -213,7 +215,7 @@ impl Scene {
 
     fn due(&self, slot: u32, frames: usize) -> usize {
         let peer = self.simulation.kernel.peers[slot as usize].as_ref().expect("the probe");
-        peer.script.answer(peer.script.ends[frames], Protocol::WebSocket).len()
+        peer.script.answer(peer.script.ends[frames], self.simulation.kernel.kind).len()
     }
 }
 

@@ -1,11 +1,23 @@
 //! What a peer sends, what it is to get back, and what of that the server has sent of its own accord.
 
-use crate::protocol::{Protocol, Session, Settings, Shared};
+use std::sync::LazyLock;
 
+use flate2::{Compress, Compression, FlushCompress};
+
+use crate::protocol::{Deflate, Protocol, Session, Shared};
+
+use super::peer::Kind;
 use super::random::Random;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+/// The end of a request that offers compression.
+const OFFER: &[u8] = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+const RSV1: u8 = 0x40;
+/// What a compressed message ends with, and does not carry.
+const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
+/// A block of 32 KiB of spaces, compressed.
+static SPACES: LazyLock<Vec<u8>> = LazyLock::new(|| [compress(&vec![b' '; 32 << 10]), TAIL.to_vec()].concat());
 const CLOSE: &[u8] = &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 /// A Ping of the server's own: it carries nothing.
 pub(super) const OWN_PING: &[u8] = &[0x89, 0];
@@ -23,19 +35,25 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// `scale`: how much longer than small its larger frames are.
-    pub(super) fn new(random: &mut Random, protocol: Protocol, is_long: bool, scale: usize) -> Self {
+    pub(super) fn new(random: &mut Random, kind: Kind) -> Self {
         let mut script = Self::default();
-        if protocol == Protocol::WebSocket {
-            script.push(REQUEST);
+        match (kind.protocol, kind.deflate) {
+            (Protocol::Tcp, _) => {}
+            (Protocol::WebSocket, Deflate::Off) => script.push(REQUEST),
+            (Protocol::WebSocket, _) => script.push(&[&REQUEST[..REQUEST.len() - 2], OFFER].concat()),
         }
-        let frames = match (is_long, scale) {
+        let scale = kind.scale;
+        let frames = match (kind.floods, scale) {
             (true, 1) => 60,
             (true, _) => 12,
             (false, 1) if random.one_in(8) => 60,
             (false, _) => random.below(6),
         };
         for _ in 0..frames {
+            if kind.deflate != Deflate::Off && random.one_in(2) {
+                script.push_compressed(random, kind);
+                continue;
+            }
             match random.below(8) {
                 0 | 1 => script.push_frame(random, 0x89, 126),
                 2 => script.push_frame(random, 0x82, 900 * scale),
@@ -79,6 +97,40 @@ impl Script {
     fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.ends.push(self.bytes.len());
+    }
+
+    /// A compressed message in up to four fragments, with Pings between.
+    fn push_compressed(&mut self, random: &mut Random, kind: Kind) {
+        // More than is inflated in a turn, or a few words.
+        let (blocks, frequency) = if kind.deflate == Deflate::Recompress { (1, 6) } else { (7, 12) };
+        let payload = if random.one_in(frequency) {
+            let spaces = SPACES.repeat(blocks + random.below(3));
+            spaces[..spaces.len() - TAIL.len()].to_vec()
+        } else {
+            let count = 1 + random.below(60 * kind.scale.min(20));
+            let words = (0..count).map(|_| ["a ", "€uro ", "0123456789"][random.below(3)]);
+            compress(words.collect::<String>().as_bytes())
+        };
+        let opcode = if random.one_in(3) { 0x02 } else { 0x01 };
+        let (mut first, mut at) = (RSV1 | opcode, 0);
+        for _ in 0..random.below(4) {
+            let end = at + random.below(payload.len() - at + 1);
+            self.push_payload(random, first, &payload[at..end]);
+            if random.one_in(2) {
+                self.push_frame(random, 0x89, 20);
+            }
+            (first, at) = (0, end);
+        }
+        self.push_payload(random, 0x80 | first, &payload[at..]);
+    }
+
+    /// A frame with this payload, under a random key.
+    fn push_payload(&mut self, random: &mut Random, first: u8, payload: &[u8]) {
+        self.push_frame_of(random, first, payload.len());
+        let start = self.bytes.len() - payload.len();
+        let (head, masked) = self.bytes.split_at_mut(start);
+        let key = head[start - 4..].iter().cycle();
+        masked.iter_mut().zip(payload.iter().zip(key)).for_each(|(masked, (byte, key))| *masked = byte ^ key);
     }
 
     /// A frame with fewer payload bytes than `bound`; they are random, and so is the key.
@@ -141,18 +193,34 @@ impl Script {
     }
 
     /// The whole answer to the first `len` bytes, made in one piece.
-    pub(super) fn answer(&self, len: usize, protocol: Protocol) -> Vec<u8> {
-        let settings = Settings { protocol, ..Settings::default() };
-        let mut session = Session::new(&settings);
-        let mut data = self.bytes[..len].to_vec();
-        session.receive(&mut Shared::new(settings), &mut data).output.to_vec(&data)
+    pub(super) fn answer(&self, len: usize, kind: Kind) -> Vec<u8> {
+        let settings = kind.settings();
+        let (mut session, mut shared) = (Session::new(&settings), Shared::new(settings));
+        let (mut answer, mut input) = (Vec::new(), Some(self.bytes[..len].to_vec()));
+        while let Some(mut data) = input {
+            answer.extend(session.receive(&mut shared, &mut data).output.to_vec(&data));
+            input = session.take_waiting(&mut shared);
+        }
+        answer
     }
+}
+
+/// A compressed message that needs none before it.
+fn compress(message: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(message.len() + message.len() / 8 + 100);
+    Compress::new(Compression::new(6), false)
+        .compress_vec(message, &mut payload, FlushCompress::Sync)
+        .expect("a compressor takes all");
+    assert!(payload.ends_with(TAIL), "a flush ends with an empty block");
+    payload.truncate(payload.len() - TAIL.len());
+    payload
 }
 
 /// What was sent without the Pings and the Close frame that the server has sent of its own accord, and whether a Close
 /// frame is there, of its own accord or not.
 pub(super) fn without_own(sent: &[u8]) -> (Vec<u8>, bool) {
-    const CLOSE_AWAY: &[u8] = &[0x03, 0xe9];
+    // 1001; and 1013, where there is no memory for another compressed message.
+    const OWN: [&[u8]; 2] = [&[0x03, 0xe9], &[0x03, 0xf5]];
     if !sent.starts_with(b"HTTP/") {
         return (sent.to_vec(), false); // bare TCP
     }
@@ -175,7 +243,7 @@ pub(super) fn without_own(sent: &[u8]) -> (Vec<u8>, bool) {
             OWN_PING => {}
             // Cut off by the end of the connection: whose it is cannot be seen.
             [0x88 | 0x89, ..] if frame.len() < len => {}
-            [0x88, _, payload @ ..] if payload.starts_with(CLOSE_AWAY) => {
+            [0x88, _, payload @ ..] if OWN.iter().any(|code| payload.starts_with(code)) => {
                 assert!(behind.is_empty(), "something is sent behind the Close frame");
             }
             _ => echo.extend_from_slice(frame),

@@ -267,7 +267,9 @@ impl Session {
             End::Cut(0) => {
                 debug_assert_eq!(borrowed, data.len(), "what was added completes any header and any control frame");
                 echo.keep_head(head);
-                return Reply { frames, messages, kinds, ..Reply::plain(Output::default()) };
+                // A message that is not answered any more may have given back what it was inflated with.
+                let event = shared.has_news().then_some(Event::Inflated);
+                return Reply { event, frames, messages, kinds, ..Reply::plain(Output::default()) };
             }
             End::Cut(at) | End::Compressed(at) => at - cut_len,
             End::Waits(at) => {
@@ -363,7 +365,7 @@ impl Session {
             End::Compressed(_) => unreachable!("compressed frames are inflated"),
             End::Waits(at) => {
                 echo.keep_waiting(shared, data[at..].to_vec());
-                plain(head, range)
+                Reply { event: Some(Event::Inflated), ..plain(head, range) }
             }
             End::PeerClosed { code, has_more } => {
                 echo.release(shared);

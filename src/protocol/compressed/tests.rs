@@ -12,6 +12,7 @@ const CONTINUATION: u8 = 0x80;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 const CLOSE: u8 = 0x88;
+const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
@@ -367,6 +368,27 @@ fn a_close_of_our_own_ends_the_inflating() {
         driven.receive(&stream[cut..]);
         assert_eq!(driven.event, Some(Event::Closed(Cause::PeerClosed(Some(CloseCode::GOING_AWAY)))));
         assert_eq!((driven.sent.len(), driven.shared.take_work().cost, driven.shared.held()), (0, 0, 0));
+    }
+}
+
+/// Nothing is sent any more: the first that comes of the message's rest gives back what it was inflated with. That may be a
+/// part of a header, too.
+#[test]
+fn what_is_given_back_is_told_also_where_a_header_is_cut() {
+    let rest = masked(CONTINUATION, b"");
+    for cut in 0..rest.len() {
+        let mut driven = open(Deflate::Pass);
+        driven.receive(&masked(TEXT & !FIN | RSV1, &compressed(b"to come")));
+        driven.receive(&rest[..cut]);
+        assert!(driven.session.close(CloseCode::GOING_AWAY, "").is_some());
+        for &byte in &rest[cut..] {
+            driven.shared.take_work();
+            let held = driven.shared.held();
+            driven.event = None;
+            driven.receive(&[byte]);
+            assert_eq!(driven.event.is_some(), driven.shared.held() < held, "cut at {cut}");
+        }
+        assert!(!driven.session.is_inflating(), "cut at {cut}");
     }
 }
 

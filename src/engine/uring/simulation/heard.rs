@@ -22,9 +22,9 @@ pub(super) struct Heard {
 impl Heard {
     pub(super) fn new(sent: &[u8], deflate: Deflate) -> Self {
         let mut heard = Self { ended: Vec::new(), open: None, is_anew: deflate == Deflate::Recompress };
-        let Some(head) = sent.windows(4).position(|window| window == b"\r\n\r\n") else { return heard };
-        let (head, mut rest) = sent.split_at(head + 4);
-        heard.ended.push((0, head.to_vec()));
+        let Some(blank) = sent.windows(4).position(|window| window == b"\r\n\r\n") else { return heard };
+        let (answer, mut rest) = sent.split_at(blank + 4);
+        heard.ended.push((0, answer.to_vec()));
         while let Some(Frame { first, payload, is_whole, behind }) = Frame::read(rest) {
             heard.take(first, payload, is_whole);
             rest = behind;

@@ -210,6 +210,7 @@ impl<'a> Simulation<'a> {
         let line = self.lines[key as usize].as_mut().expect("a connection that is there sends");
         assert!(line.is_connected, "nothing is sent before there is a connection");
         if !line.unsent.is_empty() || line.is_sent {
+            line.is_silent = false; // the transport does not sleep before it has gone on
             return;
         }
         let mut buffer = Buffer { bytes: Vec::new(), capacity: 64 + self.random.below(200) };

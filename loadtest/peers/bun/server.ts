@@ -1,6 +1,7 @@
 // Bun.serve with its WebSocket handlers, which are uWebSockets inside. Bun's guide for clusters: a process for each CPU,
-// all with `reusePort`. No compression (the default).
+// all with `reusePort`. No compression (the default), unless DEFLATE is set.
 const [port, threads] = process.argv.slice(2).map(Number);
+const isCompressed = Boolean(process.env.DEFLATE);
 
 if (threads > 1) {
   const workers = Array.from({ length: threads }, () =>
@@ -15,12 +16,12 @@ if (threads > 1) {
     reusePort: true,
     fetch: (request, server) => server.upgrade(request) ? undefined : new Response("WebSocket only", { status: 426 }),
     websocket: {
-      perMessageDeflate: false,
+      perMessageDeflate: isCompressed,
       maxPayloadLength: 64 << 20,
       backpressureLimit: 64 << 20,
       idleTimeout: 0,
       sendPings: false,
-      message: (socket, message) => { socket.send(message); },
+      message: (socket, message) => { socket.send(message, isCompressed); },
     },
   });
 }

@@ -1,4 +1,4 @@
-// gorilla/websocket: no compression, buffers of the HTTP server reused (the default), one write for each message. Go's
+// gorilla/websocket: no compression (unless DEFLATE is set: then its default level 1, no context), buffers of the HTTP server reused (the default), one write for each message. Go's
 // scheduler gets as many threads as the server has CPUs.
 package main
 
@@ -12,7 +12,10 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+var upgrader = websocket.Upgrader{
+	CheckOrigin:       func(*http.Request) bool { return true },
+	EnableCompression: os.Getenv("DEFLATE") != "",
+}
 
 func echo(w http.ResponseWriter, r *http.Request) {
 	socket, err := upgrader.Upgrade(w, r, nil)

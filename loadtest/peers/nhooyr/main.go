@@ -1,4 +1,4 @@
-// nhooyr.io/websocket, now coder/websocket: no compression, messages copied from reader to writer with a buffer of the
+// nhooyr.io/websocket, now coder/websocket: no compression (with DEFLATE set: without context, messages of any size), messages copied from reader to writer with a buffer of the
 // connection, as in its echo example (less that one's rate limit).
 package main
 
@@ -16,6 +16,9 @@ import (
 
 func echo(w http.ResponseWriter, r *http.Request) {
 	options := websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled, InsecureSkipVerify: true}
+	if os.Getenv("DEFLATE") != "" {
+		options.CompressionMode, options.CompressionThreshold = websocket.CompressionNoContextTakeover, 1
+	}
 	socket, err := websocket.Accept(w, r, &options)
 	if err != nil {
 		return

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "every test file uses its own part of this module")]
 
+pub(crate) mod browser;
 pub(crate) mod data;
 pub(crate) mod frames;
 pub(crate) mod peer;

@@ -1,5 +1,6 @@
 //! sockudo-ws with its stream API and `write_coalescing` ("use `feed` followed by `flush` at batch boundaries"), and
-//! mimalloc, which it recommends for production. Its own timers for idle connections are off, as everybody's are.
+//! mimalloc, which it recommends for production. Its own timers for idle connections are off, as everybody's are. With the
+//! feature `deflate` it compresses where a client offers that: its defaults, but that messages of any size are compressed.
 
 use bytes::BytesMut;
 use common::Arguments;
@@ -13,27 +14,53 @@ fn main() {
 }
 
 async fn echo(mut stream: TcpStream) -> Result<()> {
-    shake_hands(&mut stream).await?;
+    let extensions = shake_hands(&mut stream).await?;
     let config = Config::builder()
         .max_message_size(common::MAX_MESSAGE_BYTES)
         .max_frame_size(common::MAX_MESSAGE_BYTES)
         .auto_ping(false)
         .idle_timeout(0)
         .build();
-    let socket = WebSocketStream::server(stream, config);
-    common::echo(socket, |message: &Message| matches!(message, Message::Text(_) | Message::Binary(_))).await
+    let is_data = |message: &Message| matches!(message, Message::Text(_) | Message::Binary(_));
+    match extensions {
+        #[cfg(feature = "deflate")]
+        Some(it) => common::echo(sockudo_ws::CompressedWebSocketStream::server(stream, config, it.config), is_data).await,
+        _ => common::echo(WebSocketStream::server(stream, config), is_data).await,
+    }
 }
 
-async fn shake_hands(stream: &mut TcpStream) -> Result<()> {
+#[cfg(feature = "deflate")]
+use sockudo_ws::deflate::DeflateNegotiation as Agreed;
+#[cfg(not(feature = "deflate"))]
+type Agreed = std::convert::Infallible;
+
+#[cfg(feature = "deflate")]
+fn agree(offers: &str) -> Option<Agreed> {
+    let policy = sockudo_ws::DeflateConfig { compression_threshold: 0, ..Default::default() };
+    sockudo_ws::deflate::negotiate_server_deflate(offers, &policy)
+}
+
+#[cfg(not(feature = "deflate"))]
+fn agree(_: &str) -> Option<Agreed> {
+    None
+}
+
+/// Upgrades the connection. Returns what was agreed on about compression.
+async fn shake_hands(stream: &mut TcpStream) -> Result<Option<Agreed>> {
     let mut buffer = BytesMut::with_capacity(1024);
     loop {
         if stream.read_buf(&mut buffer).await? == 0 {
             return Err(Error::ConnectionClosed);
         }
         if let Some((request, _length)) = parse_request(&buffer)? {
-            let response = build_response(&generate_accept_key(request.key), None, None);
+            let agreed = request.extensions.and_then(agree);
+            #[cfg(feature = "deflate")]
+            let header = agreed.as_ref().map(Agreed::to_response_header);
+            #[cfg(not(feature = "deflate"))]
+            let header: Option<String> = None;
+            let response = build_response(&generate_accept_key(request.key), None, header.as_deref());
             stream.write_all(&response).await?;
-            return Ok(());
+            return Ok(agreed);
         }
     }
 }

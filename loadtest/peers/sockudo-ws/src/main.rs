@@ -1,6 +1,6 @@
 //! sockudo-ws with its stream API and `write_coalescing` ("use `feed` followed by `flush` at batch boundaries"), and
 //! mimalloc, which it recommends for production. Its own timers for idle connections are off, as everybody's are. With the
-//! feature `deflate` it compresses where a client offers that: its defaults, but that messages of any size are compressed.
+//! feature `deflate` it compresses where a client offers that, with its defaults.
 
 use bytes::BytesMut;
 use common::Arguments;
@@ -36,8 +36,7 @@ type Agreed = std::convert::Infallible;
 
 #[cfg(feature = "deflate")]
 fn agree(offers: &str) -> Option<Agreed> {
-    let policy = sockudo_ws::DeflateConfig { compression_threshold: 0, ..Default::default() };
-    sockudo_ws::deflate::negotiate_server_deflate(offers, &policy)
+    sockudo_ws::deflate::negotiate_server_deflate(offers, &Default::default())
 }
 
 #[cfg(not(feature = "deflate"))]

@@ -45,6 +45,19 @@ fn a_message_in_several_sends_is_sent_without_a_pause() {
     }
 }
 
+/// The server echoes nothing before the whole depth has come, of which one send has room for three.
+#[test]
+fn the_whole_depth_is_in_flight_whatever_the_size() {
+    let address = start(Behaviour::Together(16));
+    for transport in ["auto", "epoll"] {
+        let load = ["-c", "1", "-s", "16KiB", "--depth", "16", "--messages", "160", "-t", "30s", "--warmup", "0s"];
+        let args = [&load[..], &["--transport", transport]].concat();
+        let outcome = run(address, &args);
+        assert_eq!(outcome.code, Some(0), "{transport}: {}", outcome.output);
+        assert_eq!(outcome.number("/measured/echoes"), 160, "{transport}: {}", outcome.output);
+    }
+}
+
 #[test]
 fn faults_are_seen_through_epoll() {
     for (behaviour, fault) in [

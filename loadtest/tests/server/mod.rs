@@ -53,6 +53,8 @@ pub(crate) enum Behaviour {
     Tcp,
     /// Echoes each tenth message of a connection only behind the next one.
     SwapTenth,
+    /// Echoes the first message at once, and then always so many together.
+    Together(usize),
     /// Keeps the third message of a connection back until the client has sent its Close.
     LateThird,
     /// Closes every connection as soon as it is there.
@@ -188,6 +190,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
     }
     let mut echoed = 0;
     let mut kept = None;
+    let mut together = Vec::new();
     loop {
         let message = socket.read()?;
         if message.is_close() && behaviour == Behaviour::BareClose {
@@ -217,6 +220,12 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
         match behaviour {
             Behaviour::SwapTenth if echoed % 10 == 0 => kept = Some(message),
             Behaviour::LateThird if echoed == 3 => kept = Some(message),
+            Behaviour::Together(count) if echoed > 1 => {
+                together.push(message);
+                if together.len() == count {
+                    together.drain(..).try_for_each(|message| socket.send(message))?;
+                }
+            }
             _ => echo(&mut socket, message, behaviour, count.is_multiple_of(10))?,
         }
         match behaviour {

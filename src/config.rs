@@ -530,8 +530,8 @@ fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
 
 /// What becomes of permessage-deflate, unless it is declined.
 fn describe_deflate(options: &Options) -> Option<String> {
-    let context = if options.has_deflate_context { " with context" } else { "" };
-    (options.deflate != Deflate::Off).then(|| format!("deflate {}{context}", options.deflate.name()))
+    (options.deflate != Deflate::Off)
+        .then(|| format!("deflate {}", options.deflate.with_context(options.has_deflate_context)))
 }
 
 fn tls_files(options: &Options) -> Result<TlsFiles, ConfigError> {

@@ -14,7 +14,6 @@ use thiserror::Error;
 
 use crate::config::{At, Config, Inet, Listen, TlsFiles};
 use crate::engine::{Controls, Engine, EngineError, Workers};
-use crate::protocol::Deflate;
 use crate::transport::{Door, Doors};
 use crate::worker::{Counter, Tally};
 
@@ -177,7 +176,7 @@ pub(crate) struct About {
     /// Bytes of pending output that all workers together keep at most.
     pub(crate) backlog_max: u64,
     /// What becomes of permessage-deflate.
-    pub(crate) deflate: Deflate,
+    pub(crate) deflate: String,
     pub(crate) started_at: Instant,
 }
 
@@ -260,11 +259,12 @@ impl Server {
             files.extend(file);
             addresses.push(address);
         }
+        let settings = &config.plans[0].settings;
         let about = About {
             engine: config.engine,
             capacities: config.plans.iter().map(|plan| plan.capacity).collect(),
             backlog_max: config.plans.iter().map(|plan| plan.backlog.total as u64).sum(),
-            deflate: config.plans[0].settings.deflate,
+            deflate: settings.deflate.with_context(settings.has_deflate_context),
             started_at: Instant::now(),
         };
         let state = Arc::new(Mutex::new(State { certificates, ..State::default() }));

@@ -7,10 +7,11 @@ mod common;
 mod through_tls;
 
 use common::frames::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, close_frame, frame};
+use common::inflate::Inflater;
 use common::peer::{Answer, Peer, UPGRADE};
 use common::server::{Server, command};
 use common::{MIB, Random, pattern, pattern_text};
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
 
 const RSV1: u8 = 0x40;
 /// What a compressed message ends with, and does not carry.
@@ -24,10 +25,9 @@ const MODES: [&str; 3] = ["pass", "verify", "recompress"];
 struct Client {
     peer: Peer,
     compressor: Compress,
-    inflater: Decompress,
+    inflater: Inflater,
     /// Whether each message begins anew.
     is_stateless: bool,
-    window: u8,
 }
 
 impl Client {
@@ -45,9 +45,8 @@ impl Client {
             peer,
             compressor: Compress::new_with_window_bits(Compression::new(6), false, window),
             // As small as the answer allows: references beyond it are found.
-            inflater: Decompress::new_with_window_bits(false, server_window),
+            inflater: Inflater::new(server_window),
             is_stateless: answer.contains("client_no_context_takeover"),
-            window: server_window,
         }
     }
 
@@ -60,23 +59,9 @@ impl Client {
 
     fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
         if self.is_stateless {
-            self.inflater = Decompress::new_with_window_bits(false, self.window);
+            self.inflater.reset();
         }
-        let payload = [payload, &TAIL].concat();
-        let (mut message, mut at) = (Vec::new(), 0);
-        loop {
-            let before = self.inflater.total_in();
-            message.reserve(64 << 10);
-            let status = self.inflater.decompress_vec(&payload[at..], &mut message, FlushDecompress::None);
-            at += (self.inflater.total_in() - before) as usize;
-            if status.expect("a valid stream") == Status::StreamEnd {
-                // A block that says it is the last.
-                self.inflater = Decompress::new_with_window_bits(false, self.window);
-            }
-            if at == payload.len() && message.len() < message.capacity() {
-                return message;
-            }
-        }
+        self.inflater.inflate(payload).expect("a valid stream")
     }
 
     /// Insists on the echo of a message that was sent compressed.

@@ -116,7 +116,7 @@ pub(super) fn text(handle: &Handle) -> Vec<u8> {
     let info = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("engine", about.engine.name().to_owned()),
-        ("deflate", about.deflate.name().to_owned()),
+        ("deflate", about.deflate.clone()),
     ];
     single("ringecho_info", MetricType::GAUGE, "What runs.", gauge(1.0, &info));
     single(

@@ -27,7 +27,7 @@ pub(super) fn json(handle: &Handle) -> String {
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "engine": about.engine.name(),
-        "deflate": about.deflate.name(),
+        "deflate": about.deflate,
         "condition": name(handle.condition()),
         "uptime_s": about.started_at.elapsed().as_secs_f64(),
         "turned_away": handle.turned_away(),

@@ -118,8 +118,11 @@ fn sum_up(stats: &Stats, options: &Options, started_at: Instant) {
     let mut line =
         format!("served {served} connections, {messages} messages, {bytes_sent} bytes sent in {seconds:.1} s");
     if options.deflate != Deflate::Off {
-        let (mode, connections, messages) =
-            (options.deflate.name(), stats.compressed_connections, stats.compressed_messages);
+        let (mode, connections, messages) = (
+            options.deflate.with_context(options.has_deflate_context),
+            stats.compressed_connections,
+            stats.compressed_messages,
+        );
         let _ = write!(line, "; deflate {mode}: {connections} connections, {messages} compressed messages");
     }
     for (count, what) in [

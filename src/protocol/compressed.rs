@@ -5,7 +5,7 @@
 
 use super::{
     close::Violation,
-    codecs::Inflation,
+    codecs::{Codecs, Inflation},
     echo::{Cut, Echo, End, Message, Pass, Payload, Stop, Tape},
     extensions::{Compression, WindowBits},
     frame::{self, FIN, Header, Opcode, RSV1},
@@ -130,7 +130,7 @@ impl Echo {
             if !shared.codecs.is_allowed() {
                 return Ok(Step::Waits);
             }
-            self.begin_compressed(&header, inflation);
+            self.begin_compressed(&mut shared.codecs, &header, inflation);
             tape.kinds.compressed += u32::from(header.first & RSV1 != 0);
             tape.frames += 1;
             tape.read += header.len;
@@ -144,11 +144,11 @@ impl Echo {
         if let Compression::Recompress(window) = self.compression { Some(window) } else { None }
     }
 
-    fn begin_compressed(&mut self, header: &Header, inflation: &mut Inflation) {
+    fn begin_compressed(&mut self, codecs: &mut Codecs, header: &Header, inflation: &mut Inflation) {
         if header.first & RSV1 != 0 {
             self.message = Message::Inflated;
             let is_text = Opcode::of(header.first) == Some(Opcode::Text);
-            inflation.begin(is_text, self.compression == Compression::Context);
+            inflation.begin(codecs, is_text, self.compression == Compression::Context);
         }
         let (left, is_final) = (header.payload_len, header.is_final());
         self.set_cut(Cut::Payload(Payload { left, key: header.key, is_final, close: None }));

@@ -36,6 +36,11 @@ impl Deflate {
             Self::Recompress => "recompress",
         }
     }
+
+    /// The same, and whether context takeover is agreed to.
+    pub(crate) fn with_context(self, has_context: bool) -> String {
+        format!("{}{}", self.name(), if has_context { " with context" } else { "" })
+    }
 }
 
 /// The protocol's settings: read-only, shared by all connections of a worker.

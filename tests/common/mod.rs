@@ -9,6 +9,7 @@
 pub(crate) mod browser;
 pub(crate) mod data;
 pub(crate) mod frames;
+pub(crate) mod inflate;
 pub(crate) mod peer;
 pub(crate) mod sandbox;
 pub(crate) mod server;

@@ -326,11 +326,27 @@ mod tests {
             (&[0x00, 0x05, 0x00, 0xfa, 0xfe, 0x48], 15),
             (&[0x00, 0x05, 0x00, 0xfa, 0xfe, 0x48], 9),
             (beyond, 15),
+            (beyond, 12),
+            (beyond, 8),
         ] {
             for size in 1..=wrong.len() {
                 let outcome = inflate(&mut Inflater::new(bits), wrong, size, 10);
                 assert_eq!(outcome, Err(Violation::Deflate), "{bits} {wrong:x?}");
             }
+        }
+    }
+
+    /// What an earlier stream has left in the window is not there for the next one, also when it has filled it.
+    #[test]
+    fn a_new_stream_refers_to_nothing_of_the_one_before() {
+        let beyond = &[0xf2, 0x00, 0x11, 0x00, 0x00][..];
+        for len in [10, 511, 512, 513, 5000] {
+            let mut inflater = Inflater::new(9);
+            let message = vec![7; len];
+            let compressed = compress(&mut Deflater::new(9), &message);
+            assert_eq!(inflate(&mut inflater, &compressed, usize::MAX, 1000), Ok(message));
+            inflater.reset();
+            assert_eq!(inflate(&mut inflater, beyond, usize::MAX, 10), Err(Violation::Deflate), "{len}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
+use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 use super::stream::Step;
@@ -17,6 +17,8 @@ pub(super) struct Windowed {
     window: Box<[u8]>,
     /// Where in the window the stream goes on.
     at: usize,
+    /// The window has been filled since the stream began: before, nothing may refer to what is in front of the beginning.
+    has_wrapped: bool,
     /// What has been inflated and not been taken.
     pending: Range<usize>,
     is_ended: bool,
@@ -32,14 +34,13 @@ impl Windowed {
     /// A window of 2^`bits` bytes.
     pub(super) fn new(bits: u8) -> Self {
         let window = vec![0; 1 << bits].into();
-        Self { state: Box::default(), window, at: 0, pending: 0..0, is_ended: false }
+        Self { state: Box::default(), window, at: 0, has_wrapped: false, pending: 0..0, is_ended: false }
     }
 
-    /// Begins another stream. Of the one before nothing is left that a wrong reference could find.
+    /// Begins another stream.
     pub(super) fn reset(&mut self) {
         self.state.init();
-        self.window.fill(0);
-        (self.at, self.pending, self.is_ended) = (0, 0..0, false);
+        (self.at, self.has_wrapped, self.pending, self.is_ended) = (0, false, 0..0, false);
     }
 
     /// Inflates from `bytes` to `out` until one of them is used up, or the stream ends.
@@ -56,11 +57,15 @@ impl Windowed {
                 return Ok(step);
             }
             let input = &bytes[step.taken..];
-            let (status, taken, given) =
-                decompress(&mut self.state, input, &mut self.window, self.at, TINFL_FLAG_HAS_MORE_INPUT);
+            let once = if self.has_wrapped { 0 } else { TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF };
+            let flags = TINFL_FLAG_HAS_MORE_INPUT | once;
+            let (status, taken, given) = decompress(&mut self.state, input, &mut self.window, self.at, flags);
             step.taken += taken;
             self.pending = self.at..self.at + given;
-            self.at = (self.at + given) % self.window.len();
+            self.at += given;
+            if self.at == self.window.len() {
+                (self.at, self.has_wrapped) = (0, true);
+            }
             match status {
                 TINFLStatus::Done => self.is_ended = true,
                 TINFLStatus::NeedsMoreInput if given == 0 => return Ok(step),

@@ -14,6 +14,7 @@ use ringload::members::message::{
 };
 use ringload::members::token::{Side, Token, nonce};
 use ringload::output::report::Report;
+use ringload::series::Encoded;
 use runner::{Files, Running, check_schema};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -156,7 +157,7 @@ fn part(relay: &Relay) -> Report {
 
 fn latencies(report: &Report) -> IntervalHistogram {
     let measured = report.measured.as_ref().expect("it has measured");
-    measured.latency_histogram.as_ref().and_then(|it| it.decode()).expect("a histogram")
+    measured.latency_histogram.as_ref().and_then(Encoded::decode).expect("a histogram")
 }
 
 #[test]
@@ -197,7 +198,7 @@ fn members_far_away_begin_together_and_their_samples_are_one_distribution() {
     for part in &parts {
         rest.subtract(latencies(part)).expect("each sample of a member is in the whole");
     }
-    let counts = [&rest, &latencies(&parts[0]), &latencies(&parts[1])].map(|it| it.len());
+    let counts = [&rest, &latencies(&parts[0]), &latencies(&parts[1])].map(IntervalHistogram::len);
     assert!(counts.iter().all(|&it| it > 100) && counts.iter().sum::<u64>() == latencies(&whole).len(), "{counts:?}");
     let mut samples = Vec::new();
     for value in latencies(&whole).iter_recorded() {

@@ -270,6 +270,7 @@ impl<'a> Run<'a> {
         let server_cpu_before = server.pid().and_then(usage::server_cpu);
         let together = settings.together.clone();
         let phase_at = together.as_ref().map_or_else(|| Ok(Instant::now()), Together::begin)?;
+        let started = SystemTime::now();
         if let Some(together) = &together {
             together.phase_begun(Phase::Connect, phase_at, Instant::now());
             prompt::relax();
@@ -293,7 +294,6 @@ impl<'a> Run<'a> {
         let display = Display::new(settings.show, &headline(scenario, server, layout.threads), interrupt);
         let observer = Observer::new(server.pid(), traffic.mean_size(), display, live, together.clone());
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
-        let (started, interrupt) = (SystemTime::now(), interrupt.clone());
         Ok(Self {
             scenario,
             server,
@@ -301,7 +301,7 @@ impl<'a> Run<'a> {
             started,
             shared,
             threads,
-            interrupt,
+            interrupt: interrupt.clone(),
             observer,
             before,
             server_cpu_before,

@@ -1,13 +1,20 @@
 //! Several processes do one run together, against a real ringecho whose own counters must be what they report.
 
+mod relay;
 mod runner;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use ringload::members::message::{Decoder, Fingerprint, FromConductor, FromMember, Hello, PROTOCOL, encode};
+use relay::Relay;
+use ringload::interval::IntervalHistogram;
+use ringload::members::message::{
+    Decoder, Fingerprint, FromConductor, FromMember, Hello, MEMBER_LIMIT, PROTOCOL, encode,
+};
 use ringload::members::token::{Side, Token, nonce};
+use ringload::output::report::Report;
+use ringload::series::Encoded;
 use runner::{Files, Running, check_schema};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -60,8 +67,13 @@ impl Meeting {
     }
 
     fn member(&self, member: u32, more: &[&str]) -> Running {
+        self.member_at(&self.meet, member, more)
+    }
+
+    /// One that finds member 0 there.
+    fn member_at(&self, meet: &str, member: u32, more: &[&str]) -> Running {
         let (members, number) = (self.members.to_string(), member.to_string());
-        let how = ["--members", &members, "--member", &number, "--meet", &self.meet, "--meet-token", "secret"];
+        let how = ["--members", &members, "--member", &number, "--meet", meet, "--meet-token", "secret"];
         // The same for all: only member 0 writes it.
         let json = self.files.path("report.json");
         let args = self.args.iter().map(String::as_str).chain(how).chain(["--json", &json]).chain(more.iter().copied());
@@ -128,6 +140,73 @@ fn three_members_are_one_run_with_one_report() {
     let distance = |run: &Value| run["started_unix_s"].as_f64().unwrap() - run["place"]["began_s"].as_f64().unwrap();
     let distances: Vec<_> = runs.iter().map(distance).collect();
     assert!(distances.iter().all(|it| (it - distances[0]).abs() < 0.1), "{distances:?}");
+}
+
+/// The results that a member has handed in, from what it has said on its way to member 0.
+fn part(relay: &Relay) -> Report {
+    let mut decoder = Decoder::default();
+    decoder.limit = MEMBER_LIMIT;
+    decoder.push(&relay.up());
+    loop {
+        let message = decoder.next_message().expect("messages").expect("a report before the end");
+        if let FromMember::Report { report, .. } = message {
+            return *report;
+        }
+    }
+}
+
+fn latencies(report: &Report) -> IntervalHistogram {
+    let measured = report.measured.as_ref().expect("it has measured");
+    measured.latency_histogram.as_ref().and_then(Encoded::decode).expect("a histogram")
+}
+
+#[test]
+fn members_far_away_begin_together_and_their_samples_are_one_distribution() {
+    let (delay, none) = (Duration::from_millis(150), Duration::ZERO);
+    // Half of the connections go to a server that is far away as well: the distribution has two humps.
+    let meeting = Meeting::new("members-far", 3, &["-c", "31", "-r", "600", "-t", "2s"]);
+    let far_server = Relay::start(meeting.server.address, Duration::from_millis(40), Duration::from_millis(40));
+    let far_url = format!("ws://{}/", far_server.address);
+    let far_url = [far_url.as_str()];
+    // The clock of the first can be told, whatever the delay is. That of the second looks off by half of the way there.
+    let meet = meeting.meet.parse().expect("an address");
+    let relays = [Relay::start(meet, delay, delay), Relay::start(meet, delay * 2, none)];
+    let mut all = vec![meeting.member(0, &far_url)];
+    all.extend(relays.iter().zip(1..).map(|(relay, i)| meeting.member_at(&relay.address.to_string(), i, &far_url)));
+    end_with(all, 0, "");
+    let report = meeting.report();
+    check_sums(&meeting, &report);
+
+    // On one machine there is one wall clock: it says when each has really begun. What a busy machine may add is 100 ms.
+    let runs = report["runs"].as_array().unwrap();
+    let began_s: Vec<_> = runs.iter().map(|run| run["started_unix_s"].as_f64().unwrap()).collect();
+    let apart_s: Vec<_> = began_s.iter().map(|it| (it - began_s[0]).abs()).collect();
+    let bound_s = |run: &Value, start: usize| run["place"]["starts"][start]["clock_bound_us"].as_f64().unwrap() / 1e6;
+    assert!(apart_s[1] < 0.1, "{apart_s:?}");
+    assert!(apart_s[2] > 0.05 && apart_s[2] < bound_s(&runs[2], 0) + 0.1, "{apart_s:?}");
+    for (far, start) in [&runs[1], &runs[2]].into_iter().flat_map(|run| (0..5).map(move |start| (run, start))) {
+        assert!(bound_s(far, start) >= delay.as_secs_f64() && bound_s(far, start) < 1.0, "{}", far["place"]);
+    }
+    for skew in report["meeting"]["skews"].as_array().unwrap() {
+        // The clocks of two members may be off in opposite directions.
+        assert!(skew["bound_us"].as_f64().unwrap() >= 300e3, "{skew}");
+    }
+
+    // p99 is that of all samples: with the others' taken out, member 0's are left, and none is missing or there twice.
+    let whole: Report = serde_json::from_value(report.clone()).expect("a report");
+    let (parts, mut rest) = (relays.each_ref().map(part), latencies(&whole));
+    for part in &parts {
+        rest.subtract(latencies(part)).expect("each sample of a member is in the whole");
+    }
+    let counts = [&rest, &latencies(&parts[0]), &latencies(&parts[1])].map(IntervalHistogram::len);
+    assert!(counts.iter().all(|&it| it > 100) && counts.iter().sum::<u64>() == latencies(&whole).len(), "{counts:?}");
+    let mut samples = Vec::new();
+    for value in latencies(&whole).iter_recorded() {
+        samples.extend((0..value.count_at_value()).map(|_| value.value_iterated_to()));
+    }
+    let p99_ns = samples[(samples.len() as f64 * 0.99).ceil() as usize - 1];
+    let latency = whole.measured.unwrap().latency_us.unwrap();
+    assert!((latency.p99 - p99_ns as f64 / 1e3).abs() < 0.001 && latency.p99 >= 80e3, "{} {p99_ns}", latency.p99);
 }
 
 #[test]

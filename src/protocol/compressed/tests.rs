@@ -316,6 +316,42 @@ fn a_bomb_takes_its_turns_and_no_memory() {
     }
 }
 
+/// Two blocks that come to nothing: tables, and the end.
+const BARREN: [u8; 23] = [
+    0x04, 0xc0, 0x81, 0x08, 0x00, 0x00, 0x00, 0x00, 0x20, 0x7f, 0xeb, 0x43, 0x00, 0x1c, 0x88, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0xf2, 0xb7, 0x3e,
+];
+
+#[test]
+fn input_that_comes_to_nothing_has_its_turns_too() {
+    let mut driven = open(Deflate::Pass);
+    let payload = [&BARREN.repeat(2400)[..], &[0]].concat();
+    driven.shared.take_work();
+    driven.receive_once(masked(TEXT | RSV1, &payload));
+    let (mut turns, mut cost) = (1, driven.shared.take_work().cost);
+    while let Some(waiting) = driven.session.take_waiting(&mut driven.shared) {
+        driven.receive_once(waiting);
+        let turn = driven.shared.take_work().cost;
+        assert!(turn < 200_000, "{turn} at once");
+        (turns, cost) = (turns + 1, cost + turn);
+    }
+    assert!(turns > payload.len() / 2000, "{turns} turns");
+    assert!(cost as usize > 100 * payload.len(), "{cost} for {} bytes", payload.len());
+    assert_eq!(frames(&driven.sent).iter().map(|(_, payload)| payload.len()).sum::<usize>(), payload.len());
+}
+
+#[test]
+fn messages_of_nothing_have_their_turns_too() {
+    for deflate in [Deflate::Pass, Deflate::Verify, Deflate::Recompress] {
+        let mut driven = open(deflate);
+        driven.shared.take_work();
+        driven.receive_once(masked(TEXT | RSV1, b"").repeat(10_000));
+        assert!(driven.session.is_waiting() && driven.messages < 1000, "{} at once", driven.messages);
+        let cost = driven.shared.take_work().cost;
+        assert!(cost >= 50_000 && cost < 100_000, "{cost}");
+    }
+}
+
 /// A compressor that was in the midst of a block is none for the next message: zlib-rs' reset does not end the block.
 #[test]
 fn a_message_that_is_given_up_leaves_nothing_to_the_next() {

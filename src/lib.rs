@@ -27,7 +27,10 @@
 
 #![warn(missing_docs)]
 // Some of what engines share is used by the tokio-uring engine alone, some of what is counted by the admin listener.
-#![cfg_attr(not(all(feature = "admin", feature = "cli", feature = "tokio-uring")), allow(dead_code))]
+#![cfg_attr(
+    any(not(all(feature = "admin", feature = "cli", feature = "tokio-uring")), target_env = "musl"),
+    allow(dead_code)
+)]
 
 #[cfg(feature = "admin")]
 mod admin;

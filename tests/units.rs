@@ -69,6 +69,13 @@ fn the_service_runs_as_the_user_that_is_made() {
         assert!(users.lines().any(|line| line.starts_with(&format!("u {user} "))), "{user} is not in {users:?}");
     }
     assert_eq!(values(&unit, "User").count(), 1);
+    // cargo-deb packs units by itself, but no users, and its scripts make none.
+    let packed = r#"["deploy/systemd/ringecho.sysusers", "usr/lib/sysusers.d/ringecho.conf", "644"]"#;
+    assert!(read("Cargo.toml").contains(packed), "the Debian package has no users");
+    assert!(
+        read("deploy/debian/postinst").contains("systemd-sysusers ringecho.conf"),
+        "the Debian package makes no user"
+    );
 }
 
 /// The example's settings hold, also those in its comments, each alone.

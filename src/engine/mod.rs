@@ -21,7 +21,7 @@ mod notice;
 pub mod sockets;
 pub mod stopping;
 mod threads;
-#[cfg(feature = "tokio-uring")]
+#[cfg(all(feature = "tokio-uring", not(target_env = "musl")))]
 pub mod tokio_uring;
 pub mod uring;
 
@@ -56,11 +56,12 @@ impl Engine {
     pub fn probe(self) -> Result<(), EngineError> {
         let outcome = match self {
             Self::Uring => uring::probe(),
-            #[cfg(feature = "tokio-uring")]
+            #[cfg(all(feature = "tokio-uring", not(target_env = "musl")))]
             Self::TokioUring => tokio_uring::probe(),
-            #[cfg(not(feature = "tokio-uring"))]
+            #[cfg(any(not(feature = "tokio-uring"), target_env = "musl"))]
             Self::TokioUring => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "this build is without the cargo feature tokio-uring"))
+                let why = "this build is without tokio-uring: the cargo feature is off, or the target is musl";
+                Err(io::Error::new(io::ErrorKind::Unsupported, why))
             }
             Self::Epoll => Ok(()),
         };
@@ -120,9 +121,9 @@ impl Engine {
     ) -> Result<Workers, EngineError> {
         match self {
             Self::Uring => uring::start(plans, listeners, when_full),
-            #[cfg(feature = "tokio-uring")]
+            #[cfg(all(feature = "tokio-uring", not(target_env = "musl")))]
             Self::TokioUring => sockets::start(self, plans, &listeners, when_full, tokio_uring::run),
-            #[cfg(not(feature = "tokio-uring"))]
+            #[cfg(any(not(feature = "tokio-uring"), target_env = "musl"))]
             Self::TokioUring => self.probe().map(|()| unreachable!("the probe fails")),
             Self::Epoll => sockets::start(self, plans, &listeners, when_full, epoll::run),
         }

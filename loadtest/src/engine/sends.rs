@@ -228,7 +228,7 @@ impl Vectors {
             at += part.len();
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
-        self.header.msg_iovlen = count;
+        self.header.msg_iovlen = count as _; // size_t in glibc, int in musl
         bytes.len() + at - start
     }
 }

@@ -245,7 +245,7 @@ struct ServeArgs {
     deflate: DeflateChoice,
 
     /// Let clients take the context of their compression over from one message to the next, with --deflate pass or verify:
-    /// better ratios, for 43 KiB of memory per connection, and all that is compressed is inflated to be checked.
+    /// better ratios, for 48 KiB of memory per connection, and all that is compressed is inflated to be checked.
     #[arg(long, env = "RINGECHO_DEFLATE_CONTEXT", value_parser = BoolishValueParser::new())]
     deflate_context: bool,
 

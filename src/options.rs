@@ -84,7 +84,7 @@ pub struct Options {
     /// What becomes of permessage-deflate, which clients offer: docs/PROTOCOL.md.
     pub deflate: Deflate,
     /// Whether clients may take the context of their compression over from one message to the next, where the echo allows
-    /// it: better ratios, for an inflater of 43 KiB per connection. The default is that they may not.
+    /// it: better ratios, for an inflater of 48 KiB per connection. The default is that they may not.
     pub has_deflate_context: bool,
     /// Bytes of the largest upgrade request. The default is 16 KiB.
     pub max_handshake_size: u64,

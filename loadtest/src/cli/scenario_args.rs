@@ -160,7 +160,7 @@ pub(super) struct ScenarioArgs {
 
     /// How much of made-up messages is filling: 0% is random, 100% all the same [default: 0%; with --deflate 75%]
     ///
-    /// The filling is spread evenly, the rest cannot be compressed. With --text the rest is printable, of which a fifth can be.
+    /// The filling is spread evenly, the rest cannot be compressed. With --text the rest is printable, of which a sixth can be.
     #[arg(long, value_name = "P%", conflicts_with_all = ["message", "message_file"])]
     compressibility: Option<Percent>,
 

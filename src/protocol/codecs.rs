@@ -218,26 +218,40 @@ impl Inflation {
             // Input has its part of the allowance before it is known what it comes to.
             let allowed = (codecs.allowance.div_ceil(INPUT_BYTE) as usize).min(INPUT_AT_ONCE);
             let offered = allowed.min(input.len() - used);
-            let (read, inflated) = self.step(codecs, &input[used..used + offered])?;
+            let (read, inflated) = self.advance(codecs, &input[used..used + offered], max_message_size, utf8, out)?;
             used += read;
-            let barren = read.saturating_sub(inflated) as u32;
-            // A call of the inflater is never for nothing.
-            codecs.spend(1 + read as u32 * INPUT_BYTE + barren * BARREN_BYTE + inflated as u32 / 4 * FOUR_OUTPUT_BYTES);
-            codecs.work.inflated += inflated as u64;
-            self.size += inflated as u64;
-            if self.size > max_message_size {
-                return Err(Violation::MessageTooBig);
-            }
-            let bytes = &codecs.scratch[..inflated];
-            if self.is_text {
-                utf8.push(bytes)?;
-            }
-            if let Some((_, deflater)) = &mut self.deflater {
-                compress(deflater, bytes, FlushCompress::None, out);
-                codecs.spend(inflated as u32 * COMPRESSED_BYTE);
-            }
+            codecs.spend(read.saturating_sub(inflated) as u32 * BARREN_BYTE);
         }
         Ok(used)
+    }
+
+    /// Inflates, checks and compresses anew as much of `input` as one call of the inflater does, whatever is allowed. Returns how
+    /// many bytes it has read, and to how many they have come.
+    fn advance(
+        &mut self,
+        codecs: &mut Codecs,
+        input: &[u8],
+        max_message_size: u64,
+        utf8: &mut Utf8,
+        out: &mut Vec<u8>,
+    ) -> Result<(usize, usize), Violation> {
+        let (read, inflated) = self.step(codecs, input)?;
+        // A call of the inflater is never for nothing.
+        codecs.spend(1 + read as u32 * INPUT_BYTE + inflated as u32 / 4 * FOUR_OUTPUT_BYTES);
+        codecs.work.inflated += inflated as u64;
+        self.size += inflated as u64;
+        if self.size > max_message_size {
+            return Err(Violation::MessageTooBig);
+        }
+        let bytes = &codecs.scratch[..inflated];
+        if self.is_text {
+            utf8.push(bytes)?;
+        }
+        if let Some((_, deflater)) = &mut self.deflater {
+            compress(deflater, bytes, FlushCompress::None, out);
+            codecs.spend(inflated as u32 * COMPRESSED_BYTE);
+        }
+        Ok((read, inflated))
     }
 
     /// Ends the message: what it does not carry is put behind it.
@@ -249,10 +263,11 @@ impl Inflation {
         out: &mut Vec<u8>,
     ) -> Result<(), Violation> {
         debug_assert!(!self.has_more, "a message ends when it is inflated");
-        // Whatever these few bytes end, it fits into the scratch buffer.
-        let allowance = std::mem::replace(&mut codecs.allowance, u32::MAX);
-        self.inflate(codecs, &TAIL, max_message_size, utf8, out)?;
-        codecs.allowance = allowance.saturating_sub(u32::MAX - codecs.allowance);
+        let mut rest = &TAIL[..];
+        while !rest.is_empty() || self.has_more {
+            let (read, _) = self.advance(codecs, rest, max_message_size, utf8, out)?;
+            rest = &rest[read..];
+        }
         if self.is_text {
             utf8.end()?;
         }

@@ -15,28 +15,19 @@ const MODES: [&str; 4] = ["off", "pass", "verify", "recompress"];
 /// What `scripts/other-clients` ends with where they are not installed.
 const NOT_INSTALLED: i32 = 77;
 
-fn agreement(mode: &str) -> &'static str {
-    if mode == "off" { "plain" } else { "deflate" }
-}
-
 #[test]
 fn websockets_and_ws_get_back_what_they_send() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/other-clients");
-    let contexts: [&[&str]; 2] = [&[], &["--deflate-context"]];
-    for mode in MODES {
-        for context in contexts {
-            if !context.is_empty() && !matches!(mode, "pass" | "verify") {
-                continue;
-            }
-            let server = Server::start(&[&["--deflate", mode], context].concat());
-            let url = format!("ws://{}", server.address());
-            let output =
-                Command::new(&script).args([&url, agreement(mode)]).output().expect("a script of this project");
-            if output.status.code() == Some(NOT_INSTALLED) {
-                return println!("NOT tested: {}", String::from_utf8_lossy(&output.stdout));
-            }
-            assert!(output.status.success(), "{mode} {context:?}: {output:?}\n{}", server.output());
+    let with_context = ["pass", "verify"].map(|mode| (mode, &["--deflate-context"][..]));
+    for (mode, context) in MODES.map(|mode| (mode, &[][..])).into_iter().chain(with_context) {
+        let server = Server::start(&[&["--deflate", mode], context].concat());
+        let url = format!("ws://{}", server.address());
+        let agreement = if mode == "off" { "plain" } else { "deflate" };
+        let output = Command::new(&script).args([&url, agreement]).output().expect("a script of this project");
+        if output.status.code() == Some(NOT_INSTALLED) {
+            return println!("NOT tested: {}", String::from_utf8_lossy(&output.stdout));
         }
+        assert!(output.status.success(), "{mode} {context:?}: {output:?}\n{}", server.output());
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! The kernel here completes operations in any legal order, in batches of any size: receives of any size, ended
 //! multishots, empty pools, short sends, cancellations that race with completions, peers that stop reading, half-close,
-//! reset or misbehave, compressed messages that take several turns, a clock that stands still and jumps. The worker's side makes the calls of `worker.rs` in their
-//! order. After each turn the invariants are checked; a failing seed is printed and replays with
-//! `RINGECHO_SIMULATION_SEED`.
+//! reset or misbehave, compressed messages that take several turns, TCP urgent marks, a clock that stands still and jumps.
+//! The worker's side makes the calls of `worker.rs` in their order. After each turn the invariants are checked; a failing
+//! seed is printed and replays with `RINGECHO_SIMULATION_SEED`.
 
 mod heard;
 mod kernel;

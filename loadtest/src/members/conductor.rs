@@ -264,8 +264,9 @@ impl Conductor {
         };
         let name = format!("member {} ({}, {address})", hello.member, hello.host);
         if let Some(end) = &self.end {
-            let why = end.said.clone();
-            return self.refuse(peer, &why);
+            let end = FromConductor::End { code: end.code, said: end.said.clone() };
+            self.actions.push_back(Action::Send(peer, end));
+            return self.close(peer);
         }
         if self.is_complete() {
             self.notes.push(format!("refused {name}: it came late"));

@@ -25,7 +25,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::conductor::{Conductor, Setup};
+use self::conductor::{Conductor, End, Setup};
 use self::member::{Member, Milestone, Step};
 use self::message::{Fingerprint, FromMember, Hello, PROTOCOL};
 use self::net::{Shared, instant_of, now_ns, ns_of};
@@ -345,10 +345,9 @@ fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunE
             Ok(stream) => {
                 let link = link(meet, stream, interrupt)?;
                 match accepted(&link, until, interrupt) {
-                    None => return Ok(link),
-                    // It was said in so many words.
-                    Some((why, true)) => return Err(RunError::Ended { code: conductor::CANNOT_RUN, said: why }),
-                    Some((why, false)) => why,
+                    Acceptance::Accepted => return Ok(link),
+                    Acceptance::Ended(End { code, said }) => return Err(RunError::Ended { code, said }),
+                    Acceptance::Unanswered(why) => why,
                 }
             }
             Err(error) => error.to_string(),
@@ -366,8 +365,18 @@ fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunE
     }
 }
 
-/// Waits until the conductor has accepted this member: `None` if it has; else why not, and whether it has said so itself.
-fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Option<(String, bool)> {
+/// What became of a hello.
+#[derive(Debug, PartialEq, Eq)]
+enum Acceptance {
+    Accepted,
+    /// The conductor says in so many words that it is over, for this member or, with the code of all, for all.
+    Ended(End),
+    /// Why there is no answer.
+    Unanswered(String),
+}
+
+/// Waits until the conductor has accepted this member, or not.
+fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Acceptance {
     let (mut until, mut raised) = (until, None);
     loop {
         if interrupt.is_raised() {
@@ -375,14 +384,15 @@ fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Opt
             until = until.min(*raised.get_or_insert_with(|| Instant::now() + LAST_WORDS));
         }
         let outcome = link.wait(LOOK, |it| match it.end() {
-            Some(end) => Some(Some((end.said.clone(), it.is_told_to_end()))),
-            None => it.meeting().map(|_| None),
+            Some(end) if it.is_told_to_end() => Some(Acceptance::Ended(end.clone())),
+            Some(end) => Some(Acceptance::Unanswered(end.said.clone())),
+            None => it.meeting().map(|_| Acceptance::Accepted),
         });
         if let Some(outcome) = outcome {
             return outcome;
         }
         if Instant::now() >= until {
-            return Some(("it did not answer".to_owned(), false));
+            return Acceptance::Unanswered("it did not answer".to_owned());
         }
     }
 }
@@ -415,4 +425,38 @@ fn thread(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> 
         }
     });
     spawned.map(drop).map_err(|error| RunError::System("cannot start a thread", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::message::FromConductor;
+
+    #[test]
+    fn an_end_right_behind_the_welcome_keeps_its_code() {
+        let (token, nonce) = (Token::new("t"), token::nonce());
+        let hello = Hello {
+            protocol: PROTOCOL,
+            ringload: "1.0".to_owned(),
+            member: 1,
+            members: 2,
+            host: "host".to_owned(),
+            nonce: nonce.clone(),
+            scenario: Fingerprint::new(),
+        };
+        let judge = |messages: &[FromConductor]| {
+            let mut member = Member::new(hello.clone(), token.clone(), 0);
+            messages.iter().for_each(|message| member.received(message.clone(), 0));
+            member.gone("its connection ended");
+            accepted(&net::shared(member).unwrap(), Instant::now(), &Interrupt::default())
+        };
+        let meeting = "meeting".to_owned();
+        let welcome = FromConductor::Welcome { proof: token.sign(token::Side::Conductor, &nonce, &meeting), meeting };
+        let end = End { code: 143, said: "ended before the start by signal 15 at member 1".to_owned() };
+        let told = FromConductor::End { code: end.code, said: end.said.clone() };
+        assert_eq!(judge(&[welcome, told.clone()]), Acceptance::Ended(end.clone()));
+        assert_eq!(judge(&[told]), Acceptance::Ended(end));
+        let lost = "member 0 does not answer: its connection ended".to_owned();
+        assert_eq!(judge(&[]), Acceptance::Unanswered(lost));
+    }
 }

@@ -394,6 +394,16 @@ fn strangers_and_latecomers_are_refused_and_the_others_go_on() {
 }
 
 #[test]
+fn who_comes_behind_the_end_ends_like_all() {
+    let (mut world, stranger) = newcomer(hello(2, 3), "x", false);
+    world.processes[stranger as usize].is_alive = false;
+    world.conductor.received(1, FromMember::Stop { signal: 2 }, SECOND);
+    let peer = world.add(hello(2, 3), "t");
+    world.turns_until(|world| world.processes[peer as usize].member.end().is_some());
+    world.ends(130, "ended before the start by signal 2 at member 1");
+}
+
+#[test]
 fn a_member_that_does_not_fit_stops_all_before_the_start() {
     let scenario = Fingerprint::from([("connections".to_owned(), "6".to_owned()), ("rate".to_owned(), "7".to_owned())]);
     let fits = hello(2, 3);

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::ServeArgs;
+use super::serve_args::ServeArgs;
 
 /// Flags that are none of the file's business.
 const NOT_IN_FILES: [&str; 2] = ["config", "print-config"];

@@ -153,9 +153,9 @@ pub struct OpenLoop {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Arrivals {
-    /// At equal intervals, each connection in its turn.
+    /// At equal intervals, the connections in turn
     Constant,
-    /// Independently of each other, as those of many users do.
+    /// At random, like those of many independent users
     Poisson,
 }
 

@@ -18,8 +18,8 @@ use crate::thresholds::{self, Threshold};
 pub struct Results {
     /// Write everything as JSON; - is standard output
     ///
-    /// Its form is docs/ringload.schema.json; `ringload report` reads it again. With - what people read goes to standard
-    /// error, with --quiet nowhere.
+    /// The form is docs/ringload.schema.json; `ringload report` reads it again. With - the table goes to standard
+    /// error, or is left out with --quiet.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
@@ -44,8 +44,8 @@ pub struct Results {
 
     /// Exit code 1 if this holds, like "p99>5ms"
     ///
-    /// Like "errors>0" or "rate<100k"; may be given several times. docs/LOADTEST.md lists what can be named, and so does
-    /// the message about a condition that names nothing.
+    /// Like "errors>0" or "rate<100k"; may be given several times. docs/LOADTEST.md lists what can be named, as does
+    /// the error message for an unknown name.
     #[arg(long, value_name = "CONDITION", action = clap::ArgAction::Append)]
     pub fail_if: Vec<Threshold>,
 }

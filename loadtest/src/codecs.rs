@@ -1,7 +1,7 @@
-//! Compression of a thread's connections (RFC 7692): what each compresses and inflates with.
+//! Compressors and inflaters of a thread's connections (RFC 7692).
 //!
-//! A message that needs no earlier one is compressed and inflated with what the thread has for all connections; a connection
-//! whose messages may need earlier ones keeps a compressor or an inflater of its own from the first message on.
+//! Messages without context takeover use the compressor and inflater that the thread has for all connections; a connection
+//! with context takeover keeps its own from its first message on.
 
 use crate::message::precompressed::Precompressed;
 use crate::message::{MessageId, Messages};

@@ -1,4 +1,4 @@
-//! How the run's phases reach its threads.
+//! Shared state of a run: how phases and counts travel between the main thread and the load threads.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

@@ -1,4 +1,4 @@
-//! Why connections cannot be opened, and how the server ends them.
+//! Causes of failed connection attempts, and of connections ended by the server.
 
 use std::collections::BTreeMap;
 use std::fmt;

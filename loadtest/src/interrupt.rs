@@ -1,5 +1,5 @@
-//! Ends a run early: in order at the first signal or key, at once at the second. Stops it, and lets it go on, with the
-//! terminal in the hands of the shell meanwhile.
+//! Ends a run early: in order at the first signal or key, at once at the second. Also suspends and continues it, giving the
+//! terminal to the shell meanwhile.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
-//! Latencies while they happen: what one thread records, the conductor reads once a second.
+//! Live latencies: recorded by one thread, read by the main thread once a second.
 //!
-//! Nothing is swapped and neither side waits: the owner counts up in memory of its own, and a reader takes what a bucket has
-//! grown by since it last looked. The buckets are those of an `HdrHistogram` with two significant digits, so nothing is
-//! lost on the way into one.
+//! Neither side waits for the other: the owner increments counters of its own, and a reader takes the growth of each bucket
+//! since its last read. The buckets are those of an `HdrHistogram` with two significant digits, so converting to one loses
+//! nothing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

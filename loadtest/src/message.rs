@@ -1,9 +1,9 @@
-//! What is sent, and whether what came back is the same.
+//! Messages: their bytes, and the comparison of echoes with them.
 //!
-//! Every message is a function of its connection's number and its place in that connection's sequence, so an echo can
-//! be checked byte for byte without keeping what was sent. Messages of at least [`ID_LEN`] bytes start with both
-//! numbers in letters (valid UTF-8, whatever the opcode); the rest is cut from one shared table. Messages that the user
-//! brings along are a function of the same two numbers.
+//! Every message is a function of its connection's number and its position in that connection's sequence, so an echo can be
+//! checked byte for byte without storing what was sent. Messages of at least [`ID_LEN`] bytes start with both numbers in
+//! letters (valid UTF-8 with either opcode); the rest is cut from one shared table. The user's own messages are a function
+//! of the same two numbers.
 
 pub mod expect;
 pub mod own;

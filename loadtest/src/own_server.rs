@@ -1,4 +1,4 @@
-//! A ringecho of one's own: the same executable again, as a child process that never outlives this one.
+//! A ringecho as a child process: the same executable again, which never outlives this process.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};

@@ -1,4 +1,4 @@
-//! When the next connection may begin.
+//! Connect pacing: when the next connection attempt may begin.
 
 /// Paces connection attempts: at most so many a second, at most so many at a time.
 ///

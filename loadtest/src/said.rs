@@ -1,5 +1,5 @@
-//! What a server started for the run says: read all the time, so that it never waits for a full pipe, and its last lines
-//! kept for the case that it fails.
+//! Output of a server started for the run: read continuously, so that its pipe never fills up; the last lines are kept for
+//! error messages.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};

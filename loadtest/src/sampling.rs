@@ -1,4 +1,4 @@
-//! What the system says both sides use: processor time and memory of a process, memory of the kernel's sockets.
+//! Resource usage as the system reports it: processor time and memory of a process, memory of the kernel's sockets.
 
 pub mod group;
 pub mod processes;

@@ -1,4 +1,4 @@
-//! What a run is to do: settings resolved and checked, and how they divide among threads.
+//! The scenario of a run: settings resolved and checked, and their division among threads.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! When messages are due in an open loop, and which connection is next.
+//! The schedule of an open loop: when messages are due, and on which connection.
 //!
 //! A connection's messages follow each other at intervals that are a function of the connection's number and of when the
-//! message before was due. So nothing is kept for a message that is due but not sent, or sent but not back:
-//! two clocks per connection walk over the same intervals, one when messages are sent, one when they are settled.
-//! However long a server stalls, its backlog takes no memory, and each echo still counts from when its message was due.
+//! message before was due. So no state is kept for messages that are due but not sent, or sent but not echoed: two clocks
+//! per connection walk over the same intervals, one when messages are sent, one when they are settled. However long a server
+//! stalls, its backlog takes no memory, and each echo still counts from when its message was due.
 //!
 //! No I/O and no clock of its own: time is an argument, in nanoseconds since a moment that is the same for all threads.
 

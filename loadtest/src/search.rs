@@ -1,4 +1,5 @@
-//! Finds the most that a server bears: the highest rate, or the most connections, in a bounded number of short runs.
+//! Searches for the highest rate, or the highest number of connections, that a server sustains, by a bounded number of short
+//! runs.
 
 mod goal;
 mod knee;

@@ -1,4 +1,4 @@
-//! The server that is measured: found, or started for the run.
+//! The server under test: a given process, or one started for the run.
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 

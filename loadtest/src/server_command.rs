@@ -1,4 +1,4 @@
-//! A server of somebody else's, started for the run by `--server-cmd` and stopped after it.
+//! A server started for the run by `--server-cmd`, and stopped after it.
 
 use std::io::{self, PipeReader};
 use std::net::TcpStream;

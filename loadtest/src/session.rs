@@ -1,4 +1,4 @@
-//! One connection's echoes: what was sent, what has come back, and whether it is the same.
+//! The judge of one connection's echoes: what was sent, what has come back, and whether it is the same.
 //!
 //! No I/O and no clock: bytes and time come in as arguments.
 

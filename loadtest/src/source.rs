@@ -1,4 +1,4 @@
-//! Which local addresses the connections come from, so that ports never run out.
+//! Source addresses of connections, chosen so that ports do not run out.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! What a run counts. Every thread counts for itself; other threads see copies, and the end adds them up.
+//! Counters of a run. Each thread has its own; other threads see copies, which are added up at the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

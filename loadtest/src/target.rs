@@ -1,4 +1,4 @@
-//! Where the load goes.
+//! Targets of the load.
 
 pub mod routes;
 

@@ -1,4 +1,4 @@
-//! What must not happen: conditions on the results, like `p99>5ms`, that fail a run.
+//! Thresholds: conditions on the results, like `p99>5ms`, that fail a run.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What both sides have used of the processors between two moments.
+//! Processor time of both sides between two moments.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! `ringload compare`: servers against each other.
+//! `ringload compare`: its arguments and subcommands.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The options of a run that several processes do together.
+//! Options of a run by several processes.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `ringload report`: shows results again, merges those of several machines, or lays two side by side.
+//! `ringload report`: shows stored results, merges those of several machines, or compares two.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The options that make a scenario, on the command line and in a scenario file.
+//! Options of a scenario, on the command line and in a scenario file.
 
 use std::path::PathBuf;
 use std::time::Duration;

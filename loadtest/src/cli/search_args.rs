@@ -1,4 +1,4 @@
-//! The options of a search.
+//! Options of a search.
 
 use clap::Args;
 

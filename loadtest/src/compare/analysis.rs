@@ -1,5 +1,5 @@
-//! What follows from the measurements: medians, ratios to the baseline with their verdicts, groups that cannot be told
-//! apart, drift, and conditions that fail a comparison.
+//! Conclusions from the measurements: medians, ratios to the baseline with their verdicts, groups of servers that cannot be
+//! told apart, drift, and conditions that fail a comparison.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Builds servers, and keeps what that said.
+//! Builds servers, and keeps the output of the builds.
 
 use std::fs::File;
 use std::path::PathBuf;

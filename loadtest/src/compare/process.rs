@@ -1,4 +1,4 @@
-//! A server's process: started on its processors and in a control group of its own, awaited, looked at, and stopped.
+//! A server's process: started on its processors and in a control group of its own, awaited, sampled, and stopped.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

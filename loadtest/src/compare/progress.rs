@@ -1,5 +1,5 @@
-//! What a comparison shows while it goes on: the matrix as it fills and the time left on a terminal, a line for each
-//! measurement elsewhere, or nothing.
+//! Progress of a comparison: on a terminal the matrix as it fills and the time left, elsewhere a line per measurement, or
+//! nothing.
 
 mod screen;
 

@@ -1,4 +1,4 @@
-//! The rounds of a comparison: which server is measured when, and what is kept.
+//! The rounds of a comparison: the order in which servers are measured, and the results that are stored.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

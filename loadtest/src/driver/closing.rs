@@ -1,5 +1,5 @@
-//! The end of a connection's life: closed in order, closed by the server, or given up; then let go of, but not before
-//! the transport has.
+//! The end of a connection: closed in order, closed by the server, or given up. Its entry is freed when the transport has
+//! released it, too.
 
 use std::sync::atomic::Ordering;
 

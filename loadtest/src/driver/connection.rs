@@ -1,4 +1,4 @@
-//! What the driver remembers of a connection. There may be millions, so this is one cache line.
+//! The driver's state of a connection. There may be millions, so it is one cache line.
 
 use crate::message::Messages;
 use crate::session::Session;

@@ -1,11 +1,10 @@
-//! What one thread of the load generator decides: the whole life of its connections, without the means to live it. There
-//! is no ring, no socket and no clock here.
+//! The decisions of one load thread about its connections, over their whole life, without I/O: no ring, no socket and no
+//! clock.
 //!
-//! A transport tells what happens (connected, bytes received, sent, room again, ended, the time) and does what is wanted
-//! ([`Want`]). What a connection sends is asked for with [`Driver::fill`] when there is room for it, so that nothing is
-//! kept that waits to be sent. `opening`, `sending` and `closing` are the parts of a connection's life, `upkeep` what
-//! happens to it in between; each calls what comes later in it, never the other way round but for `opening::begin`, with
-//! which a life begins anew.
+//! A transport reports events (connected, bytes received, sent, room again, ended, the time) and carries out the wants
+//! ([`Want`]) that come back. It asks for the bytes of a connection by [`Driver::fill`] when there is room for them, so that
+//! no output is stored. `opening`, `sending` and `closing` are the phases of a connection's life, `upkeep` is what happens
+//! to it in between. Each calls only later phases, except for `opening::begin`, which reopens a connection.
 
 mod closing;
 mod connection;

@@ -1,4 +1,4 @@
-//! The beginning of a connection's life: connect, upgrade, greet; within a time, and as many as the plan wants.
+//! The opening of connections: connect, upgrade, greet; within the timeout, and as many as the plan wants.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

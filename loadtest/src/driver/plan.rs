@@ -1,6 +1,6 @@
-//! The plan of a run: how many connections are held, and how many messages a second are sent, as functions of time.
+//! The plan of a run: the number of connections and the message rate as functions of time.
 //!
-//! Time 0 is when load begins: with the warm-up, or, without one, with the measured time.
+//! Time 0 is when load begins: the start of the warm-up, or without one of the measured time.
 
 use std::time::Duration;
 

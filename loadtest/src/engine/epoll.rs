@@ -1,5 +1,5 @@
-//! The transport for machines that forbid `io_uring`, as the default profiles of containers do: epoll, sockets that never
-//! wait, and a system call for each receive and send. All descriptors are in the process's one table.
+//! The epoll transport, for machines that forbid `io_uring`, as the default profiles of containers do: non-blocking sockets,
+//! and a system call for each receive and send. All descriptors are in the process's one table.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
-//! Moves the bytes: does what the [driver](crate::driver) wants, and tells it what happens.
+//! Transports: carry out the wants of the [driver](crate::driver), and report events to it.
 //!
-//! There are two transports, `ring` on `io_uring` and `epoll` for machines that forbid it, each with a thread's own ring or
-//! epoll set. `layer` is what lies between them and the driver: nothing, or TLS. `sends` holds what is being sent.
+//! There are two transports, `ring` on `io_uring` and `epoll` for machines that forbid it, each with one ring or epoll set
+//! per thread. `layer` is what lies between them and the driver: nothing, or TLS. `sends` holds the send buffers.
 
 mod epoll;
 mod layer;

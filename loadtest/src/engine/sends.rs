@@ -1,4 +1,4 @@
-//! What is being sent: a few buffers, used last in first out, so that they stay in cache.
+//! Send buffers: a few, used last in first out, so that they stay in cache.
 
 use std::num::NonZeroU32;
 

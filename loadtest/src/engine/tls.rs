@@ -1,6 +1,6 @@
-//! TLS between a transport and the driver, without I/O: records are opened where they are, and sealed into the buffer that is
-//! sent. rustls makes the handshake; the records of TLS 1.3 are then [`tlsrecord`]'s, those of TLS 1.2 remain rustls'. An
-//! idle connection has no buffer, only its secrets or what rustls keeps of it.
+//! TLS between a transport and the driver, without I/O: records are opened in place, and sealed into the send buffer. rustls
+//! makes the handshake; records of TLS 1.3 are then handled by [`tlsrecord`], those of TLS 1.2 by rustls. An idle connection
+//! has no buffer, only its secrets or rustls' state.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

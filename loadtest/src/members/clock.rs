@@ -1,5 +1,5 @@
-//! How far the conductor's clock is from this one, and how wrong that may be: a ping goes there and back, and the conductor
-//! looked at its clock somewhere in between. Monotonic clocks on both sides; no NTP is needed.
+//! The offset of the conductor's clock from this one, and its error bound: a ping makes a round trip, and the conductor
+//! reads its clock somewhere in between. Monotonic clocks on both sides; no NTP is needed.
 
 use std::collections::VecDeque;
 

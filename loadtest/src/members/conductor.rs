@@ -1,5 +1,5 @@
-//! What the conductor decides: which peers are members, when a phase begins, which are lost, when it is over. No socket and no clock:
-//! what happens is told with its time, what is to be done is asked for with [`Conductor::next_action`].
+//! The conductor: which peers are members, when a phase begins, which members are lost, when the run is over. No socket and
+//! no clock: events come with their time, actions are returned by [`Conductor::next_action`].
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,5 +1,5 @@
-//! What a member's end of the connection knows: how far the conductor's clock is, which phase begins when, whether it is over.
-//! No socket and no clock, as with the [conductor](super::conductor).
+//! A member's end of the connection: the clock offset, when each phase begins, whether the run is over. No socket and no
+//! clock, as with the [conductor](super::conductor).
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! What members and their conductor say to each other: JSON, each message with its length before it.
+//! Messages between members and conductor: JSON, each with its length in front.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,12 @@
-//! One run by many processes, on as many machines as there are: one start, one stop, one report.
+//! One run by many processes on one or more machines: one start, one stop, one report.
 //!
-//! Member 0 conducts, and is a member like the others beside that. Each member does its [`Portion`] of the scenario, which is
-//! divided among members as it is among a machine's threads. Before each phase that waits for something, all members wait
-//! for each other, and then begin at one instant, which each knows by its own clock.
+//! Member 0 conducts the run, and also is a member like the others. Each member does its [`Portion`] of the scenario, which
+//! is divided among members as among the threads of a machine. At the barriers between phases all members wait for each
+//! other, and then begin at one instant, by their own clocks.
 //!
-//! - [`message`] is what they say to each other, [`token`] shows that they belong together, [`clock`] compares clocks.
-//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes up on time.
-//! - [`Together`] is what the rest of ringload knows of it.
+//! - [`message`] has the messages, [`token`] proves that a peer belongs to the run, [`clock`] measures clock offsets.
+//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes threads promptly.
+//! - [`Together`] is the interface to the rest of ringload.
 
 pub mod clock;
 pub mod conductor;

@@ -1,5 +1,5 @@
-//! The sockets between members and their conductor: one thread on either side, which waits for all of its own and tells
-//! [`Conductor`] or [`Member`] what has come.
+//! The sockets between members and conductor: one thread on either side, which waits for all of its sockets and passes
+//! messages to [`Conductor`] or [`Member`].
 
 use std::collections::BTreeMap;
 use std::fs::File;

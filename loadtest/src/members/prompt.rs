@@ -1,4 +1,4 @@
-//! Waking up on time, also where other processes keep the processors busy.
+//! Prompt wake-ups, also when other processes keep the processors busy.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What is expected to come back for a message, and so what is verified.
+//! The expected answer to a message, and so what is verified.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! How large messages are.
+//! Message sizes.
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! The time series for spreadsheets: one line per sample, all fields numbers but the phase; what is not known is empty.
+//! The time series as CSV: one line per sample, all fields numeric except the phase; unknown values are empty.
 
 use std::io::{self, LineWriter, Write};
 use std::path::Path;

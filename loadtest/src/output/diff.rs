@@ -1,4 +1,4 @@
-//! Two results side by side: what came out of both, by how much it changed, and what was not the same about the load.
+//! Two results side by side: both values, the change, and differences of the load.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! What is shown while a run goes on: a live screen on a terminal, a line a second elsewhere, or nothing.
+//! Progress display of a run: a live screen on a terminal, a line a second elsewhere, or nothing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The files that the results are written to, and the flags that name them.
+//! Output files, and the flags that name them.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! What leaves a run while it goes on: the CSV file grows by a line with each sample, and the metrics can be scraped.
+//! Output during a run: the CSV file grows by a line per sample, and metrics can be scraped.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What a run shows: a screen or lines while it goes on; at its end a table, and files for people and programs.
+//! Output of a run: a screen or lines during it; at its end a table, and files for people and programs.
 
 pub mod csv;
 pub mod diff;

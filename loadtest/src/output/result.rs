@@ -1,4 +1,4 @@
-//! The result in one sentence, with its reasons: what the table, the page and the summary begin with.
+//! The result in one sentence, with its reasons: the beginning of table, page and summary.
 
 use super::report::Report;
 use super::units::{count, counted};

@@ -1,4 +1,4 @@
-//! The live screen: where the run is, how fast it is and what goes wrong, drawn a few times a second.
+//! The live screen: phase, rate and faults of a run, drawn a few times a second.
 
 mod view;
 

@@ -1,4 +1,4 @@
-//! A control group for one server: all its processes in it, those that have ended as well (cgroups(7)).
+//! A control group for one server, which accounts for all its processes, including those that have ended (cgroups(7)).
 //!
 //! Version 2 counts processor time in every group, whatever controllers are on; version 1 does it with `cpuacct`. Memory
 //! takes the controller of that name in both.

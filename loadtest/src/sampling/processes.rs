@@ -1,6 +1,6 @@
-//! A process with all its descendants, and which processors it may use.
+//! A process with all its descendants, and the processors that it may use.
 //!
-//! Servers fork: what counts is the whole tree, not the process that was started first.
+//! Servers fork: the whole process tree counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,4 +1,4 @@
-//! What a run must keep to: `p99=10ms`.
+//! Goals of a search: `p99=10ms`.
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! Between what holds and what does not: up in large steps until something fails, then halving what is between.
+//! The search strategy: up in large steps until a value fails, then bisection.
 
 /// The values of a search.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Where connections really go: `--connect-to` sends them to another host, `--resolve` answers for the resolver.
+//! Routes: `--connect-to` redirects connections to another host, `--resolve` replaces the resolver.
 
 use std::net::IpAddr;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! permessage-deflate (RFC 7692), the client's side: what is offered, and which answers to that are one.
+//! permessage-deflate (RFC 7692), the client's side: offers, and validation of the answer.
 
 pub mod stream;
 mod window;

@@ -1,4 +1,4 @@
-//! Frames: strict reading of what a server sends, writing of what a client sends.
+//! Frames: strict parsing of a server's, writing of a client's.
 
 use thiserror::Error;
 

@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455 section 4.1): the request, and what counts as an answer to it.
+//! The opening handshake (RFC 6455 section 4.1): the request, and validation of the answer.
 
 pub mod answer;
 pub mod template;

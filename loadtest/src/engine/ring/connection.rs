@@ -1,4 +1,4 @@
-//! What this transport keeps beside a connection.
+//! The state of a connection that belongs to this transport.
 
 use crate::engine::sends::SendKey;
 

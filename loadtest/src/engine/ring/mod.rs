@@ -1,7 +1,7 @@
 //! The transport on `io_uring`: one ring per thread, batched, with no buffer for an idle connection.
 //!
-//! Here is the loop; `receiving` and `sending` are the ways of bytes, `operations` are the submissions and their names.
-//! `alarms` wake the thread, `stamps` tell when the kernel has received something.
+//! This file has the loop; `receiving` and `sending` move bytes, `operations` has the submissions and their tokens, `alarms`
+//! wake the thread, `stamps` are the kernel's receive times.
 
 mod alarms;
 mod connection;

@@ -1,4 +1,4 @@
-//! The submissions of this engine, and the names by which their completions are recognised.
+//! The submissions of this transport, and the tokens that identify their completions.
 
 use std::net::SocketAddr;
 

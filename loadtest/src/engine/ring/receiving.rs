@@ -1,7 +1,8 @@
-//! Receiving: which connections have input, what it is, and when it came.
+//! Receiving: which connections have input, the bytes, and when they arrived.
 //!
-//! A poll tells that a connection has input. It waits in a queue, first come, first served, and each turn receives from as many as
-//! the buffers are thought to suffice for: so they are not used up, and no connection waits for long.
+//! A poll reports that a connection has input. The connection joins a queue, first come, first served, and each turn
+//! receives from as many as the buffers are expected to suffice for: so buffers are not exhausted, and no connection waits
+//! for long.
 
 use std::collections::VecDeque;
 

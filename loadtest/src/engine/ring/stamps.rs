@@ -1,8 +1,8 @@
-//! When the kernel received what a receive brings.
+//! Time stamps: when the kernel received the bytes of a receive.
 //!
-//! An echo has come back when the kernel has it, not when this thread gets round to looking: so the thread may look at
-//! several together without making their latencies longer, and what it does meanwhile does not count as the server's.
-//! The kernel tells the time of the last byte (`SO_TIMESTAMPNS`, socket(7)) beside the bytes.
+//! An echo counts as received when the kernel has it, not when this thread reads it: so the thread may read several together
+//! without lengthening their latencies, and its own delays do not count as the server's. The kernel reports the time of the
+//! last byte (`SO_TIMESTAMPNS`, socket(7)) beside the bytes.
 
 use std::time::Duration;
 

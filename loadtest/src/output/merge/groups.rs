@@ -1,6 +1,6 @@
-//! Which runs can be one result: those of one target at one time, each once.
+//! Groups of runs that can be merged: those of one target at one time, each once.
 //!
-//! Rates that were not reached at the same time add up to one that never was.
+//! Rates that were not reached at the same time must not be added up.
 
 use std::collections::BTreeSet;
 

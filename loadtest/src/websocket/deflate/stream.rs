@@ -1,5 +1,5 @@
-//! Messages compressed and inflated (RFC 7692 section 7.2): raw DEFLATE, each message ended by a flush whose last four bytes
-//! are left out.
+//! Compression and inflation of messages (RFC 7692 section 7.2): raw DEFLATE, each message ended by a flush whose last four
+//! bytes are left out.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 

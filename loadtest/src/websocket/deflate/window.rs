@@ -1,5 +1,4 @@
-//! Inflating with a window of exactly the size that was agreed on: what refers further back is refused, as it should be, and
-//! not looked up. zlib-rs has 32 KiB whatever it is asked for.
+//! Inflation with a window of exactly the negotiated size: references beyond it are refused. zlib-rs always uses 32 KiB.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The server's answer to an upgrade request: an upgrade, a refusal, or nothing of the kind.
+//! The server's answer to an upgrade request: an upgrade, a refusal, or something else.
 
 use std::fmt;
 

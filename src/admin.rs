@@ -1,6 +1,6 @@
-//! The admin listener: health, readiness, metrics and status of a server that runs, over HTTP, on a thread of its own.
+//! The admin listener: health, readiness, metrics and status of a running server over HTTP, on a separate thread.
 //!
-//! It reads the workers' counters when somebody asks; workers do nothing for it.
+//! Requests read the workers' counters; workers do nothing for it.
 
 mod health;
 mod metrics;

@@ -1,4 +1,4 @@
-//! What [`Options`] come to on this machine, checked, and what limited it.
+//! The configuration: [`Options`] checked and resolved on this machine, and what limited them.
 
 use std::fmt;
 use std::io;

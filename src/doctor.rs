@@ -1,6 +1,6 @@
-//! What this machine can hold, and what would limit it first: `ringecho doctor`.
+//! `ringecho doctor`: how many connections this machine can hold, and what would limit it first.
 //!
-//! `facts.rs` asks the kernel, `checks.rs` judges, without asking anything; here it becomes a report.
+//! `facts.rs` reads facts from the kernel, `checks.rs` evaluates them without further system calls; the report is made here.
 
 mod checks;
 mod facts;

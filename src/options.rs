@@ -1,5 +1,5 @@
-//! What a server is asked to be: plain data, whether it comes from flags, from the environment or from a program that
-//! embeds the server. [`Config::resolve`](crate::Config::resolve) checks it.
+//! The requested settings of a server: plain data, from flags, the environment or a program that embeds the server.
+//! [`Config::resolve`](crate::Config::resolve) checks it.
 
 use std::path::PathBuf;
 use std::time::Duration;

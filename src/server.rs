@@ -1,4 +1,4 @@
-//! A server's life: bind, start the workers, wait until it is told to stop, drain.
+//! The server: bind, start the workers, wait for the end, drain.
 
 use std::fmt;
 use std::io;

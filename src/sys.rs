@@ -1,4 +1,4 @@
-//! What the operating system grants: descriptors, processors, standard error.
+//! Single system calls: limits, processors, signals, standard error.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;

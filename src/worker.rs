@@ -1,5 +1,5 @@
-//! What a worker shares with the rest of the process: its counters and an eventfd that wakes it. Nothing on the way of a
-//! message is shared between workers.
+//! State that a worker shares with the rest of the process: its counters and an eventfd that wakes it. Workers share no
+//! state on the path of a message.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -75,7 +75,7 @@ impl Sub for CpuTime {
 pub struct Memory {
     /// Resident.
     pub rss_bytes: u64,
-    /// Resident, shared pages divided among those who share them; absent where this may not be asked, as of the
+    /// Resident, shared pages divided among the processes that share them; absent where this may not be asked, as of the
     /// processes of another user.
     pub pss_bytes: Option<u64>,
     /// Resident and backed by no file.

@@ -74,7 +74,7 @@ pub fn run(
         let live = live.as_mut().expect("just made");
         let mut step = try_out(search, &settings, value, &interrupt, live)?;
         if step.fault.is_some() && !step.is_cut_short {
-            // One bad run may be somebody else's fault.
+            // A single bad run may be caused by other load on the machine.
             step = try_out(search, &settings, value, &interrupt, live)?;
         }
         if step.is_cut_short {

@@ -43,7 +43,7 @@ pub enum ServerCommandError {
     /// Not a command.
     #[error("--server-cmd {0:?} is no command: its quotes do not match, or it is empty")]
     Syntax(String),
-    /// Somebody else's server would be measured.
+    /// Another server, which already listens there, would be measured.
     #[error(
         "something listens on {0} already: stop it, or leave --server-cmd out and name its process with --server-pid"
     )]

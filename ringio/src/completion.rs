@@ -1,4 +1,4 @@
-//! What the kernel says about an operation.
+//! Completions: what the kernel reports about an operation.
 
 use io_uring::cqueue;
 

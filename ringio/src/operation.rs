@@ -1,4 +1,4 @@
-//! What a ring can be asked to do.
+//! Operations that a ring can be asked to do.
 
 use std::marker::PhantomData;
 use std::num::NonZeroU32;

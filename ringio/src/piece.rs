@@ -1,4 +1,4 @@
-//! What one receive brought.
+//! A piece: the bytes of one receive.
 
 use std::fmt;
 use std::marker::PhantomData;

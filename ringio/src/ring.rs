@@ -1,4 +1,4 @@
-//! One `io_uring` and how this project drives it: push submissions, enter, reap everything.
+//! One `io_uring`: push submissions, enter, reap all completions.
 
 use std::io;
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
 //! Pools without a ring, and the kernel's side of them: for simulations, and for Miri.
 //!
-//! The simulated kernel posts completions ([`Posted`]), its user delays them and in the end reaps each, those that name a
+//! The simulated kernel posts completions ([`Posted`]); its user delays them, and reaps each in the end, those that name a
 //! buffer in the order of their posting: that is the order of a completion queue.
 
 use std::cell::Cell;

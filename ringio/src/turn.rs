@@ -1,4 +1,4 @@
-//! How much a turn of a loop receives.
+//! The amount of receiving in one turn of a loop.
 
 /// Receives per turn. More would let the first of them fall out of the caches before they are answered.
 pub const RECEIVES_MAX: usize = 128;

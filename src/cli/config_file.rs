@@ -1,7 +1,7 @@
 //! The configuration file: a TOML table whose keys are the names of the flags.
 //!
-//! It becomes arguments for those settings that neither the command line nor the environment gives, so that all values go
-//! through the same checks. Mistakes are told with their line and the nearest right word.
+//! It becomes arguments for settings that neither the command line nor the environment gives, so that all values go through
+//! the same checks. Errors have their line and the closest valid key.
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! The log: lines on standard error, written by a thread of its own.
+//! The log: lines on standard error, written by a separate thread.
 //!
-//! Whatever becomes of standard error, no worker waits for it: lines that it does not take are dropped.
+//! No worker waits for standard error: lines that it does not take are dropped.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};

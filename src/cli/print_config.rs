@@ -1,4 +1,4 @@
-//! `--print-config`: all settings, as a file for `--config`, and where each comes from.
+//! `--print-config`: all settings, as a file for `--config`, with the origin of each.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! The program around the server: what it starts in which order, its start-up line, its last words.
+//! The program around the server: start-up order, start-up line, summary.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

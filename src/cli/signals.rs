@@ -1,4 +1,4 @@
-//! The program's signals: which there are, what they do, and the drain that the first one to end it begins.
+//! The program's signals, what each does, and the drain at the first one that ends it.
 
 use std::io;
 use std::thread;

@@ -1,4 +1,4 @@
-//! Where to listen: the entries of `--listen`, checked and resolved.
+//! Listeners: the entries of `--listen`, checked and resolved.
 //!
 //! ```text
 //! HOST:PORT | unix:PATH | unix:@NAME | systemd      with tls: in front, and behind it  ?option=value&option=value

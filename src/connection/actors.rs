@@ -1,5 +1,4 @@
-//! Connections that do something later or of their own accord, for they were asked for a behaviour: sources, and echoes
-//! that are held back. Only they have state here.
+//! Connections with a behaviour that sends later or without input: sources, and delayed echoes. Only these have state here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};

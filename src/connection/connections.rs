@@ -1,7 +1,7 @@
-//! The connections of one worker: what has happened to them, which is next, what is due.
+//! The connections of one worker: events, scheduling, deadlines.
 //!
-//! An engine tells what came of its operations and asks for a connection's [`Wants`]; nothing here makes a system call,
-//! knows a ring or reads a clock.
+//! An engine reports the outcome of its operations and asks for a connection's [`Wants`]; nothing here makes a system call,
+//! uses a ring or reads a clock.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whose connections there are and how they have ended, for the connection log. There is none unless that is asked for.
+//! The journal for the connection log: peers of connections and how these ended. It exists only if the log is enabled.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! A connection's life, once for all engines: what an event changes, what the connection wants next, and what is due when.
+//! The lifecycle of a connection, written once for all engines: the effect of events, what the connection wants next, and
+//! what is due when.
 //!
 //! ```text
 //! opening ──► open ──► closing ──► finishing ──► done        handshake, messages, own Close out, both Closes out
@@ -6,9 +7,9 @@
 //!    └──────────┴─────────┴────────────┴──► lingering ──► shut ──► done
 //! ```
 //!
-//! When the server stops, *leaving* comes before closing: what had arrived is echoed. The peer's Close leads from open to
-//! finishing. From each state an error or a deadline leads to *aborted*, and the end of the peer's input, once all is sent, to
-//! the close.
+//! When the server stops, *leaving* comes before closing: input that has arrived is echoed. The peer's Close leads from open
+//! to finishing. An error or a deadline leads from each state to *aborted*, and the end of the peer's input to the close,
+//! once all output is sent.
 
 use crate::protocol::{
     Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Shared, Then,

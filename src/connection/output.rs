@@ -1,5 +1,5 @@
-//! Pending output: per connection a queue of chunks, in the receive buffers where they were made or in memory of their
-//! own. What it comes to is known where it is queued, and there the caps are enforced.
+//! Pending output: per connection a queue of chunks, in the receive buffers where they were made or in memory of their own.
+//! Its memory is counted where it is queued, and the caps are enforced there.
 
 use std::ops::Deref;
 use std::sync::Arc;

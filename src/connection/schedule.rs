@@ -1,19 +1,20 @@
-//! The scheduler: one cost, one budget, two lists.
+//! The scheduler: one cost unit, one budget, two lists.
 //!
 //! *Foreground*: interactive connections, in the order in which their input was noticed. *Background*: bulk senders, slow
-//! readers, handshakes and ends, by deficit round robin. In each turn of an engine's loop the background gets one
-//! [`BUDGET`], whatever the foreground does; a connection whose receives come to a [`QUANTUM`] without emptying its socket
-//! is in the background until it owes nothing. Hence the promise:
+//! readers, handshakes and teardowns, by deficit round robin. In each turn of an engine's loop the background gets one
+//! [`BUDGET`], independent of the foreground; a connection whose receives amount to a [`QUANTUM`] without emptying its
+//! socket is in the background until its deficit is paid off. Hence the promise:
 //!
 //! **On the background a worker spends one budget a turn, on average. Between the turn in which a message of an interactive
 //! connection is noticed and the enter that sends its echo, if no more of these wait than a turn receives from, it spends
 //! what it has planned to be one budget and one receive; and at most one quantum on each interactive connection whose
 //! input was noticed before.**
 //!
-//! What a receive comes to shows when it has completed. Peers that turn from large frames to masses of small ones, or bring
-//! masses at once when they have just come, cost more than was planned, and the turns that follow have that much less: in
-//! the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at the worst. Pending
-//! output is sent as soon as a slow reader makes room for it, beside the budget (but for bulk senders of the epoll engine).
+//! The cost of a receive is known only when it has completed. Peers that switch from large frames to masses of small ones,
+//! or bring masses at once when they have just connected, cost more than planned, and the following turns have that much
+//! less: in the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at worst.
+//! Pending output is sent as soon as a slow reader makes room for it, outside the budget (except for bulk senders in the
+//! epoll engine).
 
 use std::num::NonZeroU32;
 

@@ -1,8 +1,8 @@
-//! A lazy timer wheel: at most one timer for each connection, nothing to be done for a message.
+//! A lazy timer wheel: at most one timer per connection, no work per message.
 //!
-//! A timer comes up at its tick or before the deadline that it stands for has moved; its owner then looks at the
-//! deadline as it is, and sets the timer again if that is later. So a deadline that moves with each message costs nothing
-//! until the timer comes up, and how many connections there once were does not matter.
+//! A timer expires at its tick, or before if its deadline has moved; its owner then computes the current deadline, and sets
+//! the timer again if that is later. So a deadline that moves with each message costs nothing until the timer expires, and
+//! the number of former connections does not matter.
 
 use slab::Slab;
 

@@ -1,4 +1,4 @@
-//! What each limit comes to in connections, and the command that lifts it.
+//! Limits in numbers of connections, and the command that lifts each.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What the kernel says about itself and this process.
+//! Facts from the kernel about itself and this process.
 
 use std::fs;
 use std::path::Path;

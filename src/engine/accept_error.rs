@@ -1,4 +1,4 @@
-//! What an error of `accept(2)` means, and what becomes of connections that are not accepted any more: once for all
+//! Errors of `accept(2)` and their meaning, and the handling of connections that are no longer accepted: once for all
 //! engines.
 
 use std::os::fd::OwnedFd;

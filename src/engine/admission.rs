@@ -1,11 +1,8 @@
-//! Which worker accepts the next connection: all of them share the listeners, and only workers with room and not many more
-//! connections than the others accept.
+//! Admission: which worker accepts the next connection. All share the listeners; a worker accepts only with room and not
+//! many more connections than the others.
 //!
-//! Each worker publishes how many connections it has and how many of its accepts are under way, and reads what the others
-//! have published; nothing is locked. Two rules keep the whole capacity in use:
-//! - an accept begins only if there is a slot for what it brings, so no worker ever gets more than it can hold;
-//! - a worker that has no accept under way, because it is full or ahead of the others or short of something, sees to it
-//!   that another one with room has ([`Share::relay`]).
+//! Each worker publishes its number of connections and of accepts in flight, and reads what the others have published; there
+//! are no locks. Two rules keep the whole capacity in use:
 //!
 //! A worker publishes before it reads, sequentially consistent: of two that change at the same time, at least one sees the
 //! other's change.

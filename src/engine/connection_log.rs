@@ -1,4 +1,4 @@
-//! The connection log: a line for each connection that has ended, if that is asked for.
+//! The connection log: a line for each ended connection, if enabled.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! Answers clients that come while all connections are taken: 503 with Retry-After, at once, on a thread of its own.
+//! The doorkeeper: a thread that answers clients with 503 and Retry-After while all connections are taken.
 //!
 //! It accepts from the same listeners as the workers, but only while none of them has room. So it is the same for all
 //! engines, and costs workers nothing.

@@ -1,8 +1,8 @@
-//! Engines move the bytes: which there are, which of them this machine can run, and the start of one.
+//! Engines move the bytes: the list of engines, which of them this machine can run, and their start.
 //!
-//! An engine is a function that runs a worker until it is told to stop. What does not depend on how bytes are moved is
-//! written once: a connection's life in `connection`; threads, the choice of a worker for each connection, the clock and the
-//! drain here. What the two engines with ordinary descriptors have in common beyond that is in `sockets`.
+//! An engine is a function that runs a worker until it is told to stop. Everything that does not depend on how bytes are
+//! moved is written once: the lifecycle of connections in `connection`; threads, admission, the clock and the drain here.
+//! Code shared by the two engines with ordinary descriptors is in `sockets`.
 
 use std::io;
 use std::os::fd::OwnedFd;

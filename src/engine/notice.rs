@@ -1,4 +1,4 @@
-//! Says in the log that something is short, and when that is over: once, and not for each connection.
+//! Notices of shortages in the log: one when it begins and one when it is over, not one per connection.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};

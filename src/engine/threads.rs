@@ -1,4 +1,4 @@
-//! The threads of a running server: its workers.
+//! The worker threads of a running server.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! The answers to a request (RFC 6455, sections 4.2.2 and 4.4; RFC 9110, section 15).
+//! The answers to upgrade requests (RFC 6455, sections 4.2.2 and 4.4; RFC 9110, section 15).
 
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::StatusCode;

@@ -1,5 +1,5 @@
-//! A WebSocket that does something else than to echo: an echo whose output is changed behind it. So what a client may send
-//! is the same everywhere, and the echo itself knows nothing of this.
+//! Behaviours other than an echo, as an echo whose output is modified afterwards. So clients' input is checked as
+//! everywhere, and the echo does not know of behaviours.
 
 use super::{
     Behaviour, Cause, CloseCode, Event, Output, Reply, Session, Shared, Then, close,

@@ -1,4 +1,4 @@
-//! What a connection can be asked to do instead of echoing, by the request's path and query (docs/BEHAVIOURS.md).
+//! The behaviours that a client can request by path and query, instead of an echo (docs/BEHAVIOURS.md).
 
 use std::ops::RangeInclusive;
 

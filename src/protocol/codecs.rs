@@ -1,7 +1,7 @@
-//! Inflating, and compressing anew: a compressed message between its frames and its bytes (RFC 7692, section 7.2).
+//! Inflaters and compressors for messages that are checked or recompressed (RFC 7692, section 7.2).
 //!
-//! What is inflated goes through a scratch buffer, is looked at and forgotten. So a bomb, which may be a thousand times as
-//! large as it looks, takes no memory; and it takes no more time at once than an allowance, behind which input waits.
+//! Inflated data goes through a scratch buffer, is checked and discarded. So a decompression bomb takes no memory, and no
+//! more time at once than an allowance, after which its input waits.
 
 use flate2::{Compress, Compression as Level, Decompress, FlushCompress, FlushDecompress, Status};
 

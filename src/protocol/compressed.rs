@@ -1,7 +1,7 @@
-//! Frames of compressed messages that are to be inflated: to be checked, or to be compressed anew (RFC 7692, section 6).
+//! Frames of compressed messages that are inflated, for checking or recompressing (RFC 7692, section 6).
 //!
-//! What is echoed as it is needs none of this (`echo.rs`). Here each piece of a frame is inflated before it is echoed, as a
-//! fragment of its own unless it is all of the frame, so that a Close frame can follow instead of it.
+//! Messages that are echoed as they are do not come here (`echo.rs`). Each piece of a frame is inflated before it is echoed,
+//! as a separate fragment unless it is the whole frame, so that a Close frame can follow instead of it.
 
 use super::{
     close::Violation,

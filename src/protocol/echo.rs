@@ -1,13 +1,13 @@
 //! The frames of one receive turned into their echo, in place (RFC 6455, sections 5 and 6).
 //!
-//! A client's frame and its echo differ in the mask bit, the masking key and the mask itself, so the echo is four
-//! bytes shorter and fits where the frame was. The first payload of a receive stays where it is and the new header is
-//! written right before it; what follows moves down behind it. Nothing is kept of a payload: a frame that is cut by
-//! the end of the receive goes on with the next.
+//! A client's frame and its echo differ in the mask bit, the masking key and the mask itself, so the echo is four bytes
+//! shorter and fits where the frame was. The first payload of a receive stays in place and the new header is written right
+//! before it; later frames move down behind it. No payload is stored: a frame that is cut by the end of a receive goes on
+//! with the next.
 //!
-//! A cut binary frame has been announced whole and its payload streams through. Text may turn out not to be UTF-8, and
-//! then a Close frame must be able to follow; so each piece of a cut text frame is echoed as a fragment of its own, and
-//! what we send is always between two frames except within a binary one.
+//! The header of a cut binary frame announces all of it, and its payload streams through. Text may turn out not to be UTF-8,
+//! and then a Close frame must be able to follow; so each piece of a cut text frame is echoed as a fragment of its own, and
+//! the output is always at a frame boundary except within a binary frame.
 
 use std::ops::Range;
 

@@ -5,8 +5,8 @@
 //! 2. the server may take its context over if the client does: not `TCc and not TCs`.
 //!
 //! Each back-reference of the client's deflater then lies in what the client's inflater has kept, as long as each compressed
-//! message is echoed once, in order, and the server compresses none of its own. The server chooses the answer, and with it
-//! nearly always both conditions; an offer for which it cannot is declined. A server that compresses anew needs neither.
+//! message is echoed once, in order, and the server compresses none of its own. The server writes the answer, and can nearly
+//! always ensure both conditions; other offers are declined. A server that recompresses needs neither.
 
 use std::borrow::Cow;
 use std::fmt::Write;

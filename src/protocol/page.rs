@@ -1,4 +1,4 @@
-//! The test page that browsers get: one file without anything from elsewhere, which connects back to where it came from.
+//! The test page for browsers: one self-contained file, which connects back to its origin.
 
 use super::answer::Answer;
 

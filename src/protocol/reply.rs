@@ -1,4 +1,4 @@
-//! What an engine gets back for the bytes that it has received.
+//! Replies: what a session tells its engine about received bytes.
 
 use std::ops::Range;
 

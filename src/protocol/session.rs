@@ -1,4 +1,4 @@
-//! A connection's life, from the first byte of its handshake to its end.
+//! Sessions: the protocol state of a connection, from the first byte of its handshake to its end.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! What the operator can choose about the protocol.
+//! The settings of the protocol.
 
 /// What the server speaks on its connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

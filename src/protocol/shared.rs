@@ -1,4 +1,4 @@
-//! What the sessions of a worker share.
+//! State shared by the sessions of a worker.
 
 use super::{
     Settings,

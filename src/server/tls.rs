@@ -1,4 +1,4 @@
-//! Certificates and keys: read from files, again when asked to, or made for this run.
+//! Certificates and keys: read from files, reloaded, or made for this run.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! What lies between a connection's bytes and its session, without I/O and without a clock: a PROXY protocol header, TLS, or,
-//! for most connections, nothing.
+//! Stages between a connection's bytes and its session, without I/O and without a clock: a PROXY protocol header, TLS, or,
+//! for most connections, none.
 //!
-//! A connection that has nothing of the kind knows nothing of it. The *stage* of one that has is in a table of its own, by
-//! the connection's key. A header that has been read leaves no stage behind.
+//! Connections without a stage pay nothing for this. Stages are in a separate table, by the connection's key. A header that
+//! has been read leaves no stage behind.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: how a load balancer says for which client it has opened a connection
-//! (`HAProxy`'s `proxy-protocol.txt`, 2.1 and 2.2).
+//! The PROXY protocol, versions 1 and 2, by which a load balancer names the client of a connection (`HAProxy`'s
+//! `proxy-protocol.txt`, 2.1 and 2.2).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,6 +1,6 @@
-//! TLS in front of a session. rustls makes the handshake, by its unbuffered connection, which does no I/O and holds no buffers;
-//! in TLS 1.2 it opens and seals records, too. All that this crate knows of rustls' connections is in this file. The records of
-//! TLS 1.3 are [`tlsrecord`]'s.
+//! TLS in front of a session. rustls makes the handshake with its unbuffered connection, which does no I/O and holds no
+//! buffers; with TLS 1.2 it also opens and seals records. This file is the only one of this crate that uses rustls'
+//! connections. Records of TLS 1.3 are handled by [`tlsrecord`].
 
 use core::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -1,4 +1,4 @@
-//! How a connection of rustls hands over what its handshake has come to.
+//! The handover of a finished handshake from rustls' connection.
 
 use std::cell::Cell;
 use std::sync::Arc;

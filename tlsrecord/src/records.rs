@@ -1,5 +1,5 @@
-//! Records are opened and sealed where they are. A connection that is idle keeps secrets, keys and two numbers; the keys in
-//! the form that the AEADs need, which is five times as large, are kept for some of those that were lately active.
+//! Records, opened and sealed in place. An idle connection keeps secrets, keys and two numbers; the expanded keys that the
+//! AEADs need, five times as large, are cached for some of the recently active ones.
 
 use core::ops::Range;
 

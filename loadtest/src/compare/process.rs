@@ -35,7 +35,7 @@ const FIRST_PORT: u16 = 20_000;
 /// What there is to be done about a program that is not there.
 const TO_BUILD: &str = ": it is to be built (`ringload compare build`)";
 
-/// Variables with such names are the flags of a ringecho of somebody's, not of the one that is measured.
+/// Variables with this prefix are flags of ringecho in the user's environment, and not for the server under test.
 const VARIABLES: &[u8] = b"RINGECHO_";
 
 /// Why a server does not run.

@@ -1,4 +1,4 @@
-//! Connections that do something later or of their own accord, among the others: their turns, their time, their memory.
+//! Sources and delayed echoes among the other connections: their turns, their time, their memory.
 
 use super::super::actors::Actors;
 use super::super::lifecycle::{Facts, State};

@@ -1,5 +1,5 @@
-//! Connections whose compressed messages are inflated: their memory, and the turns of input that waits because no more of it
-//! was to be inflated at once.
+//! Connections whose compressed messages are inflated: their memory, and the turns of input that waits because the allowance
+//! was used up.
 
 use super::Connections;
 use crate::connection::lifecycle::{Facts, Received, State};

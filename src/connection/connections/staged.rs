@@ -1,4 +1,4 @@
-//! Connections with something in front of their sessions: a PROXY protocol header, TLS.
+//! Connections with a stage in front of the session: a PROXY protocol header, TLS.
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
-//! Whose turn it is, how much a connection may bring, and what its turn has come to (`connection/schedule.rs`).
+//! Scheduling of a worker's connections: which is next, how much it may bring, and what its turn has cost
+//! (`connection/schedule.rs`).
 
 use std::num::NonZeroU32;
 

@@ -1,4 +1,4 @@
-//! Deadlines, and what is due at them.
+//! Deadlines, and the actions due at them.
 
 /// What a connection's deadline asks for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

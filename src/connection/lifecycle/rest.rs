@@ -1,4 +1,4 @@
-//! A byte of a connection's life, for its end.
+//! One byte of the lifecycle: the remaining receives while leaving, then how the connection ended.
 
 use super::LAST_RECEIVES;
 use crate::worker::Ending;

@@ -1,8 +1,8 @@
-//! How a worker with a descriptor table of its own accepts: the listeners are in its table, too, and it waits for them
-//! beside its connections.
+//! Accepts of a worker with its own descriptor table: the listeners are in its table, too, and it waits for them beside its
+//! connections.
 //!
-//! A connection wakes one of the workers that wait (`EPOLLEXCLUSIVE`). If that one stops waiting before it has looked,
-//! it passes the call on.
+//! A connection wakes one of the waiting workers (`EPOLLEXCLUSIVE`). A worker that stops waiting before it has accepted
+//! passes the wake-up on.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

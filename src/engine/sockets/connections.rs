@@ -1,5 +1,5 @@
-//! What the two engines with ordinary descriptors add to the connection core: sockets as descriptors, and sends at once
-//! from the buffer that was received into.
+//! The connection core on ordinary descriptors, for two engines: sockets as descriptors, and immediate sends from the
+//! receive buffer.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,5 +1,5 @@
-//! What the engines with ordinary descriptors share (epoll, tokio-uring): tables of their own, how sockets get there,
-//! and sends from the buffer that was received into. How to wait for events is the engine's.
+//! Code shared by the engines with ordinary descriptors (epoll, tokio-uring): descriptor tables, how sockets get there, and
+//! sends from the receive buffer. Each engine has its own way to wait for events.
 
 pub mod accepts;
 pub mod connections;

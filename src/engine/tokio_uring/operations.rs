@@ -1,5 +1,5 @@
-//! Operations that tokio-uring's own types do not offer, by its interface for such ([`UnsubmittedOneshot`]): waiting for
-//! readiness, and calls that do not wait.
+//! Operations that tokio-uring's own types do not offer, through its interface for these ([`UnsubmittedOneshot`]): waiting
+//! for readiness, and non-blocking calls.
 
 use std::future::Future;
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
-//! A connection's task: does what the connection wants, one step after the other.
+//! A connection's task: carries out the connection's wants, one step after the other.
 //!
-//! Written as a state machine: the same as an `async fn` takes 400 bytes per connection.
+//! It is a state machine: as an `async fn` it would take 400 bytes per connection.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! What the tasks of one worker share, and the supervisor task.
+//! Shared state of one worker's tasks, and the supervisor task.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;

@@ -1,8 +1,8 @@
-//! A worker's accepts: single ones, that bring each connection straight into a slot of its own ring.
+//! A worker's accepts: single ones, each straight into a slot of the worker's own ring.
 //!
-//! Accepts of several workers at one listener wait in the order in which they began, and a connection wakes the first one
-//! (the kernel's waits for accepts are exclusive): round robin among the workers. Not a multishot accept: that one would
-//! take all connections that wait, beyond capacity, and be first in the order for ever.
+//! Accepts of several workers at one listener wait in the order in which they were submitted, and a connection wakes the
+//! first one (the kernel's waits for accepts are exclusive): round robin among the workers. A multishot accept would take
+//! all waiting connections, beyond the capacity, and stay first in the order.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

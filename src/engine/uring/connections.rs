@@ -1,10 +1,7 @@
-//! The connections of one worker's ring: what a completion means for them, and what is to be submitted next.
+//! The connections of one worker's ring: the effect of completions on them, and the next submissions.
 //!
-//! Nothing here makes a system call. Completions come in as method calls, operations go out as a list of [`Op`]s. The
-//! rules that keep it sound:
-//! - the kernel looks at memory to be sent only during the `io_uring_enter` that submits the send (`MSG_DONTWAIT`);
-//! - at most one send per connection in an enter, so that nothing can overtake;
-//! - an entry, its slot and its generation live until the last completion of the connection has been reaped.
+//! Nothing here makes a system call. Completions come in as method calls, operations go out as a list of [`Op`]s. The rules
+//! for soundness:
 
 use ringio::{Operation, Piece, Pool, RECEIVES_MAX, Usual};
 

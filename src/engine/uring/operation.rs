@@ -1,4 +1,4 @@
-//! What a worker submits for its connections.
+//! The submissions of a worker for its connections.
 
 use std::num::NonZeroU32;
 

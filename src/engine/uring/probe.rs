@@ -1,7 +1,7 @@
-//! Whether this kernel, as this process may use it, offers what the native engine needs.
+//! The probe: whether this kernel, as this process may use it, offers what the native engine needs.
 //!
-//! Not its version: distributions port features back, and containers forbid them. So the probe does what a worker
-//! does, in small.
+//! It does not look at the kernel's version, since distributions port features back, and containers forbid them. It does
+//! what a worker does, at small scale.
 
 use std::io::{self, Write};
 use std::num::NonZeroU32;

@@ -149,7 +149,7 @@ fn run(serve: ServeArgs, matches: &ArgMatches, file: &ConfigFile, args: Vec<OsSt
     } else {
         let again = move || match parse(&args) {
             Ok(Given { command: Command::Serve(serve), .. }) => Ok(serve.program),
-            Ok(_) => Err("the arguments are no server's any more".to_owned()),
+            Ok(_) => Err("the arguments no longer start a server".to_owned()),
             Err(mistake) => Err(mistake.to_string()),
         };
         program::run(&options, &program, again)

@@ -49,7 +49,7 @@ const RECEIVE_MEMORY_MAX: u64 = 1 << 20;
 /// Close, to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why options cannot be followed here.
+/// Why options cannot be used on this machine.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // each variant is its message
 pub enum ConfigError {
@@ -59,15 +59,15 @@ pub enum ConfigError {
     Engine(#[from] EngineError),
     #[error("--listen {address}: {cause}; {}", listen::FORMS)]
     Listen { address: String, cause: String },
-    #[error("--listen {0} stands there twice")]
+    #[error("--listen {0} is given twice")]
     ListenTwice(String),
-    #[error("{0} and {1}: the one includes the other, so one of them is enough for --listen")]
+    #[error("--listen {0} and {1} overlap: one of them is enough")]
     ListenOverlap(SocketAddr, SocketAddr),
     #[error("no address to listen on")]
     NoListener,
-    #[error("--cpus: CPU {cpu} is none that this process may use, which are {usable}")]
+    #[error("--cpus: CPU {cpu} is not available to this process (available: {usable})")]
     Cpu { cpu: usize, usable: String },
-    #[error("--cpus: at least one is needed")]
+    #[error("--cpus: at least one CPU is needed")]
     NoCpus,
     #[error("--workers 0: at least one worker is needed")]
     NoWorkers,
@@ -92,8 +92,8 @@ pub enum ConfigError {
     )]
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
     #[error(
-        "--max-connections {wanted}: RLIMIT_NOFILE {limit} allows for {most} at most, that many descriptors in each of \
-         as many workers as can be; ask for fewer, or raise the limit (ulimit -Hn)"
+        "--max-connections {wanted}: RLIMIT_NOFILE {limit} allows at most {most}, with as many workers as can be \
+         started; ask for fewer, or raise the limit (ulimit -Hn)"
     )]
     TooManyConnections { wanted: usize, most: u64, limit: u64 },
     #[error(
@@ -105,9 +105,9 @@ pub enum ConfigError {
     Backlog(u64),
     #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
     ReceiveBuffers { memory: u64, backlog: u64 },
-    #[error("--tls-cert and --tls-key: there must be both, or none of them")]
+    #[error("--tls-cert and --tls-key: give both or neither")]
     TlsHalfPair,
-    #[error("--tls-self-signed: there is a --tls-cert already")]
+    #[error("--tls-self-signed and --tls-cert exclude each other")]
     TlsTwoCertificates,
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
@@ -121,7 +121,7 @@ pub enum ConfigError {
     DeflateContext,
 }
 
-/// What a server runs with: checked, and fit for the machine.
+/// The settings of a server, checked and adapted to the machine.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) engine: Engine,

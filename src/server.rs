@@ -60,7 +60,7 @@ pub enum ServerError {
         cause: String,
     },
     /// The program was told to end while it waited for an address that is in use.
-    #[error("told to end before it could listen on {address}, which is in use")]
+    #[error("told to end while waiting for {address}, which is in use")]
     GivenUp {
         /// Which.
         address: Address,

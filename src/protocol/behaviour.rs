@@ -104,7 +104,7 @@ impl<'q> Query<'q> {
 
     fn end(&self) -> Result<(), String> {
         match self.parameters.first() {
-            Some((name, _)) => Err(format!("There is no parameter {} here, or it stands there twice.", shown(name))),
+            Some((name, _)) => Err(format!("Parameter {} is unknown here, or given twice.", shown(name))),
             None => Ok(()),
         }
     }

@@ -198,7 +198,10 @@ fn the_whole_capacity_is_used_and_no_more() {
             }
             if random.below(30) == 0 {
                 server.settle();
-                assert!(server.waiting() == 0 || server.room() == 0, "seed {seed}: a connection waits while there is room");
+                assert!(
+                    server.waiting() == 0 || server.room() == 0,
+                    "seed {seed}: a connection waits while there is room"
+                );
             }
         }
         server.settle();

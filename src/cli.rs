@@ -74,7 +74,7 @@ enum Command {
     },
 }
 
-/// What `ringecho health` takes.
+/// The arguments of `ringecho health`.
 #[derive(Clone, Debug, clap::Args)]
 struct HealthArgs {
     /// Admin listener of the server: ADDR:PORT, unix:PATH or unix:@NAME.
@@ -86,7 +86,7 @@ struct HealthArgs {
     ready: bool,
 }
 
-/// What `ringecho doctor` takes.
+/// The arguments of `ringecho doctor`.
 #[derive(Clone, Debug, clap::Args)]
 struct DoctorArgs {
     /// Number of connections that the machine is to hold.

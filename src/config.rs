@@ -135,7 +135,7 @@ pub struct Config {
     notes: Vec<String>,
 }
 
-/// What TLS listeners are given.
+/// The TLS files.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub(crate) struct TlsFiles {
@@ -146,7 +146,7 @@ pub(crate) struct TlsFiles {
 }
 
 impl Config {
-    /// What `options` come to on this machine.
+    /// Resolves `options` on this machine.
     ///
     /// Raises the process's soft `RLIMIT_NOFILE` to the hard one.
     pub fn new(options: &Options) -> Result<Self, ConfigError> {
@@ -248,7 +248,7 @@ impl Config {
         })
     }
 
-    /// What moves the bytes.
+    /// The engine.
     pub fn engine(&self) -> Engine {
         self.engine
     }
@@ -263,7 +263,7 @@ impl Config {
         self.max_connections
     }
 
-    /// What the machine did not grant and is done without, a sentence each.
+    /// What the machine did not grant and the server does without, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -285,7 +285,7 @@ fn share(connections: usize, workers: usize, index: usize) -> usize {
 struct Cpus {
     /// In this order.
     order: Vec<usize>,
-    /// How many workers are worth having by default.
+    /// The default number of workers.
     worth: usize,
     is_chosen: bool,
     quota: Option<Bound<f64>>,
@@ -331,7 +331,7 @@ fn list(cpus: &[usize]) -> String {
     cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Whose descriptor tables hold the connections.
+/// The owner of the descriptor tables that hold the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tables {
     OnePerWorker,
@@ -339,7 +339,7 @@ enum Tables {
     One,
 }
 
-/// How many connections descriptor tables hold.
+/// The capacity of descriptor tables.
 struct Table {
     tables: Tables,
     /// Each of the tables.
@@ -515,7 +515,7 @@ fn with_overhead(bytes: u64) -> u64 {
     bytes + bytes / 16
 }
 
-/// How many bytes may wait where there is room for `room`.
+/// The bytes that may wait where there is room for `room`.
 fn without_overhead(room: u64) -> u64 {
     room - room / 16
 }
@@ -528,7 +528,7 @@ fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
     shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
 }
 
-/// What becomes of permessage-deflate, unless it is declined.
+/// The mode of permessage-deflate, unless it is declined.
 fn describe_deflate(options: &Options) -> Option<String> {
     (options.deflate != Deflate::Off)
         .then(|| format!("deflate {}", options.deflate.with_context(options.has_deflate_context)))

@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use checks::{Check, State};
 use facts::Facts;
 
-/// What a look at the machine has come to.
+/// The results of the checks.
 pub(crate) struct Report {
     wanted: Option<u64>,
     checks: Vec<Check>,

@@ -15,10 +15,10 @@ use super::serve_args::ServeArgs;
 
 /// Flags that are none of the file's business.
 const NOT_IN_FILES: [&str; 2] = ["config", "print-config"];
-/// How alike a word must be to be proposed, as clap does.
+/// Least similarity of a suggested word, as in clap.
 const LIKENESS_MIN: f64 = 0.7;
 
-/// What a file says: flags and their values.
+/// The content of a file: flags and their values.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ConfigFile {
     settings: Vec<(String, Vec<String>)>,

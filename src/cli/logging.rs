@@ -56,7 +56,7 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<Level> 
     Ok(Level { handle })
 }
 
-/// Has the lines written that wait, for as long as a moment takes. To be called before the process ends.
+/// Writes the waiting lines, within a moment. Called before the process ends.
 pub(super) fn flush() {
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(Last { guard, dropped }) = last

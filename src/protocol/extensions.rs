@@ -19,7 +19,7 @@ const CLIENT_NO_CONTEXT: &str = "client_no_context_takeover";
 const SERVER_BITS: &str = "server_max_window_bits";
 const CLIENT_BITS: &str = "client_max_window_bits";
 
-/// What a connection does with compressed messages: agreed upon in its handshake.
+/// The negotiated handling of compressed messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Compression {
     /// None may come.
@@ -171,7 +171,7 @@ struct Extension<'h> {
 /// A parameter's name and, if it has one, its value.
 type Parameter<'h> = (&'h [u8], Option<Cow<'h, [u8]>>);
 
-/// What is left of a header line.
+/// The rest of a header line.
 struct Scanner<'h> {
     rest: &'h [u8],
 }

@@ -4,7 +4,7 @@ use super::answer::Answer;
 
 const PAGE: &str = include_str!("page.html");
 
-/// What the page may do: run this very style and script, and connect to where it comes from. A test names the hashes.
+/// The page's permissions: to run this very style and script, and to connect to its origin. A test checks the hashes.
 const HEADERS: &str = "Connection: close\r\n\
     Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-cache\r\n\

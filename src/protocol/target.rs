@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use tungstenite::http::Uri;
 
-/// What a request asks for.
+/// The target of a request.
 #[derive(Debug)]
 pub(super) struct Target {
     uri: Uri,

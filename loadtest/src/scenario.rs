@@ -153,9 +153,9 @@ pub struct OpenLoop {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Arrivals {
-    /// At equal intervals, the connections in turn
+    /// At equal intervals, the connections in turn.
     Constant,
-    /// At random, like those of many independent users
+    /// At random, like those of many independent users.
     Poisson,
 }
 

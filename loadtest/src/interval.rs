@@ -15,7 +15,7 @@ const PER_OCTAVE_BITS: u32 = PER_OCTAVE.trailing_zeros();
 /// Latencies above this are recorded as this, in nanoseconds: a bit above ten minutes.
 const MAX_NS: u64 = (1 << 40) - 1;
 
-/// How many buckets reach to [`MAX_NS`].
+/// The number of buckets up to [`MAX_NS`].
 const BUCKETS: usize = bucket(MAX_NS) + 1;
 
 /// A histogram for one second, or several of them together.
@@ -63,7 +63,7 @@ impl LiveLatencies {
 pub struct LiveReader(Vec<Vec<u32>>);
 
 impl LiveReader {
-    /// What all threads have recorded since the last call. They come in the same order each time.
+    /// The records of all threads since the last call. They come in the same order each time.
     pub fn take<'a>(&mut self, threads: impl Iterator<Item = &'a LiveLatencies>) -> IntervalHistogram {
         let mut histogram = interval_histogram();
         for (index, thread) in threads.enumerate() {

@@ -124,7 +124,7 @@ impl Messages {
         Self { sizes, text, expect, welcomes: 0, framed: true, own, longest, starts: STARTS, masked, table }
     }
 
-    /// The same messages without frames, and so without masks.
+    /// The messages without frames, and so without masks.
     #[must_use]
     pub fn unframed(mut self) -> Self {
         self.framed = false;
@@ -147,7 +147,7 @@ impl Messages {
         Some((index, &list[index]))
     }
 
-    /// What is expected to come back.
+    /// The expected answer.
     #[inline]
     #[must_use]
     pub fn expect(&self) -> Expect {
@@ -182,7 +182,7 @@ impl Messages {
         self.framed
     }
 
-    /// Where in the table the pattern of message `id` starts.
+    /// The start in the table of the pattern of message `id`.
     #[inline]
     fn start_of(&self, id: MessageId) -> usize {
         (id.hash() >> 32) as usize & self.starts

@@ -14,11 +14,11 @@ use thiserror::Error;
 use crate::said::Said;
 use crate::target::Address;
 
-/// How long the server may take to listen, and to end before it is ended.
+/// Time for the server to listen, and to end before it is killed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is looked at meanwhile.
+/// Interval of checks meanwhile.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The process group of the server that runs, if one does.
@@ -127,7 +127,7 @@ impl ServerCommand {
 
 impl Drop for ServerCommand {
     fn drop(&mut self) {
-        // Nothing is left to be done about an error: the kernel ends the child with this process.
+        // An error leaves nothing to do: the kernel ends the child with this process.
         let _ = self.stop();
     }
 }

@@ -28,7 +28,7 @@ pub struct Token<K> {
     pub key: u32,
     /// The connection's generation, at most [`GENERATION_MASK`].
     pub generation: u32,
-    /// What the operation does.
+    /// The kind of operation.
     pub kind: K,
 }
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use super::file::Server;
 use super::process::shell;
 
-/// So many lines of a failed build are shown.
+/// Number of lines shown of a failed build.
 const LAST_LINES: usize = 20;
 
 /// Builds `server`; `None` if there is nothing to build. Gives the file with all that the build said, or why it failed.

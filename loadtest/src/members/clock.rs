@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 
-/// How many round trips are remembered: those of the last ten seconds or so.
+/// Number of remembered round trips: those of the last ten seconds or so.
 const KEPT: usize = 64;
 
-/// How far two clocks may drift apart: crystals are within 50 ppm each. So an old round trip, however short, is worth less.
+/// Maximum drift of two clocks: crystals are within 50 ppm each. So an old round trip, however short, is worth less.
 const DRIFT_PPM: u64 = 100;
 
 /// The measured offset.

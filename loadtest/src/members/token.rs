@@ -29,7 +29,7 @@ pub enum Side {
 }
 
 impl Token {
-    /// Of this text; without one, all members have the same, the empty one.
+    /// The token of this text; without one, all members have the same, the empty one.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(hmac::Key::new(HMAC_SHA256, text.as_bytes()))

@@ -11,11 +11,11 @@ use super::units::{bytes, count, percent, time};
 pub struct Diff<'a> {
     /// The results.
     pub reports: [&'a Report; 2],
-    /// What they are called.
+    /// The names of the results.
     pub names: [String; 2],
-    /// What came out.
+    /// The figures.
     pub rows: Vec<Row>,
-    /// What was not the same about load and machine: the name and both values.
+    /// The differences of load and machine: the name and both values.
     pub differences: Vec<(String, [String; 2])>,
 }
 

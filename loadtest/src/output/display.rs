@@ -11,7 +11,7 @@ use crate::interrupt::Interrupt;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// How much is to be shown.
+/// The amount of output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Show {
     /// A screen on a terminal, lines elsewhere.

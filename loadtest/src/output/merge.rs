@@ -133,7 +133,7 @@ fn connections(reports: &[Report]) -> Connections {
         violations: violations.into_values().collect(),
         connect_s: all.iter().map(|it| it.connect_s).fold(0.0, f64::max),
         opened_per_s: all.iter().map(|it| it.opened_per_s).sum(),
-        // Of several generators, each has seen what the server did for all of them.
+        // Each of several generators has seen the server's work for all of them.
         server_cpu_us_per_connection: if let [only] = all.as_slice() {
             only.server_cpu_us_per_connection
         } else {

@@ -16,7 +16,7 @@ use crate::series::Sample;
 use crate::stats::Counts;
 use view::View;
 
-/// How long a picture stays.
+/// Time until the screen is drawn again.
 const REFRESH: Duration = Duration::from_millis(200);
 
 /// A terminal in use; it is given back when this is dropped.

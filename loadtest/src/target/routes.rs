@@ -97,7 +97,7 @@ impl FromStr for Resolve {
     }
 }
 
-/// What stands between colons, those in brackets apart.
+/// The parts between colons; those in brackets stay whole.
 fn split(text: &str) -> Option<Vec<&str>> {
     let mut parts = Vec::new();
     let mut rest = text;

@@ -5,7 +5,7 @@ use crate::engine::sends::SendKey;
 /// Eight bytes within the driver's own cache line for a connection.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    /// What is being sent; at most one send is in flight, for two could overtake each other.
+    /// The send in progress; at most one is in flight, since two could overtake each other.
     pub(super) send: Option<SendKey>,
     /// The lowest bits of the generation in its tokens.
     pub(super) generation: u16,

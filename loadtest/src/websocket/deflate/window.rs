@@ -14,11 +14,11 @@ use crate::websocket::frames::Violation;
 pub(super) struct Windowed {
     state: Box<DecompressorOxide>,
     window: Box<[u8]>,
-    /// Where in the window the stream goes on.
+    /// The position in the window.
     at: usize,
     /// The window has been filled since the stream began: before, nothing may refer to what is in front of the beginning.
     has_wrapped: bool,
-    /// What has been inflated and not been taken.
+    /// Inflated bytes not yet taken.
     pending: Range<usize>,
     is_ended: bool,
 }

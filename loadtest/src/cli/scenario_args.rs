@@ -221,7 +221,7 @@ pub(super) struct ScenarioArgs {
     #[serde(serialize_with = "as_maybe_time")]
     ping_every: Option<Duration>,
 
-    /// Further connections that send as much as the server takes, and read nothing
+    /// Connections that send as much as the server takes, and read nothing; not among the active ones
     #[arg(long, value_name = "N", default_value = "0", value_parser = count_or_none)]
     slow_readers: u32,
 

@@ -454,7 +454,7 @@ impl Records {
         Some(start..end)
     }
 
-    /// Adds a close_notify to `out`, once.
+    /// Adds a `close_notify` to `out`, once.
     pub fn say_goodbye(&mut self, number: u32, keys: &mut Keys, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.has_said_goodbye, true) {
             self.seal_as(number, keys, ALERT, &[1, CLOSE_NOTIFY], out);

@@ -160,7 +160,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.stages.seal(key, &plain[output.range.clone()], out);
     }
 
-    /// Sends a close_notify after all output: `out`, then the `range` of the received bytes.
+    /// Sends a `close_notify` after all output: `out`, then the `range` of the received bytes.
     fn say_goodbye(&mut self, key: u32, out: &mut Vec<u8>, bytes: &[u8], range: &mut Range<usize>) {
         out.extend_from_slice(&bytes[std::mem::take(range)]);
         self.stages.say_goodbye(key, out);

@@ -125,7 +125,7 @@ struct RunArgs {
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
 
-    /// Start the server with this command, and stop it afterwards
+    /// Start the server with this command, then stop it
     ///
     /// The command is split into words as a shell does. The run begins when the first URL accepts connections. CPU and
     /// memory are reported as with --server-pid, including all descendants.

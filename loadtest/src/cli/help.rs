@@ -82,7 +82,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringload run ws://127.0.0.1:9001/ -c 1k                       how fast is it?
   ringload run ws://host/ws -r 5k -t 1m --fail-if 'p99>50ms'    does it keep up?
-  ringload run wss://host/ --stages '1m:2k, 5m:2k, 1m:0'        ramp up, hold, ramp down
+  ringload run wss://host/ --stages '1m:2k, 5m:2k, 1m:0'        up, hold, down
 
 Numbers and times take units: 10k, 16KiB, 500ms, 30s, 5m.";
 

@@ -48,7 +48,7 @@ pub(super) struct ScenarioArgs {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) url: Vec<String>,
 
-    /// Number of connections [default: 100; without a URL 10k]
+    /// Connections [default: 100; without a URL 10k]
     ///
     /// With --connection-stages, those opened before the first stage [default: 0].
     #[arg(short = 'c', long, value_name = "N", value_parser = count)]

@@ -64,7 +64,13 @@ fn a_start_with_little_memory() {
         limit(&mut command, Resource::As, mib * MIB as u64);
         let Err(exit) = Server::try_launch(command) else { continue };
         assert_eq!(exit.stdout, "", "{mib} MiB");
-        let says_why = ["memory allocation of", "Cannot allocate memory", "cannot start a thread", "shared libraries"];
+        let says_why = [
+            "memory allocation of",
+            "Cannot allocate memory",
+            "out of memory",
+            "cannot start a thread",
+            "shared libraries",
+        ];
         assert!(says_why.iter().any(|why| exit.stderr.contains(why)), "{mib} MiB\n{exit}");
         refused += 1;
     }

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 /// A ringecho with an admin listener.
 struct Server {
-    _process: Running,
+    process: Running,
     address: SocketAddr,
     admin: SocketAddr,
 }
@@ -32,7 +32,7 @@ impl Server {
         let line = process.wait_for("ringecho listening on");
         let mut addresses = line.split_whitespace().filter_map(|word| word.parse().ok());
         let (address, admin) = (addresses.next().expect("its address"), addresses.next_back().expect("its admin's"));
-        Self { _process: process, address, admin }
+        Self { process, address, admin }
     }
 
     /// What the server has counted.
@@ -300,6 +300,98 @@ fn a_signal_at_any_member_ends_all_in_order() {
     first.wait_for("2 of 3 members have met");
     second.signal(Signal::TERM);
     end_with(vec![first, second], 143, "ended before the start by signal 15 at member 1");
+}
+
+/// A run whose members are in this phase, each of which takes its time: connecting by its rate, warm-up by its length, and the end because
+/// the server does not answer.
+fn run_in(phase: &str, test: &str) -> (Meeting, Vec<Running>) {
+    let load = ["-c", "30", "-r", "60", "--connect-rate", "10", "--warmup", "4s", "-t", "2s"];
+    let ends = ["--drain-timeout", "4s", "--close-timeout", "60s"];
+    let meeting = Meeting::new(&format!("members-{test}-{phase}"), 3, &[&load[..], &ends].concat());
+    let mut all = meeting.all();
+    if ["drain", "close"].contains(&phase) {
+        all[0].wait_for(" measure ");
+        meeting.server.process.signal(Signal::STOP);
+    }
+    all[0].wait_for(&format!(" {phase} "));
+    (meeting, all)
+}
+
+/// Checks each phase, all at once: most of the time is waited.
+fn in_each(phases: &[&str], test: &str, check: impl Fn(Meeting, Vec<Running>) + Sync) {
+    let check = &check;
+    std::thread::scope(|scope| {
+        for phase in phases {
+            scope.spawn(move || {
+                let (meeting, all) = run_in(phase, test);
+                check(meeting, all);
+            });
+        }
+    });
+}
+
+/// That of measuring has tests of its own.
+const PHASES: [&str; 4] = ["connect", "warm-up", "drain", "close"];
+
+#[test]
+fn a_member_killed_in_any_phase_is_missing_and_the_others_go_on() {
+    in_each(&PHASES, "kill", |meeting, mut all| {
+        all.remove(2).signal(Signal::KILL);
+        meeting.server.process.signal(Signal::CONT);
+        let said = end_with(all, 1, "");
+        assert!(said[0].contains("FAILED: 1 of 3 members lost (member 2 ("), "{}", said[0]);
+        assert_eq!(number(&meeting.report(), "/connections/opened"), 20);
+    });
+}
+
+#[test]
+fn all_end_whatever_phase_member_0_is_killed_in() {
+    in_each(&PHASES, "headless", |_meeting, mut all| {
+        all.remove(0).signal(Signal::KILL);
+        end_with(all, 3, "member 0, which conducts, is lost: its connection ended");
+    });
+}
+
+#[test]
+fn a_signal_in_any_phase_ends_all_in_order() {
+    in_each(&PHASES, "interrupt", |meeting, all| {
+        all[1].signal(Signal::TERM);
+        // As what ends a whole job does: not at the same moment.
+        std::thread::sleep(Duration::from_millis(1200));
+        for member in [0, 2] {
+            let _ = all[member].try_signal(Signal::TERM);
+        }
+        meeting.server.process.signal(Signal::CONT);
+        let said = end_with(all, 143, "");
+        assert!(said[0].contains("PARTIAL, ended early"), "{}", said[0]);
+        assert!(meeting.report()["meeting"]["missing"].as_array().unwrap().is_empty(), "{}", said[0]);
+    });
+}
+
+#[test]
+fn a_member_that_is_stopped_before_measuring_is_waited_for() {
+    in_each(&["connect", "warm-up"], "stop", |meeting, all| {
+        all[2].signal(Signal::STOP);
+        std::thread::sleep(Duration::from_secs(5));
+        all[2].signal(Signal::CONT);
+        end_with(all, 0, "");
+        check_sums(&meeting, &meeting.report());
+    });
+}
+
+#[test]
+fn a_connection_that_falls_silent_is_lost_on_both_sides() {
+    let meeting = Meeting::new("members-silent", 3, &["-c", "30", "-r", "60", "-t", "3s"]);
+    let relay = Relay::start(meeting.meet.parse().expect("an address"), Duration::ZERO, Duration::ZERO);
+    let (mut first, cut_off) = (meeting.member(0, &[]), meeting.member_at(&relay.address.to_string(), 1, &[]));
+    let third = meeting.member(2, &[]);
+    first.wait_for(" measure ");
+    relay.fall_silent();
+    end_with(vec![cut_off], 3, "member 0, which conducts, is lost: nothing was heard of it for 15 s");
+    let said = end_with(vec![first, third], 1, "");
+    assert!(said[0].contains("is lost: nothing was heard of it for 15 s; the others go on"), "{}", said[0]);
+    let missing = meeting.report()["meeting"]["missing"][0].clone();
+    assert!(number(&missing, "/member") == 1 && missing["from_s"].as_f64().unwrap() > 15.0, "{missing}");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 mod relay;
 mod runner;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use relay::Relay;
@@ -339,7 +340,7 @@ fn a_member_killed_in_any_phase_is_missing_and_the_others_go_on() {
         all.remove(2).signal(Signal::KILL);
         meeting.server.process.signal(Signal::CONT);
         let said = end_with(all, 1, "");
-        assert!(said[0].contains("FAILED: 1 of 3 members lost (member 2 ("), "{}", said[0]);
+        assert!(said[0].contains("1 of 3 members lost (member 2 ("), "{}", said[0]);
         assert_eq!(number(&meeting.report(), "/connections/opened"), 20);
     });
 }
@@ -392,6 +393,22 @@ fn a_connection_that_falls_silent_is_lost_on_both_sides() {
     assert!(said[0].contains("is lost: nothing was heard of it for 15 s; the others go on"), "{}", said[0]);
     let missing = meeting.report()["meeting"]["missing"][0].clone();
     assert!(number(&missing, "/member") == 1 && missing["from_s"].as_f64().unwrap() > 15.0, "{missing}");
+}
+
+#[test]
+fn member_0_raises_its_limit_on_descriptors_before_members_come() {
+    let meeting = Meeting::new("members-descriptors", 2, &["-c", "4"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 64 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ringload")]).args(&meeting.args);
+    command.args(["--members", "2", "--member", "0", "--meet", &meeting.meet, "--meet-timeout", "60s"]);
+    let mut first = command.stdout(Stdio::piped()).spawn().expect("a shell");
+    let mut line = String::new();
+    BufReader::new(first.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", first.id())).expect("it runs");
+    first.kill().and_then(|()| first.wait()).expect("it ends");
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let limits: Vec<_> = files.split_whitespace().take(2).collect();
+    assert!(line.contains("1 of 2 members have met") && limits[0] == limits[1], "{line} {limits:?}");
 }
 
 #[test]

@@ -316,6 +316,9 @@ impl Together {
 
 /// Begins to conduct, with `own` as member 0's connection.
 fn lead(meet: &Meet, own: OwnedFd) -> Result<Arc<Shared<Conductor>>, RunError> {
+    // Each member's connection takes one; a shell's 1,024 are fewer than there may be members.
+    ringecho::sys::raise_descriptor_limit()
+        .map_err(|error| RunError::System("cannot raise the limit on descriptors", error))?;
     let listener = listen(&meet.at).map_err(|error| RunError::Meet(meet.at.clone(), error))?;
     let setup = Setup {
         members: meet.portion.members,

@@ -21,7 +21,7 @@ use crate::sampling::{KernelMemory, Memory};
 use crate::series::{Encoded, ProcessSample, Sample, SampleLatency};
 use crate::verdict::Verdict;
 
-/// A part that measured for less than this share of the longest one was not there all the time: its process was stopped, or its
+/// A part that measured for less than this share of the time was not there all of it: its process was stopped, or its
 /// connections ended. Between the others are the milliseconds that looking at counters takes.
 const ALL_THE_TIME: f64 = 0.9;
 
@@ -199,35 +199,53 @@ fn messages(reports: &[Report]) -> MessageCounts {
     }
 }
 
+/// The time in which all measured.
+struct Window {
+    seconds: f64,
+    /// Those that measured for at least so long were there all the time.
+    whole_s: f64,
+}
+
+impl Window {
+    fn of(reports: &[Report], all: &[&MeasuredReport]) -> Self {
+        let runs = || reports.iter().flat_map(|report| &report.runs);
+        let longest_s = all.iter().map(|it| it.seconds).fold(0.0, f64::max);
+        if Meeting::of(reports).is_none() {
+            return Self { seconds: longest_s, whole_s: 0.0 };
+        }
+        // The parts of one run begin at one moment. If they end when all has been sent, the last one says how long it took.
+        if runs().any(|run| run.scenario.messages.is_some()) {
+            return Self { seconds: longest_s, whole_s: f64::INFINITY };
+        }
+        // Else they end at one moment, too, and differ by how soon each has looked at its counters: the time is no longer for one
+        // that had no processor to do it.
+        let planned_s = runs().map(|run| run.scenario.duration_s).fold(0.0, f64::max);
+        let whole_s = ALL_THE_TIME * longest_s.min(planned_s);
+        let whole: Vec<_> = all.iter().map(|it| it.seconds).filter(|&seconds| seconds >= whole_s).collect();
+        Self { seconds: whole.iter().sum::<f64>() / whole.len() as f64, whole_s }
+    }
+
+    /// How much of the time this part was there.
+    fn share(&self, part: &MeasuredReport) -> f64 {
+        if part.seconds >= self.whole_s { 1.0 } else { part.seconds / self.seconds }
+    }
+}
+
 fn measured(reports: &[Report], seen: &Seen) -> Option<MeasuredReport> {
     let all: Vec<_> = reports.iter().filter_map(|report| report.measured.as_ref()).collect();
     if all.is_empty() {
         return None;
     }
     let echoes = sum(&all, |it| it.echoes);
-    // The parts of one run begin at one moment and end at one, and differ by how soon each has looked at its counters. If they end
-    // when all has been sent, some are done before others, and the last one says how long it took.
-    let is_one_run = Meeting::of(reports).is_some();
-    let ends_with_the_last = reports.iter().flat_map(|report| &report.runs).any(|run| run.scenario.messages.is_some());
-    let longest_s = all.iter().map(|it| it.seconds).fold(0.0, f64::max);
-    let is_all_the_time = |it: &MeasuredReport| !ends_with_the_last && it.seconds >= ALL_THE_TIME * longest_s;
-    let seconds = if is_one_run && !ends_with_the_last {
-        let whole: Vec<_> = all.iter().filter(|it| is_all_the_time(it)).map(|it| it.seconds).collect();
-        whole.iter().sum::<f64>() / whole.len() as f64
-    } else {
-        longest_s
-    };
-    let together = |rate: fn(&MeasuredReport) -> f64| {
-        let share = |it: &MeasuredReport| if is_one_run && !is_all_the_time(it) { it.seconds / seconds } else { 1.0 };
-        all.iter().map(|it| rate(it) * share(it)).sum::<f64>()
-    };
+    let window = Window::of(reports, &all);
+    let together = |rate: fn(&MeasuredReport) -> f64| all.iter().map(|it| rate(it) * window.share(it)).sum::<f64>();
     let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
     let (lag_us, lag_histogram) = latencies(all.iter().filter_map(|it| it.lag_histogram.as_ref()));
     let servers = seen.servers(reports, |report| report.measured.as_ref()?.server_cpu.as_ref());
     let loads: Vec<_> = all.iter().map(|it| &it.load_cpu).collect();
     let load_cpu = CpuReport { cores_max: load_cores(reports), ..cpu(&loads, echoes)? };
     Some(MeasuredReport {
-        seconds,
+        seconds: window.seconds,
         echoes,
         echoes_per_s: together(|it| it.echoes_per_s),
         offered_per_s: all.iter().filter_map(|it| it.offered_per_s).reduce(|sum, other| sum + other),
@@ -474,6 +492,7 @@ mod tests {
     fn a_member_that_was_not_there_all_the_time_makes_the_run_no_shorter() {
         let measured_for = |member, seconds| {
             let mut part = part(member, 50.0, 0.0, 0.0);
+            part.runs[0].scenario.duration_s = 1.0;
             let measured = part.measured.as_mut().unwrap();
             (measured.seconds, measured.echoes_per_s) = (seconds, 1000.0 / seconds);
             part
@@ -483,6 +502,10 @@ mod tests {
         let measured = merged.measured.unwrap();
         assert!((measured.seconds - 1.001).abs() < 1e-9 && measured.echoes == 3000, "{measured:?}");
         assert!((measured.echoes_per_s - 3000.0).abs() < 5.0, "{}", measured.echoes_per_s);
+        // The second one got no processor to look at its counters in time.
+        let merged = merge(&[measured_for(0, 1.0), measured_for(1, 2.0), measured_for(2, 1.0)]).unwrap();
+        let measured = merged.measured.unwrap();
+        assert!((measured.echoes_per_s - 2500.0).abs() < 1e-6, "{measured:?}");
     }
 
     #[test]

@@ -63,7 +63,9 @@ fn inflate(payload: &[u8], is_text: bool) -> Result<Vec<u8>, u16> {
 
 fn compress(message: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(message.len() * 2 + 100);
-    Compress::new(Compression::fast(), false).compress_vec(message, &mut payload, FlushCompress::Sync).expect("compressed");
+    Compress::new(Compression::fast(), false)
+        .compress_vec(message, &mut payload, FlushCompress::Sync)
+        .expect("compressed");
     payload.truncate(payload.len() - TAIL.len());
     payload
 }

@@ -16,7 +16,7 @@ use ringload::members::message::{
 use ringload::members::token::{Side, Token, nonce};
 use ringload::output::report::Report;
 use ringload::series::Encoded;
-use runner::{Files, Running, check_schema};
+use runner::{Files, Running, check_schema, ringload};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -479,6 +479,15 @@ fn members_that_do_not_come_are_not_waited_for_for_ever() {
     let meeting = Meeting::new("members-absent", 2, &["-c", "4", "--meet-timeout", "1s"]);
     end_with(vec![meeting.member(0, &[])], 3, "member 1 did not come within 1s (--meet-timeout)");
     end_with(vec![meeting.member(1, &[])], 3, "member 0 was not to be met at 127.0.0.1:");
+}
+
+#[test]
+fn members_leave_standard_output_to_results_that_they_do_not_have() {
+    let how = ["--members", "2", "--member", "1", "--meet", "127.0.0.1:1", "--meet-timeout", "100ms"];
+    let output = ringload(&[&["run", "ws://127.0.0.1:1/", "-c", "4", "--json", "-"][..], &how].concat());
+    let [results, said] = [output.stdout, output.stderr].map(|it| String::from_utf8(it).expect("text"));
+    assert_eq!((output.status.code(), results.as_str()), (Some(3), ""));
+    assert!(said.contains("member 1 of 2: member 0 at 127.0.0.1:1 conducts"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Ends a run early: in order at the first signal or key, at once at the second. Stops it, and lets it go on, with the
-//! terminal in the hands of the shell meanwhile.
+//! Ends a run early: in order at the first signal or key, at once at the second. Also suspends and continues it, giving the
+//! terminal to the shell meanwhile.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// Two Ctrl-C are nearer to each other, but no hand is faster than this.
 const MOMENT_OF_KEYS: Duration = Duration::from_millis(50);
 
-/// What a process that a signal has ended returns, by the custom of shells: this and the signal's number.
+/// The base of exit codes after a signal, by the custom of shells: this and the signal's number.
 pub const EXIT_BY_SIGNAL: i32 = 128;
 
 /// Whether the run is to end early, and what asks for it. Clones are the same.

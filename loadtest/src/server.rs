@@ -1,4 +1,4 @@
-//! The server that is measured: found, or started for the run.
+//! The server under test: a given process, or one started for the run.
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
@@ -27,7 +27,7 @@ pub enum ServerChoice {
     },
     /// A ringecho for this run only.
     Own {
-        /// What it is to speak.
+        /// The protocol to speak.
         protocol: Protocol,
         /// More arguments for it.
         args: Vec<String>,
@@ -43,7 +43,7 @@ pub struct Server {
     started: Started,
 }
 
-/// What keeps it running, if this process has started it.
+/// The handle that keeps it running, if this process has started it.
 enum Started {
     BySomebodyElse,
     Own(OwnServer),
@@ -75,7 +75,7 @@ impl Server {
         })
     }
 
-    /// Where it listens: at one place at least.
+    /// Its addresses: at least one.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
         &self.targets
@@ -121,7 +121,7 @@ impl Server {
         })
     }
 
-    /// What it said when it started, if this process has started it.
+    /// Its output at the start, if this process has started it.
     #[must_use]
     pub fn banner(&self) -> Option<&str> {
         if let Started::Own(own) = &self.started { Some(own.banner()) } else { None }

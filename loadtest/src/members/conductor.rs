@@ -1,5 +1,5 @@
-//! What the conductor decides: which peers are members, when a phase begins, which are lost, when it is over. No socket and no clock:
-//! what happens is told with its time, what is to be done is asked for with [`Conductor::next_action`].
+//! The conductor: which peers are members, when a phase begins, which members are lost, when the run is over. No socket and
+//! no clock: events come with their time, actions are returned by [`Conductor::next_action`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -29,7 +29,7 @@ pub const STOPPED_NS: u64 = 1_000_000_000;
 /// A connection that has not said a hello for so long is closed.
 const HELLO_NS: u64 = 10_000_000_000;
 
-/// So many connections may be without a hello at the same time, beside one for each member.
+/// Limit of connections without a hello at the same time, beside one for each member.
 const STRANGERS: usize = 64;
 
 /// A sample that is older than this is not shown any more.
@@ -41,22 +41,22 @@ pub const CANNOT_RUN: u8 = 3;
 /// Names a connection.
 pub type PeerId = u64;
 
-/// What is conducted.
+/// The run that is conducted.
 #[derive(Debug)]
 pub struct Setup {
-    /// How many members there are.
+    /// The number of members.
     pub members: u32,
-    /// What all must have.
+    /// The token of all members.
     pub token: Token,
     /// The version of ringload that all must be.
     pub ringload: String,
     /// The scenario that all must have.
     pub scenario: Fingerprint,
-    /// How long to wait for all of them.
+    /// Time to wait for all of them.
     pub meet_timeout_ns: u64,
 }
 
-/// What is to be done.
+/// The actions of a conductor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Send this.
@@ -84,7 +84,7 @@ pub struct Conductor {
     peers: BTreeMap<PeerId, Peer>,
     seats: Vec<Seat>,
     stage: Stage,
-    /// How far all members of this run have come.
+    /// The progress of all members in this run.
     passed: Milestone,
     run: u32,
     actions: VecDeque<Action>,
@@ -138,7 +138,7 @@ enum Stage {
     Running { began_ns: u64 },
 }
 
-/// How far a member has come in a run, in order. Phases that end by the clock need no waiting for each other, and are none.
+/// The progress of a member in a run, in order. Phases that end by the clock need no barrier, and are not listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Milestone {
     #[default]
@@ -198,7 +198,7 @@ impl Conductor {
         self.peers.get(&peer).is_some_and(|it| it.member.is_some())
     }
 
-    /// How many members have come.
+    /// The number of members that have arrived.
     #[must_use]
     pub fn present(&self) -> usize {
         self.seats.iter().filter(|seat| seat.peer.is_some()).count()
@@ -514,8 +514,8 @@ impl Conductor {
         }
     }
 
-    /// What all do together: the sample and counts of member `own` with the latest ones of the others. What members of one host see
-    /// of it, its kernel and the server's process, counts once.
+    /// The sum of the sample and counts of member `own` and the latest ones of the others. A host's kernel and the server's process count
+    /// once, however many members see them.
     #[must_use]
     pub fn sum(&self, own: u32, sample: &Sample, counts: &Counts, now_ns: u64) -> (Sample, Counts) {
         let (mut sum, mut all) = (sample.clone(), *counts);

@@ -1,12 +1,12 @@
-//! One run by many processes, on as many machines as there are: one start, one stop, one report.
+//! One run by many processes on one or more machines: one start, one stop, one report.
 //!
-//! Member 0 conducts, and is a member like the others beside that. Each member does its [`Portion`] of the scenario, which is
-//! divided among members as it is among a machine's threads. Before each phase that waits for something, all members wait
-//! for each other, and then begin at one instant, which each knows by its own clock.
+//! Member 0 conducts the run, and also is a member like the others. Each member does its [`Portion`] of the scenario, which
+//! is divided among members as among the threads of a machine. At the barriers between phases all members wait for each
+//! other, and then begin at one instant, by their own clocks.
 //!
-//! - [`message`] is what they say to each other, [`token`] shows that they belong together, [`clock`] compares clocks.
-//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes up on time.
-//! - [`Together`] is what the rest of ringload knows of it.
+//! - [`message`] has the messages, [`token`] proves that a peer belongs to the run, [`clock`] measures clock offsets.
+//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes threads promptly.
+//! - [`Together`] is the interface to the rest of ringload.
 
 pub mod clock;
 pub mod conductor;
@@ -44,31 +44,31 @@ use crate::stats::Counts;
 /// From one attempt to reach member 0 to the next.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How long one attempt may take.
+/// Time for one attempt.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// How often a wait looks at signals.
+/// Interval at which a wait checks for signals.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long member 0 waits, behind the end, until all have been told.
+/// Time that member 0 waits at the end until all have been told.
 const PARTING: Duration = Duration::from_secs(6);
 
-/// How long a member that fails waits until it has said so.
+/// Time that a failing member waits until it has said so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A member's stack for the thread with the socket.
 const STACK: usize = 512 << 10;
 
-/// How members meet.
+/// The settings of a meeting.
 #[derive(Clone, Debug)]
 pub struct Meet {
     /// Which part is this process's.
     pub portion: Portion,
-    /// Where member 0 listens, as host and port.
+    /// The address where member 0 listens, as host and port.
     pub at: String,
-    /// How long to wait for the others.
+    /// Time to wait for the others.
     pub timeout: Duration,
-    /// What all have.
+    /// The token of all members.
     pub token: Token,
     /// The scenario, as all must have it.
     pub scenario: Fingerprint,
@@ -78,7 +78,7 @@ pub struct Meet {
 #[derive(Clone, Debug)]
 pub struct Together {
     common: Arc<Common>,
-    /// What the next run tries, in a search.
+    /// The value that the next run tries, in a search.
     pub value: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ struct Common {
     link: Arc<Shared<Member>>,
     /// At member 0.
     conductor: Option<Arc<Shared<Conductor>>>,
-    /// How this run's phases began here.
+    /// When this run's phases began here.
     starts: Mutex<Starts>,
 }
 
@@ -132,7 +132,7 @@ impl Together {
         self.common.conductor.is_some()
     }
 
-    /// What ends the run early, at any member.
+    /// A request to end the run early, at any member.
     #[must_use]
     pub fn interrupt(&self) -> &Interrupt {
         &self.common.interrupt
@@ -173,7 +173,7 @@ impl Together {
         self.notes().iter().for_each(|note| say(format_args!("ringload: {note}\n")));
     }
 
-    /// What has happened among the members since the last call.
+    /// The events among the members since the last call.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         self.common.conductor.as_ref().map(|it| it.lock().take_notes()).unwrap_or_default()
@@ -248,7 +248,7 @@ impl Together {
         self.starts().phases.push(start);
     }
 
-    /// Tells member 0 what the last second brought; there, what it brought all of them.
+    /// Sends member 0 the sample of the last second; at member 0, returns the sum of all members.
     #[must_use]
     pub fn exchange(&self, sample: &Sample, counts: &Counts) -> Option<(Sample, Counts)> {
         if let Some(conductor) = &self.common.conductor {
@@ -388,7 +388,7 @@ fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunE
     }
 }
 
-/// What became of a hello.
+/// The reply to a hello.
 #[derive(Debug, PartialEq, Eq)]
 enum Acceptance {
     Accepted,

@@ -1,5 +1,5 @@
-//! The conductor and its members over a simulated network: messages take their time, connections break, members fall silent. Seeded
-//! schedules; a failing seed is printed.
+//! The conductor and its members over a simulated network: messages are delayed, connections break, members fall silent.
+//! Seeded schedules; a failing seed is printed.
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,9 @@
-//! Several runs as one: histograms are added, never averaged; counters are summed; seconds are laid over each other by
-//! the clock.
+//! Merging of several runs: histograms are added, never averaged; counters are summed; seconds are aligned by the clock.
 //!
-//! The parts of one run, which several members did together, are laid over each other by the clock that they had in common.
+//! The parts of one run by several members are aligned by the conductor's clock.
 //!
 //! Runs on several machines against one server are told apart by their machines' boot ids. What two runs saw of the same
-//! thing (the server's process, a machine's kernel) counts once.
+//! process or kernel counts once.
 
 mod groups;
 
@@ -142,7 +141,7 @@ fn connections(reports: &[Report]) -> Connections {
         violations: violations.into_values().collect(),
         connect_s,
         opened_per_s: all.iter().map(|it| it.opened_per_s * share(it)).sum(),
-        // Of several generators, each has seen what the server did for all of them.
+        // Each of several generators has seen the server's work for all of them.
         server_cpu_us_per_connection: if let [only] = all.as_slice() {
             only.server_cpu_us_per_connection
         } else {

@@ -262,6 +262,7 @@ impl RunArgs {
             Ok(meet) => meet,
             Err(message) => return complain(message, EXIT_USAGE),
         };
+        let takes_stdout = self.results.take_stdout();
         if meet.as_ref().is_some_and(|meet| meet.portion.member > 0) {
             // Those are member 0's, which has the results.
             (self.results, self.metrics) = (Results::default(), None);
@@ -272,7 +273,7 @@ impl RunArgs {
         if let Err(error) = self.results.check() {
             return complain(error, EXIT_CANNOT_RUN);
         }
-        if self.results.take_stdout() {
+        if takes_stdout {
             output::speak_on(if self.quiet { Voice::Nowhere } else { Voice::Stderr });
         }
         match meet {

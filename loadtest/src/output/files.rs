@@ -76,8 +76,10 @@ impl Results {
     /// The files in words: ` (a.json, a.html)`, or nothing.
     #[must_use]
     pub fn place(&self) -> String {
-        let paths: Vec<_> = self.paths().map(|path| path.display().to_string()).collect();
-        if paths.is_empty() { String::new() } else { format!(" ({})", paths.join(", ")) }
+        let name =
+            |path: &Path| if is_stdout(path) { "its standard output".to_owned() } else { path.display().to_string() };
+        let names: Vec<_> = self.paths().map(name).collect();
+        if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
     }
 
     /// Whether one of the files is standard output.
@@ -262,6 +264,12 @@ mod tests {
 
     fn two(json: &Path, html: &Path) -> Results {
         Results { json: Some(json.to_owned()), html: Some(html.to_owned()), ..Results::default() }
+    }
+
+    #[test]
+    fn standard_output_is_named_in_words() {
+        assert_eq!(two(Path::new("-"), Path::new("a.html")).place(), " (its standard output, a.html)");
+        assert_eq!(Results::default().place(), "");
     }
 
     #[test]

@@ -151,6 +151,11 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
+    /// The same for one that may have ended.
+    pub(crate) fn try_signal(&self, signal: Signal) -> rustix::io::Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
+    }
+
     /// Waits for its end without reading its output any more: the exit code.
     pub(crate) fn end_unheard(mut self) -> Option<i32> {
         drop(self.lines);

@@ -43,3 +43,12 @@ fn connections_follow_their_stages() {
     assert!((39.0..=40.0).contains(&most), "{open:?}");
     assert!(open[0] < most && *open.last().unwrap() <= 12.0, "up, and down again: {open:?}");
 }
+
+#[test]
+fn a_plan_that_begins_with_none_has_no_rate_of_connecting() {
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let outcome = run_whole(&[&url, "--connection-stages", "100ms:100, 1s:100"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!((outcome.number("/connections/opened"), outcome.number("/connections/ready")), (100, 0));
+    assert_eq!(outcome.json["connections"]["opened_per_s"], 0.0, "{}", outcome.output);
+}

@@ -224,7 +224,7 @@ pub(super) struct ScenarioArgs {
 
     /// Source addresses: a block like 127.1.0.0/16, or a list of addresses and blocks
     ///
-    /// Default: on IPv4 loopback a block in 127.64.0.0/9, otherwise as the kernel chooses.
+    /// Default: above 1,000 connections to IPv4 loopback a block in 127.64.0.0/9, otherwise as the kernel chooses.
     #[arg(long, value_name = "CIDR|LIST")]
     source: Option<String>,
 

@@ -1,4 +1,4 @@
-//! Turns of a worker without its kernel: what `benches/instructions.rs` counts.
+//! Turns of a worker without its kernel: what `instructions/benches/server.rs` counts.
 
 use super::connections::Connections;
 use super::lifecycle::{Facts, Timeouts};

@@ -112,14 +112,12 @@ impl EarlyEnd {
 
 impl Connections {
     pub(super) fn of(outcome: &Outcome) -> Self {
-        let Outcome { scenario, tally, addresses, at_first, connect_time, .. } = outcome;
+        let &Outcome { scenario, ref tally, ref addresses, ref at_first, connect_time, ready, .. } = outcome;
         let counts = &tally.counts;
         // A plan may hold fewer at first than it does later.
         let requested = u64::from(scenario.own().connections_at_first);
         let (settled, failed_at_first) = (at_first[Counter::Settled], at_first[Counter::Failed]);
         let untried = at_first[Counter::Untried];
-        // A plan that begins at 0 may have opened some before anybody looks.
-        let ready = settled.saturating_sub(failed_at_first).min(requested);
         let failures = |failures: &Failures| -> Vec<Failure> {
             let failure = |(&(cause, address), &count): (&(Cause, usize), &u64)| Failure {
                 cause: cause.to_string(),

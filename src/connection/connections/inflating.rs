@@ -39,17 +39,17 @@ impl<E, L: Lender> Connections<E, L> {
         Output::default()
     }
 
-    /// A turn of waiting input: it is handled as if it had been received now, and its echo queued. The budget pays for it.
+    /// A turn of waiting input. Its echo is queued; the budget pays for it.
     pub(super) fn resume(&mut self, key: u32) {
         if !self.table.get(key).life.wants(false).resume {
             return;
         }
         let life = &mut self.table.get_mut(key).life;
-        let Some(mut bytes) = life.take_waiting(&mut self.shared) else { return };
-        let Received { output, frames, event, .. } = self.received_by_session(key, &mut bytes);
-        let output = output.to_vec(&bytes);
+        let Some(received) = life.resume(&mut self.shared, self.now) else { return };
+        self.count_messages(&received);
+        let Received { output, frames, event, .. } = received;
         let mut cost = schedule::cost_of_receive(output.len() as u32, frames);
-        self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, output, false));
+        self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, output.head, false));
         if let Some(event) = event {
             cost = cost.saturating_add(self.happened(key, event));
         } else {

@@ -61,7 +61,7 @@ fn what_has_arrived_is_received_before_its_sender_is_idle() {
     let (mut connections, key) = connection_with(b"");
     connections.get_mut(key).life.facts.set(Facts::READABLE);
     assert_eq!(after(&mut connections, key, IDLE), State::Open);
-    connections.get_mut(key).life.found_nothing();
+    connections.get_mut(key).life.found_nothing(false);
     assert_eq!(after(&mut connections, key, 1), State::Lingering);
 }
 
@@ -85,7 +85,7 @@ fn a_request_that_has_arrived_is_received_before_its_time_is_up() {
     let key = connections.accepted(0, 0);
     connections.get_mut(key).life.facts.set(Facts::READABLE);
     assert_eq!(after(&mut connections, key, IDLE), State::Opening);
-    connections.get_mut(key).life.found_nothing();
+    connections.get_mut(key).life.found_nothing(false);
     assert_eq!(after(&mut connections, key, 1), State::Aborted);
 }
 

@@ -331,7 +331,10 @@ impl Lifecycle {
     pub(crate) fn resume(&mut self, shared: &mut Shared, now: u32) -> Option<Received> {
         self.facts.clear(Facts::LADEN);
         let Reply { output, event, frames, messages, kinds, then } = self.session.resume(shared)?;
-        self.since = now;
+        if self.state == State::Open {
+            self.since = now;
+            self.facts.hear();
+        }
         self.happened(event, then, now);
         Some(Received { output, messages, frames, kinds, event, has_opened: false })
     }

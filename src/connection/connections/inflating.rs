@@ -30,13 +30,23 @@ impl<E, L: Lender> Connections<E, L> {
         self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, bytes, false));
         let why = "no memory for another compressed message";
         self.close(key, (Ending::Violation, CloseCode::TRY_AGAIN_LATER), why);
-        let life = &mut self.table.get_mut(key).life;
-        if !life.facts.has(Facts::LADEN) {
-            life.release(&mut self.shared);
-            self.take_work();
-        }
+        self.pass_over(key);
+        self.table.get_mut(key).life.release(&mut self.shared);
+        self.take_work();
         self.call(key);
         Output::default()
+    }
+
+    /// Handles waiting input of a connection that sends nothing more, all of it at once: nothing is inflated.
+    fn pass_over(&mut self, key: u32) {
+        let Some(received) = self.table.get_mut(key).life.resume(&mut self.shared, self.now) else { return };
+        debug_assert!(received.output.is_empty(), "output behind a Close frame");
+        self.count_messages(&received);
+        self.budget.spend(schedule::cost_of_receive(0, received.frames));
+        if let Some(event) = received.event {
+            let cost = self.happened(key, event);
+            self.budget.spend(cost);
+        }
     }
 
     /// A turn of waiting input. Its echo is queued; the budget pays for it.

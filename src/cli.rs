@@ -31,6 +31,7 @@ use crate::doctor::Report;
 use crate::options::Options;
 use crate::sys;
 use config_file::ConfigFile;
+use program_args::ProgramArgs;
 use serve_args::ServeArgs;
 
 /// Invalid arguments, or arguments that this machine cannot satisfy.
@@ -139,6 +140,13 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// The settings, read once more.
+struct Again {
+    program: ProgramArgs,
+    /// Flags whose values are not what they were at the start.
+    changed: Vec<String>,
+}
+
 fn run(serve: ServeArgs, matches: &ArgMatches, file: &ConfigFile, args: Vec<OsString>) -> ExitCode {
     let program = serve.program.clone();
     let options = Options::from(serve);
@@ -147,8 +155,11 @@ fn run(serve: ServeArgs, matches: &ArgMatches, file: &ConfigFile, args: Vec<OsSt
             let _ = write!(std::io::stdout(), "{}", print_config::render(matches, file, &config.to_string()));
         })
     } else {
+        let before = matches.clone();
         let again = move || match parse(&args) {
-            Ok(Given { command: Command::Serve(serve), .. }) => Ok(serve.program),
+            Ok(Given { command: Command::Serve(serve), matches, .. }) => {
+                Ok(Again { program: serve.program, changed: print_config::changed(&before, &matches) })
+            }
             Ok(_) => Err("the arguments no longer start a server".to_owned()),
             Err(mistake) => Err(mistake.to_string()),
         };

@@ -311,8 +311,9 @@ fn the_log_level_can_be_changed_while_it_serves() {
     server.signal(Signal::HUP);
     server.await_stderr("cannot reload the log's level");
     assert!(!server.stderr().contains("connection closed"), "{}", server.output());
-    fs::write(&file.0, "log-level = 'info'\n").expect("writable");
+    fs::write(&file.0, "log-level = 'info'\nlog-connections = true\n").expect("writable");
     server.signal(Signal::HUP);
+    server.await_stderr("changed, but in force only from the next start on: listen\n");
     server.await_stderr("reloaded the log's level: info");
     come_and_go();
     server.await_stderr("connection closed");

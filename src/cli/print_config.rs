@@ -12,11 +12,9 @@ use super::serve_args::ServeArgs;
 pub(super) fn render(matches: &ArgMatches, file: &ConfigFile, summary: &str) -> String {
     let mut text = format!("# ringecho {}: {summary}\n", env!("CARGO_PKG_VERSION"));
     let command = ServeArgs::augment_args(Command::new("serve"));
-    for arg in command.get_arguments() {
-        let Some(flag) = arg.get_long().filter(|flag| !["config", "print-config"].contains(flag)) else { continue };
+    for (flag, arg) in settings(&command) {
         let source = matches.value_source(arg.get_id().as_str());
-        let raw = matches.get_raw(arg.get_id().as_str());
-        let values: Vec<String> = raw.into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect();
+        let values = values_of(arg, matches);
         if values.is_empty() {
             if !arg.is_hide_set() {
                 let _ = writeln!(text, "# {flag} = # not set");
@@ -32,6 +30,24 @@ pub(super) fn render(matches: &ArgMatches, file: &ConfigFile, summary: &str) -> 
         let _ = writeln!(text, "{flag} = {} # {source}", toml_of(arg, &values));
     }
     text
+}
+
+/// Flags of the settings that are not the same in both.
+pub(super) fn changed(before: &ArgMatches, after: &ArgMatches) -> Vec<String> {
+    let command = ServeArgs::augment_args(Command::new("serve"));
+    let differs = |arg: &Arg| values_of(arg, before) != values_of(arg, after);
+    settings(&command).filter(|(_, arg)| differs(arg)).map(|(flag, _)| flag.to_owned()).collect()
+}
+
+/// Arguments that are settings, by their flags.
+fn settings(command: &Command) -> impl Iterator<Item = (&str, &Arg)> {
+    let is_setting = |flag: &&str| !["config", "print-config"].contains(flag);
+    command.get_arguments().filter_map(move |arg| Some((arg.get_long().filter(is_setting)?, arg)))
+}
+
+fn values_of(arg: &Arg, matches: &ArgMatches) -> Vec<String> {
+    let raw = matches.get_raw(arg.get_id().as_str());
+    raw.into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect()
 }
 
 /// Whether the real command line has the flag: what the file brings looks the same.

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::program_args::ProgramArgs;
 use super::reload::Reloads;
 use super::signals::{self, Drain};
-use super::{logging, notify};
+use super::{Again, logging, notify};
 use crate::admin::{Admin, AdminError};
 use crate::config::{Config, ConfigError};
 use crate::options::Options;
@@ -54,7 +54,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ProgramError {
 pub(super) fn run(
     options: &Options,
     program: &ProgramArgs,
-    again: impl Fn() -> Result<ProgramArgs, String> + Send + 'static,
+    again: impl Fn() -> Result<Again, String> + Send + 'static,
 ) -> Result<(), ProgramError> {
     let started_at = Instant::now();
     let config = Config::new(options)?;
@@ -79,8 +79,12 @@ pub(super) fn run(
     let running = server.start()?;
     let mut reloads = Reloads::default();
     reloads.add("the log's level", move || {
-        let program = again()?;
+        let Again { program, mut changed } = again()?;
         level.set(program.log_level.into())?;
+        changed.retain(|flag| flag != "log-level");
+        if !changed.is_empty() {
+            tracing::warn!("changed, but in force only from the next start on: {}", changed.join(", "));
+        }
         Ok(format!("{:?}", program.log_level).to_lowercase())
     });
     if addresses.iter().any(|address| matches!(address, Address::Tls(_))) {

@@ -124,7 +124,9 @@ fn descriptors(facts: &Facts, wanted: Option<u64>) -> Check {
 /// The whole machine's, which root is exempt from.
 fn files(facts: &Facts, wanted: Option<u64>) -> Option<Check> {
     let (used, max) = facts.files?;
-    let found = format!("fs.file-max {max}, {used} in use");
+    // systemd sets it to the largest number there is.
+    let max_text = if max >= i64::MAX as u64 { "unlimited".to_owned() } else { max.to_string() };
+    let found = format!("fs.file-max {max_text}, {used} in use");
     let target = used.saturating_add(wanted.unwrap_or(1 << 20)).saturating_mul(2);
     Some(
         Check::limit("open files", max.saturating_sub(used), wanted, found)

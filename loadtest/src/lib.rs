@@ -7,6 +7,7 @@
 //! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
 //!   [`times`] since when each counts; [`codecs`] compress and inflate.
+//! - [`stack`] is a TCP of our own, for transports to come without a kernel's sockets.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and which certificates they trust.
 //! - [`members`] has many processes do one run together.
 //! - [`server`] finds the server or starts it.
@@ -44,6 +45,7 @@ pub mod server;
 pub mod server_command;
 pub mod session;
 pub mod source;
+pub mod stack;
 pub mod stats;
 pub mod target;
 pub mod thresholds;

@@ -7,7 +7,7 @@
 //! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
 //! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
 //!   [`times`] since when each counts; [`codecs`] compress and inflate.
-//! - [`stack`] is a TCP of our own, for transports to come without a kernel's sockets.
+//! - [`stack`] is a TCP of our own, for connections without the kernel's sockets, and [`tun`] the network that it has.
 //! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and which certificates they trust.
 //! - [`members`] has many processes do one run together.
 //! - [`server`] finds the server or starts it.
@@ -51,6 +51,7 @@ pub mod target;
 pub mod thresholds;
 pub mod times;
 pub mod tls;
+pub mod tun;
 pub mod usage;
 pub mod verdict;
 pub mod websocket;

@@ -143,17 +143,24 @@ pub struct KernelMemory {
     pub slab_bytes: u64,
     /// What could still be used (`MemAvailable`).
     pub available_bytes: u64,
-    /// TCP sockets in use, both ends if both are here (`/proc/net/sockstat`).
+    /// TCP sockets in use, both ends if both are here (`/proc/net/sockstat`, of the server's network namespace if its process
+    /// is known).
     pub tcp_sockets: u64,
     /// Pages of their queues, in bytes.
     pub tcp_queue_bytes: u64,
 }
 
 impl KernelMemory {
-    /// As it is now.
+    /// As it is now, with the sockets of this process's network namespace.
     pub fn now() -> io::Result<Self> {
+        Self::beside(std::process::id())
+    }
+
+    /// As it is now, with the sockets of that process's network namespace; if it has ended, of this one's.
+    pub fn beside(pid: u32) -> io::Result<Self> {
         let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-        let sockstat = std::fs::read_to_string("/proc/net/sockstat")?;
+        let sockstat = std::fs::read_to_string(format!("/proc/{pid}/net/sockstat"))
+            .or_else(|_| std::fs::read_to_string("/proc/net/sockstat"))?;
         let memory = |name| kilobytes(&meminfo, name).ok_or_else(|| invalid("/proc/meminfo"));
         let tcp = |name| tcp_field(&sockstat, name).ok_or_else(|| invalid("/proc/net/sockstat"));
         Ok(Self {

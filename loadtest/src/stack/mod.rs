@@ -73,6 +73,7 @@ mod tests;
 mod waiting;
 mod wheel;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::entry::{Entry, Flag, State};
@@ -150,8 +151,10 @@ pub trait Events {
     fn failed(&mut self, key: u32, failure: Failure);
 }
 
-/// What a stack has met.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What stacks have met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Counters {
     /// Packets that were damaged or of no known kind.
     pub unread: u64,
@@ -167,6 +170,19 @@ pub struct Counters {
     pub challenges: u64,
     /// Probes of windows that were shut.
     pub probes: u64,
+}
+
+impl Counters {
+    /// Adds what another stack has met.
+    pub fn add(&mut self, other: &Self) {
+        self.unread += other.unread;
+        self.strays += other.strays;
+        self.repeated += other.repeated;
+        self.early += other.early;
+        self.early_dropped += other.early_dropped;
+        self.challenges += other.challenges;
+        self.probes += other.probes;
+    }
 }
 
 /// One thread's connections.

@@ -311,11 +311,7 @@ fn streams_survive_a_relay_that_loses_repeats_reorders_and_damages() {
                 std::panic::resume_unwind(panic);
             }
         };
-        all.unread += counters.unread;
-        all.repeated += counters.repeated;
-        all.early += counters.early;
-        all.early_dropped += counters.early_dropped;
-        all.probes += counters.probes;
+        all.add(&counters);
     }
     let met = [all.unread, all.repeated, all.early, all.early_dropped, all.probes];
     assert!(first.is_some() || met.iter().all(|&count| count > 0), "schedules lack something: {all:?}");

@@ -46,6 +46,7 @@ fn enter_a_namespace() -> rustix::io::Result<()> {
 fn with_server(behaviour: Behaviour, test: impl FnOnce(SocketAddr) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         enter_a_namespace().expect("it was tried");
+        ip("link set lo up");
         let port = start_on("0.0.0.0:0", behaviour).port();
         test(SocketAddr::new(OWN.parse().expect("an address"), port));
     });
@@ -70,6 +71,8 @@ fn a_thousand_connections_echo_and_close_in_order() {
         let run = &outcome.json["runs"][0];
         assert_eq!((run["stack"].as_str(), run["transport"].as_str()), (Some("user"), Some("tun")));
         assert!(outcome.output.contains("over a TCP of its own"), "{}", outcome.output);
+        assert!(outcome.output.contains("ringload's own: "), "{}", outcome.output);
+        assert!(run["segments"]["repeated"].is_u64(), "{run}");
         check_schema(&outcome.json);
         // All are the server's sockets: this side has none.
         let sockets = outcome.number("/memory/idle/kernel/tcp_sockets");
@@ -94,7 +97,7 @@ fn good_echoes_of_all_sizes_and_depths_are_good() {
         &["--tcp", "--size", "5000"],
     ] {
         // Of its own namespace with packets of 64 KiB, and of another one with those of Ethernet.
-        let check = |outcome: runner::Outcome| {
+        let check = move |outcome: runner::Outcome| {
             assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.output);
             assert_eq!(outcome.number("/connections/opened"), 4);
             assert!(outcome.number("/measured/echoes") > 0, "{args:?}: {}", outcome.output);
@@ -222,25 +225,59 @@ fn nothing_is_left_of_a_run_that_was_killed() {
     });
 }
 
+/// Whether another user, without rights, may run programs of this directory; if not, that is said.
+fn has_others() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    let other = Command::new(env!("CARGO_BIN_EXE_ringload")).uid(OTHER).gid(OTHER).arg("--version").output();
+    let has_others = is_root && other.is_ok_and(|output| output.status.success());
+    if !has_others {
+        eprintln!("SKIPPED: there is no other user here that may run {}", env!("CARGO_BIN_EXE_ringload"));
+    }
+    has_others
+}
+
+/// `nobody`.
+const OTHER: u32 = 65_534;
+
+#[test]
+fn a_device_that_was_prepared_needs_no_rights() {
+    if obstacle().is_some() || !has_others() {
+        return;
+    }
+    with_server(Behaviour::Echo, |address| {
+        ip(&format!("tuntap add trial0 mode tun user {OTHER}"));
+        ip("addr add 198.19.0.1/16 dev trial0");
+        ip("link set trial0 up");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
+        command.args(["run", "--stack", "user", "--tun", "trial", "--threads", "1", &format!("ws://{address}/")]);
+        command.args(["-c", "10", "--messages", "100", "--warmup", "0"]).uid(OTHER).gid(OTHER);
+        let output = run_to_end(&mut command);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains("ok: 10 connections held"), "{said}");
+    });
+}
+
 #[test]
 fn what_is_missing_is_said() {
-    // A loopback address is refused whatever the rights are, but not before the device is there.
     if obstacle().is_none() {
         with_server(Behaviour::Echo, |_| {
             let outcome = run("127.0.0.1:9".parse().unwrap(), &USER);
             assert_eq!(outcome.code, Some(2), "{}", outcome.output);
             assert!(outcome.output.contains("loopback"), "{}", outcome.output);
+            let few = ["--clients", "10.0.0.0/30", "--threads", "2"];
+            let outcome = run("10.0.0.1:9".parse().unwrap(), &[&USER[..], &few].concat());
+            assert_eq!(outcome.code, Some(2), "{}", outcome.output);
+            assert!(outcome.output.contains("--clients 10.0.0.0/30 cannot be divided"), "{}", outcome.output);
         });
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
     command.args(["run", "--stack", "user", "-c", "4"]);
     if rustix::process::geteuid().is_root() {
-        command.uid(65534).gid(65534);
-    }
-    let is_executable = Command::new("/proc/self/exe").uid(65534).gid(65534).arg("--list").output().is_ok();
-    if rustix::process::geteuid().is_root() && !is_executable {
-        eprintln!("SKIPPED: others may not execute files of this directory");
-        return;
+        if !has_others() {
+            return;
+        }
+        command.uid(OTHER).gid(OTHER);
     }
     let output = run_to_end(&mut command);
     let said = String::from_utf8_lossy(&output.stderr);

@@ -113,7 +113,7 @@ pub enum EngineError {
     #[error("TUN device: {0}")]
     Tun(io::Error),
     /// There can be no stack for these connections.
-    #[error("--stack user: {0}")]
+    #[error("--stack user: {0} (--clients names them)")]
     Stack(ConfigError),
 }
 

@@ -126,6 +126,7 @@ impl RunError {
                 | Self::DeflateTcp
                 | Self::ExpectTcp
                 | Self::Unreachable(..)
+                | Self::Tun(TunError::Divide { .. })
                 | Self::Step(_)
         )
     }

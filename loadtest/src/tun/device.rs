@@ -44,12 +44,6 @@ impl Device {
         self.mtu
     }
 
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     fn set_up(&mut self, blocks: &[Block]) -> io::Result<()> {
         let mut request = self.request()?;
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as c_short;

@@ -10,7 +10,11 @@ use common::browser::Browser;
 use common::server::Server;
 use serde_json::json;
 
-const MODES: [&str; 4] = ["off", "pass", "verify", "recompress"];
+/// The values of --deflate, and what else there is to say beside them.
+fn modes() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    let with_context = ["pass", "verify"].map(|mode| (mode, &["--deflate-context"][..]));
+    ["off", "pass", "verify", "recompress"].map(|mode| (mode, &[][..])).into_iter().chain(with_context)
+}
 
 /// What `scripts/other-clients` ends with where they are not installed.
 const NOT_INSTALLED: i32 = 77;
@@ -18,8 +22,7 @@ const NOT_INSTALLED: i32 = 77;
 #[test]
 fn websockets_and_ws_get_back_what_they_send() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/other-clients");
-    let with_context = ["pass", "verify"].map(|mode| (mode, &["--deflate-context"][..]));
-    for (mode, context) in MODES.map(|mode| (mode, &[][..])).into_iter().chain(with_context) {
+    for (mode, context) in modes() {
         let server = Server::start(&[&["--deflate", mode], context].concat());
         let url = format!("ws://{}", server.address());
         let agreement = if mode == "off" { "plain" } else { "deflate" };
@@ -34,8 +37,8 @@ fn websockets_and_ws_get_back_what_they_send() {
 #[test]
 fn chromium_gets_back_what_it_sends() {
     let Some(mut browser) = Browser::start() else { return };
-    for mode in MODES {
-        let server = Server::start(&["--deflate", mode]);
+    for (mode, context) in modes() {
+        let server = Server::start(&[&["--deflate", mode], context].concat());
         browser.open(&format!("http://{}/", server.address()), 800, "light");
         browser.await_true("document.querySelector('#state')?.textContent === 'connected'");
         let exchange = format!(
@@ -59,8 +62,9 @@ fn chromium_gets_back_what_it_sends() {
         );
         let outcome = browser.evaluate(&exchange);
         let outcome = outcome.as_str().unwrap_or_default();
-        let extensions = outcome.strip_prefix("true 1000 ").unwrap_or_else(|| panic!("{mode}: {outcome}"));
-        assert_eq!(extensions.starts_with("permessage-deflate"), mode != "off", "{mode}: {extensions:?}");
+        let extensions = outcome.strip_prefix("true 1000 ").unwrap_or_else(|| panic!("{mode} {context:?}: {outcome}"));
+        let is_agreed = extensions.starts_with("permessage-deflate");
+        assert_eq!(is_agreed, mode != "off", "{mode} {context:?}: {extensions:?}");
     }
     assert!(browser.complaints.is_empty(), "{:#?}", browser.complaints);
 }

@@ -1,11 +1,12 @@
 //! Compressed messages of the fuzzer's, valid or not, in the fuzzer's reads: what comes back is what was sent, or inflates to
-//! the same; and what is refused is what flate2 and the standard library do not take either.
+//! the same; and what is refused is what zlib and the standard library do not take either.
 #![no_main]
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
 use libfuzzer_sys::fuzz_target;
 use ringecho::protocol::{Cause, Deflate, Event, Session, Settings, Shared};
 use ringecho_fuzz::input::Cuts;
+use ringecho_fuzz::zlib::{Inflater, State};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
@@ -35,13 +36,13 @@ fuzz_target!(|input: (u8, bool, bool, Cuts, &[u8])| {
 /// What a message inflates to; or the code that it is to be refused with, by the first mistake in it.
 fn inflate(payload: &[u8], is_text: bool) -> Result<Vec<u8>, u16> {
     let payload = [payload, &TAIL].concat();
-    let mut inflater = Decompress::new(false);
+    let mut inflater = Inflater::new(15);
     let (mut message, mut at) = (Vec::new(), 0);
     loop {
-        message.reserve(4096);
-        let before = inflater.total_in();
-        let status = inflater.decompress_vec(&payload[at..], &mut message, FlushDecompress::None);
-        at += (inflater.total_in() - before) as usize;
+        let mut more = [0; 4096];
+        let progress = inflater.inflate(&payload[at..], &mut more);
+        at += progress.taken;
+        message.extend(&more[..progress.written]);
         let cut = if is_text { std::str::from_utf8(&message).err() } else { None };
         if cut.is_some_and(|error| error.error_len().is_some()) {
             return Err(1007);
@@ -49,20 +50,22 @@ fn inflate(payload: &[u8], is_text: bool) -> Result<Vec<u8>, u16> {
         if message.len() as u64 > MAX_MESSAGE_SIZE {
             return Err(1009);
         }
-        match status {
-            Err(_) => return Err(1007),
-            Ok(Status::StreamEnd) if at < payload.len() => inflater.reset(false),
-            Ok(_) if at == payload.len() && message.len() < message.capacity() => {
+        match progress.state {
+            State::Wrong => return Err(1007),
+            _ if at == payload.len() && progress.written < more.len() => {
                 return if cut.is_some() { Err(1007) } else { Ok(message) };
             }
-            Ok(_) => {}
+            State::Ended => inflater.reset(),
+            State::Open => {}
         }
     }
 }
 
 fn compress(message: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(message.len() * 2 + 100);
-    Compress::new(Compression::fast(), false).compress_vec(message, &mut payload, FlushCompress::Sync).expect("compressed");
+    Compress::new(Compression::fast(), false)
+        .compress_vec(message, &mut payload, FlushCompress::Sync)
+        .expect("compressed");
     payload.truncate(payload.len() - TAIL.len());
     payload
 }

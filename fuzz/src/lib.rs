@@ -8,6 +8,7 @@
 //! | `memory.rs` | how much memory is allocated |
 //! | `records.rs` | records of TLS 1.3, for ringecho and for rustls |
 //! | `seeds.rs` | the seed corpus |
+//! | `zlib.rs` | zlib, to judge what is inflated |
 //!
 //! The strict reader of what a server sends is the one of the property tests.
 
@@ -19,3 +20,4 @@ pub mod model;
 pub mod outgoing;
 pub mod records;
 pub mod seeds;
+pub mod zlib;

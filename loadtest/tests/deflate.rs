@@ -56,6 +56,16 @@ fn all_kinds_of_messages_are_compressed_and_come_back_right() {
                 } else {
                     assert_right(&outcome, &what);
                 }
+                let messages = match args {
+                    ["--deflate-precompressed", "--size", ..] => {
+                        "; messages 75 % compressible, compressed before the run)"
+                    }
+                    ["--deflate-precompressed", ..] => "client_max_window_bits, compressed before the run)",
+                    ["--size", .., "--compressibility", "30"] => "; messages 30 % compressible)",
+                    ["--message", ..] => "client_max_window_bits)",
+                    _ => " % compressible)",
+                };
+                assert!(outcome.output.contains(messages), "{what}: {}", outcome.output);
             }
         }
     }

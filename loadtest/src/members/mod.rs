@@ -446,7 +446,9 @@ mod tests {
         };
         let judge = |messages: &[FromConductor]| {
             let mut member = Member::new(hello.clone(), token.clone(), 0);
-            messages.iter().for_each(|message| member.received(message.clone(), 0));
+            for message in messages {
+                member.received(message.clone(), 0);
+            }
             member.gone("its connection ended");
             accepted(&net::shared(member).unwrap(), Instant::now(), &Interrupt::default())
         };

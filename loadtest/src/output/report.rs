@@ -369,7 +369,7 @@ impl Report {
     /// On how many connections messages were compressed, in words; `None` if no run has offered that.
     #[must_use]
     pub fn compression(&self) -> Option<String> {
-        let mut offers: Vec<&str> = self.runs.iter().filter_map(|run| run.scenario.deflate.as_deref()).collect();
+        let mut offers: Vec<String> = self.runs.iter().filter_map(|run| run.scenario.compression()).collect();
         offers.dedup();
         let (deflating, opened) = (self.connections.deflating, self.connections.opened);
         let declined = match opened.saturating_sub(deflating) {
@@ -392,6 +392,17 @@ fn stage_points(ramp: &Ramp, share: f64) -> Vec<StagePoint> {
 }
 
 impl Load {
+    /// The compression that was offered, and how far the messages lend themselves to it.
+    fn compression(&self) -> Option<String> {
+        let offer = self.deflate.as_ref()?;
+        let messages = match self.compressibility_percent {
+            _ if self.own_messages.is_some() => String::new(),
+            percent => format!("; messages {percent} % compressible"),
+        };
+        let precompressed = if self.deflate_precompressed { ", compressed before the run" } else { "" };
+        Some(format!("{offer}{messages}{precompressed}"))
+    }
+
     fn of(scenario: &Scenario) -> Self {
         let (traffic, own) = (&scenario.traffic, scenario.own());
         Self {

@@ -47,7 +47,7 @@ impl Flows {
         }
         let flows = (u64::from(ends.hosts) * u64::from(PORTS)).min(u32::MAX.into());
         let lives = (flows / u64::from(capacity.max(1))).min(LIVES_MAX.into()) as u32;
-        let is_possible = lives > 0 && ends.servers.len() <= usize::from(u16::MAX);
+        let is_possible = lives > 0 && u16::try_from(ends.servers.len()).is_ok();
         is_possible.then_some(Self { ends, capacity: capacity.max(1), lives })
     }
 

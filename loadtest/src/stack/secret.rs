@@ -13,14 +13,14 @@ const CLOCK_NS: u64 = 4_000;
 /// A secret, and what depends on it.
 #[derive(Debug)]
 pub(super) struct Secret {
-    secret: [u64; 2],
+    key: [u64; 2],
     second: Option<u64>,
     challenges_left: u64,
 }
 
 impl Secret {
     pub(super) fn new(secret: [u64; 2]) -> Self {
-        Self { secret, second: None, challenges_left: 0 }
+        Self { key: secret, second: None, challenges_left: 0 }
     }
 
     /// The initial sequence number of a connection (RFC 6528 section 3): a clock, so that a later connection of the same
@@ -45,7 +45,7 @@ impl Secret {
 
     fn hash(&self, value: &impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.secret, value).hash(&mut hasher);
+        (self.key, value).hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -5,10 +5,12 @@ use std::collections::BinaryHeap;
 
 use super::{MS, Random};
 
+/// A packet on its way, the next one first: when it arrives, its number, its bytes, whether it is for a server.
+type Passing = Reverse<(u64, u64, Vec<u8>, bool)>;
+
 /// Packets on their way. How bad the relay is differs between schedules.
 pub(super) struct Relay {
-    /// When it arrives, its number, its bytes, whether it is for a server.
-    queue: BinaryHeap<Reverse<(u64, u64, Vec<u8>, bool)>>,
+    queue: BinaryHeap<Passing>,
     count: u64,
     /// One in so many packets is lost, comes twice, is damaged.
     loss: usize,

@@ -1,6 +1,6 @@
-//! The admin listener: health, readiness, metrics and status of a server that runs, over HTTP, on a thread of its own.
+//! The admin listener: health, readiness, metrics and status of a running server over HTTP, on a separate thread.
 //!
-//! It reads the workers' counters when somebody asks; workers do nothing for it.
+//! Requests read the workers' counters; workers do nothing for it.
 
 mod health;
 mod metrics;
@@ -34,14 +34,14 @@ pub(crate) use health::ask;
 
 /// Connections that are served at a time; further ones wait in the kernel's queue. Monitoring has a handful.
 const CONNECTIONS_MAX: usize = 32;
-/// How long a client may take to send a request, and to keep its connection without one.
+/// Time for a client to send a request, and to keep its connection without one.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may last in all.
+/// Maximum duration of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Before another accept is tried when one has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where an admin listener listens: `ADDRESS:PORT`, `unix:PATH` or `unix:@NAME` (abstract, `unix(7)`).
+/// The address of an admin listener: `ADDRESS:PORT`, `unix:PATH` or `unix:@NAME` (abstract, `unix(7)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
     /// TCP: a name or an address, and a port.
@@ -113,7 +113,7 @@ impl Admin {
         Ok(Self { address: bound, path })
     }
 
-    /// Where it listens, with the port as it is.
+    /// Its address, with the actual port.
     pub fn address(&self) -> &AdminAddress {
         &self.address
     }
@@ -138,7 +138,7 @@ impl Listener {
                 Self::Tcp(listener)
             }
             AdminAddress::Path(path) => {
-                // What a process that was killed has left behind refuses connections.
+                // The socket file of a killed process refuses connections.
                 let is_stale =
                     || UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
                 let listener = match UnixListener::bind(path) {

@@ -1,4 +1,4 @@
-//! What [`Options`] come to on this machine, checked, and what limited it.
+//! The configuration: [`Options`] checked and resolved on this machine, and what limited them.
 
 use std::fmt;
 use std::io;
@@ -49,7 +49,7 @@ const RECEIVE_MEMORY_MAX: u64 = 1 << 20;
 /// Close, to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why options cannot be followed here.
+/// Why options cannot be used on this machine.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // each variant is its message
 pub enum ConfigError {
@@ -59,15 +59,15 @@ pub enum ConfigError {
     Engine(#[from] EngineError),
     #[error("--listen {address}: {cause}; {}", listen::FORMS)]
     Listen { address: String, cause: String },
-    #[error("--listen {0} stands there twice")]
+    #[error("--listen {0} is given twice")]
     ListenTwice(String),
-    #[error("{0} and {1}: the one includes the other, so one of them is enough for --listen")]
+    #[error("--listen {0} and {1} overlap: one of them is enough")]
     ListenOverlap(SocketAddr, SocketAddr),
     #[error("no address to listen on")]
     NoListener,
-    #[error("--cpus: CPU {cpu} is none that this process may use, which are {usable}")]
+    #[error("--cpus: CPU {cpu} is not available to this process (available: {usable})")]
     Cpu { cpu: usize, usable: String },
-    #[error("--cpus: at least one is needed")]
+    #[error("--cpus: at least one CPU is needed")]
     NoCpus,
     #[error("--workers 0: at least one worker is needed")]
     NoWorkers,
@@ -92,8 +92,8 @@ pub enum ConfigError {
     )]
     TooManyWorkers { workers: usize, needed: u64, limit: u64 },
     #[error(
-        "--max-connections {wanted}: RLIMIT_NOFILE {limit} allows for {most} at most, that many descriptors in each of \
-         as many workers as can be; ask for fewer, or raise the limit (ulimit -Hn)"
+        "--max-connections {wanted}: RLIMIT_NOFILE {limit} allows at most {most}, with as many workers as can be \
+         started; ask for fewer, or raise the limit (ulimit -Hn)"
     )]
     TooManyConnections { wanted: usize, most: u64, limit: u64 },
     #[error(
@@ -105,9 +105,9 @@ pub enum ConfigError {
     Backlog(u64),
     #[error("--receive-buffers: {memory} bytes are more than half of --backlog-per-connection {backlog}")]
     ReceiveBuffers { memory: u64, backlog: u64 },
-    #[error("--tls-cert and --tls-key: there must be both, or none of them")]
+    #[error("--tls-cert and --tls-key: give both or neither")]
     TlsHalfPair,
-    #[error("--tls-self-signed: there is a --tls-cert already")]
+    #[error("--tls-self-signed and --tls-cert exclude each other")]
     TlsTwoCertificates,
     #[error("--subprotocol {0:?}: not a token as in RFC 9110 5.6.2")]
     Subprotocol(String),
@@ -121,7 +121,7 @@ pub enum ConfigError {
     DeflateContext,
 }
 
-/// What a server runs with: checked, and fit for the machine.
+/// The settings of a server, checked and adapted to the machine.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) engine: Engine,
@@ -135,7 +135,7 @@ pub struct Config {
     notes: Vec<String>,
 }
 
-/// What TLS listeners are given.
+/// The TLS files.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub(crate) struct TlsFiles {
@@ -146,7 +146,7 @@ pub(crate) struct TlsFiles {
 }
 
 impl Config {
-    /// What `options` come to on this machine.
+    /// Resolves `options` on this machine.
     ///
     /// Raises the process's soft `RLIMIT_NOFILE` to the hard one.
     pub fn new(options: &Options) -> Result<Self, ConfigError> {
@@ -248,7 +248,7 @@ impl Config {
         })
     }
 
-    /// What moves the bytes.
+    /// The engine.
     pub fn engine(&self) -> Engine {
         self.engine
     }
@@ -263,7 +263,7 @@ impl Config {
         self.max_connections
     }
 
-    /// What the machine did not grant and is done without, a sentence each.
+    /// What the machine did not grant and the server does without, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -285,7 +285,7 @@ fn share(connections: usize, workers: usize, index: usize) -> usize {
 struct Cpus {
     /// In this order.
     order: Vec<usize>,
-    /// How many workers are worth having by default.
+    /// The default number of workers.
     worth: usize,
     is_chosen: bool,
     quota: Option<Bound<f64>>,
@@ -331,7 +331,7 @@ fn list(cpus: &[usize]) -> String {
     cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Whose descriptor tables hold the connections.
+/// The owner of the descriptor tables that hold the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tables {
     OnePerWorker,
@@ -339,7 +339,7 @@ enum Tables {
     One,
 }
 
-/// How many connections descriptor tables hold.
+/// The capacity of descriptor tables.
 struct Table {
     tables: Tables,
     /// Each of the tables.
@@ -515,7 +515,7 @@ fn with_overhead(bytes: u64) -> u64 {
     bytes + bytes / 16
 }
 
-/// How many bytes may wait where there is room for `room`.
+/// The bytes that may wait where there is room for `room`.
 fn without_overhead(room: u64) -> u64 {
     room - room / 16
 }
@@ -528,7 +528,7 @@ fn receive_memory(backlog: u64, workers: usize, cpus: usize) -> usize {
     shared.min(backlog / 2).max(BACKLOG_MIN / 2) as usize
 }
 
-/// What becomes of permessage-deflate, unless it is declined.
+/// The mode of permessage-deflate, unless it is declined.
 fn describe_deflate(options: &Options) -> Option<String> {
     (options.deflate != Deflate::Off)
         .then(|| format!("deflate {}", options.deflate.with_context(options.has_deflate_context)))

@@ -1,6 +1,6 @@
-//! What this machine can hold, and what would limit it first: `ringecho doctor`.
+//! `ringecho doctor`: how many connections this machine can hold, and what would limit it first.
 //!
-//! `facts.rs` asks the kernel, `checks.rs` judges, without asking anything; here it becomes a report.
+//! `facts.rs` reads facts from the kernel, `checks.rs` evaluates them without further system calls; the report is made here.
 
 mod checks;
 mod facts;
@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use checks::{Check, State};
 use facts::Facts;
 
-/// What a look at the machine has come to.
+/// The results of the checks.
 pub(crate) struct Report {
     wanted: Option<u64>,
     checks: Vec<Check>,

@@ -1,7 +1,7 @@
 //! ringecho: a WebSocket echo server for Linux, one thread per core on `io_uring`.
 //!
-//! [`Options`] say what is wanted, [`Config`] is what they come to on this machine, [`Server`] runs it, [`Handle`] stops
-//! it and counts:
+//! [`Options`] are the requested settings, [`Config`] is the result of checking them on this machine, [`Server`] runs it,
+//! [`Handle`] stops it and has its statistics:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,17 +12,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The house, from the outside in; each layer uses those below it (`tests/layering.rs`):
+//! The layers, from top to bottom; each uses those below it (`tests/layering.rs`):
 //! - `cli` reads flags and environment and runs the program;
-//! - `admin` answers what people and monitoring ask about a server that runs (feature `admin`);
+//! - `admin` serves health, metrics and status of a running server (feature `admin`);
 //! - `server` binds, starts the workers and drains them;
-//! - `doctor` judges what a machine can hold (feature `cli`);
+//! - `doctor` checks how many connections a machine can hold (feature `cli`);
 //! - `config` turns options into checked settings, `machine` asks the operating system what it grants;
 //! - `engine` moves the bytes;
-//! - `connection` is a connection's life, its pending output, its deadlines and its turn, without I/O and without a clock;
-//! - `transport` is what lies between a connection's bytes and its session;
-//! - `worker` is what a worker shares with the rest of the process;
-//! - `protocol` knows what the bytes mean, without I/O and without a clock;
+//! - `connection` has lifecycle, pending output, deadlines and scheduling of connections, without I/O and without a clock;
+//! - `transport` has the stages between a connection's bytes and its session;
+//! - `worker` has the state that a worker shares with the rest of the process;
+//! - `protocol` is WebSocket, without I/O and without a clock;
 //! - `sys` makes single system calls.
 
 #![warn(missing_docs)]

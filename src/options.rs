@@ -1,5 +1,5 @@
-//! What a server is asked to be: plain data, whether it comes from flags, from the environment or from a program that
-//! embeds the server. [`Config::resolve`](crate::Config::resolve) checks it.
+//! The requested settings of a server: plain data, from flags, the environment or a program that embeds the server.
+//! [`Config::resolve`](crate::Config::resolve) checks it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use crate::engine::Engine;
 use crate::protocol::{Deflate, Protocol, Settings};
 use crate::worker::{ReceiveBuffers, WhenFull};
 
-/// What a server is asked to be. `None` leaves the choice to [`Config::resolve`](crate::Config::resolve), which knows the
-/// machine, unless a field says otherwise.
+/// The requested settings of a server. `None` leaves the choice to [`Config::resolve`](crate::Config::resolve), which knows
+/// the machine, unless a field says otherwise.
 ///
 /// ```
 /// let options = ringecho::Options { listen: vec!["127.0.0.1:0".into()], ..ringecho::Options::default() };
@@ -18,34 +18,34 @@ use crate::worker::{ReceiveBuffers, WhenFull};
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 pub struct Options {
-    /// Where to listen: `HOST:PORT` each, like `0.0.0.0:9001` or `[::1]:9001`, where port 0 takes a free one and a name stands
-    /// for all its addresses; `unix:PATH`, `unix:@NAME` (abstract), or `systemd` for the sockets that the service manager
-    /// passes. In front of it `tls:`; behind a `?` options of that listener: `protocol=tcp`, `proxy=v1` (`v2`, `any`),
+    /// Listeners: `HOST:PORT` each, like `0.0.0.0:9001` or `[::1]:9001`, where port 0 takes a free one and a name stands for
+    /// all its addresses; `unix:PATH`, `unix:@NAME` (abstract), or `systemd` for the sockets passed by the service manager.
+    /// The prefix `tls:` means TLS; after a `?` follow options of that listener: `protocol=tcp`, `proxy=v1` (`v2`, `any`),
     /// `mode=660`. The default is `127.0.0.1:9001` alone.
     pub listen: Vec<String>,
-    /// Whether `[::]` is for IPv6 alone. The default is for IPv4, too.
+    /// Whether `[::]` accepts IPv6 only. By default it also accepts IPv4.
     pub ipv6_only: bool,
-    /// The certificate of TLS listeners with its chain, and its key, in PEM. Without them one is made at the start, and its
-    /// fingerprint said.
+    /// Certificate chain and key of TLS listeners, in PEM. Without them a self-signed certificate is made at the start, and
+    /// its fingerprint printed.
     pub tls_cert: Option<PathBuf>,
     /// See [`Options::tls_cert`].
     pub tls_key: Option<PathBuf>,
-    /// Whether a certificate is to be made, so that files are a mistake.
+    /// Whether a self-signed certificate is requested, so that giving files is an error.
     pub tls_self_signed: bool,
-    /// Authorities, in PEM: TLS clients need a certificate by one of them.
+    /// Authorities, in PEM: TLS clients need a certificate issued by one of them.
     pub tls_client_ca: Option<PathBuf>,
-    /// What moves the bytes. `None`: [`Engine::Uring`] if the kernel lets it, else [`Engine::Epoll`].
+    /// The engine. `None`: [`Engine::Uring`] if the kernel allows it, else [`Engine::Epoll`].
     pub engine: Option<Engine>,
-    /// Worker threads. `None`: one per CPU, as far as the CPU quota goes, and more if `max_connections` needs them.
+    /// Worker threads. `None`: one per CPU, within the CPU quota, and more if `max_connections` needs them.
     pub workers: Option<usize>,
-    /// The CPUs to pin the workers to, in this order. `None`: those of the process's affinity mask if there are at least as
-    /// many workers; fewer workers are placed by the kernel.
+    /// CPUs to pin the workers to, in this order. `None`: those of the process's affinity mask if there are at least as many
+    /// workers; fewer workers are not pinned.
     pub cpus: Option<Vec<usize>>,
-    /// Connections to hold at most. `None`: what the workers' descriptor tables hold.
+    /// Maximum number of connections. `None`: what the workers' descriptor tables hold.
     pub max_connections: Option<usize>,
-    /// What becomes of clients that come while all connections are taken. The default is [`WhenFull::Refuse`].
+    /// What happens to further clients while all connections are taken. The default is [`WhenFull::Refuse`].
     pub when_full: WhenFull,
-    /// How long a client may be silent before the kernel asks whether it lives (TCP keepalive). `None`: it does not ask. The
+    /// Time of silence after which the kernel probes whether a client is alive (TCP keepalive). `None`: no probes. The
     /// default is five minutes.
     pub tcp_keepalive: Option<Duration>,
     /// Whether each connection's end is logged, with the client's address.
@@ -53,38 +53,36 @@ pub struct Options {
     /// Bytes of the largest message, all its fragments together; 0: no limit. `None`: 16 MiB, or less if
     /// `backlog_per_connection` is less.
     pub max_message_size: Option<u64>,
-    /// Bytes of output that may wait for one peer before its connection is no longer read from. `None`: 16 MiB, or
-    /// `max_message_size` if that is more, as far as `backlog_total` goes.
+    /// Maximum of unsent output kept for one peer; above it, its connection is no longer read from. `None`: 16 MiB, or
+    /// `max_message_size` if that is more, as far as `backlog_total` allows.
     pub backlog_per_connection: Option<u64>,
     /// The same for all connections together. `None`: a quarter of the memory that the process may use, 1 GiB at most.
     pub backlog_total: Option<u64>,
-    /// From the accept to the end of the upgrade request. `None`: as long as it takes. The default is 10 s.
+    /// Time from the accept to the end of the upgrade request. `None`: no limit. The default is 10 s.
     pub handshake_timeout: Option<Duration>,
-    /// Without input from a peer, which half-way gets a Ping. `None`, the default: for ever.
+    /// Time without input from a peer, which gets a Ping after half of it. `None`, the default: no limit.
     pub idle_timeout: Option<Duration>,
-    /// Without progress of output that waits for a peer, above the limit where its connection is no longer read from.
-    /// `None`: for ever. The default is 60 s.
+    /// Time without progress of the output of a connection that is above its limit and no longer read from. `None`: no
+    /// limit. The default is 60 s.
     pub stall_timeout: Option<Duration>,
-    /// From [`Handle::stop`](crate::Handle::stop) to the end, whatever the peers do. The default is 8 s.
+    /// Time from [`Handle::stop`](crate::Handle::stop) to the end at the latest. The default is 8 s.
     pub drain_timeout: Duration,
-    /// What to speak.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Subprotocols to agree to, in order of preference; `*` is the first that the client offers.
+    /// Accepted subprotocols, in order of preference; `*` is the first one that the client offers.
     pub subprotocols: Vec<String>,
     /// The only path to serve. `None`: every path is served.
     pub path: Option<String>,
-    /// The path that answers a plain GET with 200, for load balancers and probes. `None`: none does. The default is
-    /// `/healthz`.
+    /// Path that answers a plain GET with 200, for load balancers and probes. `None`: no path. The default is `/healthz`.
     pub health_path: Option<String>,
-    /// Whether browsers that open the address of a WebSocket get a test page. The default is that they do.
+    /// Whether browsers get a test page at the address of a WebSocket. They do by default.
     pub has_page: bool,
-    /// Whether clients may ask for something else than an echo by the path: docs/BEHAVIOURS.md. The default is that they may
-    /// not.
+    /// Whether clients may request behaviours other than an echo by the path: docs/BEHAVIOURS.md. By default they may not.
     pub has_behaviours: bool,
-    /// What becomes of permessage-deflate, which clients offer: docs/PROTOCOL.md.
+    /// What to do about permessage-deflate, which clients offer: docs/PROTOCOL.md.
     pub deflate: Deflate,
-    /// Whether clients may take the context of their compression over from one message to the next, where the echo allows
-    /// it: better ratios, for an inflater of 48 KiB per connection. The default is that they may not.
+    /// Whether clients may use context takeover, where the echo allows it: better ratios, for an inflater of 48 KiB per
+    /// connection. By default they may not.
     pub has_deflate_context: bool,
     /// Bytes of the largest upgrade request. The default is 16 KiB.
     pub max_handshake_size: u64,

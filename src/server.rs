@@ -1,4 +1,4 @@
-//! A server's life: bind, start the workers, wait until it is told to stop, drain.
+//! The server: bind, start the workers, wait for the end, drain.
 
 use std::fmt;
 use std::io;
@@ -31,8 +31,8 @@ pub use tls::TlsError;
 /// `listen(2)` cuts this down to `net.core.somaxconn`. A full queue drops SYNs, which the clients send again a second
 /// later: a long one is what makes mass connects fast.
 const ACCEPT_QUEUE: i32 = 65_535;
-/// How long a port that is in use is tried. When a process with rings is killed, the kernel closes what is in them after
-/// the process is gone, the listeners among it: with many connections that takes seconds.
+/// Time that bind is retried on a port in use. When a process with rings is killed, the kernel closes the sockets in them
+/// only after the process is gone, the listeners among them: with many connections that takes seconds.
 const BIND_PATIENCE: Duration = Duration::from_secs(10);
 const BIND_PAUSE: Duration = Duration::from_millis(20);
 /// TCP keepalive probes that a peer may leave unanswered, and the time between two: the path may fail for some minutes.
@@ -60,7 +60,7 @@ pub enum ServerError {
         cause: String,
     },
     /// The program was told to end while it waited for an address that is in use.
-    #[error("told to end before it could listen on {address}, which is in use")]
+    #[error("told to end while waiting for {address}, which is in use")]
     GivenUp {
         /// Which.
         address: Address,
@@ -92,7 +92,7 @@ fn listen_remedy(address: &Address, error: &io::Error) -> &'static str {
     }
 }
 
-/// Where a server listens.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Address {
@@ -129,7 +129,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// How long addresses that are in use are tried, and how the time until then passes.
+/// Time that addresses in use are retried, and how to wait in between.
 struct Patience<'a> {
     until: Instant,
     wait: &'a dyn Fn(Duration) -> bool,
@@ -161,21 +161,21 @@ pub struct Running {
     _files: Vec<unix::SocketFile>,
 }
 
-/// How to reach a server from any thread, before it serves, while it does, and after that.
+/// A handle to a server for any thread, before it serves, while it does, and after that.
 #[derive(Clone)]
 pub struct Handle {
     state: Arc<Mutex<State>>,
     about: Arc<About>,
 }
 
-/// What does not change about a server.
+/// The constant properties of a server.
 pub(crate) struct About {
     pub(crate) engine: Engine,
     /// Connections that each worker can hold.
     pub(crate) capacities: Vec<u32>,
     /// Bytes of pending output that all workers together keep at most.
     pub(crate) backlog_max: u64,
-    /// What becomes of permessage-deflate.
+    /// The handling of permessage-deflate.
     pub(crate) deflate: String,
     pub(crate) started_at: Instant,
 }
@@ -194,7 +194,7 @@ pub enum Condition {
     Draining,
 }
 
-/// What a [`Handle`] reaches.
+/// The state behind a [`Handle`].
 #[derive(Default)]
 struct State {
     /// Of the threads, once they run.
@@ -205,7 +205,7 @@ struct State {
     is_stopped: bool,
 }
 
-/// What a server has done so far.
+/// The statistics of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -243,7 +243,7 @@ impl Server {
         })
     }
 
-    /// The same; `wait` waits so long for an address that is in use, or says that this is to be given up.
+    /// The same; `wait` waits that long for an address in use, or returns that the start is to be given up.
     pub(crate) fn bind_waiting(mut config: Config, wait: &dyn Fn(Duration) -> bool) -> Result<Self, ServerError> {
         let patience = Patience { until: Instant::now() + BIND_PATIENCE, wait };
         let mut bound = Vec::new();
@@ -272,12 +272,12 @@ impl Server {
         Ok(Self { config, sockets, files, addresses, handle })
     }
 
-    /// Where it listens, in the order of [`Options::listen`](crate::Options::listen), with ports as they are.
+    /// The addresses of its listeners, in the order of [`Options::listen`](crate::Options::listen), with the actual ports.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// How to stop it and to see what it does, from any thread.
+    /// The handle to stop it and to read its statistics, for any thread.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -376,14 +376,14 @@ impl Handle {
         lock(&self.state).controls.as_ref().map_or(0, Controls::turned_away)
     }
 
-    /// Has each worker make a turn, which its counter of turns tells of.
+    /// Makes each worker make a turn, as its counter of turns shows.
     pub(crate) fn call(&self) {
         if let Some(controls) = &lock(&self.state).controls {
             controls.call();
         }
     }
 
-    /// What each worker has done so far.
+    /// The counters of each worker.
     pub(crate) fn tallies(&self) -> Vec<Tally> {
         lock(&self.state).controls.as_ref().map(Controls::tallies).unwrap_or_default()
     }
@@ -401,7 +401,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().expect("no holder panics")
 }
 
-/// Gives TLS listeners what they show, if there are such.
+/// Sets the certificates of TLS listeners, if there are any.
 fn give_certificates(files: TlsFiles, bound: &mut [Bound]) -> Result<Option<Arc<Certificates>>, ServerError> {
     let addresses: Vec<Address> = bound.iter().filter(|it| it.is_tls).map(|it| it.address.clone()).collect();
     if addresses.is_empty() {

@@ -1,4 +1,4 @@
-//! What the operating system grants: descriptors, processors, standard error.
+//! Single system calls: limits, processors, signals, standard error.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -70,10 +70,10 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// What is to be done before the process ends otherwise than by returning from `main`.
+/// The hook to run before the process ends otherwise than by returning from `main`.
 static AT_LAST: OnceLock<fn()> = OnceLock::new();
 
-/// Has [`leave`] and [`die`] call this first.
+/// Makes [`leave`] and [`die`] call this first.
 pub fn at_last(last: fn()) {
     let _ = AT_LAST.set(last);
 }

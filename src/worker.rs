@@ -1,5 +1,5 @@
-//! What a worker shares with the rest of the process: its counters and an eventfd that wakes it. Nothing on the way of a
-//! message is shared between workers.
+//! State that a worker shares with the rest of the process: its counters and an eventfd that wakes it. Workers share no
+//! state on the path of a message.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +18,7 @@ mod counters;
 pub(crate) use counters::TURN_BOUNDS_US;
 pub(crate) use counters::{Counter, Counters, Ending, Tally};
 
-/// What a worker has to do; the same for all of an engine's workers except for the first fields.
+/// The plan of a worker; the same for all of an engine's workers except for the first fields.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Its number, from 0.
@@ -27,7 +27,7 @@ pub(crate) struct Plan {
     pub(crate) cpu: Option<usize>,
     /// Whether it has a descriptor table of its own, in engines with ordinary descriptors.
     pub(crate) has_own_table: bool,
-    /// How many connections it can hold.
+    /// Its capacity in connections.
     pub(crate) capacity: u32,
     /// Bytes of receive memory.
     pub(crate) receive_memory: usize,
@@ -51,7 +51,7 @@ pub(crate) struct Plan {
 /// The shape of a worker's receive memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveBuffers {
-    /// How many buffers; a power of two, at most 32,768.
+    /// The number of buffers; a power of two, at most 32,768.
     pub count: u16,
     /// Bytes in each.
     pub size: u32,
@@ -69,7 +69,7 @@ pub(crate) struct Backlog {
     pub(crate) total: usize,
 }
 
-/// What becomes of clients that come while all connections are taken.
+/// What happens to further clients while all connections are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
     /// They get 503 with Retry-After at once; with bare TCP they are closed.
@@ -79,7 +79,7 @@ pub enum WhenFull {
     Wait,
 }
 
-/// How long things may take. `None`: as long as they like.
+/// Time limits. `None`: no limit.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_field_names)] // as the options and the flags are called
 pub(crate) struct Limits {

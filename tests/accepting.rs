@@ -1,4 +1,4 @@
-//! Who is accepted, and when: at full tables, at several listeners, by workers that may not accept, and at the end.
+//! Accepting: at full tables, at several listeners, by workers that may not accept, and at the end.
 
 mod common;
 
@@ -58,7 +58,7 @@ fn accepts_that_are_forbidden() {
     }
 }
 
-/// One slot and three listeners: whoever waits gets it when it is free, wherever that is.
+/// One slot and three listeners: a waiting client gets the free slot, whatever listener it waits at.
 #[test]
 fn one_slot_for_several_listeners() {
     let listeners = ["--listen", "127.0.0.1:0"].repeat(3);
@@ -76,7 +76,7 @@ fn one_slot_for_several_listeners() {
     }
 }
 
-/// While the last connections are drained, nobody else gets in, whichever worker has waited for whom.
+/// While the last connections are drained, no further client is accepted, whichever worker is waiting.
 #[test]
 fn a_server_that_stops_accepts_no_more() {
     let server = Server::start(&["--workers", "2", "--max-connections", "41"]);

@@ -1,4 +1,4 @@
-//! The admin listener of a server that runs: health, metrics, status; what is counted, and what a full server says.
+//! The admin listener of a running server: health, metrics, status, counters, and a full server's answers.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! What connections do that are asked for something else than an echo (`--behaviours`, docs/BEHAVIOURS.md).
+//! Connections that request a behaviour other than an echo (`--behaviours`, docs/BEHAVIOURS.md).
 
 mod common;
 

@@ -218,7 +218,7 @@ fn the_close_frame_survives_whatever_was_sent_behind_the_violation() {
     }
 }
 
-/// When a client sends the data that nobody is to answer any more.
+/// When a client sends the data that gets no answer any more.
 #[derive(Clone, Copy, Debug)]
 enum Behind {
     /// In the same receive as the Close, as far as it fits.

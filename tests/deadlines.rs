@@ -1,4 +1,4 @@
-//! When deadlines are met: on time, whatever the server has been through, and never before the client has had its chance.
+//! Deadlines: met on time in all circumstances, and never before the client has had its chance.
 
 mod common;
 

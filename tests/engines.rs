@@ -1,4 +1,4 @@
-//! What concerns the choice of an engine, and what all of them must have in common.
+//! The choice of an engine, and the behaviour that all engines must have in common.
 
 mod common;
 
@@ -63,7 +63,7 @@ fn auto_is_the_native_engine_where_it_can_run() {
 
 fn run_or_start(arguments: &[&str]) -> bool {
     let probe = command(&[&["serve", "--listen", "192.0.2.1:1"], arguments].concat());
-    // The address is nobody's, so the start fails anyway; what counts is whether it has come so far.
+    // No machine has this address, so the start fails in any case; the test is whether it gets that far.
     run_to_end(probe).stderr.contains("192.0.2.1")
 }
 

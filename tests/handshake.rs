@@ -43,8 +43,8 @@ fn the_answer_is_the_one_of_the_rfc() {
     assert_eq!(answer.header("sec-websocket-accept"), Some(ACCEPT));
     assert!(answer.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")), "{answer:?}");
     assert!(answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")), "{answer:?}");
-    assert_eq!(answer.header("sec-websocket-protocol"), None, "nobody asked for a subprotocol");
-    assert_eq!(answer.header("sec-websocket-extensions"), None, "nobody asked for an extension");
+    assert_eq!(answer.header("sec-websocket-protocol"), None, "no subprotocol was offered");
+    assert_eq!(answer.header("sec-websocket-extensions"), None, "no extension was offered");
     peer.expect_echo(TEXT, "hello");
 }
 

@@ -1,7 +1,7 @@
-//! Hostile and broken clients in small; `scripts/hostile` does the same at full size and measures it.
+//! Hostile and broken clients at small scale; `scripts/hostile` runs them at full size and measures.
 //!
-//! While each attack goes on, other clients have every echo checked. Afterwards slots, entries and memory must be back:
-//! the table can be filled to its last slot, the memory is what it was, and the drain finds nobody to wait for.
+//! During each attack, other clients have every echo checked. Afterwards slots, entries and memory must be free again: the
+//! table can be filled to its last slot, memory is what it was, and the drain has no connection to wait for.
 
 mod attacks;
 mod common;
@@ -62,7 +62,7 @@ fn withstands_within(most: u64, server: Server, name: &str, clients: usize, live
         outcome.expect("the others are served");
         tally
     });
-    assert_eq!(tally.failed, 0, "nobody could have been refused: {tally:?}");
+    assert_eq!(tally.failed, 0, "no client could have been refused: {tally:?}");
     let grown = server.peak_resident_bytes().saturating_sub(before);
     assert!(grown <= most, "{grown} bytes more than before: {tally:?}");
     leaves_nothing_behind(server, before);
@@ -121,7 +121,7 @@ fn frames_cut_between_receives_and_no_echo_read() {
     assert_eq!(tally.ended + tally.cut_off, 0, "they are not read, and not cut off: {tally:?}");
 }
 
-/// The server stands still for longer than its timeouts. Those who would answer its Pings are there as before.
+/// The server stands still for longer than its timeouts. Clients that answer its Pings are still connected.
 #[test]
 fn a_stall_of_the_server() {
     const STALL: Duration = Duration::from_secs(5);

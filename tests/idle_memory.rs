@@ -1,5 +1,5 @@
-//! What a session that is idle keeps beside itself, by a counting allocator: nothing, whatever has been agreed upon and
-//! exchanged before. So an idle connection costs its entry in the table (`connection/table.rs`: 56 bytes at most).
+//! Memory of an idle session beside itself, by a counting allocator: none, whatever was negotiated and exchanged before. So
+//! an idle connection costs its entry in the table (`connection/table.rs`: at most 56 bytes).
 
 #[path = "../loadtest/src/counting.rs"]
 mod counting;

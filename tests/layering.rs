@@ -1,5 +1,5 @@
-//! The layering is part of the build: arrows between the modules of `src/` go down, and what `src/protocol` and
-//! `src/connection` must not know, they do not import.
+//! Layering: imports between the modules of `src/` point downwards, and `src/protocol` and `src/connection` do not import
+//! what they must not know.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! A server's life under way and its end: workers, signals, the drain, the summary.
+//! The lifecycle of a server: workers, signals, the drain, the summary.
 
 mod attacks;
 mod common;
@@ -136,7 +136,7 @@ fn what_was_sent_before_the_signal_is_echoed() {
 fn what_waits_in_sockets_at_the_signal_is_echoed() {
     const PEERS: u64 = 60;
     const MESSAGES: u64 = 4;
-    // A window of 64 KiB is what a new socket offers: this fits in, although nobody receives it.
+    // A window of 64 KiB is what a new socket offers: this fits in without being received.
     let payload = |peer, number| pattern(peer * MESSAGES + number, 12 * KIB);
     let server = Server::start(&["--drain-timeout", "300", "--workers", "1"]);
     let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();

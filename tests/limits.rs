@@ -1,4 +1,4 @@
-//! What the server puts up with and for how long: connections, time to shake hands, time without a sign of life.
+//! Limits: connections, handshake time, idle time.
 
 mod common;
 
@@ -104,7 +104,7 @@ fn the_capacity_holds_with_several_workers() {
     waiting.expect_upgrade();
 }
 
-/// A table that never has a free slot for long: whoever waits is served in the end.
+/// A table that never has a free slot for long: waiting clients are served in the end.
 #[test]
 fn a_crowd_at_a_small_table() {
     let server = Server::start(&["--workers", "2", "--max-connections", "4", "--when-full", "wait"]);

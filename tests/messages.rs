@@ -1,4 +1,4 @@
-//! What is echoed, and how: messages of many shapes, fragments, control frames between them.
+//! Echoes of messages of many shapes, with fragments, and control frames between them.
 
 mod common;
 

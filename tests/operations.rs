@@ -145,7 +145,7 @@ fn the_connection_log_is_bounded() {
     assert!(lines > 0 && lines <= CONNECTIONS.min(1000 * (seconds + 1)), "{lines} lines in {seconds} s");
 }
 
-/// A log that nobody reads: the server serves and ends all the same.
+/// A log that is not read: the server serves and ends all the same.
 #[test]
 fn standard_error_that_takes_nothing() {
     let (unread, full) = std::io::pipe().expect("a pipe");

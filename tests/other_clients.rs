@@ -1,5 +1,5 @@
-//! Clients of others, with and without compression: Python's websockets and Node's ws (`scripts/other-clients`; `scripts/test`
-//! has them installed), and Chromium.
+//! Other implementations as clients, with and without compression: Python's websockets and Node's ws
+//! (`scripts/other-clients`; `scripts/test` installs them), and Chromium.
 
 mod common;
 

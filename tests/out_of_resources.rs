@@ -1,5 +1,5 @@
-//! Descriptors, slots and memory run out: a clear refusal or a clear line, existing connections unharmed, and recovery
-//! when it is over. (`tests/limits.rs` has the full table, `tests/start_up.rs` what cannot be followed at all.)
+//! Out of descriptors, slots or memory: a clear refusal or message, unharmed existing connections, and recovery when it is
+//! over. (`tests/limits.rs` has the full table, `tests/start_up.rs` settings that cannot be satisfied.)
 
 mod common;
 
@@ -64,7 +64,13 @@ fn a_start_with_little_memory() {
         limit(&mut command, Resource::As, mib * MIB as u64);
         let Err(exit) = Server::try_launch(command) else { continue };
         assert_eq!(exit.stdout, "", "{mib} MiB");
-        let says_why = ["memory allocation of", "Cannot allocate memory", "cannot start a thread", "shared libraries"];
+        let says_why = [
+            "memory allocation of",
+            "Cannot allocate memory",
+            "out of memory",
+            "cannot start a thread",
+            "shared libraries",
+        ];
         assert!(says_why.iter().any(|why| exit.stderr.contains(why)), "{mib} MiB\n{exit}");
         refused += 1;
     }
@@ -86,7 +92,7 @@ fn a_start_without_lockable_memory() {
     assert!(exit.stderr.contains("RLIMIT_MEMLOCK"), "the remedy is missing\n{exit}");
 }
 
-/// A limit that is lowered while it runs: nobody who is there is harmed, and whoever comes is served in the end.
+/// A limit that is lowered while the server runs: connected clients are not affected, and further ones are served in the end.
 #[test]
 fn descriptors_run_out_and_come_back() {
     let server = Server::start(&["--workers", "2"]);
@@ -166,7 +172,7 @@ fn flood(server: &Server, is_enough: impl Fn(bool) -> bool) -> Vec<Peer> {
 }
 
 /// With as much memory as `--backlog-total` needs: peers that do not read fill it, others come until the table is full and
-/// beyond, and nobody who is connected is harmed. When they are gone the server serves anew, and it can happen again.
+/// beyond, and connected clients are not affected. When they are gone the server serves again, and it can happen again.
 #[test]
 fn memory_is_short_and_comes_back() {
     const TOTAL: u64 = 32 * MIB as u64;

@@ -1,5 +1,5 @@
-//! Slow readers: clients that send and read late, or never. What waits for them is bounded whatever they do, nobody else
-//! waits for them, and a client that has sent a whole message before it reads is served like any other.
+//! Slow readers: clients that send and read late, or never. Their pending output is bounded in all cases, no other client
+//! waits for them, and a client that sends a whole message before it reads is served like any other.
 
 mod attacks;
 mod common;
@@ -51,7 +51,7 @@ fn beside_an_attack(
         crowd.stop();
         let tally = attackers.join().expect("an attack that goes on to its end");
         outcome.expect("the server does as it should");
-        assert_eq!(tally.failed, 0, "nobody could have been refused: {tally:?}");
+        assert_eq!(tally.failed, 0, "no client could have been refused: {tally:?}");
     });
 }
 
@@ -200,7 +200,7 @@ fn a_reader_that_has_caught_up_is_none_any_more() {
 
 /// What the defaults let a client send as one message.
 const MESSAGE_MAX: usize = 16 * MIB;
-/// A client that cannot send for so long hangs: nobody but itself could change that.
+/// A client that cannot send for this long hangs.
 const HANGS: Duration = Duration::from_secs(20);
 
 /// A client whose own kernel holds next to nothing for it, so that all that it does not read is the server's to keep.

@@ -1,4 +1,4 @@
-//! The command line: what it accepts, what it says, and how a start that cannot succeed ends.
+//! The command line: what it accepts, what it prints, and how a start that cannot succeed ends.
 
 mod common;
 
@@ -248,7 +248,7 @@ fn listeners_that_overlap() {
 
 #[test]
 fn an_address_of_another_machine() {
-    // TEST-NET-1 (RFC 5737): nobody has it.
+    // TEST-NET-1 (RFC 5737): no machine has it.
     let exit = run(&["serve", "--listen", "192.0.2.1:9001"]);
     assert_eq!(exit.code, Some(FAILURE), "{exit}");
     assert!(exit.stderr.contains("192.0.2.1:9001"), "{exit}");
@@ -361,7 +361,7 @@ fn the_cpus_to_run_on() {
     assert_eq!(workers_cpus(&server), [last.to_string(), last.to_string()]);
 }
 
-/// Nobody reads what it prints: no reason not to serve.
+/// Its output is not read: it serves all the same.
 #[test]
 fn standard_output_that_takes_nothing() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("a device").into();

@@ -1,5 +1,5 @@
-//! Ring queues and receive buffers so small that they run over all the time: nothing may be lost then, or taken for
-//! done because its completion is still to come.
+//! Ring queues and receive buffers so small that they overflow all the time: nothing may be lost, or counted as done before
+//! its completion.
 
 mod common;
 

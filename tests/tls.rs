@@ -487,7 +487,7 @@ fn openssl_is_served_also_when_it_renews_its_keys() {
     client.wait().unwrap();
 }
 
-/// Handshakes in great numbers, some of which never end: a message of somebody else is echoed all the while.
+/// Many handshakes, some of which never end: another client's messages are echoed meanwhile.
 #[test]
 fn established_connections_are_served_in_a_storm_of_handshakes() {
     let server = serve(&["--workers", "1"]);

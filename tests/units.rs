@@ -1,4 +1,4 @@
-//! What packages install, and what docs/HOWTO.md has people type, names settings that there are.
+//! Settings named in packaged files and in commands of docs/HOWTO.md exist.
 
 mod common;
 

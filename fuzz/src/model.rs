@@ -15,7 +15,7 @@ pub const PROTOCOL_ERROR: u16 = 1002;
 pub const INVALID_DATA: u16 = 1007;
 pub const TOO_BIG: u16 = 1009;
 
-/// Who sends a stream.
+/// The sender of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     Client,
@@ -62,7 +62,7 @@ pub struct Failure {
     pub payload: Vec<u8>,
 }
 
-/// Payload bytes of a frame that ringload takes from a server at most; nobody echoes longer ones.
+/// Payload bytes of a frame that ringload takes from a server at most; no server echoes longer ones.
 const MAX_FROM_SERVER: u64 = u64::MAX >> 6;
 
 /// What must come of a client's `stream`, which begins with a frame.

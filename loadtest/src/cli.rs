@@ -1,4 +1,4 @@
-//! The command line: what may be said, and what it means.
+//! The command line: commands, options, exit codes.
 
 mod compare_args;
 mod help;
@@ -36,7 +36,7 @@ use scenario_args::ScenarioArgs;
 use search_args::SearchArgs;
 use values::Cpus;
 
-/// What the exit code says (documented in `--help-all`).
+/// Exit codes (documented in `--help-all`).
 const EXIT_FAULTS: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_CANNOT_RUN: u8 = 3;
@@ -58,16 +58,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Puts load on a WebSocket server, checks every echo, and measures
+    /// Puts load on a WebSocket server, verifies every echo, and measures
     #[command(args_override_self = true, disable_help_flag = true)]
     Run(Box<RunArgs>),
-    /// Shows results again: merges those of several machines, lays two side by side (--diff)
+    /// Shows stored results: merges those of several machines, or compares two (--diff)
     Report(ReportArgs),
-    /// Compares servers: which one is faster, by how much, and how sure that is
+    /// Compares servers: which one is faster, by how much, and how certain that is
     Compare(Box<CompareArgs>),
     /// Writes manual pages into a directory
     Man {
-        /// The directory; it is made if it is not there
+        /// The directory; it is created if it is missing
         directory: PathBuf,
     },
     /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
@@ -98,7 +98,7 @@ struct RunArgs {
     #[arg(long = "scenario", value_name = "FILE")]
     scenario_file: Option<PathBuf>,
 
-    /// Leave these options of the scenario file out, like `no-verify,rate`
+    /// Ignore these options of the scenario file, like `no-verify,rate`
     #[arg(long, value_name = "OPTIONS", value_delimiter = ',', requires = "scenario_file")]
     without: Vec<String>,
 
@@ -106,18 +106,18 @@ struct RunArgs {
     #[arg(long)]
     print_scenario: bool,
 
-    /// Threads [default: one for each processor, more if the descriptor limit asks for them]
+    /// Threads [default: one per processor, more if the descriptor limit requires it]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
 
-    /// What moves the bytes
+    /// How bytes are moved
     #[arg(long, value_name = "NAME", value_enum, default_value = "auto")]
     transport: Transport,
 
     /// Whose TCP the connections have
     ///
-    /// A kernel's socket costs some 4 KB, a connection of ringload's own TCP 28 bytes. Without a URL, the server that is started
-    /// and the load meet in a network namespace of their own. The report says which it was.
+    /// A kernel's socket costs some 4 KB, a connection of ringload's own TCP 28 bytes. Without a URL, the load and the server started
+    /// for the run have a network namespace of their own. The report says which stack it was.
     #[arg(long, value_name = "NAME", value_enum, default_value = "kernel")]
     stack: TcpStack,
 
@@ -129,26 +129,26 @@ struct RunArgs {
     #[arg(long, value_name = "CIDR")]
     clients: Option<Clients>,
 
-    /// Processors for the load, like 1 or 0-3,6; each thread is pinned to one [default: all that may be used]
+    /// Processors for the load, like 1 or 0-3,6; each thread is pinned to one [default: all available]
     #[arg(long, value_name = "LIST")]
     cpus: Option<Cpus>,
 
-    /// Processors for the server started for the run
+    /// Processors for the ringecho started for the run
     #[arg(long, value_name = "LIST", conflicts_with = "url")]
     server_cpus: Option<Cpus>,
 
-    /// More arguments for the server started for the run, split into words as a shell does
+    /// More arguments for the ringecho started for the run, split into words as a shell does
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true, conflicts_with = "url")]
     server_args: Option<String>,
 
-    /// The server's process, to report CPU and memory
+    /// PID of the server, to report its CPU and memory
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
 
     /// Start the server with this command, then stop it
     ///
-    /// The command is split into words as a shell does. The run begins when something listens at the first URL. CPU and
-    /// memory are reported as with --server-pid, with those of all its descendants.
+    /// The command is split into words as a shell does. The run begins when the first URL accepts connections. CPU and
+    /// memory are reported as with --server-pid, including all descendants.
     #[arg(long, value_name = "CMD", requires = "url", conflicts_with = "server_pid")]
     server_cmd: Option<String>,
 
@@ -160,11 +160,11 @@ struct RunArgs {
     #[expect(clippy::doc_markdown, reason = "a URL in a help text")]
     metrics: Option<SocketAddr>,
 
-    /// Print lines, not a live screen, on a terminal as well
+    /// Print lines instead of the live screen, also on a terminal
     #[arg(long)]
     no_tui: bool,
 
-    /// Print the results only
+    /// Print only the results
     #[arg(short = 'q', long)]
     quiet: bool,
 
@@ -172,7 +172,7 @@ struct RunArgs {
     #[arg(short = 'h', long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 
-    /// Print all options, and more about each
+    /// Print all options, with details
     #[arg(long, action = ArgAction::HelpLong)]
     help_all: Option<bool>,
 }
@@ -282,6 +282,7 @@ impl RunArgs {
             Ok(meet) => meet,
             Err(message) => return complain(message, EXIT_USAGE),
         };
+        let takes_stdout = self.results.take_stdout();
         if meet.as_ref().is_some_and(|meet| meet.portion.member > 0) {
             // Those are member 0's, which has the results.
             (self.results, self.metrics) = (Results::default(), None);
@@ -292,7 +293,7 @@ impl RunArgs {
         if let Err(error) = self.results.check() {
             return complain(error, EXIT_CANNOT_RUN);
         }
-        if self.results.take_stdout() {
+        if takes_stdout {
             output::speak_on(if self.quiet { Voice::Nowhere } else { Voice::Stderr });
         }
         match meet {

@@ -1,7 +1,7 @@
-//! Compression of a thread's connections (RFC 7692): what each compresses and inflates with.
+//! Compressors and inflaters of a thread's connections (RFC 7692).
 //!
-//! A message that needs no earlier one is compressed and inflated with what the thread has for all connections; a connection
-//! whose messages may need earlier ones keeps a compressor or an inflater of its own from the first message on.
+//! Messages without context takeover use the compressor and inflater that the thread has for all connections; a connection
+//! with context takeover keeps its own from its first message on.
 
 use crate::message::precompressed::Precompressed;
 use crate::message::{MessageId, Messages};
@@ -29,9 +29,9 @@ pub struct Codecs {
     /// Messages that are compressed already, by window.
     precompressed: [Option<Box<Precompressed>>; WINDOWS],
     is_precompressed: bool,
-    /// Of messages that have ended, and needed no earlier ones, by window.
+    /// Inflaters of finished messages without context takeover, by window.
     spare: [Vec<Box<Inflater>>; WINDOWS],
-    /// What has been inflated.
+    /// The inflated data.
     piece: Box<[u8]>,
     /// The message that is being sent, compressed.
     payload: Vec<u8>,
@@ -43,9 +43,9 @@ struct Link {
     agreed: Option<Agreed>,
     /// Only where this side's messages may need earlier ones.
     deflater: Option<Box<Deflater>>,
-    /// Of the message that is arriving; for good where messages may need earlier ones.
+    /// The inflater of the arriving message; kept for good with context takeover.
     inflater: Option<Box<Inflater>>,
-    /// Where in a code point the inflated text has been cut.
+    /// The position within a code point at which inflated text was cut.
     utf8: Utf8,
 }
 

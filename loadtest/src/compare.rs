@@ -1,9 +1,10 @@
-//! `ringload compare`: servers against each other, each in the same cells, round by round.
+//! `ringload compare`: measures several servers in the same cells, round by round.
 //!
-//! - [`file`] reads what is to be compared; [`metric`] and [`needs`] are words in it; [`quick`] does without one.
-//! - [`build`] builds the servers; [`process`] starts a server, [`gate`] looks whether it does what is right, [`measure`] puts load on it.
-//! - [`rounds`] conducts it all, [`idle`] keeps idle processors awake, while [`progress`] shows how far it is.
-//! - [`results`] is what is kept; [`analysis`] says, by [`statistics`], what follows; [`table`], [`plot`] and [`page`] show it.
+//! - [`file`] parses the definition; [`metric`] and [`needs`] are words in it; [`quick`] works without a file.
+//! - [`build`] builds the servers; [`process`] starts a server, [`gate`] checks its correctness, [`measure`] puts load on it.
+//! - [`rounds`] conducts the comparison, [`idle`] keeps idle processors awake, [`progress`] shows how far it is.
+//! - [`results`] stores measurements; [`analysis`] draws conclusions by [`statistics`]; [`table`], [`plot`] and [`page`]
+//!   show them.
 
 pub mod analysis;
 pub mod build;

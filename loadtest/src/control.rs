@@ -1,4 +1,4 @@
-//! How the run's phases reach its threads.
+//! Shared state of a run: how phases and counts travel between the main thread and the load threads.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::interval::LiveLatencies;
 use crate::stats::{Counts, PublishedCounts};
 
-/// What the threads are to do. Phases only go forward.
+/// The phase of the threads. Phases only go forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -62,7 +62,7 @@ pub struct Control {
     threads: Vec<ThreadPost>,
 }
 
-/// What one thread shares with the others.
+/// State that one thread shares with the others.
 #[derive(Debug)]
 struct ThreadPost {
     counts: PublishedCounts,
@@ -122,7 +122,7 @@ impl Control {
         self.threads.iter().all(|thread| thread.followed.load(Ordering::Acquire) == phase as u8)
     }
 
-    /// Where thread `index` records its latencies for everybody to see.
+    /// The published latencies of thread `index`.
     #[must_use]
     pub fn live_latencies(&self, index: usize) -> &Arc<LiveLatencies> {
         &self.threads[index].latencies

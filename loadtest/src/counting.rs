@@ -1,4 +1,4 @@
-//! The allocator of this crate's own tests, which knows how much memory each thread has: what a connection keeps is tested.
+//! A counting allocator for this crate's own tests, which check how much memory a connection keeps.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

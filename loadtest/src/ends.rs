@@ -1,4 +1,4 @@
-//! Why connections cannot be opened, and how the server ends them.
+//! Causes of failed connection attempts, and of connections ended by the server.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,7 +70,7 @@ impl Cause {
         }
     }
 
-    /// What can be done about it on this side, if anything.
+    /// The remedy on this side, if any.
     #[must_use]
     pub fn remedy(self) -> Option<&'static str> {
         match self {
@@ -109,7 +109,7 @@ impl std::fmt::Display for Cause {
     }
 }
 
-/// How the server ended a connection before it was told to.
+/// How the server ended a connection early.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EarlyEnd {
     /// With a Close frame.
@@ -139,7 +139,7 @@ impl EarlyEnd {
         if let Self::Close(close) = self { &close.reason } else { "" }
     }
 
-    /// What is mostly behind it.
+    /// The usual cause.
     #[must_use]
     pub fn remedy(&self) -> Option<&'static str> {
         let code = match self {
@@ -178,7 +178,7 @@ impl fmt::Display for EarlyEnd {
     }
 }
 
-/// What a code is called in IANA's registry of WebSocket close codes.
+/// The name of a code in IANA's registry of WebSocket close codes.
 fn name_of(code: u16) -> Option<&'static str> {
     Some(match code {
         1000 => "normal closure",

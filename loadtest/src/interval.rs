@@ -1,8 +1,8 @@
-//! Latencies while they happen: what one thread records, the conductor reads once a second.
+//! Live latencies: recorded by one thread, read by the main thread once a second.
 //!
-//! Nothing is swapped and neither side waits: the owner counts up in memory of its own, and a reader takes what a bucket has
-//! grown by since it last looked. The buckets are those of an `HdrHistogram` with two significant digits, so nothing is
-//! lost on the way into one.
+//! Neither side waits for the other: the owner increments counters of its own, and a reader takes the growth of each bucket
+//! since its last read. The buckets are those of an `HdrHistogram` with two significant digits, so converting to one loses
+//! nothing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -15,7 +15,7 @@ const PER_OCTAVE_BITS: u32 = PER_OCTAVE.trailing_zeros();
 /// Latencies above this are recorded as this, in nanoseconds: a bit above ten minutes.
 const MAX_NS: u64 = (1 << 40) - 1;
 
-/// How many buckets reach to [`MAX_NS`].
+/// The number of buckets up to [`MAX_NS`].
 const BUCKETS: usize = bucket(MAX_NS) + 1;
 
 /// A histogram for one second, or several of them together.
@@ -63,7 +63,7 @@ impl LiveLatencies {
 pub struct LiveReader(Vec<Vec<u32>>);
 
 impl LiveReader {
-    /// What all threads have recorded since the last call. They come in the same order each time.
+    /// The records of all threads since the last call. They come in the same order each time.
     pub fn take<'a>(&mut self, threads: impl Iterator<Item = &'a LiveLatencies>) -> IntervalHistogram {
         let mut histogram = interval_histogram();
         for (index, thread) in threads.enumerate() {

@@ -1,19 +1,19 @@
 //! ringload: a load generator for WebSocket echo servers.
 //!
-//! - [`cli`] reads the arguments, [`scenario`] is what they mean; [`run`] conducts a run from the first connection to
-//!   the report, [`search`] conducts several.
-//! - [`engine`] moves the bytes, one ring per thread, following [`control`]'s phases, [`pacing`] and, in an open loop, the
-//!   [`schedule`].
+//! - [`cli`] parses the arguments into a [`scenario`]; [`run`] conducts a run from the first connection to the report,
+//!   [`search`] a series of runs.
+//! - [`engine`] moves the bytes, one ring per thread, following the phases of [`control`], [`pacing`] and, in an open loop,
+//!   the [`schedule`].
 //! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
-//! - [`session`] judges one connection's echoes: [`websocket`] reads the frames, [`message`] knows what must be in them,
-//!   [`times`] since when each counts; [`codecs`] compress and inflate.
-//! - [`stack`] is a TCP of our own, for connections without the kernel's sockets, and [`tun`] the network that it has.
-//! - [`target`], [`source`] and [`tls`] say where connections go to, where they come from and which certificates they trust.
-//! - [`members`] has many processes do one run together.
-//! - [`server`] finds the server or starts it.
-//! - [`compare`] sets servers against each other, in runs of this command.
-//! - [`stats`], [`ends`] and [`interval`] count, [`sampling`] asks the system what both sides use, [`observer`] takes both together
-//!   once a second, [`verdict`] says what limited the run, [`output`] shows it all and [`thresholds`] judge it.
+//! - [`session`] judges one connection's echoes: [`websocket`] parses the frames, [`message`] knows the expected bytes,
+//!   [`times`] from when each latency counts; [`codecs`] compress and inflate.
+//! - [`stack`] is a TCP of our own, for connections without the kernel's sockets, and [`tun`] its network.
+//! - [`target`], [`source`] and [`tls`] define targets, source addresses and trusted certificates of connections.
+//! - [`members`] synchronises several processes in one run.
+//! - [`server`] finds or starts the server.
+//! - [`compare`] compares servers, by runs of this command.
+//! - [`stats`], [`ends`] and [`interval`] count, [`sampling`] reads the resource usage of both sides, [`observer`] combines
+//!   them once a second, [`verdict`] says what limited the run, [`output`] presents the results and [`thresholds`] checks them.
 
 pub mod cli;
 pub mod codecs;

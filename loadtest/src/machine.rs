@@ -1,4 +1,4 @@
-//! The machine that a run ran on: what a reader needs to judge the numbers, and to repeat them.
+//! The machine of a run: what readers need to judge the numbers, and to repeat them.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
-//! What is sent, and whether what came back is the same.
+//! Messages: their bytes, and the comparison of echoes with them.
 //!
-//! Every message is a function of its connection's number and its place in that connection's sequence, so an echo can
-//! be checked byte for byte without keeping what was sent. Messages of at least [`ID_LEN`] bytes start with both
-//! numbers in letters (valid UTF-8, whatever the opcode); the rest is cut from one shared table. Messages that the user
-//! brings along are a function of the same two numbers.
+//! Every message is a function of its connection's number and its position in that connection's sequence, so an echo can be
+//! checked byte for byte without storing what was sent. Messages of at least [`ID_LEN`] bytes start with both numbers in
+//! letters (valid UTF-8 with either opcode); the rest is cut from one shared table. The user's own messages are a function
+//! of the same two numbers.
 
 pub mod expect;
 pub mod own;
@@ -124,7 +124,7 @@ impl Messages {
         Self { sizes, text, expect, welcomes: 0, framed: true, own, longest, starts: STARTS, masked, table }
     }
 
-    /// The same messages without frames, and so without masks.
+    /// The messages without frames, and so without masks.
     #[must_use]
     pub fn unframed(mut self) -> Self {
         self.framed = false;
@@ -147,7 +147,7 @@ impl Messages {
         Some((index, &list[index]))
     }
 
-    /// What is expected to come back.
+    /// The expected answer.
     #[inline]
     #[must_use]
     pub fn expect(&self) -> Expect {
@@ -182,7 +182,7 @@ impl Messages {
         self.framed
     }
 
-    /// Where in the table the pattern of message `id` starts.
+    /// The start in the table of the pattern of message `id`.
     #[inline]
     fn start_of(&self, id: MessageId) -> usize {
         (id.hash() >> 32) as usize & self.starts

@@ -35,7 +35,7 @@ pub struct Observer<'a> {
     stall: Duration,
     /// The others that do the same run.
     together: Option<Together>,
-    /// What all of them have counted, if that is shown here.
+    /// The counts of all members, if they are shown here.
     counts_of_all: Option<Counts>,
 }
 

@@ -1,4 +1,4 @@
-//! A ringecho of one's own: the same executable again, as a child process that never outlives this one.
+//! A ringecho as a child process: the same executable again, which never outlives this process.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
@@ -19,13 +19,13 @@ use crate::target::Protocol;
 /// The hidden first argument that makes this executable the server.
 pub const SERVE: &str = "serve";
 
-/// What the server's start-up line begins with, before its address.
+/// The beginning of the server's start-up line, before its address.
 const LISTENING: &str = "ringecho listening on ";
 
-/// What the names of the server's variables begin with: each of its flags has one.
+/// The prefix of the server's environment variables: each of its flags has one.
 const VARIABLES: &[u8] = b"RINGECHO_";
 
-/// How long the server may take to start, and to end.
+/// Time for the server to start, and to end.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -49,7 +49,7 @@ pub struct OwnServer {
     child: Child,
     address: SocketAddr,
     banner: String,
-    /// What it complains of.
+    /// Its error messages.
     said: Said,
     is_quiet: bool,
 }
@@ -76,7 +76,7 @@ impl OwnServer {
             command.args(["--protocol", "tcp"]);
         }
         command.args(more_args);
-        // What is in the environment is meant for another server: --server-args are for this one.
+        // The environment is meant for another server: --server-args are for this one.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(VARIABLES)) {
             command.env_remove(name);
         }
@@ -121,7 +121,7 @@ impl OwnServer {
         Ok(server)
     }
 
-    /// Where it listens.
+    /// Its address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -159,7 +159,7 @@ impl OwnServer {
 
 impl Drop for OwnServer {
     fn drop(&mut self) {
-        // Nothing is left to be done about an error: the kernel ends the child with this process.
+        // An error leaves nothing to do: the kernel ends the child with this process.
         let _ = self.stop();
         if !self.is_quiet {
             for line in self.said.lines() {

@@ -1,4 +1,4 @@
-//! When the next connection may begin.
+//! Connect pacing: when the next connection attempt may begin.
 
 /// Paces connection attempts: at most so many a second, at most so many at a time.
 ///
@@ -21,7 +21,7 @@ impl ConnectPacing {
         Self { interval_ns, window: window.max(1), started_ns: now_ns }
     }
 
-    /// How many attempts may begin at `now_ns`, when `begun` have begun in all and `in_flight` are under way.
+    /// The number of attempts that may begin at `now_ns`, when `begun` have begun in total and `in_flight` are in progress.
     ///
     /// Attempts that the window held up are made up for afterwards: the rate is that of the whole ramp.
     #[must_use]

@@ -1,5 +1,4 @@
-//! Quantities as people write them, in one form wherever one is read: times (`30s`, `1m30s`), sizes (`16KiB`) and numbers
-//! (`10k`).
+//! Parsing of quantities, in one form everywhere: times (`30s`, `1m30s`), sizes (`16KiB`) and numbers (`10k`).
 
 use std::time::Duration;
 

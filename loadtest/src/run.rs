@@ -41,16 +41,16 @@ use crate::tun::{Network, UserStack};
 use crate::usage::{self, LoadCpus, Mark};
 use crate::websocket::handshake::{Extras, UpgradeRequest};
 
-/// How often the conductor looks at the counts.
+/// Interval at which the main thread reads the counts.
 const TICK: Duration = Duration::from_millis(5);
 
-/// The same under load, whose end is mostly known: each look counts as the generator's processor time.
+/// The same under load, whose end is mostly known: each read counts as the generator's processor time.
 const LOAD_TICK: Duration = Duration::from_millis(20);
 
 /// A run that is ended early waits for echoes and Closes only while some come, so long for the next.
 const HURRY: Duration = Duration::from_secs(1);
 
-/// How long threads may take to return when the run is over.
+/// Time for threads to return when the run is over.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A thread's stack: nothing large lives there, and there may be many threads.
@@ -63,13 +63,13 @@ pub struct Settings {
     pub scenario: Scenario,
     /// Its target.
     pub server: ServerChoice,
-    /// Where connections really go.
+    /// The routes of connections.
     pub routes: Routes,
-    /// What the upgrade requests ask for besides.
+    /// Further contents of upgrade requests.
     pub extras: Extras,
-    /// What certificates of `wss://` targets are checked against.
+    /// The trust settings for `wss://` targets.
     pub tls: TlsOptions,
-    /// Where connections come from, if not from where it suits.
+    /// The source addresses of connections, if not the default.
     pub sources: Option<SourceList>,
     /// Threads, if not as many as are needed.
     pub threads: Option<u32>,
@@ -79,17 +79,17 @@ pub struct Settings {
     pub transport: Transport,
     /// A TCP of our own instead of the kernel's.
     pub user_stack: Option<UserStack>,
-    /// Where the results go, and what must not be in them.
+    /// The output files, and the conditions on the results.
     pub results: Results,
-    /// Where metrics can be scraped meanwhile.
+    /// The address of the metrics during the run.
     pub metrics: Option<SocketAddr>,
-    /// What is shown meanwhile.
+    /// The display during the run.
     pub show: Show,
     /// The others that do the same run.
     pub together: Option<Together>,
 }
 
-/// How a run, or a search, came out.
+/// The outcome of a run, or a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// Nothing failed, got lost or came back wrong, and no threshold was broken.
@@ -156,7 +156,7 @@ fn check_descriptors(connections: u32, layout: &Layout) -> Result<(), RunError> 
     Ok(())
 }
 
-/// How many threads run where.
+/// The number of threads, and their processors.
 struct Layout {
     threads: u32,
     cpus: Vec<usize>,
@@ -206,7 +206,7 @@ struct Run<'a> {
     interrupt: Interrupt,
     observer: Observer<'a>,
     before: MemoryAt,
-    /// What the server had used before the first connection.
+    /// The server's usage before the first connection.
     server_cpu_before: Option<CpuTime>,
     /// The others that do the same run.
     together: Option<Together>,
@@ -396,7 +396,7 @@ impl<'a> Run<'a> {
         }))
     }
 
-    /// Says it at once where compression was offered and not all connections have it.
+    /// Reports at once if compression was offered and not all connections have it.
     fn note_declined(&mut self) {
         let counts = self.counts();
         let declined = counts[Counter::Opened] - counts[Counter::Deflating].min(counts[Counter::Opened]);
@@ -563,7 +563,7 @@ fn spawn_threads(
     parts.map(spawn).collect::<io::Result<_>>().map_err(|error| RunError::System("cannot start a thread", error))
 }
 
-/// Says what the run is going to do.
+/// Prints what the run is going to do.
 fn headline(scenario: &Scenario, server: &Server, threads: u32, transport: Transport) -> String {
     let traffic = &scenario.traffic;
     let (members, own) = (scenario.portion.members, count(scenario.own().connections.into()));

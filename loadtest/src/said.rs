@@ -1,5 +1,5 @@
-//! What a server started for the run says: read all the time, so that it never waits for a full pipe, and its last lines
-//! kept for the case that it fails.
+//! Output of a server started for the run: read continuously, so that its pipe never fills up; the last lines are kept for
+//! error messages.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// So many lines are kept: a usage message, or a stack trace.
+/// Number of lines kept: a usage message, or a stack trace.
 const LAST_LINES: usize = 20;
 
-/// How long the end of its output is waited for: its children may keep the pipe open for long.
+/// Time to wait for the end of its output: its children may keep the pipe open for long.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(5);
 
@@ -29,7 +29,7 @@ impl Said {
         Self::awaiting(output, None)
     }
 
-    /// The same, and notices a line with `text` in it.
+    /// The same, and detects a line with `text` in it.
     pub fn awaiting(output: impl Read + Send + 'static, text: Option<String>) -> Self {
         let (lines, has_come) = (Arc::default(), Arc::default());
         let reader = {

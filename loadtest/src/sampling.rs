@@ -1,4 +1,4 @@
-//! What the system says both sides use: processor time and memory of a process, memory of the kernel's sockets.
+//! Resource usage as the system reports it: processor time and memory of a process, memory of the kernel's sockets.
 
 pub mod group;
 pub mod processes;
@@ -75,7 +75,7 @@ impl Sub for CpuTime {
 pub struct Memory {
     /// Resident.
     pub rss_bytes: u64,
-    /// Resident, shared pages divided among those who share them; absent where this may not be asked, as of the
+    /// Resident, shared pages divided among the processes that share them; absent where this may not be asked, as of the
     /// processes of another user.
     pub pss_bytes: Option<u64>,
     /// Resident and backed by no file.

@@ -1,4 +1,4 @@
-//! What a run is to do: settings resolved and checked, and how they divide among threads.
+//! The scenario of a run: settings resolved and checked, and their division among threads.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -18,21 +18,21 @@ pub struct Scenario {
     pub connections: u32,
     /// How they are opened.
     pub connect: Connect,
-    /// How many of them send.
+    /// The number of active ones.
     pub active: u32,
-    /// What they send.
+    /// Their messages.
     pub traffic: Traffic,
-    /// What happens to connections beside that.
+    /// Churn, pings and slow readers.
     pub upkeep: Upkeep,
-    /// How connections and rate change while there is load.
+    /// The change of connections and rate under load.
     pub plan: Plan,
     /// Time before measuring begins.
     pub warmup: Duration,
     /// Measured time.
     pub duration: Duration,
-    /// How long to wait for echoes still in flight after that.
+    /// Time to wait for echoes still in flight after that.
     pub drain_timeout: Duration,
-    /// How long the orderly closing of all connections may take.
+    /// Time for the orderly closing of all connections.
     pub close_timeout: Duration,
     /// Which part of all that this process does; everything, by default.
     pub portion: Portion,
@@ -44,7 +44,7 @@ pub struct Scenario {
 pub struct Portion {
     /// The member's number, from 0 on.
     pub member: u32,
-    /// How many members there are.
+    /// The number of members.
     pub members: u32,
 }
 
@@ -65,12 +65,12 @@ impl Portion {
     }
 }
 
-/// How much of a scenario's totals is one process's.
+/// The part of a scenario's totals of one process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Own {
     /// Connections.
     pub connections: u32,
-    /// Those that are wanted when load begins.
+    /// Those wanted when load begins.
     pub connections_at_first: u32,
     /// Those that send.
     pub active: u32,
@@ -97,7 +97,7 @@ pub struct Connect {
     pub greet: bool,
 }
 
-/// What active connections send.
+/// The messages of active connections.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     /// Payload bytes of the messages.
@@ -110,11 +110,11 @@ pub struct Traffic {
     pub text: bool,
     /// The user's messages, if they are not to be made up. The sizes are theirs then.
     pub own: Option<OwnMessages>,
-    /// What is expected to come back.
+    /// The expected answer.
     pub expect: Expect,
     /// Messages with which the server begins on each connection: they are not judged.
     pub welcomes: u32,
-    /// How many percent of made-up messages can be compressed to next to nothing; the rest cannot be compressed.
+    /// Percentage of generated messages that is filling; the rest cannot be compressed.
     pub compressibility: u8,
     /// Compression, if it is offered.
     pub deflate: Option<Deflate>,
@@ -125,7 +125,7 @@ pub struct Traffic {
 /// Compression of messages (RFC 7692).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deflate {
-    /// What is offered to servers.
+    /// The offer to servers.
     pub offer: Offer,
     /// Messages are compressed before they are sent: a few variants of each size.
     pub is_precompressed: bool,
@@ -144,22 +144,22 @@ impl Traffic {
 pub struct OpenLoop {
     /// Messages a second, by all active connections together.
     pub rate: f64,
-    /// How they are spread over time.
+    /// Their spacing over time.
     pub arrivals: Arrivals,
 }
 
-/// How the messages of one connection follow each other.
+/// The spacing of a connection's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Arrivals {
-    /// At equal intervals, each connection in its turn.
+    /// At equal intervals, the connections in turn.
     Constant,
-    /// Independently of each other, as those of many users do.
+    /// At random, like those of many independent users.
     Poisson,
 }
 
-/// What happens to connections beside messages.
+/// Churn, pings and slow readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Upkeep {
     /// The time from one reconnect to the next, of all connections together, which take turns.
@@ -231,7 +231,7 @@ pub struct Part {
     pub thread: usize,
     /// Its first connection's number in the whole run.
     pub first: u32,
-    /// How many connections it opens.
+    /// The number of connections that it opens.
     pub connections: u32,
     /// Messages that it sends at most.
     pub limit: Option<u64>,
@@ -255,7 +255,7 @@ impl Scenario {
         Part { thread, first: numbers.start, connections: numbers.len() as u32, limit }
     }
 
-    /// What of the totals is this process's.
+    /// This process's part of the totals.
     #[must_use]
     pub fn own(&self) -> Own {
         let numbers = self.portion.of(self.connections);
@@ -303,13 +303,13 @@ impl Scenario {
         (place * stride % active) as f64 / active as f64
     }
 
-    /// How many active connections have a smaller number.
+    /// The number of active connections with a smaller number.
     fn active_below(&self, number: u32) -> u64 {
         let regular = self.regular();
         share_u64(u64::from(self.active), u64::from(number.min(regular)), u64::from(regular))
     }
 
-    /// How many connections are no slow readers.
+    /// The number of connections that are not slow readers.
     fn regular(&self) -> u32 {
         self.connections.saturating_sub(self.upkeep.slow_readers)
     }

@@ -1,9 +1,9 @@
-//! When messages are due in an open loop, and which connection is next.
+//! The schedule of an open loop: when messages are due, and on which connection.
 //!
 //! A connection's messages follow each other at intervals that are a function of the connection's number and of when the
-//! message before was due. So nothing is kept for a message that is due but not sent, or sent but not back:
-//! two clocks per connection walk over the same intervals, one when messages are sent, one when they are settled.
-//! However long a server stalls, its backlog takes no memory, and each echo still counts from when its message was due.
+//! message before was due. So no state is kept for messages that are due but not sent, or sent but not echoed: two clocks
+//! per connection walk over the same intervals, one when messages are sent, one when they are settled. However long a server
+//! stalls, its backlog takes no memory, and each echo still counts from when its message was due.
 //!
 //! No I/O and no clock of its own: time is an argument, in nanoseconds since a moment that is the same for all threads.
 
@@ -39,7 +39,7 @@ struct Warp {
 }
 
 impl Warp {
-    /// What load time it is at `now_ns`.
+    /// The load time at `now_ns`.
     fn load_ns(&self, now_ns: u64) -> u64 {
         (self.plan.area_until(now_ns.saturating_sub(self.origin_ns) as f64) / self.rate) as u64
     }
@@ -70,7 +70,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// How many messages are due from `from_ns` to `now_ns` and not sent, if they come every `mean_ns`.
+    /// The number of messages due from `from_ns` to `now_ns` and not sent, if they come every `mean_ns`.
     fn overdue(&self, from_ns: u64, now_ns: u64, mean_ns: f64) -> u64 {
         let count = |until_ns: u64| until_ns.checked_sub(self.next_ns).map_or(0, |ns| 1 + (ns as f64 / mean_ns) as u64);
         count(now_ns) - from_ns.checked_sub(1).map_or(0, count).min(count(now_ns))
@@ -111,7 +111,7 @@ impl Schedule {
         }
     }
 
-    /// The same with a rate that changes, from [`Schedule::begin`] on. `open` has the highest one.
+    /// The same with a changing rate, from [`Schedule::begin`] on. `open` has the highest one.
     #[must_use]
     pub fn planned(open: &OpenLoop, active: u32, plan: &Ramp) -> Self {
         let warp = Some(Warp { plan: plan.clone(), rate: open.rate, origin_ns: 0 });
@@ -254,7 +254,7 @@ impl Schedule {
         (next_ns.and_then(real_ns), after_ns.and_then(real_ns))
     }
 
-    /// How many messages are due from `from_ns` to `now_ns` and not sent.
+    /// The number of messages due from `from_ns` to `now_ns` and not sent.
     #[must_use]
     pub fn overdue(&self, from_ns: u64, now_ns: u64) -> u64 {
         let (from_ns, now_ns) = (self.load_ns(from_ns), self.load_ns(now_ns));
@@ -293,7 +293,7 @@ struct Wheel {
     /// The first clock of each slot, or [`NONE`]. A clock that is due more than a revolution ahead shares the slot of
     /// those that come before it, and stays there.
     slots: Box<[u32; SLOTS]>,
-    /// How many clocks are in slots.
+    /// The number of clocks in slots.
     waiting: usize,
     /// Due in the current slot or before.
     near: BinaryHeap<Reverse<(u64, ClockIndex)>>,

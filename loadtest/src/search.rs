@@ -1,4 +1,5 @@
-//! Finds the most that a server bears: the highest rate, or the most connections, in a bounded number of short runs.
+//! Searches for the highest rate, or the highest number of connections, that a server sustains, by a bounded number of short
+//! runs.
 
 mod goal;
 mod knee;
@@ -16,18 +17,18 @@ use crate::run::{self, Ended, RunError, Settings};
 use crate::sampling::KernelMemory;
 use knee::Knee;
 
-/// What is to be found.
+/// The search.
 #[derive(Clone, Debug)]
 pub struct Search {
     /// The quantity.
     pub quantity: Quantity,
     /// The highest value to try.
     pub limit: u64,
-    /// What a run must keep to.
+    /// The goals of a run.
     pub goals: Vec<Goal>,
 }
 
-/// What is varied.
+/// The quantity that is varied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantity {
     /// Messages a second, in an open loop.
@@ -41,7 +42,7 @@ const START: u64 = 1000;
 
 /// A run must reach this share of the rate it was asked for.
 const REACHED: f64 = 0.99;
-/// Of the messages of a run so many may be on their way when its time is over: in a short run that is more than the rest.
+/// Messages of a run that may still be in flight when its time is over: in a short run these are more than the rest.
 const ON_THEIR_WAY: f64 = 2.0;
 
 /// Messages that a run may leave unsent, as a share of those it sent.
@@ -73,7 +74,7 @@ pub fn run(
         let live = live.as_mut().expect("just made");
         let mut step = try_out(search, &settings, value, &interrupt, live)?;
         if step.fault.is_some() && !step.is_cut_short {
-            // One bad run may be somebody else's fault.
+            // A single bad run may be caused by other load on the machine.
             step = try_out(search, &settings, value, &interrupt, live)?;
         }
         if step.is_cut_short {
@@ -99,7 +100,7 @@ pub fn run(
 /// One run of a search.
 struct Step {
     report: Report,
-    /// What was wrong with it, if anything.
+    /// The fault, if any.
     fault: Option<String>,
     /// It was interrupted, and counts for nothing. A signal behind its end is of no concern to it.
     is_cut_short: bool,
@@ -136,7 +137,7 @@ impl Quantity {
         }
     }
 
-    /// What this machine's memory has room for.
+    /// The limit by this machine's memory.
     fn machine_limit(self) -> Result<u64, RunError> {
         if self == Self::Rate {
             return Ok(u64::MAX);

@@ -1,4 +1,4 @@
-//! The run second by second: what was done, how fast, and what both sides used.
+//! The time series of a run: work, rates and resource usage, second by second.
 
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};

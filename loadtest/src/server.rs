@@ -1,4 +1,4 @@
-//! The server that is measured: found, or started for the run.
+//! The server under test: a given process, or one started for the run.
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
@@ -28,7 +28,7 @@ pub enum ServerChoice {
     },
     /// A ringecho for this run only.
     Own {
-        /// What it is to speak.
+        /// The protocol to speak.
         protocol: Protocol,
         /// More arguments for it.
         args: Vec<String>,
@@ -44,7 +44,7 @@ pub struct Server {
     started: Started,
 }
 
-/// What keeps it running, if this process has started it.
+/// The handle that keeps it running, if this process has started it.
 enum Started {
     BySomebodyElse,
     Own(OwnServer),
@@ -77,7 +77,7 @@ impl Server {
         })
     }
 
-    /// Where it listens: at one place at least.
+    /// Its addresses: at least one.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
         &self.targets
@@ -123,7 +123,7 @@ impl Server {
         })
     }
 
-    /// What it said when it started, if this process has started it.
+    /// Its output at the start, if this process has started it.
     #[must_use]
     pub fn banner(&self) -> Option<&str> {
         if let Started::Own(own) = &self.started { Some(own.banner()) } else { None }

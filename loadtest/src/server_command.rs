@@ -1,4 +1,4 @@
-//! A server of somebody else's, started for the run by `--server-cmd` and stopped after it.
+//! A server started for the run by `--server-cmd`, and stopped after it.
 
 use std::io::{self, PipeReader};
 use std::net::TcpStream;
@@ -14,11 +14,11 @@ use thiserror::Error;
 use crate::said::Said;
 use crate::target::Address;
 
-/// How long the server may take to listen, and to end before it is ended.
+/// Time for the server to listen, and to end before it is killed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is looked at meanwhile.
+/// Interval of checks meanwhile.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The process group of the server that runs, if one does.
@@ -43,7 +43,7 @@ pub enum ServerCommandError {
     /// Not a command.
     #[error("--server-cmd {0:?} is no command: its quotes do not match, or it is empty")]
     Syntax(String),
-    /// Somebody else's server would be measured.
+    /// Another server, which already listens there, would be measured.
     #[error(
         "something listens on {0} already: stop it, or leave --server-cmd out and name its process with --server-pid"
     )]
@@ -127,7 +127,7 @@ impl ServerCommand {
 
 impl Drop for ServerCommand {
     fn drop(&mut self) {
-        // Nothing is left to be done about an error: the kernel ends the child with this process.
+        // An error leaves nothing to do: the kernel ends the child with this process.
         let _ = self.stop();
     }
 }

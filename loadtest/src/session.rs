@@ -1,4 +1,4 @@
-//! One connection's echoes: what was sent, what has come back, and whether it is the same.
+//! The judge of one connection's echoes: what was sent, what has come back, and whether it is the same.
 //!
 //! No I/O and no clock: bytes and time come in as arguments.
 
@@ -18,7 +18,7 @@ const MAX_OVERTAKEN: usize = 4096;
 /// something else altogether.
 const FAMILIAR: usize = ID_LEN / 2;
 
-/// What a connection remembers of its messages. Small: there may be a million of them.
+/// The state of a connection's messages. Small: there may be a million of them.
 #[derive(Debug)]
 pub struct Session {
     reader: FrameReader,
@@ -35,28 +35,28 @@ pub struct Session {
     received: u32,
 }
 
-/// What a session needs to judge what has arrived.
+/// The context for judging arrived messages.
 #[derive(Debug)]
 pub struct Judging<'a> {
     /// When it arrived.
     pub now_ns: u64,
-    /// What was sent.
+    /// The sent messages.
     pub messages: &'a Messages,
     /// Since when it counts.
     pub times: &'a mut SendTimes,
-    /// Where it is counted.
+    /// The counters.
     pub tally: &'a mut Tally,
     /// This side has sent its Close: echoes are late.
     pub is_closing: bool,
     /// The server has sent its Close: there must be no more data.
     pub is_closed: bool,
-    /// What inflates compressed messages, where compression was offered.
+    /// The inflaters, if compression was offered.
     pub codecs: Option<&'a mut Codecs>,
     /// The connection's key, by which they know it.
     pub key: u32,
 }
 
-/// What the server wants besides echoing.
+/// Requests of the server besides echoes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Signals {
     /// The payload of a ping that is to be answered: the latest (RFC 6455 section 5.5.3), if it came before the server's
@@ -68,7 +68,7 @@ pub struct Signals {
     pub close: Option<ServerClose>,
 }
 
-/// What is out of order on a connection.
+/// The out-of-order state of a connection.
 #[derive(Debug, Default)]
 struct Trouble {
     /// The arriving message is not the expected one, or not as expected.
@@ -97,7 +97,7 @@ enum Verdict {
     Overtaken { sequence: u32, intact: bool },
     /// A message that has come before.
     Duplicated,
-    /// Nothing that was sent, or an echo damaged beyond recognition: if its length is right, the latter.
+    /// Not a sent message, or an echo damaged beyond recognition: the latter if its length is right.
     Strange,
     /// A message that was never sent.
     Unexpected,
@@ -152,7 +152,7 @@ impl Session {
         (self.times != NO_TIMES).then_some(self.times as u32)
     }
 
-    /// Gives this session a clock in an open loop. Nothing may be in flight.
+    /// Gives this session a clock in an open loop. No message may be in flight.
     pub fn set_clock(&mut self, clock: u32) {
         debug_assert!(self.times == NO_TIMES && self.in_flight() == 0, "clocks start with an empty connection");
         self.times = u64::from(clock);
@@ -385,7 +385,7 @@ impl Session {
         let in_flight = self.in_flight();
         let is_first = self.echoed == 0;
         let doubt = self.trouble.get_or_insert_default().doubt.get_or_insert_with(|| {
-            // What came before this piece was as expected.
+            // The bytes before this piece were as expected.
             Doubt { id: expected.encode(), have: at.min(ID_LEN), verdict: Verdict::Open }
         });
         if let Verdict::Overtaken { sequence, intact } = &mut doubt.verdict {
@@ -484,7 +484,7 @@ impl Session {
     }
 }
 
-/// How a good echo ends.
+/// The state in which a good echo ends.
 #[inline]
 fn good_end(judging: &Judging) -> Counter {
     if judging.is_closing { Counter::Late } else { Counter::Echoed }

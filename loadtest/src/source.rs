@@ -1,4 +1,4 @@
-//! Which local addresses the connections come from, so that ports never run out.
+//! Source addresses of connections, chosen so that ports do not run out.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -172,7 +172,7 @@ impl FromStr for SourceList {
     }
 }
 
-/// How many local ports one address has (`net.ipv4.ip_local_port_range`, which IPv6 shares).
+/// The number of local ports of one address (`net.ipv4.ip_local_port_range`, which IPv6 shares).
 pub fn local_ports() -> io::Result<u32> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
     let mut bounds = range.split_whitespace().map(str::parse::<u32>);

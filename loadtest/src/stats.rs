@@ -1,4 +1,4 @@
-//! What a run counts. Every thread counts for itself; other threads see copies, and the end adds them up.
+//! Counters of a run. Each thread has its own; other threads see copies, which are added up at the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub enum Counter {
     Attempted,
     /// Connections whose upgrade succeeded.
     Opened,
-    /// Those among them that have agreed on compression.
+    /// Those of them with negotiated compression.
     Deflating,
     /// Attempts that have come to their end: ready for messages, or failed.
     Settled,
@@ -57,7 +57,7 @@ pub enum Counter {
     Sent,
     /// Messages that came back as they were, in their turn.
     Echoed,
-    /// Those among them by which connections greeted: they come with a connection, and are no load.
+    /// Those of them that were greetings: they belong to connecting, not to the load.
     Greetings,
     /// Messages that came back as they were, but behind one that was sent later.
     Reordered,
@@ -77,7 +77,7 @@ pub enum Counter {
     CompressedReceived,
     /// Bytes of frames sent, with their headers; without frames, of messages.
     WireSent,
-    /// The same of what was received.
+    /// The same for received bytes.
     WireReceived,
     /// Messages whose answers are not awaited.
     Unawaited,
@@ -97,7 +97,7 @@ pub enum Counter {
     PingsSent,
     /// The server's pongs.
     Pongs,
-    /// Those among them that answer no ping: other bytes, or once more. RFC 6455 allows them, few servers mean them.
+    /// Those of them that answer no Ping: with other bytes, or repeated. RFC 6455 allows them, but they are rarely intended.
     PongsUnasked,
     /// This side's pings that may still be answered.
     PingsAwaited,
@@ -113,7 +113,7 @@ pub enum Counter {
     QuotaMet,
 }
 
-/// How many counters there are.
+/// The number of counters.
 pub const COUNTERS: usize = Counter::QuotaMet as usize + 1;
 
 /// The values of all counters at one time. Members tell each other, whose versions are the same, so the order of counters is.
@@ -195,7 +195,7 @@ impl Counts {
         self[Counter::Sent].saturating_sub(settled)
     }
 
-    /// How many things went wrong: connections and messages.
+    /// The number of faults: connections and messages.
     #[must_use]
     pub fn errors(&self) -> u64 {
         use Counter::{ClosedEarly, Corrupted, Duplicated, Failed, Late, Lost, Reordered, Unexpected, Violations};
@@ -283,7 +283,7 @@ impl Latencies {
         (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.mean() as u64))
     }
 
-    /// How many echoes were recorded.
+    /// The number of recorded echoes.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.len()
@@ -356,9 +356,9 @@ pub struct Tally {
     pub failures: Failures,
     /// Attempts that went on to a name's next address, by what was wrong with the one before.
     pub detours: Failures,
-    /// What the server said with each status other than 101: the first time.
+    /// The server's explanation of each status other than 101: the first one.
     pub refusals: BTreeMap<u16, Refusal>,
-    /// How the server ended connections before it was told to.
+    /// How the server ended connections early.
     pub early_ends: EarlyEnds,
     /// Protocol violations by their description.
     pub violations: BTreeMap<String, u64>,
@@ -399,7 +399,7 @@ impl Tally {
         self.refusals.entry(refusal.status).or_insert(refusal);
     }
 
-    /// What the server said with this failure, if it said anything: the first time.
+    /// The server's explanation of this failure, if any: the first one.
     #[must_use]
     pub fn said(&self, cause: Cause) -> Option<String> {
         let Cause::Status(status) = cause else { return None };
@@ -533,7 +533,8 @@ mod tests {
         assert!(tally.latencies.max().unwrap().as_micros() >= 8999);
     }
 
-    /// What was due before the measured time and is noticed in it is in neither, or the lag could exceed the latency.
+    /// Messages that were due before the measured time and noticed in it count in neither, or the lag could exceed the
+    /// latency.
     #[test]
     fn lag_and_latency_are_of_the_same_messages() {
         let mut tally = Tally::default();

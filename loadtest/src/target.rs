@@ -1,4 +1,4 @@
-//! Where the load goes.
+//! Targets of the load.
 
 pub mod routes;
 
@@ -14,19 +14,19 @@ use url::Url;
 use crate::websocket::handshake::template::{Piece, Template, TemplateError};
 use routes::Routes;
 
-/// What is spoken to the server.
+/// The protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// RFC 6455.
     WebSocket,
-    /// The same through TLS.
+    /// WebSocket over TLS.
     Tls,
     /// Messages without an upgrade and without frames, one behind the other: what a bare TCP echo costs is the yardstick
     /// for what WebSocket costs.
     Tcp,
 }
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An IP address and a port.
@@ -38,7 +38,7 @@ pub enum Address {
 /// A URL, its name resolved once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What is spoken there.
+    /// The protocol.
     pub protocol: Protocol,
     /// The addresses that connections go to, taking turns: one at least.
     pub addresses: Vec<Address>,
@@ -77,7 +77,7 @@ pub enum TargetError {
     Resolve {
         /// The name and port that were looked up.
         name: String,
-        /// What the resolver said.
+        /// The resolver's error.
         cause: std::io::Error,
     },
 }
@@ -90,13 +90,13 @@ impl TargetError {
     }
 }
 
-/// What a URL for a socket in the file system begins with.
+/// The prefix of a URL for a Unix socket.
 const UNIX: &str = "ws+unix:";
 
 /// Stands for a placeholder while a URL is parsed: nothing in it is changed by that.
 const MARK: &str = "RINGLOAD-PLACEHOLDER-";
 
-/// What a request line cannot hold (RFC 3986 appendix A) and the parser of URLs lets pass.
+/// Characters that a request line cannot hold (RFC 3986 appendix A) and the URL parser lets pass.
 const NOT_IN_REQUESTS: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
 
@@ -237,7 +237,7 @@ fn unmark(text: &str, placeholders: &[Piece]) -> Template {
     Template(pieces)
 }
 
-/// What the parser of URLs would drop or change silently.
+/// Rejects what the URL parser would drop or change silently.
 fn check_text(text: &str) -> Result<(), &'static str> {
     if text.contains('#') {
         return Err("a WebSocket's URL has no fragment (RFC 6455 section 3); a # in path or query is %23");
@@ -248,7 +248,7 @@ fn check_text(text: &str) -> Result<(), &'static str> {
     if text.contains('\\') { Err("there is a backslash in it") } else { Ok(()) }
 }
 
-/// What is wrong, in the words of this program.
+/// The error in the words of this program.
 fn explain(error: url::ParseError) -> &'static str {
     match error {
         url::ParseError::InvalidPort => "the port is not a number from 1 to 65535",

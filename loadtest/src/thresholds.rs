@@ -1,4 +1,4 @@
-//! What must not happen: conditions on the results, like `p99>5ms`, that fail a run.
+//! Thresholds: conditions on the results, like `p99>5ms`, that fail a run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use crate::output::report::Report;
 use crate::output::units;
 use crate::parsing;
 
-/// What can be named, for messages and `--help`.
+/// The valid names, for messages and `--help`.
 pub const NAMES: &str = "p50, p95, p99, p99.9 (any percentile), min, mean, max, lag-p99, ping-p99 (times, like 5ms or 800us); \
      rate, connect-rate (per second); bytes-rate (per second, like 100MiB); errors, lost, reordered, corrupted, \
      late, duplicated, unexpected, unsent, pings-unanswered, failed, closed-early, violations, connections, uncompressed (counts); server-cpu, load-cpu (cores); server-cpu-per-echo, \

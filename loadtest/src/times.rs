@@ -1,7 +1,7 @@
-//! When each message in flight began to count.
+//! The time from which the latency of each message in flight counts.
 //!
-//! Kept in the session itself while there is at most one message in flight, in a table of this thread when there are
-//! more, and not at all in an open loop, whose [`Schedule`] can tell it.
+//! It is kept in the session while at most one message is in flight, in a table of the thread if there are more, and not at
+//! all in an open loop, where [`Schedule`] computes it.
 
 use crate::scenario::{Scenario, Traffic};
 use crate::schedule::{ClockIndex, Schedule};

@@ -1,4 +1,4 @@
-//! What `wss://` targets need: which certificates to trust, and for which name.
+//! TLS configuration of `wss://` targets: trusted certificates, and the expected name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What both sides have used of the processors between two moments.
+//! Processor time of both sides between two moments.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::stats::{Counter, Counts};
 /// full, this one would still leave 95 % of its processor to others.
 const HELPER_SHARE: f64 = 0.05;
 
-/// What both sides have used and done at one moment.
+/// The usage of both sides at one moment.
 #[derive(Debug)]
 pub struct Mark {
     at: Instant,
@@ -66,7 +66,7 @@ impl Mark {
         }
     }
 
-    /// What happened since `first`.
+    /// The usage since `first`.
     #[must_use]
     pub fn since(&self, first: &Self, load_cpus: &LoadCpus) -> Measured {
         let time = self.at - first.at;

@@ -1,7 +1,7 @@
-//! What limited the rate: the server, the load generator, the machine that both share, or nothing but the load asked for.
+//! The verdict: what limited the rate: the server, the load generator, the machine that both share, or the requested load.
 //!
-//! A load generator's limit must never be taken for the server's. So the generator is looked at first, and a server is
-//! said to be the limit only if its processors were full while the generator's were not.
+//! A load generator's limit must not be mistaken for the server's. So the generator is checked first, and the server is the
+//! limit only if its processors were full while the generator's were not.
 
 use std::time::Duration;
 

@@ -89,8 +89,12 @@ fn a_search_that_is_ended_early_finds_no_knee() {
     search.signal(Signal::TERM);
     let (code, text) = search.end();
     assert_eq!(code, Some(143), "{text}");
-    assert!(text.contains("search interrupted, knee not found: 1,000 messages/s hold"), "{text}");
-    assert!(!text.contains("fails"), "the run that was interrupted counts for nothing: {text}");
+    // On a machine that is very busy the first rate may not hold, but a lower one.
+    let holding =
+        text.lines().find_map(|line| line.trim().split_once(" messages/s  ").filter(|_| line.ends_with("holds")));
+    let (rate, _) = holding.unwrap_or_else(|| panic!("no rate holds: {text}"));
+    assert!(text.contains(&format!("search interrupted, knee not found: {rate} messages/s hold")), "{text}");
+    assert_eq!(text.matches("interrupted: does not count").count(), 1, "the run that was interrupted: {text}");
 }
 
 /// What the environment says to a ringecho of one's own is not meant for the one that a run starts for itself.

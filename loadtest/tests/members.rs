@@ -3,8 +3,9 @@
 mod relay;
 mod runner;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use relay::Relay;
@@ -15,13 +16,13 @@ use ringload::members::message::{
 use ringload::members::token::{Side, Token, nonce};
 use ringload::output::report::Report;
 use ringload::series::Encoded;
-use runner::{Files, Running, check_schema};
+use runner::{Files, Running, check_schema, ringload};
 use rustix::process::Signal;
 use serde_json::Value;
 
 /// A ringecho with an admin listener.
 struct Server {
-    _process: Running,
+    process: Running,
     address: SocketAddr,
     admin: SocketAddr,
 }
@@ -32,7 +33,7 @@ impl Server {
         let line = process.wait_for("ringecho listening on");
         let mut addresses = line.split_whitespace().filter_map(|word| word.parse().ok());
         let (address, admin) = (addresses.next().expect("its address"), addresses.next_back().expect("its admin's"));
-        Self { _process: process, address, admin }
+        Self { process, address, admin }
     }
 
     /// What the server has counted.
@@ -302,6 +303,114 @@ fn a_signal_at_any_member_ends_all_in_order() {
     end_with(vec![first, second], 143, "ended before the start by signal 15 at member 1");
 }
 
+/// A run whose members are in this phase, each of which takes its time: connecting by its rate, warm-up by its length, and the end because
+/// the server does not answer.
+fn run_in(phase: &str, test: &str) -> (Meeting, Vec<Running>) {
+    let load = ["-c", "30", "-r", "60", "--connect-rate", "10", "--warmup", "4s", "-t", "2s"];
+    let ends = ["--drain-timeout", "4s", "--close-timeout", "60s"];
+    let meeting = Meeting::new(&format!("members-{test}-{phase}"), 3, &[&load[..], &ends].concat());
+    let mut all = meeting.all();
+    if ["drain", "close"].contains(&phase) {
+        all[0].wait_for(" measure ");
+        meeting.server.process.signal(Signal::STOP);
+    }
+    all[0].wait_for(&format!(" {phase} "));
+    (meeting, all)
+}
+
+/// Checks each phase, all at once: most of the time is waited.
+fn in_each(phases: &[&str], test: &str, check: impl Fn(Meeting, Vec<Running>) + Sync) {
+    let check = &check;
+    std::thread::scope(|scope| {
+        for phase in phases {
+            scope.spawn(move || {
+                let (meeting, all) = run_in(phase, test);
+                check(meeting, all);
+            });
+        }
+    });
+}
+
+/// That of measuring has tests of its own.
+const PHASES: [&str; 4] = ["connect", "warm-up", "drain", "close"];
+
+#[test]
+fn a_member_killed_in_any_phase_is_missing_and_the_others_go_on() {
+    in_each(&PHASES, "kill", |meeting, mut all| {
+        all.remove(2).signal(Signal::KILL);
+        meeting.server.process.signal(Signal::CONT);
+        let said = end_with(all, 1, "");
+        assert!(said[0].contains("1 of 3 members lost (member 2 ("), "{}", said[0]);
+        assert_eq!(number(&meeting.report(), "/connections/opened"), 20);
+    });
+}
+
+#[test]
+fn all_end_whatever_phase_member_0_is_killed_in() {
+    in_each(&PHASES, "headless", |_meeting, mut all| {
+        all.remove(0).signal(Signal::KILL);
+        end_with(all, 3, "member 0, which conducts, is lost: its connection ended");
+    });
+}
+
+#[test]
+fn a_signal_in_any_phase_ends_all_in_order() {
+    in_each(&PHASES, "interrupt", |meeting, all| {
+        all[1].signal(Signal::TERM);
+        // As what ends a whole job does: not at the same moment.
+        std::thread::sleep(Duration::from_millis(1200));
+        for member in [0, 2] {
+            let _ = all[member].try_signal(Signal::TERM);
+        }
+        meeting.server.process.signal(Signal::CONT);
+        let said = end_with(all, 143, "");
+        assert!(said[0].contains("PARTIAL, ended early"), "{}", said[0]);
+        assert!(meeting.report()["meeting"]["missing"].as_array().unwrap().is_empty(), "{}", said[0]);
+    });
+}
+
+#[test]
+fn a_member_that_is_stopped_before_measuring_is_waited_for() {
+    in_each(&["connect", "warm-up"], "stop", |meeting, all| {
+        all[2].signal(Signal::STOP);
+        std::thread::sleep(Duration::from_secs(5));
+        all[2].signal(Signal::CONT);
+        end_with(all, 0, "");
+        check_sums(&meeting, &meeting.report());
+    });
+}
+
+#[test]
+fn a_connection_that_falls_silent_is_lost_on_both_sides() {
+    let meeting = Meeting::new("members-silent", 3, &["-c", "30", "-r", "60", "-t", "3s"]);
+    let relay = Relay::start(meeting.meet.parse().expect("an address"), Duration::ZERO, Duration::ZERO);
+    let (mut first, cut_off) = (meeting.member(0, &[]), meeting.member_at(&relay.address.to_string(), 1, &[]));
+    let third = meeting.member(2, &[]);
+    first.wait_for(" measure ");
+    relay.fall_silent();
+    end_with(vec![cut_off], 3, "member 0, which conducts, is lost: nothing was heard of it for 15 s");
+    let said = end_with(vec![first, third], 1, "");
+    assert!(said[0].contains("is lost: nothing was heard of it for 15 s; the others go on"), "{}", said[0]);
+    let missing = meeting.report()["meeting"]["missing"][0].clone();
+    assert!(number(&missing, "/member") == 1 && missing["from_s"].as_f64().unwrap() > 15.0, "{missing}");
+}
+
+#[test]
+fn member_0_raises_its_limit_on_descriptors_before_members_come() {
+    let meeting = Meeting::new("members-descriptors", 2, &["-c", "4"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 64 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ringload")]).args(&meeting.args);
+    command.args(["--members", "2", "--member", "0", "--meet", &meeting.meet, "--meet-timeout", "60s"]);
+    let mut first = command.stdout(Stdio::piped()).spawn().expect("a shell");
+    let mut line = String::new();
+    BufReader::new(first.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", first.id())).expect("it runs");
+    first.kill().and_then(|()| first.wait()).expect("it ends");
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let limits: Vec<_> = files.split_whitespace().take(2).collect();
+    assert!(line.contains("1 of 2 members have met") && limits[0] == limits[1], "{line} {limits:?}");
+}
+
 #[test]
 fn strangers_are_refused_and_do_no_harm() {
     let meeting = Meeting::new("members-strangers", 2, &["-c", "4", "-t", "2s"]);
@@ -370,6 +479,15 @@ fn members_that_do_not_come_are_not_waited_for_for_ever() {
     let meeting = Meeting::new("members-absent", 2, &["-c", "4", "--meet-timeout", "1s"]);
     end_with(vec![meeting.member(0, &[])], 3, "member 1 did not come within 1s (--meet-timeout)");
     end_with(vec![meeting.member(1, &[])], 3, "member 0 was not to be met at 127.0.0.1:");
+}
+
+#[test]
+fn members_leave_standard_output_to_results_that_they_do_not_have() {
+    let how = ["--members", "2", "--member", "1", "--meet", "127.0.0.1:1", "--meet-timeout", "100ms"];
+    let output = ringload(&[&["run", "ws://127.0.0.1:1/", "-c", "4", "--json", "-"][..], &how].concat());
+    let [results, said] = [output.stdout, output.stderr].map(|it| String::from_utf8(it).expect("text"));
+    assert_eq!((output.status.code(), results.as_str()), (Some(3), ""));
+    assert!(said.contains("member 1 of 2: member 0 at 127.0.0.1:1 conducts"), "{said}");
 }
 
 #[test]

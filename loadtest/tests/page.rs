@@ -117,7 +117,7 @@ fn large_numbers_have_room_too() {
     check(browser, &files, &html);
 }
 
-/// A comparison of three servers, with long names and results that nobody has measured: in light, in dark and on paper.
+/// A comparison of three servers, with long names and invented results: in light, in dark and on paper.
 #[test]
 fn a_comparison_is_readable_everywhere() {
     let Some(browser) = browser() else { return };

@@ -1,4 +1,4 @@
-//! What the kernel says about an operation.
+//! Completions: what the kernel reports about an operation.
 
 use io_uring::cqueue;
 
@@ -7,11 +7,11 @@ use crate::piece::Piece;
 /// The completion of an operation, as [`Ring::reap`](crate::Ring::reap) found it.
 #[derive(Debug)]
 pub struct Completion {
-    /// What the operation carried.
+    /// The user data of the operation.
     pub user_data: u64,
-    /// What it returned; negative: an error number.
+    /// Its result; negative: an error number.
     pub result: i32,
-    /// What a receive has brought: present if and only if that is at least one byte.
+    /// The bytes of a receive: present if and only if there is at least one.
     pub piece: Option<Piece>,
     flags: u32,
 }

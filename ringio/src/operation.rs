@@ -1,4 +1,4 @@
-//! What a ring can be asked to do.
+//! Operations that a ring can be asked to do.
 
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
@@ -185,7 +185,7 @@ impl<'m> Operation<'m> {
         Self::new(opcode::Timeout::new(time).flags(TimeoutFlags::ABS).build())
     }
 
-    /// What its completion is to carry.
+    /// The user data of its completion.
     #[inline]
     pub fn with_user_data(mut self, user_data: u64) -> Self {
         self.entry.set_user_data(user_data);

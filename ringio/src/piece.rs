@@ -1,4 +1,4 @@
-//! What one receive brought.
+//! A piece: the bytes of one receive.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -42,14 +42,14 @@ impl Piece {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len as usize) }
     }
 
-    /// The same, to be transformed in place.
+    /// The same, for transforming in place.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: what `new` was promised; narrowing keeps within it; `&mut self` is the only way to the bytes.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len as usize) }
     }
 
-    /// How many bytes it has, at least one.
+    /// The number of bytes, at least one.
     #[inline]
     #[allow(clippy::len_without_is_empty)] // it never is
     pub fn len(&self) -> u32 {

@@ -30,7 +30,7 @@ pub(crate) const GROUP: u16 = 0;
 /// The shape of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolShape {
-    /// How many buffers; a power of two, at most 32,768.
+    /// The number of buffers; a power of two, at most 32,768.
     pub count: u16,
     /// Bytes in each.
     pub size: u32,
@@ -181,7 +181,8 @@ impl Pool {
         self.buffers.shape
     }
 
-    /// How many receives of about `len` bytes the provided buffers have room for. What finds none ends with `ENOBUFS`.
+    /// The number of receives of about `len` bytes that the provided buffers have room for. A receive without room ends with
+    /// `ENOBUFS`.
     #[inline]
     pub fn room_for(&self, len: u32) -> usize {
         let Buffers { shape, provided, free, .. } = &*self.buffers;
@@ -274,7 +275,7 @@ impl Buffers {
         }
     }
 
-    /// How far the kernel has filled a buffer stands in the ring's entry, and there alone (the server's probe makes sure).
+    /// The fill level of a buffer is in the ring's entry, and only there (the server's probe makes sure).
     #[inline]
     fn rewind(&self) {
         if self.head.get() == self.tail.get() {

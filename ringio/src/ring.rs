@@ -1,4 +1,4 @@
-//! One `io_uring` and how this project drives it: push submissions, enter, reap everything.
+//! One `io_uring`: push submissions, enter, reap all completions.
 
 use std::io;
 use std::marker::PhantomData;
@@ -39,7 +39,7 @@ pub struct RingOptions {
     pub direct_descriptors: u32,
 }
 
-/// How long one turn of the loop waits in the kernel.
+/// The wait of one turn of the loop in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wait {
     /// Completions to wait for; 0: none, but let those happen that can. Since Linux 6.13 also the bound on deferred
@@ -54,7 +54,7 @@ pub struct Wait {
 /// A ring that one thread created and only that thread drives (`IORING_SETUP_SINGLE_ISSUER`).
 pub struct Ring {
     inner: IoUring,
-    /// What the kernel writes to as long as the ring lives: it goes after the ring.
+    /// Memory that the kernel writes to as long as the ring lives: it is dropped after the ring.
     pool: Option<Rc<Buffers>>,
     has_min_wait: bool,
     /// The index that this thread may enter the ring by (Linux 5.18).

@@ -1,6 +1,6 @@
 //! Pools without a ring, and the kernel's side of them: for simulations, and for Miri.
 //!
-//! The simulated kernel posts completions ([`Posted`]), its user delays them and in the end reaps each, those that name a
+//! The simulated kernel posts completions ([`Posted`]); its user delays them, and reaps each in the end, those that name a
 //! buffer in the order of their posting: that is the order of a completion queue.
 
 use std::cell::Cell;
@@ -20,10 +20,10 @@ const SOCK_NONEMPTY: u32 = 1 << 2;
 /// `IORING_CQE_F_BUF_MORE`.
 const BUFFER_MORE: u32 = 1 << 4;
 
-/// What the simulated kernel knows of a pool.
+/// The simulated kernel's state of a pool.
 #[derive(Default)]
 pub(crate) struct Kernel {
-    /// Where in the ring of entries it takes the next buffer from.
+    /// The position in the ring of entries from which it takes the next buffer.
     head: Cell<u16>,
     /// Completions posted and reaped so far that name a buffer.
     posted: Cell<u64>,
@@ -46,12 +46,12 @@ impl Posted {
         Self { user_data, result, flags: if goes_on { MORE } else { 0 }, named: None }
     }
 
-    /// What the operation carried.
+    /// The user data of the operation.
     pub fn user_data(&self) -> u64 {
         self.user_data
     }
 
-    /// What it returned.
+    /// Its result.
     pub fn result(&self) -> i32 {
         self.result
     }
@@ -68,7 +68,7 @@ impl Posted {
         self
     }
 
-    /// What a ring would hand over for it.
+    /// The completion that a ring would return.
     pub fn reap(self, pool: &Pool) -> Completion {
         let buffers = &**pool.buffers();
         let piece = self.named.and_then(|(named, number)| {

@@ -1,4 +1,4 @@
-//! What a completion belongs to: the 64 bits of user data that every operation carries.
+//! Tokens: the 64 bits of user data by which a completion is matched to its operation.
 
 /// The kinds of operations that a program has in flight: an enumeration of at most 256 variants, numbered from 0.
 pub trait Kind: Copy + 'static {
@@ -28,7 +28,7 @@ pub struct Token<K> {
     pub key: u32,
     /// The connection's generation, at most [`GENERATION_MASK`].
     pub generation: u32,
-    /// What the operation does.
+    /// The kind of operation.
     pub kind: K,
 }
 

@@ -1,4 +1,4 @@
-//! How much a turn of a loop receives.
+//! The amount of receiving in one turn of a loop.
 
 /// Receives per turn. More would let the first of them fall out of the caches before they are answered.
 pub const RECEIVES_MAX: usize = 128;
@@ -6,7 +6,7 @@ pub const RECEIVES_MAX: usize = 128;
 /// answered, and so does what the next turn receives meanwhile.
 const BYTES: u32 = 256 << 10;
 
-/// What a receive has brought of late: a moving average of their lengths, or of the work that they were.
+/// The recent yield of receives: a moving average of their lengths, or of their cost.
 #[derive(Clone, Copy, Default)]
 pub struct Usual(u32);
 
@@ -23,7 +23,7 @@ impl Usual {
         self.0
     }
 
-    /// How many such receives a turn has.
+    /// The number of such receives in a turn.
     #[inline]
     pub fn per_turn(self) -> usize {
         (BYTES / self.0.max(1)).clamp(1, RECEIVES_MAX as u32) as usize

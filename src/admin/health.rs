@@ -1,4 +1,4 @@
-//! Asks an admin listener how its server is: for probes in images without a shell.
+//! A client of the admin listener: health checks in images without a shell.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};

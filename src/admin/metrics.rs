@@ -78,7 +78,7 @@ const OF_WORKERS: [(Counter, &str, MetricType, &str); 16] = {
     ]
 };
 
-/// What the operating system says about the process.
+/// Metrics of the process from the operating system.
 pub(super) struct Process {
     pub(super) resident_bytes: u64,
     pub(super) cpu_s: f64,

@@ -1,7 +1,7 @@
 //! The configuration file: a TOML table whose keys are the names of the flags.
 //!
-//! It becomes arguments for those settings that neither the command line nor the environment gives, so that all values go
-//! through the same checks. Mistakes are told with their line and the nearest right word.
+//! It becomes arguments for settings that neither the command line nor the environment gives, so that all values go through
+//! the same checks. Errors have their line and the closest valid key.
 
 use std::fs;
 use std::path::Path;
@@ -11,14 +11,14 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::ServeArgs;
+use super::serve_args::ServeArgs;
 
 /// Flags that are none of the file's business.
 const NOT_IN_FILES: [&str; 2] = ["config", "print-config"];
-/// How alike a word must be to be proposed, as clap does.
+/// Least similarity of a suggested word, as in clap.
 const LIKENESS_MIN: f64 = 0.7;
 
-/// What a file says: flags and their values.
+/// The content of a file: flags and their values.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ConfigFile {
     settings: Vec<(String, Vec<String>)>,

@@ -1,8 +1,8 @@
-//! Environment variables as deployments write them: what is set but empty is unset, and spaces and line ends around values, as
-//! in a ConfigMap's block, mean nothing.
+//! Environment variables as deployments write them: empty ones count as unset, and spaces and line ends around values, as in
+//! a ConfigMap's block, are ignored.
 //!
-//! The parser reads the environment for itself, as it is. For a variable that is written in such a way it does not, and what
-//! it means goes among the arguments, unless they say something else.
+//! The argument parser reads the environment literally. Variables that need this treatment are hidden from it, and become
+//! arguments instead, unless the command line has that flag.
 
 use std::ffi::OsString;
 

@@ -1,6 +1,6 @@
-//! The log: lines on standard error, written by a thread of its own.
+//! The log: lines on standard error, written by a separate thread.
 //!
-//! Whatever becomes of standard error, no worker waits for it: lines that it does not take are dropped.
+//! No worker waits for standard error: lines that it does not take are dropped.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -56,7 +56,7 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<Level> 
     Ok(Level { handle })
 }
 
-/// Has the lines written that wait, for as long as a moment takes. To be called before the process ends.
+/// Writes the waiting lines, within a moment. Called before the process ends.
 pub(super) fn flush() {
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(Last { guard, dropped }) = last

@@ -1,4 +1,4 @@
-//! Manual pages and completions, from the definition of the flags: packages install them.
+//! Manual pages and completions for packages, from the definition of the flags.
 
 use std::io::{self, Write};
 use std::path::Path;

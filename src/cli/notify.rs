@@ -1,6 +1,6 @@
-//! What a service manager is told (`sd_notify(3)`): ready, reloading, stopping, and that the workers are alive.
+//! Notifications to a service manager (`sd_notify(3)`): ready, reloading, stopping, watchdog.
 //!
-//! Without `NOTIFY_SOCKET` nothing of that happens.
+//! Without `NOTIFY_SOCKET` none is sent.
 
 use std::io;
 use std::thread;

@@ -1,12 +1,12 @@
-//! `--print-config`: all settings, as a file for `--config`, and where each comes from.
+//! `--print-config`: all settings, as a file for `--config`, with the origin of each.
 
 use std::fmt::Write;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 
-use super::ServeArgs;
 use super::config_file::ConfigFile;
+use super::serve_args::ServeArgs;
 
 /// The settings in `matches`, of which `file` has brought some as arguments.
 pub(super) fn render(matches: &ArgMatches, file: &ConfigFile, summary: &str) -> String {

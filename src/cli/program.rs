@@ -1,4 +1,4 @@
-//! The program around the server: what it starts in which order, its start-up line, its last words.
+//! The program around the server: start-up order, start-up line, summary.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -36,7 +36,7 @@ pub(super) enum ProgramError {
 impl ProgramError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            // What the kernel refuses is no mistake in the arguments.
+            // A refusal by the kernel is not a mistake in the arguments.
             Self::Config(ConfigError::Engine(_)) | Self::Server(_) | Self::Admin(_) | Self::System { .. } => {
                 EXIT_FAILURE
             }
@@ -136,7 +136,7 @@ fn sum_up(stats: &Stats, options: &Options, started_at: Instant) {
             let _ = write!(line, "; {count} {what}");
         }
     }
-    // Nothing depends on it any more.
+    // No thread depends on it any more.
     let _ = print(&line);
 }
 

@@ -1,4 +1,4 @@
-//! What concerns the program around the server: admin listener, logs, signals, configuration file.
+//! The flags of the program around the server: admin listener, log, signals, configuration file.
 
 #![allow(clippy::doc_markdown)] // help texts for a terminal, where backticks are noise
 
@@ -9,37 +9,39 @@ use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 use tracing::level_filters::LevelFilter;
 
+use super::values::parse_seconds;
 use crate::admin::AdminAddress;
 
-/// What `ringecho serve` takes beside what the server itself does.
+/// The flags of `ringecho serve` that do not concern the library.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ProgramArgs {
-    /// Where to answer /healthz, /readyz, /metrics and /status.json: ADDR:PORT, unix:PATH or unix:@NAME [default: nowhere].
+    /// Address for /healthz, /readyz, /metrics and /status.json: ADDR:PORT, unix:PATH or unix:@NAME [default: none].
     #[arg(long, env = "RINGECHO_ADMIN", value_name = "ADDR")]
     pub(super) admin: Option<AdminAddress>,
 
-    /// How long to go on serving when told to stop, while /readyz says 503 already, so that load balancers go elsewhere first.
-    #[arg(long, env = "RINGECHO_DRAIN_DELAY", value_name = "SECONDS", default_value = "0", value_parser = super::parse_seconds)]
+    /// How long to keep serving after a signal to stop, in seconds, while /readyz already says 503: time for load
+    /// balancers to notice.
+    #[arg(long, env = "RINGECHO_DRAIN_DELAY", value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
     pub(super) drain_delay: Duration,
 
-    /// How much to log, on standard error. SIGHUP has the configuration file's value read again.
+    /// Level of the log, on standard error. SIGHUP reads it again from the configuration file.
     #[arg(long, env = "RINGECHO_LOG_LEVEL", value_enum, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: LogLevel,
 
-    /// How lines of the log look.
+    /// Format of log lines.
     #[arg(long, env = "RINGECHO_LOG_FORMAT", value_enum, value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
 
-    /// Log the end of each connection: its client's address, how long it lasted and what has ended it; at most 1,000 lines a
-    /// second for each worker.
+    /// Log the end of each connection: the client's address, its duration and the cause; at most 1,000 lines a second
+    /// per worker.
     #[arg(long, env = "RINGECHO_LOG_CONNECTIONS", value_parser = BoolishValueParser::new())]
     pub(super) log_connections: bool,
 
-    /// A TOML file with settings: its keys are the names of the flags. Flags and environment variables win over it.
+    /// TOML file with settings, whose keys are the names of the flags. Flags and environment variables win over it.
     #[arg(long, env = "RINGECHO_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
-    /// Print all settings, as a file for --config, and where each comes from; then end.
+    /// Print all settings, as a file for --config, with the origin of each, and exit.
     #[arg(long, env = "RINGECHO_PRINT_CONFIG", value_parser = BoolishValueParser::new())]
     pub(super) print_config: bool,
 }
@@ -49,11 +51,11 @@ pub(super) struct ProgramArgs {
 pub(super) enum LogLevel {
     /// Nothing.
     Off,
-    /// What ends the server.
+    /// Failures.
     Error,
-    /// What operators should know: shortages, slow readers that were ended.
+    /// Shortages, and slow readers that were closed.
     Warn,
-    /// What the server does: it stops, it reloads; connections, if asked for.
+    /// Stops and reloads of the server; connections with --log-connections.
     Info,
     /// Everything.
     Debug,
@@ -76,6 +78,6 @@ impl From<LogLevel> for LevelFilter {
 pub(super) enum LogFormat {
     /// Time, level, message.
     Text,
-    /// An object a line.
+    /// One JSON object per line.
     Json,
 }

@@ -1,4 +1,4 @@
-//! What SIGHUP has read again.
+//! The parts that SIGHUP reloads.
 
 use super::notify;
 

@@ -1,4 +1,4 @@
-//! The program's signals: which there are, what they do, and the drain that the first one to end it begins.
+//! The program's signals, what each does, and the drain at the first one that ends it.
 
 use std::io;
 use std::thread;
@@ -21,14 +21,14 @@ const EXIT_CUT_SHORT: i32 = 130;
 /// A signal that comes within this time of the first is taken for the same: `timeout`, `npm run` and `tini -g` send it to
 /// the process and to its group, moments apart.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
-/// The same for SIGINT behind SIGINT: longer than two of one Ctrl-C are apart, shorter than two Ctrl-C.
+/// The same for SIGINT after SIGINT: longer than the two signals of one Ctrl-C are apart, shorter than two Ctrl-C.
 const SAME_INTERRUPT: Duration = Duration::from_millis(100);
 
-/// How long workers may take beyond the drain's deadline: they look at it once a tick, and to close 100,000 connections that are
-/// cut off then took them 2.4 s on two busy processors (`scripts/hostile second-signal`).
+/// Time that workers may take beyond the drain's deadline: they check it once a tick, and closing 100,000 connections that
+/// are cut off then took them 2.4 s on two busy processors (`scripts/hostile second-signal`).
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
-/// How the server is to be stopped.
+/// The timing of a stop.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drain {
     /// From the signal to the end of accepting.

@@ -1,4 +1,4 @@
-//! Values of flags: what they are written as.
+//! Parsing of flag values.
 
 use std::time::Duration;
 

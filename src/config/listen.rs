@@ -1,4 +1,4 @@
-//! Where to listen: the entries of `--listen`, checked and resolved.
+//! Listeners: the entries of `--listen`, checked and resolved.
 //!
 //! ```text
 //! HOST:PORT | unix:PATH | unix:@NAME | systemd      with tls: in front, and behind it  ?option=value&option=value
@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::protocol::Protocol;
 use crate::transport::proxy::Versions;
 
-/// What an entry may look like, for the error of one that does not.
+/// The forms of an entry, for error messages.
 pub(super) const FORMS: &str = "it takes HOST:PORT, like 0.0.0.0:9001 or [::1]:9001, unix:PATH, unix:@NAME or systemd, with tls: in front \
      of it and options behind ?";
 
@@ -27,7 +27,7 @@ pub(crate) struct Listen {
     pub(crate) is_tls: bool,
 }
 
-/// Where an entry listens.
+/// The address of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum At {
     /// At one port of one address, or of all those of a name.
@@ -79,7 +79,7 @@ pub(super) fn resolve(options: &Options) -> Result<Vec<Listen>, ConfigError> {
     Ok(found)
 }
 
-/// How many listeners entries come to. Of the service manager's this is what it says.
+/// The number of listeners of the entries. For the service manager's it is the number that it passes.
 pub(super) fn count(entries: &[Listen]) -> usize {
     let passed = || std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
     let listeners = |entry: &Listen| match &entry.at {

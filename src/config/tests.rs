@@ -145,7 +145,7 @@ fn nonsense_is_refused_with_its_remedy() {
         (Options { workers: Some(1 << 63), ..default() }, "RLIMIT_NOFILE"),
         (Options { max_connections: Some(5_000_000_000), ..default() }, "--max-connections"),
         (Options { listen: listen(&["127.0.0.1:1", "127.0.0.1:1"]), ..default() }, "twice"),
-        (Options { listen: listen(&["0.0.0.0:1", "127.0.0.1:1"]), ..default() }, "includes"),
+        (Options { listen: listen(&["0.0.0.0:1", "127.0.0.1:1"]), ..default() }, "overlap"),
         (Options { listen: listen(&[]), ..default() }, "listen"),
         (Options { listen: listen(&["nowhere"]), ..default() }, "HOST:PORT"),
         (Options { backlog_per_connection: Some(1024), ..default() }, "64 KiB"),

@@ -1,5 +1,4 @@
-//! Connections that do something later or of their own accord, for they were asked for a behaviour: sources, and echoes
-//! that are held back. Only they have state here.
+//! Connections with a behaviour that sends later or without input: sources, and delayed echoes. Only these have state here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -8,16 +7,16 @@ use super::output::{CHUNK_OVERHEAD, Lender, Outputs, Queue};
 use super::wheel::is_before;
 use crate::protocol::{Behaviour, Source, write_binary_header};
 
-/// Bytes that a source queues at once, but for larger messages, which it queues whole: a quantum of the scheduler.
+/// Bytes that a source queues at once, a quantum of the scheduler; larger messages are queued whole.
 const BLOCK: usize = 64 << 10;
-/// A message, in the unit in which sources count what they may send: so that a rate of one a second has a part in each tick.
+/// The credit of one message: fine enough that a rate of one a second adds something in each tick.
 const MESSAGE: u64 = 1_000_000;
 
-/// All of a worker.
+/// The actors of a worker.
 #[derive(Default)]
 pub(super) struct Actors {
     by_key: HashMap<u32, Actor>,
-    /// What sources of the same size send.
+    /// The output shared by sources of the same size.
     templates: HashMap<u32, Weak<[u8]>>,
 }
 
@@ -26,27 +25,27 @@ enum Actor {
     Delay(Holding),
 }
 
-/// A source and how far it is.
+/// The state of a source.
 struct Sending {
     source: Source,
     template: Arc<[u8]>,
-    /// Messages to be sent; `None`: there is no end.
+    /// Messages still to be sent; `None`: no limit.
     left: Option<u32>,
-    /// What it may send, in parts of a [`MESSAGE`].
+    /// Its credit, in parts of a [`MESSAGE`].
     credit: u64,
-    /// The tick that the credit is of.
+    /// The tick at which the credit was computed.
     since: u32,
 }
 
-/// Echoes that are held back, the oldest first, with the ticks in which they are to be sent.
+/// Delayed echoes, the oldest first, with the ticks in which they are due.
 struct Holding {
     ticks: u32,
     held: VecDeque<(u32, Vec<u8>)>,
-    /// What they take.
+    /// Their memory.
     memory: usize,
 }
 
-/// What a source has queued.
+/// The output that a source has queued.
 pub(super) struct Fed {
     pub(super) bytes: usize,
     /// That was its last message.
@@ -54,7 +53,7 @@ pub(super) struct Fed {
 }
 
 impl Actors {
-    /// A connection behaves from now on. Returns whether there is memory for it, of which `room` is left.
+    /// Begins the behaviour of a connection. Returns whether there is memory for it, of which `room` is left.
     pub(super) fn insert<L: Lender>(
         &mut self,
         key: u32,
@@ -70,7 +69,7 @@ impl Actors {
                 Actor::Source(Sending { source, template, left, credit: MESSAGE, since: now })
             }
             Behaviour::Delay { ms } => {
-                // One more than it takes: the tick has begun already, and nothing is to come early.
+                // One tick more: the current one has begun already, and output must not be early.
                 let ticks = (u64::from(ms) * 1000).div_ceil(tick_us.into()) as u32 + 1;
                 Actor::Delay(Holding { ticks, held: VecDeque::new(), memory: 0 })
             }
@@ -80,7 +79,7 @@ impl Actors {
         true
     }
 
-    /// What sources with messages of this size send: as many whole messages as a block has room for, or a part of one.
+    /// The output of sources with messages of this size: as many whole messages as fit into a block, or a part of one.
     fn template<L: Lender>(&mut self, size: u32, room: usize, outputs: &mut Outputs<L>) -> Option<Arc<[u8]>> {
         if let Some(template) = self.templates.get(&size).and_then(Weak::upgrade) {
             return Some(template);
@@ -94,7 +93,7 @@ impl Actors {
         Some(template)
     }
 
-    /// A connection is gone: what it held back is, too.
+    /// Drops the state and delayed output of a connection that is gone.
     pub(super) fn remove<L: Lender>(&mut self, key: u32, outputs: &mut Outputs<L>) {
         match self.by_key.remove(&key) {
             Some(Actor::Delay(mut holding)) => holding.release(None, outputs, &mut |_, _| {}),
@@ -113,12 +112,12 @@ impl Actors {
         self.by_key.contains_key(&key)
     }
 
-    /// Whether some of a connection's echoes are held back.
+    /// Whether a connection has delayed echoes.
     pub(super) fn holds(&self, key: u32) -> bool {
         matches!(self.by_key.get(&key), Some(Actor::Delay(holding)) if !holding.held.is_empty())
     }
 
-    /// What takes memory of a connection because it is held back.
+    /// The memory of a connection's delayed echoes.
     pub(super) fn held(&self, key: u32) -> usize {
         match self.by_key.get(&key) {
             Some(Actor::Delay(holding)) => holding.memory,
@@ -126,7 +125,7 @@ impl Actors {
         }
     }
 
-    /// Has output of a connection wait for its time; that of a source only behind what is pending.
+    /// Delays output of a connection; that of a source only behind its pending output.
     pub(super) fn defer<L: Lender>(
         &mut self,
         key: u32,
@@ -141,7 +140,7 @@ impl Actors {
         }
     }
 
-    /// Queues what has been held back for long enough; `until` is `None`: all of it. Returns whether that is anything.
+    /// Queues the output whose time has come; with `None` for `until`, all of it. Returns whether there was any.
     pub(super) fn release<L: Lender>(
         &mut self,
         key: u32,
@@ -155,16 +154,16 @@ impl Actors {
         holding.held.len() < before
     }
 
-    /// When a connection is to be looked at: in this tick, or not before another event.
+    /// The tick in which a connection is to be served next; `None`: not before another event.
     pub(super) fn next_at(&self, key: u32, now: u32, tick_us: u32, has_output: bool) -> Option<u32> {
         match self.by_key.get(&key)? {
             Actor::Delay(holding) => holding.held.front().map(|(at, _)| *at),
-            // What is pending comes first.
+            // Pending output comes first.
             Actor::Source(sending) => (!has_output).then(|| now.wrapping_add(sending.ticks_to_wait(now, tick_us))),
         }
     }
 
-    /// Queues what a source may send now, of which nothing is pending. `None`: nothing.
+    /// Queues what a source with no pending output may send now. `None`: nothing.
     pub(super) fn feed<L: Lender>(
         &mut self,
         key: u32,
@@ -206,8 +205,7 @@ impl Sending {
         Some(Fed { bytes: frame * messages as usize, is_last: self.left == Some(0) })
     }
 
-    /// Counts what it may send since it was last asked, a second's worth at most: what a slow reader has missed is not made
-    /// up for.
+    /// Updates its credit, by at most a second's worth: what a slow reader has missed is not made up for.
     fn earn(&mut self, now: u32, tick_us: u32) {
         let ticks = u64::from(now.wrapping_sub(self.since));
         self.since = now;
@@ -264,7 +262,7 @@ impl Holding {
     }
 }
 
-/// What bytes take that are held back.
+/// The memory of delayed bytes.
 fn cost(bytes: &Vec<u8>) -> usize {
     bytes.capacity() + CHUNK_OVERHEAD
 }
@@ -273,7 +271,7 @@ fn header(payload: usize) -> Vec<u8> {
     write_binary_header(payload as u64)
 }
 
-/// Messages without meaning: no proxy is to get far with compressing them.
+/// Filling of messages that hardly compresses in a proxy.
 fn make_template(size: usize) -> Arc<[u8]> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut noise = || {

@@ -1,7 +1,7 @@
-//! The connections of one worker: what has happened to them, which is next, what is due.
+//! The connections of one worker: events, scheduling, deadlines.
 //!
-//! An engine tells what came of its operations and asks for a connection's [`Wants`]; nothing here makes a system call,
-//! knows a ring or reads a clock.
+//! An engine reports the outcome of its operations and asks for a connection's [`Wants`]; nothing here makes a system call,
+//! uses a ring or reads a clock.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Protocol, Settings
 use crate::transport::{Door, Doors, Stages};
 use crate::worker::{Backlog, Counter, Counters, Ending};
 
-/// Room that a slow reader must have below a cap: with less it is throttled rather than received from byte by byte.
+/// Least room below a cap for a slow reader: with less it is throttled instead of received from byte by byte.
 const ROOM_MIN: usize = 512;
 
-/// What a stall of the process counts as at most (engine/clock.rs).
+/// Ticks that a stall of the process counts as at most (engine/clock.rs).
 const STALL_TICKS: u32 = 2;
 
-/// Everything a worker knows about its connections.
+/// The connections of a worker.
 pub(crate) struct Connections<E, L: Lender> {
     table: Table<E>,
     pub(crate) outputs: Outputs<L>,
@@ -34,11 +34,11 @@ pub(crate) struct Connections<E, L: Lender> {
     budget: Budget,
     /// Memory that pending output took when the last turn began.
     held_before: usize,
-    /// What receives from bulk senders and slow readers have come to of late.
+    /// Recent average cost of receives from bulk senders and slow readers.
     usual_cost: Cost,
-    /// What one of them was thought to come to when the last turn planned its own.
+    /// The planned cost of one of them in the last turn.
     planned_cost: Cost,
-    /// What its sessions share.
+    /// State shared by its sessions.
     shared: Shared,
     doors: Doors,
     stages: Stages,
@@ -46,16 +46,16 @@ pub(crate) struct Connections<E, L: Lender> {
     backlog: Backlog,
     /// The worker's clock: ticks since it started.
     now: u32,
-    /// Connections that want something else than before although no operation of theirs has completed.
+    /// Connections whose wants have changed without a completed operation.
     called: Vec<u32>,
-    /// Connections that were ended because their output was stuck, since it was last asked.
+    /// Connections closed because their output was stuck, since the last call.
     stalled: u32,
     counters: Arc<Counters>,
     journal: Option<Box<Journal>>,
 }
 
 impl<E, L: Lender> Connections<E, L> {
-    /// Room for `capacity` connections, which come through these doors.
+    /// Room for `capacity` connections, which arrive at these listeners (`doors`).
     pub(crate) fn new(capacity: usize, backlog: Backlog, settings: Settings, doors: Doors, timeouts: Timeouts) -> Self {
         Self {
             table: Table::new(capacity),
@@ -87,7 +87,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.journal = Some(Box::default());
     }
 
-    /// Whether [`Connections::set_peer`] is of use.
+    /// Whether there is a journal, for which [`Connections::set_peer`] is needed.
     #[inline]
     pub(crate) fn has_journal(&self) -> bool {
         self.journal.is_some()
@@ -100,7 +100,7 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// Connections that have ended since this was last asked, if there is a journal.
+    /// Connections that have ended since the last call, if there is a journal.
     #[inline]
     pub(crate) fn take_ended(&mut self) -> Vec<Ended> {
         self.journal.as_mut().map(|journal| journal.take_ended()).unwrap_or_default()
@@ -156,7 +156,7 @@ impl<E, L: Lender> Connections<E, L> {
         connection.life.wants(!connection.output.is_empty())
     }
 
-    /// What has been done so far.
+    /// The counters of all that has been done.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -168,8 +168,8 @@ impl<E, L: Lender> Connections<E, L> {
         self.counters.set(Counter::Backlog, self.outputs.held() as u64);
     }
 
-    /// Sets the worker's clock and begins a turn: the background gets another budget, less what the memory has come to that
-    /// the last turn has taken for slow readers.
+    /// Sets the worker's clock and begins a turn: the background gets another budget, less the cost of the memory that the
+    /// last turn took for slow readers.
     #[inline]
     pub(crate) fn begin_turn(&mut self, now: u32) {
         self.now = now;
@@ -179,24 +179,24 @@ impl<E, L: Lender> Connections<E, L> {
         self.budget = Budget::of_turn(self.budget);
     }
 
-    /// Connections that want something else than before although no operation of theirs has completed.
+    /// Connections whose wants have changed without a completed operation.
     pub(crate) fn take_called(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.called)
     }
 
-    /// A connection wants something else than before.
+    /// Marks a connection whose wants have changed.
     pub(crate) fn call(&mut self, key: u32) {
         self.called.push(key);
     }
 
-    /// How many connections were ended because their output was stuck, since this was last asked.
+    /// The number of connections closed because their output was stuck, since the last call.
     pub(crate) fn take_stalled(&mut self) -> u32 {
         std::mem::take(&mut self.stalled)
     }
 
     // ----- a connection's beginning and end -----
 
-    /// What the listener of this number gives its connections.
+    /// The settings for connections of the listener with this number.
     pub(crate) fn door(&self, listener: usize) -> &Door {
         &self.doors[listener]
     }
@@ -254,8 +254,8 @@ impl<E, L: Lender> Connections<E, L> {
 
     // ----- events -----
 
-    /// Bytes from the peer, transformed in place where that is possible. Returns what to send, which is to be queued or
-    /// sent at once, and what the receive came to.
+    /// Handles bytes from the peer, transformed in place where possible. Returns the output, which is to be queued or sent
+    /// at once, and the cost of the receive.
     #[inline]
     pub(crate) fn received(&mut self, key: u32, bytes: &mut [u8]) -> (Output, Cost) {
         let len = bytes.len() as u32;
@@ -277,7 +277,7 @@ impl<E, L: Lender> Connections<E, L> {
         (output, cost)
     }
 
-    /// What a connection's session makes of bytes, whatever they have come through; its messages are counted.
+    /// Passes bytes to a connection's session, whatever stage they have come through; its messages are counted.
     #[inline]
     fn received_by_session(&mut self, key: u32, bytes: &mut [u8]) -> Received {
         let received = self.table.get_mut(key).life.received(&mut self.shared, bytes, self.now);
@@ -316,7 +316,7 @@ impl<E, L: Lender> Connections<E, L> {
             }
             Event::Closed(Cause::Refused(status)) => self.counters.answered(status),
             Event::Closed(Cause::PeerClosed(code)) => self.counters.close_received(code.map(u16::from)),
-            // A session that has sent a Close frame before sends no other.
+            // A session that has sent a Close frame sends no other one.
             Event::Closed(Cause::Violation(code)) => {
                 if self.table.get(key).life.ending() == Some(Ending::Violation) {
                     self.counters.close_sent(code.into());
@@ -327,7 +327,7 @@ impl<E, L: Lender> Connections<E, L> {
         schedule::END.saturating_add(work)
     }
 
-    /// The kernel has taken `len` bytes of its pending output; `is_all`: all of what it was offered.
+    /// The kernel has taken `len` bytes of its pending output; `is_all`: all that was offered.
     #[inline]
     pub(crate) fn sent(&mut self, key: u32, len: usize, is_all: bool) {
         self.counters.add(Counter::BytesSent, len as u64);
@@ -340,12 +340,12 @@ impl<E, L: Lender> Connections<E, L> {
         if !has_output && connection.life.facts.has(Facts::THROTTLED.or(Facts::FED)) {
             self.drained(key, len);
         } else if len > 0 && (has_output || !connection.life.facts.has(Facts::PINGED)) {
-            // But that a Ping could be sent says nothing of the peer.
+            // A Ping that could be sent says nothing about the peer.
             connection.life.progressed(self.now);
         }
     }
 
-    /// All output is sent of a connection that has waited for that, `len` bytes of it now.
+    /// A connection that was waiting for it has sent all its output, `len` bytes of it now.
     fn drained(&mut self, key: u32, len: usize) {
         let life = &mut self.table.get_mut(key).life;
         if life.facts.has(Facts::THROTTLED) {
@@ -359,7 +359,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.queue_source(key);
     }
 
-    /// The socket takes bytes again.
+    /// The socket has room again.
     #[inline]
     pub(crate) fn writable(&mut self, key: u32) {
         let connection = self.table.get_mut(key);
@@ -369,7 +369,7 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// A send is to be tried, although nothing has told that the socket takes bytes again.
+    /// Requests a send without an event that reports room.
     pub(crate) fn try_again(&mut self, key: u32) {
         let connection = self.table.get_mut(key);
         if connection.life.facts.has(Facts::BLOCKED) {
@@ -382,7 +382,7 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// Throttles a slow reader whose pending output has come to a cap.
+    /// Throttles a slow reader whose pending output has reached a cap.
     #[inline]
     pub(crate) fn enforce_caps(&mut self, key: u32) {
         if self.table.get(key).life.facts.has(Facts::BLOCKED) && self.room_below_caps(key) < ROOM_MIN {
@@ -409,30 +409,30 @@ impl<E, L: Lender> Connections<E, L> {
         self.outputs.held() + self.stages.held() + self.shared.held()
     }
 
-    /// The peer has shut down its side. What is pending is still sent, for as long as the peer takes it.
+    /// The peer has shut down its side. Pending output is still sent, as long as the peer takes it.
     pub(crate) fn peer_finished(&mut self, key: u32) {
         self.release_all(key);
         self.table.get_mut(key).life.peer_finished(self.now);
         self.set_timer(key);
     }
 
-    /// The connection is broken: its output is to be dropped.
+    /// The connection is broken: its output is dropped.
     pub(crate) fn broken(&mut self, key: u32) {
         self.table.get_mut(key).life.broken(self.now);
     }
 
     // ----- what time and the end of the server bring -----
 
-    /// Whether some connection has a deadline: the clock is to be looked at.
+    /// Whether some connection has a deadline, so that the clock is needed.
     #[inline]
     pub(crate) fn has_deadlines(&self) -> bool {
         !self.wheel.is_empty()
     }
 
-    /// Meets what is due, as far as the turn's budget goes. Returns whether that is all; if not, it is to go on in the
-    /// next turn.
+    /// Meets deadlines that are due, as far as the turn's budget allows. Returns whether all are met; otherwise the next
+    /// turn goes on.
     pub(crate) fn meet_deadlines(&mut self) -> bool {
-        // All that was planned has completed: from here on the turn plans its own.
+        // All planned operations have completed: from here on the turn plans its own.
         self.planned_cost = self.usual_cost;
         while self.budget.is_left() {
             let Some(key) = self.wheel.pop(self.now) else { return true };
@@ -447,7 +447,7 @@ impl<E, L: Lender> Connections<E, L> {
                 Due::Abort if self.table.get(key).life.state() == State::Opening => {
                     self.abort(key, Ending::HandshakeTimeout);
                 }
-                // Within a frame; or it is closing, and has its ending already.
+                // It is within a frame, or closing and has its ending already.
                 Due::Abort => self.abort(key, Ending::Idle),
                 Due::Probe => {
                     self.table.get_mut(key).life.facts.set(Facts::PINGED);
@@ -467,13 +467,12 @@ impl<E, L: Lender> Connections<E, L> {
         self.wheel.is_empty()
     }
 
-    /// What a deadline that has come up asks for.
+    /// Handles a deadline that has come up.
     fn due(&self, key: u32) -> Due {
         let Connection { life, output, .. } = self.table.get(key);
         let has_output = !output.is_empty();
-        // What has arrived already, during a stall perhaps, is received first: it may be what the deadline has waited for. A
-        // request that comes byte by byte has something there whenever one looks: for it that holds no longer than a stall
-        // counts.
+        // Input that has arrived already, during a stall perhaps, is received first: the deadline may have waited for it. A
+        // request that arrives byte by byte always has some input: it is given no longer than a stall counts.
         let is_put_off = match life.state() {
             State::Open => true,
             State::Opening => {
@@ -490,14 +489,14 @@ impl<E, L: Lender> Connections<E, L> {
 
     fn due_by_state(&self, key: u32) -> Due {
         let Connection { life, output, .. } = self.table.get(key);
-        // Echoes that are held back come first.
+        // Delayed echoes come first.
         if life.state() == State::Open && life.facts.has(Facts::ACTS) && self.actors.holds(key) {
             return Due::Later(None);
         }
         life.due(&self.timeouts, !output.is_empty(), self.now)
     }
 
-    /// Sets the timer of a connection by its state as it is.
+    /// Sets the timer of a connection by its current state.
     fn set_timer(&mut self, key: u32) {
         let (due, acts_at) = (self.due_by_state(key), self.acts_at(key));
         let timer = &mut self.table.get_mut(key).timer;
@@ -522,7 +521,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.table.get_mut(key).life.abort(ending, self.now);
     }
 
-    /// Closes from our side: a Close frame if the protocol has one, then whatever the peer answers or the deadline.
+    /// Closes a connection: a Close frame if the protocol has one, then the peer's answer or the deadline.
     fn close(&mut self, key: u32, (ending, code): (Ending, CloseCode), reason: &str) {
         self.release_all(key);
         let connection = self.table.get_mut(key);
@@ -540,13 +539,13 @@ impl<E, L: Lender> Connections<E, L> {
         self.set_timer(key);
     }
 
-    /// From now on closing may take as long as the peers like: the worker's drain deadline bounds it.
+    /// Lets closing take as long as the peers need: from now on only the worker's drain deadline bounds it.
     pub(crate) fn close_at_leisure(&mut self) {
         self.timeouts.close = None;
     }
 
-    /// Asks the connection with this key, if there is one, to leave; to be followed by [`Connections::go_on_leaving`].
-    /// Returns whether there is one.
+    /// Asks the connection with this key, if there is one, to leave; followed by [`Connections::go_on_leaving`]. Returns
+    /// whether there is one.
     pub(crate) fn ask_to_leave(&mut self, key: u32) -> bool {
         let exists = self.table.contains(key);
         if exists {
@@ -560,7 +559,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.table.keys_used()
     }
 
-    /// Closes a connection that is leaving, if all that had arrived is received or it has brought enough.
+    /// Closes a connection that is leaving, when all input that had arrived is received, or enough of it.
     #[inline]
     pub(crate) fn go_on_leaving(&mut self, key: u32) {
         if self.table.get(key).life.state() == State::Leaving {

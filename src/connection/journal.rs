@@ -1,4 +1,4 @@
-//! Whose connections there are and how they have ended, for the connection log. There is none unless that is asked for.
+//! The journal for the connection log: peers of connections and how these ended. It exists only if the log is enabled.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use crate::worker::Ending;
 pub(crate) struct Ended {
     /// The client's address, if it is known.
     pub(crate) peer: Option<Box<str>>,
-    /// From its accept to its end.
+    /// Ticks from its accept to its end.
     pub(crate) ticks: u32,
-    /// What has brought it there.
+    /// The cause of its end.
     pub(crate) ending: Ending,
 }
 
-/// The connections that are there, and those that have ended since they were last taken.
+/// The open connections, and those that have ended since they were last taken.
 #[derive(Default)]
 pub(super) struct Journal {
     entries: HashMap<u32, Entry>,
@@ -32,14 +32,14 @@ impl Journal {
         self.entries.insert(key, Entry { peer: None, since: now });
     }
 
-    /// The socket's other end, unless a balancer has said already for which client it is.
+    /// The socket's peer, unless a balancer has already named the client.
     pub(super) fn set_peer(&mut self, key: u32, peer: String) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.peer.get_or_insert_with(|| peer.into());
         }
     }
 
-    /// The client that a balancer has named.
+    /// The client named by a balancer.
     pub(super) fn set_client(&mut self, key: u32, client: String) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.peer = Some(client.into());

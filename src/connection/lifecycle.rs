@@ -1,4 +1,5 @@
-//! A connection's life, once for all engines: what an event changes, what the connection wants next, and what is due when.
+//! The lifecycle of a connection, written once for all engines: the effect of events, what the connection wants next, and
+//! what is due when.
 //!
 //! ```text
 //! opening ──► open ──► closing ──► finishing ──► done        handshake, messages, own Close out, both Closes out
@@ -6,9 +7,9 @@
 //!    └──────────┴─────────┴────────────┴──► lingering ──► shut ──► done
 //! ```
 //!
-//! When the server stops, *leaving* comes before closing: what had arrived is echoed. The peer's Close leads from open to
-//! finishing. From each state an error or a deadline leads to *aborted*, and the end of the peer's input, once all is sent, to
-//! the close.
+//! When the server stops, *leaving* comes before closing: input that has arrived is echoed. The peer's Close leads from open
+//! to finishing. An error or a deadline leads from each state to *aborted*, and the end of the peer's input to the close,
+//! once all output is sent.
 
 use crate::protocol::{
     Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Shared, Then,
@@ -27,19 +28,19 @@ pub(crate) const LAST_RECEIVES: u8 = 64;
 /// begin at the end of a tick.
 pub(in crate::connection) const PROBE_TICKS: u32 = 2;
 
-/// How far a connection is.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// The upgrade request is not complete.
     Opening,
     /// Messages are echoed.
     Open,
-    /// The server stops: once all that has arrived is received, it is closed from our side.
+    /// The server stops: once all input that has arrived is received, the server closes it.
     Leaving,
-    /// Our Close frame is queued or sent, the peer's is awaited.
+    /// The server's Close frame is queued or sent, the peer's is awaited.
     Closing,
-    /// Both Close frames are out as soon as the output is sent; then the server closes first (RFC 6455 7.1.1), unless
-    /// a last receive finds more input.
+    /// Both Close frames are out as soon as the output is sent; then the server closes first (RFC 6455 7.1.1), unless a last
+    /// receive finds more input.
     Finishing,
     /// When the output is sent, sending is to be shut down. Input is discarded until the peer closes: closing with unread
     /// input would make the kernel send a reset, which can destroy what is on its way (RFC 9112 9.6).
@@ -53,13 +54,13 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// Whether what is received means something.
+    /// Whether received bytes are handled.
     #[inline]
     pub(crate) fn is_served(self) -> bool {
         matches!(self, State::Opening | State::Open | State::Leaving | State::Closing)
     }
 
-    /// Whether what is received is discarded.
+    /// Whether received bytes are discarded.
     #[inline]
     fn is_ending(self) -> bool {
         !self.is_served()
@@ -75,7 +76,7 @@ impl Facts {
     pub(crate) const READABLE: Self = Self(1);
     /// The peer has shut down its side (EOF), or the connection is broken.
     pub(crate) const PEER_DONE: Self = Self(1 << 1);
-    /// Behind what can be received there is an end to be found, or a TCP urgent mark: no further event will tell.
+    /// After the remaining input there is an end, or a TCP urgent mark: no further event will report it.
     pub(crate) const END_AHEAD: Self = Self(1 << 2);
     /// The last send found the socket's buffer full: a slow reader.
     pub(crate) const BLOCKED: Self = Self(1 << 3);
@@ -94,16 +95,16 @@ impl Facts {
     pub(crate) const HOLDS_BUFFERS: Self = Self(1 << 9);
     /// The peer has sent something.
     pub(crate) const HEARD: Self = Self(1 << 10);
-    /// It does something later or of its own accord: it has an entry among the [`Actors`](super::actors::Actors).
+    /// It has a behaviour that sends later or without input: it has an entry among the [`Actors`](super::actors::Actors).
     pub(crate) const ACTS: Self = Self(1 << 11);
-    /// It is one of these and sends without being asked: what it sends next is to be queued when all of its output is sent.
+    /// It is a source: its next output is queued when all of its output is sent.
     pub(crate) const FED: Self = Self(1 << 12);
     /// It is to end with a reset.
     pub(crate) const RESET: Self = Self(1 << 13);
-    /// Some of its input waits, since no more of it was to be inflated at once: nothing else is received before that has had
-    /// its turns.
+    /// Some of its input waits, because the allowance for inflating was used up: nothing else is received before that input
+    /// has had its turns.
     pub(crate) const LADEN: Self = Self(1 << 14);
-    /// The last receive has found nothing, where there may be something behind a TCP urgent mark: the next one is believed.
+    /// The last receive found nothing, although there may be input behind a TCP urgent mark: the next one counts.
     pub(crate) const LOOKS_AGAIN: Self = Self(1 << 15);
 
     #[inline]
@@ -126,7 +127,7 @@ impl Facts {
         self.0 &= !fact.0;
     }
 
-    /// The peer has sent something: whether it lives need not be asked any more.
+    /// The peer has sent something: no Ping is needed.
     #[inline]
     fn hear(&mut self) {
         self.0 = self.0 & !Self::PINGED.0 | Self::HEARD.0;
@@ -137,28 +138,28 @@ impl Facts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // each is a wish of its own
 pub(crate) struct Wants {
-    /// To be received from, when there may be something.
+    /// Receive, when there may be input.
     pub(crate) receive: bool,
-    /// Its input that waits to have its turn.
+    /// A turn for its waiting input.
     pub(crate) resume: bool,
-    /// Its pending output to be sent.
+    /// Send its pending output.
     pub(crate) send: bool,
     /// `shutdown(SHUT_WR)`.
     pub(crate) shutdown: bool,
-    /// To be closed.
+    /// Close the socket.
     pub(crate) close: bool,
 }
 
-/// What the server sends of its own accord when it closes.
+/// The output of the server when it closes a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {
     /// A Close frame, to be queued.
     Frame(Vec<u8>),
-    /// Nothing: the connection ends, or the session sends the Close frame behind the frame that is being echoed.
+    /// None: the connection ends, or the session sends the Close frame behind the frame that is being echoed.
     Nothing,
 }
 
-/// The life of one connection. Rare things live behind a pointer in the [`Session`].
+/// The lifecycle of one connection. Rare state is behind a pointer in the [`Session`].
 pub(crate) struct Lifecycle {
     session: Session,
     /// The tick that its current deadline counts from.
@@ -170,7 +171,7 @@ pub(crate) struct Lifecycle {
 
 const _: () = assert!(size_of::<Lifecycle>() <= 32, "an idle connection pays for every byte");
 
-/// What a receive has come to.
+/// The result of a receive.
 pub(crate) struct Received {
     pub(crate) output: Output,
     pub(crate) messages: u32,
@@ -200,14 +201,13 @@ impl Lifecycle {
         Self { session, since: now, facts: Facts(0), state, rest: Rest::new(is_staged) }
     }
 
-    /// Whether something is between its bytes and its session.
+    /// Whether there is a stage in front of the session.
     #[inline]
     pub(crate) fn is_staged(&self) -> bool {
         self.rest.is_staged()
     }
 
-    /// What comes before the session is over, or goes on without a sign: the session can begin.
-    /// Returns whether that has opened the connection, as it does with bare TCP.
+    /// The stage has finished, or lets the session begin. Returns whether that has opened the connection, as with bare TCP.
     pub(crate) fn stage_is_open(&mut self, stays: bool, now: u32) -> bool {
         if !stays {
             self.rest.unstage();
@@ -220,7 +220,7 @@ impl Lifecycle {
         has_opened
     }
 
-    /// What comes before the session has failed: what is to be said of that is sent.
+    /// The stage has failed: its answer is sent.
     pub(crate) fn refused(&mut self, now: u32) {
         self.rest.set_ending(Ending::Refused);
         self.state = State::Lingering;
@@ -241,7 +241,7 @@ impl Lifecycle {
         self.state
     }
 
-    /// What it wants; `has_output`: of what is queued something is left to be sent.
+    /// Its wants; `has_output`: some queued output is left to be sent.
     #[inline]
     pub(crate) fn wants(&self, has_output: bool) -> Wants {
         let facts = self.facts;
@@ -264,21 +264,21 @@ impl Lifecycle {
         }
     }
 
-    /// Whether a send that completes silently is waited for: something else is to be done behind it.
+    /// Whether the completion of a silent send is awaited, because something else is to be done after it.
     #[inline]
     pub(crate) fn awaits_output(&self) -> bool {
         self.facts.has(Facts::PEER_DONE.or(Facts::THROTTLED).or(Facts::FED)) || self.state.is_ending()
     }
 
     /// Whether it is neither interactive nor idle: a bulk sender, a slow reader, a source, in a handshake, closing, or with
-    /// input that waits or an end behind it.
+    /// waiting input or an end behind it.
     #[inline]
     pub(crate) fn is_background(&self) -> bool {
         const ANY: Facts = Facts::BULK.or(Facts::BLOCKED).or(Facts::END_AHEAD).or(Facts::FED).or(Facts::LADEN);
         self.state != State::Open || self.facts.has(ANY)
     }
 
-    /// What it does later or of its own accord, if it does.
+    /// Its behaviour that sends later or without input, if any.
     pub(super) fn behaviour(&self) -> Option<Behaviour> {
         self.session.behaviour()
     }
@@ -327,7 +327,7 @@ impl Lifecycle {
         Received { output, messages, frames, kinds, event, has_opened }
     }
 
-    /// Takes the input that waits, to be received now.
+    /// Takes the waiting input, to be handled now.
     pub(crate) fn take_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
         self.facts.clear(Facts::LADEN);
         self.session.take_waiting(shared)
@@ -338,7 +338,7 @@ impl Lifecycle {
         self.session.is_inflating()
     }
 
-    /// Gives back what it holds of what the worker's sessions share: it is over.
+    /// Releases its part of the state that the worker's sessions share: it is over.
     pub(crate) fn release(&mut self, shared: &mut Shared) {
         self.session.release(shared);
     }
@@ -352,7 +352,7 @@ impl Lifecycle {
             Some(Event::Opened) if self.state == State::Opening => self.state = State::Open,
             Some(Event::Opened) => {} // it is leaving already
             Some(Event::Closing(_)) => {
-                // If it has none yet, its client has asked for this.
+                // If it has none yet, its client has requested this.
                 self.rest.set_ending(Ending::Behaviour);
                 self.state = State::Closing;
             }
@@ -369,7 +369,7 @@ impl Lifecycle {
         self.since = now;
     }
 
-    /// Nothing more comes from the session.
+    /// The session sends nothing more.
     fn ends(&mut self, then: Then) {
         match then {
             Then::Linger => self.state = State::Lingering,
@@ -384,13 +384,13 @@ impl Lifecycle {
         }
     }
 
-    /// An event tells of an end, or of a TCP urgent mark, behind what can be received.
+    /// An event reports an end, or a TCP urgent mark, after the remaining input.
     pub(crate) fn has_end_ahead(&mut self) {
         self.facts.set(Facts::END_AHEAD);
         self.facts.clear(Facts::LOOKS_AGAIN);
     }
 
-    /// A receive has found nothing.
+    /// A receive found nothing.
     pub(crate) fn found_nothing(&mut self) {
         // In front of a TCP urgent mark, Linux says so (`EAGAIN`) also when just then a signal is pending.
         if self.facts.has(Facts::END_AHEAD) && !self.facts.has(Facts::LOOKS_AGAIN) {
@@ -424,7 +424,7 @@ impl Lifecycle {
         }
     }
 
-    /// Its descriptor is being closed: nothing is queued for it any more.
+    /// Its descriptor is being closed: it is not queued any more.
     pub(crate) fn finish(&mut self) {
         if self.state != State::Aborted {
             self.state = State::Done;
@@ -457,7 +457,7 @@ impl Lifecycle {
 
     // ----- the server's own decisions -----
 
-    /// A keepalive Ping to be queued, if one can be sent now. Of a connection with pending output the progress counts.
+    /// A keepalive Ping to be queued, if one can be sent now. With pending output, progress counts instead.
     pub(crate) fn ping(&mut self, has_output: bool, now: u32) -> Option<Vec<u8>> {
         if has_output {
             return None;
@@ -468,13 +468,13 @@ impl Lifecycle {
         Some(frame)
     }
 
-    /// Begins the closing handshake from our side, or the end where there is none.
+    /// Begins the server's closing handshake, or ends the connection if the protocol has none.
     pub(crate) fn close(&mut self, ending: Ending, code: CloseCode, reason: &str, now: u32) -> Farewell {
         if !matches!(self.state, State::Opening | State::Open | State::Leaving) {
             return Farewell::Nothing;
         }
         self.rest.set_ending(ending);
-        // Of what was received since it was told to leave, its deadlines know nothing.
+        // Its deadlines do not count input received since it was told to leave.
         self.since = now;
         let was_open = self.session.phase() == Phase::Open;
         let frame = self.session.close(code, reason);
@@ -492,18 +492,18 @@ impl Lifecycle {
         frame.map_or(Farewell::Nothing, Farewell::Frame)
     }
 
-    /// The server stops: what has arrived is received first. Returns whether that is new to the connection.
+    /// The server stops: input that has arrived is received first. Returns whether the connection was not yet leaving.
     pub(crate) fn leave(&mut self) -> bool {
         let is_news = matches!(self.state, State::Opening | State::Open);
         if is_news {
             self.state = State::Leaving;
-            // There may be something that no event has told of yet.
+            // There may be input that no event has reported yet.
             self.facts.set(Facts::READABLE);
         }
         is_news
     }
 
-    /// Whether a connection that is leaving has brought all that had arrived, or enough. To be asked after each receive.
+    /// Whether a leaving connection has brought all that had arrived, or enough. Called after each receive.
     pub(crate) fn has_brought_all(&mut self, has_output: bool) -> bool {
         if self.state != State::Leaving {
             return false;
@@ -514,7 +514,7 @@ impl Lifecycle {
 
     // ----- time -----
 
-    /// What is due at `now`, or when to look again.
+    /// The action due at `now`, or the tick of the next check.
     pub(crate) fn due(&self, timeouts: &Timeouts, has_output: bool, now: u32) -> Due {
         let elapsed = now.wrapping_sub(self.since);
         let after = |limit: Option<u32>, due| match limit {
@@ -523,13 +523,13 @@ impl Lifecycle {
         };
         match self.state {
             State::Opening => after(timeouts.handshake, Due::Abort),
-            // Neither a throttled connection is received from nor one whose peer has shut down its side: it stays only while
+            // A throttled connection, or one whose peer has shut down its side, is not received from: it stays only while
             // its output makes progress.
             State::Open if self.is_send_only(has_output) && timeouts.has_stall_before_idle() => {
                 self.stuck(timeouts.stall, after)
             }
             State::Leaving if self.facts.has(Facts::THROTTLED) => self.stuck(timeouts.stall, after),
-            // Throttled within a frame, perhaps: no Close can be sent then.
+            // It may be throttled within a frame: no Close can be sent then.
             State::Open if self.facts.has(Facts::PINGED) => {
                 let due = if self.session.at_frame_boundary() { Due::Close } else { Due::Abort };
                 after(timeouts.idle.map(|idle| idle / 2), due)
@@ -547,17 +547,17 @@ impl Lifecycle {
         }
     }
 
-    /// What has brought it to its end; `None`: nothing has yet.
+    /// The cause of its end; `None`: it has not ended.
     pub(crate) fn ending(&self) -> Option<Ending> {
         self.rest.ending()
     }
 
-    /// Whether it waits for its output to be sent, and for nothing else.
+    /// Whether it waits only for its output to be sent.
     fn is_send_only(&self, has_output: bool) -> bool {
         self.facts.has(Facts::THROTTLED) || (self.facts.has(Facts::PEER_DONE) && has_output)
     }
 
-    /// What is due for a connection whose output may be stuck: a send is tried first.
+    /// The action due for a connection whose output may be stuck: a send is tried first.
     fn stuck(&self, stall: Option<u32>, after: impl Fn(Option<u32>, Due) -> Due) -> Due {
         if self.facts.has(Facts::PINGED) {
             after(stall.map(|stall| stall.saturating_add(PROBE_TICKS)), Due::Stalled)
@@ -566,8 +566,8 @@ impl Lifecycle {
         }
     }
 
-    /// What is due for an open connection that cannot be pinged now. As soon as it can, a Ping may be due half of the
-    /// timeout later: it is to be looked at again by then.
+    /// The action due for an open connection that cannot be pinged now. When it can be, a Ping may be due half of the
+    /// timeout later, so it is checked again by then.
     fn unpinged(&self, timeouts: &Timeouts, due: Due, now: u32) -> Due {
         let Some(idle) = timeouts.idle else { return Due::Later(None) };
         let left = idle.saturating_sub(now.wrapping_sub(self.since));

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | `connections.rs` | a worker's connections together: what engines call |
 //! | `lifecycle.rs` | a connection's states, what an event changes, what is wanted next, what is due when |
-//! | `journal.rs` | whose connections there are and how they have ended, for the connection log |
+//! | `journal.rs` | peers of connections and how these ended, for the connection log |
 //! | `table.rs` | entries by key, and the lists that run through them |
-//! | `output.rs` | pending output, and the memory that it takes |
+//! | `output.rs` | pending output and its memory |
 //! | `schedule.rs` | the scheduler: costs, the budget of a turn, a connection's quantum |
 //! | `wheel.rs` | timers |
-//! | `actors.rs` | what connections do later or of their own accord that were asked for a behaviour |
+//! | `actors.rs` | behaviours that send later or without input |
 
 mod actors;
 mod connections;

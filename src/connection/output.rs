@@ -1,5 +1,5 @@
-//! Pending output: per connection a queue of chunks, in the receive buffers where they were made or in memory of their
-//! own. What it comes to is known where it is queued, and there the caps are enforced.
+//! Pending output: per connection a queue of chunks, in the receive buffers where they were made or in memory of their own.
+//! Its memory is counted where it is queued, and the caps are enforced there.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ const NONE: u32 = u32::MAX;
 /// Bytes in an owned block at most: what is sent is freed by blocks, and a block that is half sent still counts whole.
 /// (In tests small ones, so that the simulation's queues have several.)
 pub(crate) const BLOCK: usize = if cfg!(test) { 100 } else { 64 << 10 };
-/// What a chunk costs beside its bytes: its entry in the slab, and the allocator's share.
+/// The overhead of a chunk: its entry in the slab, and the allocator's share.
 pub(crate) const CHUNK_OVERHEAD: usize = 64;
-/// A block of so many bytes is to be freed as soon as it is sent, and not when the worker next has something to do: a page.
+/// Blocks of at least this size, a page, are freed as soon as they are sent, not at the worker's next activity.
 const FREED_AT_ONCE: usize = 4096;
 /// Entries that the slab of chunks keeps when all output is gone.
 const CHUNKS_KEPT: usize = 4096;
 
-/// Memory that is shared with the kernel and lent out in pieces: the receive buffers of an engine that has such.
+/// Memory shared with the kernel and lent in pieces: the receive buffers of an engine that has such.
 pub(crate) trait Lender {
-    /// A part of it that is held; not to be lost but given back.
+    /// A part of it that is held, and must be released.
     type Piece;
 
     fn bytes<'a>(&'a self, piece: &'a Self::Piece) -> &'a [u8];
@@ -53,13 +53,13 @@ impl Lender for NoLender {
     }
 }
 
-/// Bytes to send and whose memory they are in.
+/// Bytes to send, and the owner of their memory.
 enum Source<P> {
-    /// Still where they were received.
+    /// In the receive buffer.
     Lent(P),
-    /// In memory of their own, `sent` of them sent already.
+    /// In memory of their own, `sent` of them already sent.
     Owned { bytes: Vec<u8>, sent: usize },
-    /// In memory that connections share, of which this one sends what is behind the first `sent` bytes.
+    /// In memory shared by connections, of which this one sends the bytes after the first `sent`.
     Shared { bytes: Arc<[u8]>, sent: usize },
 }
 
@@ -83,7 +83,7 @@ impl Deref for Block {
 
 struct Chunk<P> {
     source: Source<P>,
-    /// The next one; behind the last one the first.
+    /// The next one; after the last one the first.
     next: u32,
     /// In the last chunk of a queue: the bytes that the queue holds.
     pending: usize,
@@ -114,7 +114,7 @@ impl<L: Lender> Outputs<L> {
         Self { chunks: Slab::new(), held: 0 }
     }
 
-    /// Bytes of memory that pending output takes beside the receive buffers.
+    /// Bytes of memory of pending output, receive buffers not included.
     #[inline]
     pub(crate) fn held(&self) -> usize {
         self.held
@@ -132,21 +132,21 @@ impl<L: Lender> Outputs<L> {
         !queue.is_empty() && self.chunks[queue.0 as usize].next != queue.0
     }
 
-    /// Whether the last chunk of a queue is a block that is to be freed as soon as it is sent.
+    /// Whether the last chunk of a queue is a block that is freed as soon as it is sent.
     #[inline]
     pub(crate) fn is_freed_at_once(&self, queue: Queue) -> bool {
         let last = (!queue.is_empty()).then(|| &self.chunks[queue.0 as usize].source);
         matches!(last, Some(Source::Owned { bytes, .. }) if bytes.len() >= FREED_AT_ONCE)
     }
 
-    /// Puts a piece of the receive buffers, which is not empty, behind the others.
+    /// Appends a piece of the receive buffers, which is not empty.
     #[inline]
     pub(crate) fn push_lent(&mut self, queue: &mut Queue, piece: L::Piece) {
         let len = L::len(&piece);
         self.push(queue, Source::Lent(piece), len);
     }
 
-    /// Puts bytes in memory of their own behind the others. `joins`: they may be copied behind those of the last chunk.
+    /// Appends bytes in memory of their own. `joins`: they may be copied into the last chunk.
     pub(crate) fn push_owned(&mut self, queue: &mut Queue, mut bytes: Vec<u8>, joins: bool) {
         if bytes.is_empty() {
             return;
@@ -160,24 +160,24 @@ impl<L: Lender> Outputs<L> {
         self.push(queue, Source::Owned { bytes, sent: 0 }, len);
     }
 
-    /// Puts what is behind the first `from` bytes of shared memory behind the others: it is not empty.
+    /// Appends the bytes of shared memory after the first `from`: they are not empty.
     pub(super) fn push_shared(&mut self, queue: &mut Queue, bytes: Arc<[u8]>, from: usize) {
         let len = bytes.len() - from;
         self.held += CHUNK_OVERHEAD;
         self.push(queue, Source::Shared { bytes, sent: from }, len);
     }
 
-    /// Memory beside the queues is taken for output that is still to come, and counts like theirs.
+    /// Reserves memory outside the queues for future output, which counts like theirs.
     pub(super) fn take_memory(&mut self, bytes: usize) {
         self.held += bytes;
     }
 
-    /// Such memory is given back.
+    /// Releases such memory.
     pub(super) fn give_memory(&mut self, bytes: usize) {
         self.held -= bytes;
     }
 
-    /// Copies bytes behind the others: into the last block while it has room, then into further ones.
+    /// Appends copies of bytes: into the last block while it has room, then into further ones.
     pub(crate) fn copy(&mut self, queue: &mut Queue, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if !self.has_room_behind(*queue) {
@@ -253,7 +253,7 @@ impl<L: Lender> Outputs<L> {
         }
     }
 
-    /// Drops the oldest chunk, gives its memory back and returns how many bytes of it were not sent before.
+    /// Drops the oldest chunk, releases its memory and returns how many bytes of it were unsent.
     #[inline]
     pub(crate) fn pop(&mut self, queue: &mut Queue, lender: &mut L) -> usize {
         match self.take_front(queue) {
@@ -303,10 +303,10 @@ impl<L: Lender> Outputs<L> {
         }
     }
 
-    /// Moves what a queue has in the receive buffers to memory of its own, so that the kernel can have these again.
-    /// What is owned already stays where it is. The queue may be empty: what it had may be sent by now.
+    /// Moves a queue's pieces in the receive buffers to memory of its own, so that the kernel can reuse these. Owned chunks
+    /// stay. The queue may be empty: its output may have been sent by now.
     ///
-    /// Nothing of the queue may be in the kernel's hands.
+    /// No part of the queue may be in a pending operation.
     pub(crate) fn move_out(&mut self, queue: Queue, lender: &mut L) {
         if queue.is_empty() {
             return;
@@ -328,8 +328,8 @@ impl<L: Lender> Outputs<L> {
         }
     }
 
-    /// Takes the oldest chunk out, for an operation that has to own its bytes; says how many of them are sent already.
-    /// Only for engines that lend nothing.
+    /// Removes the oldest chunk for an operation that must own its bytes; returns how many of them are already sent. Only
+    /// for engines that lend nothing.
     pub(crate) fn take_block(&mut self, queue: &mut Queue) -> (Block, usize) {
         match self.take_front(queue) {
             Source::Owned { bytes, sent } => (Block::Owned(bytes), sent),
@@ -338,7 +338,7 @@ impl<L: Lender> Outputs<L> {
         }
     }
 
-    /// Takes all of a queue of which nothing is lent.
+    /// Removes all of a queue of which nothing is lent.
     pub(super) fn take_all(&mut self, queue: &mut Queue, mut take: impl FnMut(&[u8])) {
         while !queue.is_empty() {
             match self.take_front(queue) {
@@ -349,7 +349,7 @@ impl<L: Lender> Outputs<L> {
         }
     }
 
-    /// Puts a block in front of the others, `sent` of whose bytes are sent.
+    /// Prepends a block, of whose bytes `sent` are sent.
     pub(crate) fn put_block(&mut self, queue: &mut Queue, block: Block, sent: usize) {
         let len = block.len() - sent;
         if len == 0 {

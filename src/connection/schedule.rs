@@ -1,24 +1,25 @@
-//! The scheduler: one cost, one budget, two lists.
+//! The scheduler: one cost unit, one budget, two lists.
 //!
 //! *Foreground*: interactive connections, in the order in which their input was noticed. *Background*: bulk senders, slow
-//! readers, handshakes and ends, by deficit round robin. In each turn of an engine's loop the background gets one
-//! [`BUDGET`], whatever the foreground does; a connection whose receives come to a [`QUANTUM`] without emptying its socket
-//! is in the background until it owes nothing. Hence the promise:
+//! readers, handshakes and teardowns, by deficit round robin. In each turn of an engine's loop the background gets one
+//! [`BUDGET`], independent of the foreground; a connection whose receives amount to a [`QUANTUM`] without emptying its
+//! socket is in the background until its deficit is paid off. Hence the promise:
 //!
 //! **On the background a worker spends one budget a turn, on average. Between the turn in which a message of an interactive
 //! connection is noticed and the enter that sends its echo, if no more of these wait than a turn receives from, it spends
 //! what it has planned to be one budget and one receive; and at most one quantum on each interactive connection whose
 //! input was noticed before.**
 //!
-//! What a receive comes to shows when it has completed. Peers that turn from large frames to masses of small ones, or bring
-//! masses at once when they have just come, cost more than was planned, and the turns that follow have that much less: in
-//! the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at the worst. Pending
-//! output is sent as soon as a slow reader makes room for it, beside the budget (but for bulk senders of the epoll engine).
+//! The cost of a receive is known only when it has completed. Peers that switch from large frames to masses of small ones,
+//! or bring masses at once when they have just connected, cost more than planned, and the following turns have that much
+//! less: in the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at worst.
+//! Pending output is sent as soon as a slow reader makes room for it, outside the budget (except for bulk senders in the
+//! epoll engine).
 
 use std::num::NonZeroU32;
 
-/// Nominal nanoseconds of a slow core (2.8 GHz, both ends on one machine), of what a connection has a worker and the kernel
-/// do: `loadtest/compare/engines.toml` gives the CPU time per echo that these were fitted to.
+/// Nominal nanoseconds of a slow core (2.8 GHz, both ends on one machine) that a connection's work takes in worker and
+/// kernel: fitted to the CPU time per echo of `loadtest/compare/engines.toml`.
 pub(crate) type Cost = u32;
 
 /// A receive and the send of its echo, without their bytes and frames: an echo of 128 B, one at a time.
@@ -27,8 +28,8 @@ pub(crate) const RECEIVE: Cost = 4_000;
 const FRAME: Cost = 60;
 /// The bytes of a receive, a quarter of this for each: the echo of 1 MiB in pieces of 64 KiB, less the receives.
 const FOUR_BYTES: Cost = 3;
-/// Memory that pending output takes beyond what it had, for each four bytes: the kernel clears pages when they are written to
-/// first, which took a worker 1.6 ns a byte while 1,000 clients read nothing (`scripts/hostile never-reading`, `perf record`).
+/// Four bytes of additional memory for pending output: the kernel clears pages at the first write, which took a worker 1.6
+/// ns a byte while 1,000 clients read nothing (`scripts/hostile never-reading`, `perf record`).
 const FOUR_BYTES_OF_MEMORY: Cost = 6;
 /// An upgrade request and its answer, beyond the receive: the connections of `ringload --reconnect-every`, halved.
 pub(crate) const HANDSHAKE: Cost = 6_000;
@@ -38,62 +39,60 @@ pub(crate) const HANDSHAKE: Cost = 6_000;
 /// costs of the second message and of a renewal are below that, as they were estimated.
 pub(crate) const TLS_HANDSHAKE: Cost = 100_000;
 /// The same while no interactive connection is active: four in a turn, so that one which becomes active waits for half a
-/// millisecond. With one a turn, on processors that are busy with other things and between which the worker yields its own, a
-/// worker made 17 handshakes a second.
+/// millisecond. With one a turn, on busy processors that the worker yields between turns, a worker made 17 handshakes a
+/// second.
 pub(crate) const TLS_HANDSHAKE_AT_REST: Cost = TLS_HANDSHAKE / 4;
-/// Its second one: key derivation, and the tickets.
+/// The client's second message: key derivation, and the tickets.
 pub(crate) const TLS_FINISH: Cost = 15_000;
-/// A TLS record that is opened, and the one that its echo is sealed in, without their bytes; and a renewal of keys, which are
-/// derived and expanded anew in both directions (`scripts/tls-cost` has the difference to plain connections).
+/// A TLS record opened, and the one with its echo sealed, without their bytes; and a renewal of keys, which are derived and
+/// expanded in both directions (`scripts/tls-cost` has the difference to plain connections).
 pub(crate) const TLS_RECORD: Cost = 400;
 pub(crate) const TLS_RENEWAL: Cost = 4_000;
 /// The end of a connection: cancel, close, and the kernel's release of the socket; the other half.
 pub(crate) const END: Cost = 8_000;
-/// A deadline that is met: a Ping or a Close frame, or an end.
+/// A deadline that is met: a Ping, a Close frame, or a close.
 pub(crate) const DEADLINE: Cost = 4_000;
-/// A look at a timer, or at a connection that is not served: some cache misses.
+/// A check of a timer, or of a connection that is not served: some cache misses.
 pub(crate) const LOOK: Cost = 100;
 
-/// What the background gets in a turn.
+/// The budget of the background in a turn.
 pub(crate) const BUDGET: Cost = 100_000;
-/// What a connection gets before others have their turn: a receive of 64 KiB and its echo.
+/// The quantum of a connection before others have their turn: a receive of 64 KiB and its echo.
 pub(crate) const QUANTUM: Cost = 50_000;
 /// Bytes of such a receive.
 const QUANTUM_BYTES: u32 = 64 << 10;
-/// Bytes that may be received at once from a connection that may turn out to be a slow reader, when much is kept for such
-/// already.
+/// Limit of a receive from a connection that may turn out to be a slow reader, when much of the total is taken.
 const SMALL_RECEIVE: u32 = 16 << 10;
-/// What a receive is cut to at most: of a bulk sender of small frames, and of a connection that may turn out to be a slow
-/// reader when all that may be kept for such is. A page; with less, a receive costs more than its bytes.
+/// Smallest limit of a receive: for a bulk sender of small frames, and for a connection that may turn out to be a slow
+/// reader when all of the total is taken. A page; with less, a receive costs more than its bytes.
 pub(crate) const LEAST_RECEIVE: u32 = 4 << 10;
 
-/// Bytes that are received at once from a connection that is in its handshake, while an interactive one is active: browsers'
-/// requests fit, and few frames behind a request do, which would be paid for by nothing that the turn has planned.
+/// Limit of a receive from a connection in its handshake, while an interactive one is active: browsers' requests fit, but
+/// few frames behind a request, for which the turn has planned no cost.
 pub(crate) const UPGRADE_RECEIVE: u32 = 1 << 10;
 
-/// In a connection's debt this is one: a debt of 255 is that of 32 quanta, more than a receive buffer full of empty frames
-/// is charged for.
+/// The unit of a connection's debt: a debt of 255 is 32 quanta, more than a receive buffer full of empty frames costs.
 const DEBT_UNIT: Cost = QUANTUM / 8;
 
-/// What a receive comes to, with the echo of it.
+/// The cost of a receive, including its echo.
 #[inline]
 pub(crate) fn cost_of_receive(bytes: u32, frames: u32) -> Cost {
     RECEIVE.saturating_add(bytes / 4 * FOUR_BYTES).saturating_add(frames.saturating_mul(FRAME))
 }
 
-/// What it comes to that pending output takes so many bytes more: a budget at most, so that deadlines are not put off for long
-/// by one turn that has moved much.
+/// The cost of this many bytes of additional memory for pending output: at most a budget, so that one turn that has moved
+/// much does not postpone deadlines for long.
 #[inline]
 pub(crate) fn cost_of_memory(bytes: usize) -> Cost {
     u32::try_from(bytes / 4).unwrap_or(u32::MAX).saturating_mul(FOUR_BYTES_OF_MEMORY).min(BUDGET)
 }
 
-/// What is left of a turn's budget for the background.
+/// The rest of a turn's budget for the background.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget(i64);
 
 impl Budget {
-    /// For a turn. What the turn before has spent beyond its own is missing, but one receive is always there.
+    /// The budget of a turn, less the overrun of the turn before, but at least one receive.
     pub(crate) fn of_turn(before: Self) -> Self {
         Self((before.0.min(0) + i64::from(BUDGET)).max(i64::from(RECEIVE)))
     }
@@ -111,7 +110,7 @@ impl Budget {
         self.0 -= i64::from(cost);
     }
 
-    /// Something planned to come to `planned` has come to `cost`.
+    /// Work with the planned cost `planned` has cost `cost`.
     #[inline]
     pub(crate) fn correct(&mut self, planned: Cost, cost: Cost) {
         self.0 += i64::from(planned) - i64::from(cost);
@@ -134,31 +133,31 @@ impl Standing {
         }
         let owed = u32::from(debt).saturating_add(cost / DEBT_UNIT);
         let is_bulk = owed >= QUANTUM / DEBT_UNIT;
-        // Without more to be received a deficit is forgotten, unless one receive alone was beyond the quantum.
+        // Without more input a deficit is dropped, unless one receive alone exceeded the quantum.
         let debt = if has_more || is_bulk { owed.min(u8::MAX.into()) as u8 } else { 0 };
         Self { debt, is_bulk }
     }
 
-    /// The debt when another turn of the connection's has come: less by a quantum.
+    /// The debt at the next turn of the connection: less by a quantum.
     #[inline]
     pub(super) fn pay(debt: u8) -> u8 {
         debt.saturating_sub((QUANTUM / DEBT_UNIT) as u8)
     }
 
-    /// Whether a debt leaves something of the connection's turn.
+    /// Whether a debt leaves part of the connection's turn.
     #[inline]
     pub(super) fn may_be_served(debt: u8) -> bool {
         debt < (QUANTUM / DEBT_UNIT) as u8
     }
 }
 
-/// How much may be received at once.
+/// Limits of receives.
 #[derive(Debug)]
 pub(crate) struct Shares {
     /// The tick in which an interactive connection was last received from.
     interactive_at: u32,
     has_been_interactive: bool,
-    /// What a byte of bulk senders has come to of late, in 1/64 of the cost's unit: high when their frames are small.
+    /// Recent cost of a byte of bulk senders, in 1/64 of the cost unit: high when their frames are small.
     bulk_byte: u32,
 }
 
@@ -183,7 +182,7 @@ impl Shares {
         self.has_been_interactive && now.wrapping_sub(self.interactive_at) <= 1
     }
 
-    /// Bytes that may be received at once; `None`: as many as there are, since no interactive connection is active.
+    /// Bytes that may be received at once; `None`: no limit, since no interactive connection is active.
     #[inline]
     pub(super) fn at_most(&self, is_bulk: bool, is_backlog_large: bool, now: u32) -> Option<NonZeroU32> {
         if !self.has_interactive(now) {

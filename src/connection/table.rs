@@ -8,10 +8,10 @@ use super::wheel::Timer;
 
 const NONE: u32 = u32::MAX;
 
-/// Generations are counted in 16 bits: an operation's completion is seen before its entry has changed hands that often.
+/// Generations have 16 bits: an operation's completion is reaped before its entry has been reused that often.
 pub(crate) type Generation = u16;
 
-/// A connection's entry; `E` is what its engine needs: a descriptor, and what of it the kernel holds.
+/// A connection's entry; `E` is the engine's part: a descriptor, and the operations in flight.
 pub(crate) struct Connection<E> {
     pub(crate) life: Lifecycle,
     /// Pending output.
@@ -22,7 +22,7 @@ pub(crate) struct Connection<E> {
     pub(super) generation: Generation,
     /// Its deficit: see `schedule`.
     pub(super) debt: u8,
-    /// The engine's own: which operations are under way.
+    /// The engine's part: the operations in flight.
     pub(crate) flight: u8,
 }
 
@@ -87,7 +87,7 @@ impl<E> Table<E> {
         key as u32
     }
 
-    /// Forgets a connection, which must be in no list.
+    /// Removes a connection, which must be in no list.
     pub(super) fn remove(&mut self, key: u32) -> Connection<E> {
         self.entries.remove(key as usize)
     }
@@ -122,7 +122,7 @@ impl<E> Table<E> {
         self.entries.iter().map(|(key, connection)| (key as u32, connection))
     }
 
-    /// Puts a connection, which must be in no list, at the end of one.
+    /// Appends a connection, which must be in no list, to one.
     #[inline]
     pub(super) fn push_back(&mut self, list: &mut List, key: u32) {
         let previous = std::mem::replace(&mut list.tail, key);
@@ -135,7 +135,7 @@ impl<E> Table<E> {
         list.len += 1;
     }
 
-    /// Takes a connection out of the list that it is in.
+    /// Removes a connection from the list that it is in.
     #[inline]
     pub(super) fn unlink(&mut self, list: &mut List, key: u32) {
         let Link { next, previous } = self.get(key).link;

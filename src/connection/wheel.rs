@@ -1,13 +1,13 @@
-//! A lazy timer wheel: at most one timer for each connection, nothing to be done for a message.
+//! A lazy timer wheel: at most one timer per connection, no work per message.
 //!
-//! A timer comes up at its tick or before the deadline that it stands for has moved; its owner then looks at the
-//! deadline as it is, and sets the timer again if that is later. So a deadline that moves with each message costs nothing
-//! until the timer comes up, and how many connections there once were does not matter.
+//! A timer expires at its tick, or before if its deadline has moved; its owner then computes the current deadline, and sets
+//! the timer again if that is later. So a deadline that moves with each message costs nothing until the timer expires, and
+//! the number of former connections does not matter.
 
 use slab::Slab;
 
-/// Ticks that one turn of the wheel takes; timers beyond them come up once a turn and are set again. With ticks of a
-/// quarter of a second these are two minutes.
+/// Ticks that one round of the wheel takes; timers beyond that come up once a round and are set again. With ticks of a
+/// quarter of a second a round is two minutes.
 const SLOTS: u32 = 512;
 const MASK: u32 = SLOTS - 1;
 const NONE: u32 = u32::MAX;
@@ -47,7 +47,7 @@ pub(crate) struct Wheel {
 }
 
 impl Wheel {
-    /// Without a timer, at tick 0.
+    /// An empty wheel, at tick 0.
     pub(crate) fn new() -> Self {
         Self { nodes: Slab::new(), slots: Box::new([NONE; SLOTS as usize]), cursor: 0 }
     }
@@ -70,7 +70,7 @@ impl Wheel {
         timer.is_set().then(|| self.nodes[timer.0 as usize].at)
     }
 
-    /// Has the connection's timer come up at `at`, or leaves it as it is if it comes up before.
+    /// Sets the connection's timer to `at`, or leaves it if it comes up earlier.
     pub(crate) fn set(&mut self, timer: &mut Timer, key: u32, at: u32, now: u32) {
         if self.is_empty() {
             self.cursor = now;
@@ -98,7 +98,7 @@ impl Wheel {
         *timer = Timer(node);
     }
 
-    /// Takes a timer back, if it is set.
+    /// Cancels a timer, if it is set.
     pub(crate) fn cancel(&mut self, timer: &mut Timer) {
         if timer.is_set() {
             self.remove(timer.0);

@@ -1,4 +1,4 @@
-//! What each limit comes to in connections, and the command that lifts it.
+//! Limits in numbers of connections, and the command that lifts each.
 
 use serde_json::{Value, json};
 
@@ -25,13 +25,13 @@ const THREADS_BESIDE_WORKERS: u64 = 16;
 /// Bytes of a page, as `tcp_mem` counts.
 const PAGE: u64 = 4096;
 
-/// How a limit compares with what is wanted.
+/// The comparison of a limit with the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Fine,
     /// It works, and could be better.
     Note,
-    /// What is wanted does not fit.
+    /// The request does not fit.
     Short,
 }
 
@@ -42,9 +42,9 @@ pub(super) struct Check {
     pub(super) state: State,
     /// Connections that it allows for; `None`: it bounds something else.
     pub(super) holds: Option<u64>,
-    /// What there is.
+    /// The current value.
     pub(super) found: String,
-    /// What lifts it.
+    /// The commands that lift it.
     pub(super) remedies: Vec<String>,
 }
 

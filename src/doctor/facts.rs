@@ -1,4 +1,4 @@
-//! What the kernel says about itself and this process.
+//! Facts from the kernel about itself and this process.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::engine::Engine;
 use crate::machine::{Bound, Machine};
 
-/// What there is to judge. `None`: this kernel or this container does not say.
+/// The facts to check. `None`: this kernel or container does not tell.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     /// The hard `RLIMIT_NOFILE`.
@@ -35,7 +35,7 @@ pub(super) struct Facts {
     pub(super) uring_refused: Option<String>,
     /// `kernel.io_uring_disabled`.
     pub(super) uring_disabled: Option<u64>,
-    /// What `io_uring` offers beyond what is needed, and whether this kernel's does.
+    /// Optional features of `io_uring`, and whether this kernel has them.
     pub(super) uring_features: Vec<(&'static str, bool)>,
     /// Why workers cannot have descriptor tables of their own (engines epoll and tokio-uring).
     pub(super) tables_refused: Option<String>,

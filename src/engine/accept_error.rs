@@ -1,4 +1,4 @@
-//! What an error of `accept(2)` means, and what becomes of connections that are not accepted any more: once for all
+//! Errors of `accept(2)` and their meaning, and the handling of connections that are no longer accepted: once for all
 //! engines.
 
 use std::os::fd::OwnedFd;
@@ -6,19 +6,19 @@ use std::os::fd::OwnedFd;
 use rustix::io::ioctl_fionbio;
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 
-/// Connections that are turned away at a listener, at most: more come while it goes on than it can ever end with.
+/// Limit of connections closed at one listener: further ones may keep arriving, and this must end.
 const TURNED_AWAY_MAX: usize = 4096;
-/// Longer than an upgrade request of any browser. What is left unread makes the kernel send a reset after all.
+/// Bytes read of a request, longer than that of any browser. Further unread input makes the kernel send a reset.
 const REQUEST_MAX: usize = 4096;
 
-/// What is to be done about an accept that has failed.
+/// The reaction to a failed accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcceptError {
-    /// Nothing has gone wrong: no connection waits, a signal came, or the accept was cancelled.
+    /// No fault: no connection waits, a signal arrived, or the accept was cancelled.
     Nothing,
-    /// One connection was lost before it was accepted: on to the next one.
+    /// That connection was lost before it was accepted: go on with the next one.
     Connection,
-    /// Descriptors or memory are short, or accepting is forbidden: the next try would fail as well, so it has to wait.
+    /// Descriptors or memory are short, or accepting is forbidden: an immediate retry would fail as well, so it waits.
     Lasting,
 }
 
@@ -37,14 +37,14 @@ impl AcceptError {
             | libc::EHOSTDOWN
             | libc::EHOSTUNREACH
             | libc::ENONET => Self::Connection,
-            // EMFILE, ENFILE, ENOBUFS, ENOMEM; EPERM, EACCES of a security module, and whatever a seccomp filter answers:
-            // none of them takes the connection out of the kernel's queue.
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM; EPERM, EACCES of a security module, and any error of a seccomp filter: none
+            // of them takes the connection out of the kernel's queue.
             _ => Self::Lasting,
         }
     }
 }
 
-/// Ends the connections that wait at listeners which are about to be closed: the kernel would reset them.
+/// Closes the connections in the queues of listeners that are about to be closed: the kernel would reset them.
 pub(super) fn turn_away(listeners: &[OwnedFd]) {
     for listener in listeners.iter().filter(|listener| ioctl_fionbio(listener, true).is_ok()) {
         for _ in 0..TURNED_AWAY_MAX {

@@ -1,11 +1,8 @@
-//! Which worker accepts the next connection: all of them share the listeners, and only workers with room and not many more
-//! connections than the others accept.
+//! Admission: which worker accepts the next connection. All share the listeners; a worker accepts only with room and not
+//! many more connections than the others.
 //!
-//! Each worker publishes how many connections it has and how many of its accepts are under way, and reads what the others
-//! have published; nothing is locked. Two rules keep the whole capacity in use:
-//! - an accept begins only if there is a slot for what it brings, so no worker ever gets more than it can hold;
-//! - a worker that has no accept under way, because it is full or ahead of the others or short of something, sees to it
-//!   that another one with room has ([`Share::relay`]).
+//! Each worker publishes its number of connections and of accepts in flight, and reads what the others have published; there
+//! are no locks. Two rules keep the whole capacity in use:
 //!
 //! A worker publishes before it reads, sequentially consistent: of two that change at the same time, at least one sees the
 //! other's change.
@@ -18,28 +15,28 @@ use std::time::Duration;
 use crate::engine::notice::Notices;
 use crate::worker::{Counter, Counters, WhenFull};
 
-/// How many more connections than the worker with the fewest one may have, its accepts under way included, and begin
-/// another accept.
+/// Maximal lead in connections, including accepts in flight, over the worker with the fewest, at which a worker still begins
+/// an accept.
 const LEAD_MAX: u32 = 16;
 
-/// How long a worker whose accept has failed for want of something waits before it tries again.
+/// Pause of a worker whose accept has failed for a shortage.
 pub(super) const RETRY: Duration = Duration::from_millis(10);
 
-/// What all workers know of each other.
+/// State shared by all workers.
 pub(super) struct Admission {
     seats: Box<[Seat]>,
-    /// It has been said that all connections are taken, or is being said.
+    /// The notice that all connections are taken has been, or is being, logged.
     is_full: AtomicBool,
-    /// It has been said that accepts fail.
+    /// The notice that accepts fail has been logged.
     is_failing: AtomicBool,
-    /// Behind the workers there is a doorkeeper, to be woken when all connections are taken.
+    /// There is a doorkeeper, numbered after the workers, to be woken when all connections are taken.
     has_doorkeeper: bool,
     notices: Mutex<Notices>,
-    /// Wakes the worker with this number; behind the last one, the doorkeeper.
+    /// Wakes the worker with this number; with the number after the last one, the doorkeeper.
     call: Box<dyn Fn(usize) + Send + Sync>,
 }
 
-/// A worker as the others see it. Aligned so that two workers never write to the same cache lines.
+/// The published state of a worker. Aligned so that two workers never write to the same cache line.
 #[repr(align(128))]
 struct Seat {
     capacity: u32,
@@ -47,14 +44,14 @@ struct Seat {
     state: AtomicU64,
 }
 
-/// What a worker publishes.
+/// The published state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
     /// Connections that have a slot.
     open: u32,
-    /// Accepts under way, each of which has a slot reserved.
+    /// Accepts in flight, each with a reserved slot.
     accepts: u32,
-    /// Its accepts fail: it waits before it tries again.
+    /// Its accepts fail: it pauses before the next one.
     is_short: bool,
 }
 
@@ -81,7 +78,7 @@ impl Seat {
         State::decode(self.state.load(Ordering::SeqCst))
     }
 
-    /// Its state, if it can get further connections.
+    /// Its state, if it can take further connections.
     fn with_room(&self) -> Option<State> {
         let state = self.state();
         (state.open < self.capacity && !state.is_short).then_some(state)
@@ -89,7 +86,7 @@ impl Seat {
 }
 
 impl Admission {
-    /// For workers with these capacities. `call` has the one with a number look whether it is to accept.
+    /// For workers with these capacities. `call` wakes the worker with a number, to check whether it must accept.
     pub(super) fn new(
         capacities: impl IntoIterator<Item = u32>,
         when_full: WhenFull,
@@ -106,7 +103,7 @@ impl Admission {
         })
     }
 
-    /// One worker's share.
+    /// The share of one worker.
     pub(super) fn share(self: &Arc<Self>, worker: usize) -> Share {
         Share { admission: Arc::clone(self), worker, state: State::default(), counters: Arc::default() }
     }
@@ -120,7 +117,7 @@ impl Admission {
         self.seats.iter().any(|seat| seat.state().open < seat.capacity)
     }
 
-    /// Says that all connections are taken, or that there is room again.
+    /// Logs that all connections are taken, or that there is room again.
     #[cold]
     fn tell_room(&self) {
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,13 +154,13 @@ impl Share {
         self.seat().capacity
     }
 
-    /// The other workers that can get further connections.
+    /// The other workers that can take further connections.
     fn others_with_room(&self) -> impl Iterator<Item = (usize, State)> {
         let others = self.admission.seats.iter().enumerate().filter(|&(worker, _)| worker != self.worker);
         others.filter_map(|(worker, seat)| Some((worker, seat.with_room()?)))
     }
 
-    /// Publishes how many connections have a slot and how many accepts are under way.
+    /// Publishes the numbers of taken slots and of accepts in flight.
     pub(super) fn publish(&mut self, open: u32, accepts: u32) {
         let was_full = self.state.open >= self.capacity();
         let state = State { open, accepts, ..self.state };
@@ -187,7 +184,7 @@ impl Share {
         self.seat().state.store(state.encode(), Ordering::SeqCst);
     }
 
-    /// How many accepts may begin now.
+    /// The number of accepts that may begin now.
     pub(super) fn allowance(&self) -> u32 {
         let claim = self.state.claim();
         let room = self.capacity() - claim;
@@ -199,26 +196,26 @@ impl Share {
         room.min(most.saturating_sub(claim))
     }
 
-    /// To be called by a worker that has no accept under way: has another one begin some, unless one has.
+    /// Called by a worker without an accept in flight: makes another one begin some, unless one accepts already.
     pub(super) fn relay(&self) {
         if !self.others_with_room().any(|(_, state)| state.accepts > 0) {
             self.pass_on();
         }
     }
 
-    /// A connection may have woken this worker, which does not accept it: has another one look.
+    /// Passes on a wake-up: a connection may have woken this worker, which does not accept it.
     pub(super) fn pass_on(&self) {
         if let Some((worker, _)) = self.others_with_room().min_by_key(|(_, state)| state.claim()) {
             (self.admission.call)(worker);
         }
     }
 
-    /// Has this worker accept again in its next turn.
+    /// Makes this worker accept again in its next turn.
     pub(super) fn go_on(&self) {
         (self.admission.call)(self.worker);
     }
 
-    /// An accept has failed for want of something, perhaps for this worker only: another one is to try.
+    /// An accept has failed for a shortage, perhaps of this worker only: another worker tries.
     pub(super) fn failed(&mut self, error: impl Display) {
         self.set(State { is_short: true, ..self.state });
         self.counters.add(Counter::AcceptFailures, 1);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::connection::Timeouts;
 use crate::worker::{Counters, Limits};
 
-/// Ticks that a turn of the loop can take: if it takes longer, the process was stopped, suspended or throttled, and that
-/// is no time that a peer has let pass. Two, for a turn may begin at the end of a tick.
+/// Ticks that a turn of the loop may take: if it takes longer, the process was stopped, suspended or throttled, which is not
+/// the peers' delay. Two, since a turn may begin at the end of a tick.
 const TICKS_PER_TURN_MAX: u32 = 2;
 
 /// The clock that a worker's deadlines are counted with.
@@ -19,15 +19,15 @@ pub(super) struct Clock {
     /// When the next one begins.
     next: Cell<Instant>,
     tick: Duration,
-    /// Connections that a turn of the loop sees something of, if something has happened to more of them.
+    /// Connections whose events a turn handles, if more have some.
     seen_per_turn: u32,
-    /// Turns that it takes to see all that has happened during a stall.
+    /// Turns still needed to handle everything that happened during a stall.
     turns_behind: Cell<u32>,
 }
 
 impl Clock {
-    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough. `seen_per_turn`: how
-    /// many connections a turn of the loop sees something of, at least, if something has happened to all of them.
+    /// An eighth of the shortest timeout is precise enough, and a quarter of a second is cheap enough. `seen_per_turn`: the
+    /// least number of connections whose events a turn handles, if all have some.
     pub(super) fn new(limits: &Limits, seen_per_turn: u32) -> Self {
         let shortest =
             [limits.handshake_timeout, limits.idle_timeout, Some(limits.close_timeout)].into_iter().flatten();
@@ -41,24 +41,24 @@ impl Clock {
         }
     }
 
-    /// Between two looks at the deadlines.
+    /// The length of a tick.
     pub(super) fn tick(&self) -> Duration {
         self.tick
     }
 
-    /// Whether something may have happened to a connection during a stall that no turn has seen yet: no deadline is to be
-    /// met, for that may be what it has waited for.
+    /// Whether a connection may have events from a stall that no turn has handled yet: then no deadline is met, since it may
+    /// have waited for these.
     pub(super) fn is_behind(&self) -> bool {
         self.turns_behind.get() > 0
     }
 
-    /// Looks at the time, once a turn. `is_counted`: some deadline has run since the last look; `open`: connections.
+    /// Advances the clock, once a turn. `is_counted`: some deadline has run since the last call; `open`: connections.
     #[inline]
     pub(super) fn advance(&self, now: Instant, is_counted: bool, open: usize) -> u32 {
         let turns_behind = self.turns_behind.get();
         self.turns_behind.set(turns_behind.saturating_sub(1));
         if now >= self.next.get() {
-            // One stall behind the other must not keep deadlines from being met for ever.
+            // Successive stalls must not postpone deadlines for ever.
             let has_stalled = self.pass(now, is_counted);
             if has_stalled && turns_behind == 0 {
                 self.turns_behind.set(open as u32 / self.seen_per_turn);
@@ -67,7 +67,7 @@ impl Clock {
         self.ticks.get()
     }
 
-    /// Once in many turns: a division for each of them shows in profiles. Returns whether it was a stall.
+    /// Called once in many turns: a division in each of them shows in profiles. Returns whether it was a stall.
     #[cold]
     fn pass(&self, now: Instant, is_counted: bool) -> bool {
         let passed = (now - self.next.get()).as_nanos() / self.tick.as_nanos() + 1;
@@ -83,8 +83,7 @@ impl Clock {
         has_stalled
     }
 
-    /// The limits in ticks. One more than they take: what has just begun has begun within a tick, and nothing is to end
-    /// early.
+    /// The limits in ticks, plus one: they begin within a tick, and must not end early.
     pub(super) fn timeouts(&self, limits: &Limits) -> Timeouts {
         let ticks = |limit| self.in_ticks(limit).saturating_add(1);
         Timeouts {
@@ -102,12 +101,13 @@ impl Clock {
     }
 }
 
-/// A turn with so many events is measured: a look at the clock costs some 20 ns, and eight echoes a thousand times that.
+/// A turn with at least this many events is measured: reading the clock costs some 20 ns, and eight echoes a thousand times
+/// that.
 const MEASURED_FROM: usize = 8;
-/// Of turns with fewer events, one in so many is measured.
+/// Of turns with fewer events, one in this many is measured.
 const MEASURED_ONE_IN: u8 = 16;
 
-/// Measures how long turns of a worker's loop take.
+/// Measures the length of turns of a worker's loop.
 pub(super) struct TurnTimer {
     counters: Arc<Counters>,
     unmeasured: u8,
@@ -118,7 +118,7 @@ impl TurnTimer {
         Self { counters: Arc::clone(counters), unmeasured: 0 }
     }
 
-    /// A turn that has begun then, and has seen so many events, is over.
+    /// Ends a turn that began at this time and has handled this many events.
     #[inline]
     pub(super) fn end(&mut self, began: Instant, events: usize) {
         self.unmeasured += 1;

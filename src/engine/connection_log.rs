@@ -1,4 +1,4 @@
-//! The connection log: a line for each connection that has ended, if that is asked for.
+//! The connection log: a line for each ended connection, if enabled.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -8,15 +8,15 @@ use rustix::net::getpeername;
 
 use crate::connection::Ended;
 
-/// Lines that a worker writes in a second; of further ones only their number is told.
+/// Lines that a worker writes in a second; of further ones it logs the number.
 const LINES_PER_SECOND: u32 = 1000;
 
 /// Writes a worker's part of the connection log.
 pub(super) struct ConnectionLog {
     worker: usize,
-    /// Of the clock that connections' durations are counted with.
+    /// The tick of the clock that counts connections' durations.
     tick: Duration,
-    /// The second that the lines are counted in.
+    /// The start of the second in which the lines are counted.
     since: Instant,
     lines: u32,
     unwritten: u64,
@@ -27,7 +27,7 @@ impl ConnectionLog {
         Self { worker, tick, since: Instant::now(), lines: 0, unwritten: 0 }
     }
 
-    /// Connections that have ended in this turn.
+    /// Logs connections that have ended in this turn.
     #[inline]
     pub(super) fn write(&mut self, ended: Vec<Ended>) {
         if !ended.is_empty() {
@@ -57,7 +57,7 @@ impl ConnectionLog {
     }
 }
 
-/// The address at a socket's other end, as the log has it.
+/// A socket's peer address, in the form of the log.
 pub(super) fn peer_of(socket: impl AsFd) -> Option<String> {
     let address = getpeername(socket).ok()??;
     match SocketAddr::try_from(address) {

@@ -1,4 +1,4 @@
-//! Answers clients that come while all connections are taken: 503 with Retry-After, at once, on a thread of its own.
+//! The doorkeeper: a thread that answers clients with 503 and Retry-After while all connections are taken.
 //!
 //! It accepts from the same listeners as the workers, but only while none of them has room. So it is the same for all
 //! engines, and costs workers nothing.
@@ -19,35 +19,34 @@ use crate::protocol::{self, Protocol};
 use crate::transport::{Door, Doors};
 use crate::worker::{Control, Counter};
 
-/// Clients that are answered at a time. When more come, the first of them are let go without waiting for their end. They
-/// take descriptors of those that are reserved for such things (`DESCRIPTORS_RESERVED` in config.rs).
+/// Limit of clients being answered at a time. If more arrive, the oldest are closed without waiting for their end. Their
+/// descriptors are among the reserved ones (`DESCRIPTORS_RESERVED` in config.rs).
 const CLIENTS_MAX: usize = 24;
 /// Accepts in a turn.
 const BATCH: usize = 16;
-/// How long a client may take to send a request, and then to close its side: closing with unread input would make the
-/// kernel send a reset, which can destroy the answer on its way.
+/// Time for a client to send a request, and then to close its side: closing with unread input would make the kernel send a
+/// reset, which can destroy the answer on its way.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Before another accept is tried when one has failed for want of something.
+/// Pause after an accept that failed for a shortage.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How much less than a worker the thread gets of a processor that both want (`nice(2)`): clients that are served come
-/// first.
+/// The thread's `nice(2)` value: connected clients come first.
 const NICE: i32 = 10;
 
-/// What the thread works with.
+/// The state of the thread.
 pub(super) struct Doorkeeper {
     pub(super) listeners: Vec<OwnedFd>,
     pub(super) control: Arc<Control>,
     pub(super) admission: Arc<Admission>,
-    /// The listeners' doors, by their numbers.
+    /// The listeners' settings, by their numbers.
     pub(super) doors: Doors,
     clients: VecDeque<Client>,
-    /// 503, for all of them.
+    /// The answer 503.
     answer: Vec<u8>,
-    /// Accepts fail: until then none is tried.
+    /// Accepts fail: none is tried until then.
     paused_until: Option<Instant>,
 }
 
-/// A client that is being turned away.
+/// A client that is being refused.
 struct Client {
     socket: OwnedFd,
     is_answered: bool,
@@ -73,7 +72,7 @@ impl Doorkeeper {
         }
     }
 
-    /// Until the server stops.
+    /// Runs until the server stops.
     pub(super) fn run(mut self) -> io::Result<()> {
         let _ = rustix::process::nice(NICE); // without it, it only is less modest
         while !self.control.is_stopping() {
@@ -114,7 +113,7 @@ impl Doorkeeper {
         Ok(())
     }
 
-    /// Turns away some of those that wait at a listener, as long as there is no room.
+    /// Refuses clients waiting at a listener, as long as there is no room.
     fn accept(&mut self, listener: usize) {
         for _ in 0..BATCH {
             if !self.admission.is_full() || self.control.is_stopping() {
@@ -144,7 +143,7 @@ impl Doorkeeper {
         }
     }
 
-    /// Goes on with those that are being turned away; `ready`: which of them have sent something, or are gone.
+    /// Continues with clients that are being refused; `ready`: those with input or an end.
     fn see_to_clients(&mut self, ready: &[bool]) {
         let now = Instant::now();
         let mut ready = ready.iter();
@@ -163,15 +162,15 @@ impl Doorkeeper {
     }
 }
 
-/// Whether clients that come through this door understand the answer. Bare TCP has none, only an end. With TLS an answer would
-/// take a handshake, which is the dearest that a client can ask for: they are closed, too. A PROXY header in front of a request
-/// is discarded with it.
+/// Whether clients of this listener can get the answer. Bare TCP has none, only a close. With TLS the answer would take a
+/// handshake, the most expensive request of a client: these are closed, too. A PROXY header in front of a request is
+/// discarded with it.
 fn has_answer(door: &Door) -> bool {
     door.protocol == Protocol::WebSocket && door.tls.is_none()
 }
 
 impl Client {
-    /// Discards what has come. Returns whether more may.
+    /// Discards input. Returns whether more may follow.
     fn receive(&mut self, answer: &[u8]) -> bool {
         match recv(&self.socket, &mut [0; 4096], RecvFlags::DONTWAIT) {
             Ok((0, _)) => false,
@@ -185,7 +184,7 @@ impl Client {
 
     fn answer(&mut self, answer: &[u8]) {
         if !std::mem::replace(&mut self.is_answered, true) {
-            // A new socket has room for it; if its peer is gone, a receive tells.
+            // A new socket has room for it; if its peer is gone, a receive reports it.
             let _ = send(&self.socket, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             let _ = shutdown(&self.socket, Shutdown::Write);
             self.until = Instant::now() + PATIENCE;

@@ -32,23 +32,23 @@ use crate::worker::{Control, Limits, Plan};
 const EVENTS: usize = 256;
 /// The receive buffer, if the worker may have that much memory. It should stay in the second-level cache.
 const BUFFER_MAX: usize = 256 << 10;
-/// Sends of pending output that a connection can make per turn: what a socket's buffer takes at once are a few blocks.
+/// Sends of pending output of a connection per turn: a socket's buffer takes a few blocks at once.
 const SENDS: usize = 8;
-/// Connections told to close per turn: bounds the time between two looks at the sockets.
+/// Connections told to close per turn: bounds the time between two polls of the sockets.
 const SLICE: usize = 2048;
-/// How long to wait before a send that found no memory is tried again: no event will tell.
+/// Pause before a send that found no memory is retried: no event reports that.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// Event data that are no connection's key.
+/// Event data that are not keys of connections.
 const BELL: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 
-/// Behind the bytes that can be received there is an end to be found, or more bytes: a receive ends at a TCP urgent mark.
+/// After the remaining input there is an end, or more bytes: a receive ends at a TCP urgent mark.
 const END: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR).union(EventFlags::PRI);
 
 /// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
 ///
-/// `started` is told once whether it could start.
+/// `started` is called once with the result of the start.
 pub(super) fn run(
     plan: &Plan,
     control: &Arc<Control>,
@@ -192,7 +192,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Waits for the listeners, or does not any more.
+    /// Adds or removes the listeners from the epoll set.
     fn watch_listeners(&mut self) {
         let epoll = &self.epoll;
         let watch = |listeners: &[OwnedFd], is_watched: bool| {
@@ -201,7 +201,7 @@ impl<'a> Worker<'a> {
                     let events = EventFlags::IN | EventFlags::EXCLUSIVE;
                     return epoll::add(epoll, listener, EventData::new_u64(LISTENER), events);
                 }
-                // One that could not be added is not there.
+                // A listener that could not be added is not in the set.
                 let _ = epoll::delete(epoll, listener);
                 Ok(())
             })
@@ -209,7 +209,7 @@ impl<'a> Worker<'a> {
         self.accepts.arrange(self.connections.len(), watch);
     }
 
-    /// An event may be stale, its key another connection's by now: then there is nothing to receive, and that is all.
+    /// Handles an event, which may be stale, its key another connection's by now: then there is merely nothing to receive.
     #[inline]
     fn has_event(&mut self, key: u32, flags: EventFlags) {
         if !self.connections.contains(key) {
@@ -234,7 +234,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Has a connection wait for its turn if there is something to do for it.
+    /// Queues a connection for its turn if it has work.
     fn queue_if_wanting(&mut self, key: u32) {
         let wants = self.connections.wants(key);
         let can_receive = wants.receive && self.connections.get(key).life.facts.has(Facts::READABLE);
@@ -243,7 +243,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Interactive connections whose socket held more than one receive took, once each.
+    /// Serves interactive connections whose socket held more than one receive took, once each.
     fn serve_foreground(&mut self) {
         for _ in 0..EVENTS {
             let Some(key) = self.connections.next_foreground() else { return };
@@ -261,10 +261,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Sends that found no memory are tried again.
+    /// Retries sends that found no memory.
     fn retry(&mut self) {
         for key in std::mem::take(&mut self.retries) {
-            // The key may be another connection's by now: then a send too many is tried.
+            // The key may be another connection's by now: then a needless send is tried.
             if self.connections.contains(key) {
                 self.connections.try_again(key);
                 self.queue_if_wanting(key);
@@ -272,7 +272,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Does what a connection wants: pending output, one receive and its echo, the steps of its end.
+    /// Carries out a connection's wants: pending output, one receive and its echo, the steps of its end.
     #[inline]
     fn serve(&mut self, key: u32, is_budgeted: bool) {
         if !self.connections.contains(key) {
@@ -289,7 +289,7 @@ impl<'a> Worker<'a> {
         }
         let wants = self.connections.wants(key);
         if wants.shutdown {
-            // It can only fail because the peer is gone, which the receive will tell.
+            // It can only fail if the peer is gone, which the receive reports.
             let _ = shutdown(self.connections.socket(key), Shutdown::Write);
             self.connections.get_mut(key).life.shut_down();
         }
@@ -300,7 +300,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// One receive and the sending of its echo.
+    /// One receive, and the send of its echo.
     #[inline]
     fn receive(&mut self, key: u32, is_budgeted: bool) {
         let at_most = self.connections.at_most(key).map_or(usize::MAX, |at_most| at_most.get() as usize);
@@ -323,7 +323,7 @@ impl<'a> Worker<'a> {
         self.connections.go_on_leaving(key);
     }
 
-    /// Sends a receive's echo from where it is.
+    /// Sends a receive's echo from the receive buffer.
     #[inline]
     fn send(&mut self, key: u32, outgoing: &Outgoing) {
         let bytes = outgoing.bytes(&self.buffer);
@@ -341,7 +341,7 @@ impl<'a> Worker<'a> {
         self.connections.sent_from_buffer(key, bytes, sent);
     }
 
-    /// Sends some of what is pending. What the kernel does not take, an edge will tell when to offer again.
+    /// Sends some of the pending output. An edge reports when the kernel takes the rest.
     fn send_pending(&mut self, key: u32, is_budgeted: bool) {
         let bytes = self.connections.front(key);
         match send(self.connections.socket(key), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -358,14 +358,14 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// An edge tells when a full socket has room again; nothing tells when the kernel has memory again.
+/// An edge reports when a full socket has room again; no event reports when the kernel has memory again.
 fn note_failure(retries: &mut Vec<u32>, key: u32, error: Errno) {
     if error != Errno::AGAIN {
         retries.push(key);
     }
 }
 
-/// Tells a slice of the connections that the server stops, from a key on. Returns where to go on.
+/// Tells a slice of the connections, from a key on, that the server stops. Returns the key to continue from.
 fn ask_some_to_leave(connections: &mut Connections, from: usize) -> Option<usize> {
     let end = (connections.keys_used() as usize).min(from + SLICE);
     for key in from as u32..end as u32 {

@@ -1,8 +1,8 @@
-//! Engines move the bytes: which there are, which of them this machine can run, and the start of one.
+//! Engines move the bytes: the list of engines, which of them this machine can run, and their start.
 //!
-//! An engine is a function that runs a worker until it is told to stop. What does not depend on how bytes are moved is
-//! written once: a connection's life in `connection`; threads, the choice of a worker for each connection, the clock and the
-//! drain here. What the two engines with ordinary descriptors have in common beyond that is in `sockets`.
+//! An engine is a function that runs a worker until it is told to stop. Everything that does not depend on how bytes are
+//! moved is written once: the lifecycle of connections in `connection`; threads, admission, the clock and the drain here.
+//! Code shared by the two engines with ordinary descriptors is in `sockets`.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,7 +27,7 @@ pub mod uring;
 
 pub(crate) use threads::{Controls, Workers};
 
-/// Connections that one worker holds at most, whatever `RLIMIT_NOFILE` says: the kernel's bound on a ring's table of direct
+/// Maximum of connections of a worker, also with a higher `RLIMIT_NOFILE`: the kernel's limit of a ring's table of direct
 /// descriptors (`IORING_MAX_FIXED_FILES`). Containers have limits of 2^30, and each worker reserves its table's memory.
 const TABLE_MAX: u64 = 1 << 20;
 
@@ -52,7 +52,7 @@ impl Engine {
         }
     }
 
-    /// Whether this machine can run it: asks the kernel for what the engine needs.
+    /// Whether this machine can run it: asks the kernel for all that the engine needs.
     pub fn probe(self) -> Result<(), EngineError> {
         let outcome = match self {
             Self::Uring => uring::probe(),
@@ -68,7 +68,7 @@ impl Engine {
         outcome.map_err(|source| EngineError::Start { engine: self, source })
     }
 
-    /// The best that this machine can run, and why it is not the native one.
+    /// The best engine that this machine can run, and why it is not the native one.
     pub(crate) fn best() -> (Self, Option<String>) {
         match Self::Uring.probe() {
             Ok(()) => (Self::Uring, None),
@@ -79,7 +79,7 @@ impl Engine {
         }
     }
 
-    /// What one worker's connections are called, and how many of them `descriptors` (`RLIMIT_NOFILE`) allow for.
+    /// The name of a worker's descriptors, and how many connections `descriptors` (`RLIMIT_NOFILE`) allow.
     pub(crate) fn table(self, descriptors: u64) -> (u64, &'static str) {
         match self {
             Self::Uring => (descriptors.min(TABLE_MAX), "direct descriptors"),
@@ -89,7 +89,7 @@ impl Engine {
         }
     }
 
-    /// How many connections a worker holds if `descriptors` is the limit, whatever its engine.
+    /// The connections of a worker if `descriptors` is the limit, with any engine.
     #[doc(hidden)]
     pub fn table_of_any(descriptors: u64) -> u64 {
         [Self::Uring, Self::TokioUring, Self::Epoll]
@@ -98,8 +98,8 @@ impl Engine {
             .fold(u64::MAX, u64::min)
     }
 
-    /// Whether its workers can have descriptor tables of their own here, and why not. The native engine's are those of
-    /// its rings.
+    /// Whether its workers can have descriptor tables of their own on this machine, or why not. The native engine's tables
+    /// are those of its rings.
     pub(crate) fn probe_tables(self) -> io::Result<()> {
         match self {
             Self::Uring => Ok(()),
@@ -107,7 +107,7 @@ impl Engine {
         }
     }
 
-    /// What the native engine's kernel interface offers beyond what is needed, and whether this kernel's does.
+    /// Optional features of the native engine's kernel interface, and whether this kernel has them.
     pub(crate) fn features() -> Vec<(&'static str, bool)> {
         uring::features().unwrap_or_default()
     }
@@ -133,7 +133,7 @@ impl Engine {
 /// Why an engine cannot run.
 #[derive(Debug, Error)]
 pub enum EngineError {
-    /// The kernel does not give what the engine needs.
+    /// The kernel does not offer what the engine needs.
     #[error("cannot set up the engine {}: {source}{}", .engine.name(), remedy(*.engine, .source))]
     Start {
         /// Which engine.
@@ -155,7 +155,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> EngineError {
     move |source| EngineError::System { what, source }
 }
 
-/// What such an error means, and what to do about it.
+/// The meaning of such an error, and its remedy.
 fn remedy(engine: Engine, error: &io::Error) -> String {
     let advice = match (engine, error.raw_os_error()) {
         (Engine::Epoll, _) => "",

@@ -1,4 +1,4 @@
-//! Says in the log that something is short, and when that is over: once, and not for each connection.
+//! Notices of shortages in the log: one when it begins and one when it is over, not one per connection.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -8,16 +8,16 @@ use crate::worker::{Limits, WhenFull};
 /// A shortage that begins again within this time is not reported again.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// One thing that can be short.
+/// One resource that can be short.
 #[derive(Debug, Default)]
 pub(super) struct Notice {
     said_at: Option<Instant>,
-    /// It has been said, and nothing has been said since.
+    /// The begin was logged, the end not yet.
     is_open: bool,
 }
 
 impl Notice {
-    /// It is short.
+    /// The shortage begins.
     pub(super) fn begins(&mut self, what: impl Display) {
         if !self.is_open && self.said_at.is_none_or(|at| at.elapsed() >= PAUSE) {
             self.said_at = Some(Instant::now());
@@ -26,7 +26,7 @@ impl Notice {
         }
     }
 
-    /// It is not, or no more.
+    /// The shortage, if any, is over.
     #[inline]
     pub(super) fn ends(&mut self, what: impl Display) {
         if std::mem::take(&mut self.is_open) {
@@ -35,7 +35,7 @@ impl Notice {
     }
 }
 
-/// What is to be said about accepting.
+/// The notices about accepting.
 #[derive(Debug)]
 pub(super) struct Notices {
     when_full: WhenFull,
@@ -63,7 +63,7 @@ impl Notices {
         }
     }
 
-    /// An accept has failed for want of something.
+    /// An accept has failed for a shortage.
     pub(super) fn failed(&mut self, error: impl Display) {
         self.failing.begins(format_args!("cannot accept connections, but will try again: {error}"));
     }
@@ -75,7 +75,7 @@ impl Notices {
     }
 }
 
-/// Says that connections were ended because their output was stuck: at once, and then how many in a minute.
+/// Logs that connections were closed because their output was stuck: the first at once, then their number per minute.
 #[derive(Debug)]
 pub(super) struct Stalls {
     timeout: Duration,
@@ -88,7 +88,7 @@ impl Stalls {
         Self { timeout: limits.stall_timeout.unwrap_or_default(), said_at: None, unsaid: 0 }
     }
 
-    /// So many more were ended.
+    /// Counts further ones.
     #[inline]
     pub(super) fn tell(&mut self, count: u32) {
         if count > 0 || self.unsaid > 0 {

@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-/// How far a worker's graceful shutdown is.
+/// The progress of a worker's graceful shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {
     /// It is not stopping.
     No,
-    /// Telling the connections, from this key on.
+    /// Notifying the connections, from this key on.
     Telling {
         /// The next key.
         from: usize,
         /// When the drain ends.
         until: Instant,
     },
-    /// Waiting for them.
+    /// Waiting for the connections to end.
     Draining {
         /// When the drain ends.
         until: Instant,
@@ -29,15 +29,15 @@ impl Stopping {
         }
     }
 
-    /// Connections have arrived that were not told yet.
+    /// Connections have arrived that were not notified yet.
     pub fn has_arrivals(&mut self) {
         if let Stopping::Draining { until } | Stopping::Telling { until, .. } = *self {
             *self = Stopping::Telling { from: 0, until };
         }
     }
 
-    /// Goes on with it: `tell` tells some connections, from a key on, and returns where to go on. Returns whether the
-    /// worker has to go on at all.
+    /// Continues: `tell` notifies some connections, from a key on, and returns the key to continue from. Returns whether the
+    /// worker must go on.
     pub fn goes_on(&mut self, is_empty: bool, tell: impl FnOnce(usize) -> Option<usize>) -> bool {
         match *self {
             Stopping::No => true,
@@ -52,7 +52,7 @@ impl Stopping {
         }
     }
 
-    /// How long the worker may wait for events; `None`: until there is one. `needs_tick`: some connection has a deadline.
+    /// Maximum time to wait for events; `None`: unlimited. `needs_tick`: some connection has a deadline.
     pub fn patience(&self, tick: Duration, needs_tick: bool) -> Option<Duration> {
         match *self {
             Stopping::Telling { .. } => Some(Duration::ZERO),

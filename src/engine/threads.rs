@@ -1,4 +1,4 @@
-//! The threads of a running server: its workers.
+//! The worker threads of a running server.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,16 +15,16 @@ use crate::sys;
 use crate::transport::Doors;
 use crate::worker::{Control, Counter, Plan, Tally, WhenFull};
 
-/// A thread of the server and how to reach it.
+/// A thread of the server, and its control.
 pub(super) struct Running {
     pub(super) thread: JoinHandle<()>,
     pub(super) control: Arc<Control>,
 }
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Workers {
     workers: Vec<Running>,
-    /// Turns clients away while no worker has room.
+    /// Refuses clients while no worker has room.
     doorkeeper: Option<Running>,
 }
 
@@ -33,7 +33,7 @@ impl Workers {
         Self { workers, doorkeeper }
     }
 
-    /// How to reach them from another thread.
+    /// Their controls, for other threads.
     pub(crate) fn controls(&self) -> Controls {
         let control = |running: &Running| Arc::clone(&running.control);
         Controls {
@@ -42,7 +42,7 @@ impl Workers {
         }
     }
 
-    /// Waits until all have come to their end.
+    /// Waits until all have ended.
     pub(crate) fn join(self) {
         for running in self.workers.into_iter().chain(self.doorkeeper) {
             // A panic has ended the process already in release builds, and has printed itself in debug builds.
@@ -51,7 +51,7 @@ impl Workers {
     }
 }
 
-/// How to reach a running server.
+/// Controls of a running server.
 #[derive(Clone)]
 pub(crate) struct Controls {
     workers: Vec<Arc<Control>>,
@@ -59,12 +59,12 @@ pub(crate) struct Controls {
 }
 
 impl Controls {
-    /// Tells all workers to stop: they accept no more, and drain their connections.
+    /// Tells all workers to stop: they stop accepting, and drain their connections.
     pub(crate) fn stop(&self) {
         self.workers.iter().chain(&self.doorkeeper).for_each(|control| control.stop());
     }
 
-    /// Clients that were turned away.
+    /// The number of refused clients.
     pub(crate) fn turned_away(&self) -> u64 {
         self.doorkeeper.as_ref().map_or(0, |control| control.counters().get(Counter::TurnedAway))
     }
@@ -74,24 +74,24 @@ impl Controls {
         self.workers.iter().for_each(|control| control.call());
     }
 
-    /// Connections that are open.
+    /// The number of open connections.
     pub(crate) fn open(&self) -> u64 {
         self.tallies().iter().map(Tally::open).sum()
     }
 
-    /// What each worker has done so far.
+    /// The counters of each worker.
     pub(crate) fn tallies(&self) -> Vec<Tally> {
         self.workers.iter().map(|control| control.counters().read()).collect()
     }
 }
 
-/// The controls of so many workers.
+/// The controls of this many workers.
 pub(super) fn controls(workers: usize) -> Result<Vec<Arc<Control>>, EngineError> {
     let control = |_| Ok(Arc::new(Control::new().map_err(system("create an eventfd"))?));
     (0..workers).map(control).collect()
 }
 
-/// Starts a worker on a thread of its own and waits until it is ready, or says why it cannot be.
+/// Starts a worker on a thread and waits until it is ready, or returns why it is not.
 pub(super) fn start_worker(
     engine: Engine,
     plan: Plan,
@@ -104,7 +104,7 @@ pub(super) fn start_worker(
     })
 }
 
-/// The doorkeeper's control, if there is to be one: behind those of the workers.
+/// The doorkeeper's control, if there is one: after those of the workers.
 pub(super) fn doorkeeper_control(when_full: WhenFull) -> Result<Option<Arc<Control>>, EngineError> {
     match when_full {
         WhenFull::Refuse => Ok(controls(1)?.pop()),
@@ -112,13 +112,13 @@ pub(super) fn doorkeeper_control(when_full: WhenFull) -> Result<Option<Arc<Contr
     }
 }
 
-/// The listeners' doors, which are the same for all workers.
+/// The settings of the listeners, the same for all workers.
 pub(super) fn doors(plans: &[Plan]) -> Doors {
     plans.first().map_or_else(|| Doors::from([]), |plan| Arc::clone(&plan.doors))
 }
 
-/// How long an accept may wait for a client that a worker has taken in the meantime. The listeners are the workers', too: that
-/// they do not block would have a ring's accepts fail that are to wait.
+/// Time that an accept may wait for a client that a worker has taken in the meantime. The listeners are shared with the
+/// workers, and non-blocking ones would make a ring's accepts fail instead of waiting.
 const ACCEPT_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Starts the doorkeeper at copies of the listeners.
@@ -142,8 +142,8 @@ pub(super) fn start_doorkeeper(
     })
 }
 
-/// Keeps the calling thread on one processor. Sandboxes forbid that, and a cpuset may have changed: then the kernel places
-/// the thread, which costs speed and nothing else.
+/// Pins the calling thread to one processor. Sandboxes may forbid that, and a cpuset may have changed: then the kernel
+/// places the thread, which only costs speed.
 fn pin(cpu: usize) {
     static NOTE: Once = Once::new();
     if let Err(e) = sys::pin_to_cpu(cpu) {
@@ -151,8 +151,8 @@ fn pin(cpu: usize) {
     }
 }
 
-/// Starts a thread and waits until it is ready, or says why it cannot be: it calls the function that it gets once, with
-/// what its start has come to. Its later failure ends the process: half a server would look alive and not be.
+/// Starts a thread and waits until it is ready, or returns why it is not: it calls the function that it gets once, with the
+/// result of its start. Its later failure ends the process: half a server would look alive without being so.
 fn start(
     engine: Engine,
     name: String,

@@ -1,7 +1,7 @@
 //! The limits of the control groups that this process is in, version 1 and version 2 (`cgroups(7)`).
 //!
-//! A limit holds for a group and all groups in it, so the least of those on the way to the root counts. Which part of
-//! that way can be seen is for `mountinfo` to say: a container sees its own group as the root.
+//! A limit applies to a group and all groups below it, so the lowest of those up to the root counts. `mountinfo` says which
+//! part of that path is visible: a container sees its own group as the root.
 
 use std::fs;
 use std::path::{Path, PathBuf};

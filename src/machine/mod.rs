@@ -1,4 +1,4 @@
-//! What the operating system grants this process: descriptors, processors and memory.
+//! The resources that the operating system grants this process: descriptors, processors and memory.
 
 mod cgroup;
 

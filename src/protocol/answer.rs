@@ -1,4 +1,4 @@
-//! The answers to a request (RFC 6455, sections 4.2.2 and 4.4; RFC 9110, section 15).
+//! The answers to upgrade requests (RFC 6455, sections 4.2.2 and 4.4; RFC 9110, section 15).
 
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::StatusCode;
@@ -111,7 +111,7 @@ impl Answer {
         Answer { status, bytes: answer.into_bytes() }
     }
 
-    /// The same as the answer to HEAD (RFC 9110, section 9.3.2).
+    /// The answer to HEAD (RFC 9110, section 9.3.2).
     pub(super) fn without_body(mut self) -> Self {
         let end =
             self.bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head ends with an empty line");

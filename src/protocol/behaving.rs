@@ -1,5 +1,5 @@
-//! A WebSocket that does something else than to echo: an echo whose output is changed behind it. So what a client may send
-//! is the same everywhere, and the echo itself knows nothing of this.
+//! Behaviours other than an echo, as an echo whose output is modified afterwards. So clients' input is checked as
+//! everywhere, and the echo does not know of behaviours.
 
 use super::{
     Behaviour, Cause, CloseCode, Event, Output, Reply, Session, Shared, Then, close,
@@ -12,7 +12,7 @@ pub(super) struct Behaving {
     /// A WebSocket.
     pub(super) echo: Session,
     pub(super) behaviour: Behaviour,
-    /// Where in a frame the echo's output ends.
+    /// The position of the end of the echo's output within a frame.
     place: Place,
     /// Echoes until it acts; `None`: it has acted, or never does.
     left: Option<u32>,
@@ -28,7 +28,7 @@ impl Behaving {
         Behaving { echo: Session::open(), behaviour, place: Place::default(), left }
     }
 
-    /// What one receive brought, as [`Session::receive`] has it.
+    /// Handles one receive, like [`Session::receive`].
     pub(super) fn receive(&mut self, shared: &mut Shared, data: &mut [u8]) -> Reply {
         let reply = self.echo.receive(shared, data);
         match (self.behaviour, self.left) {
@@ -60,7 +60,7 @@ impl Behaving {
         self.echo.silence().then(|| close::close_frame(code, reason))
     }
 
-    /// What is left of the output without messages: control frames.
+    /// The output without messages: control frames.
     fn without_messages(&mut self, output: &Output, data: &[u8]) -> Output {
         let mut controls = Vec::new();
         for mut rest in [&output.head[..], &data[output.range.clone()]] {
@@ -95,7 +95,7 @@ impl Behaving {
         let (event, then) = match self.behaviour {
             Behaviour::Close { code, .. } => {
                 sent.extend(close::close_frame(code.into(), ""));
-                // Behind those messages the peer may have closed or failed already.
+                // After those messages the peer may have closed or failed already.
                 if matches!(reply.event, Some(Event::Closed(_))) {
                     (reply.event, reply.then)
                 } else {
@@ -116,7 +116,8 @@ fn deferred(reply: Reply) -> Reply {
     Reply { event, ..reply }
 }
 
-/// Where in the server's frames a stream ends that is followed from its beginning. It may be cut anywhere but in a header.
+/// The position of the end of a stream within the server's frames, followed from the beginning. The stream may be cut
+/// anywhere but in a header.
 #[derive(Debug, Default)]
 struct Place {
     /// Payload bytes of the frame that are still to come.

@@ -1,4 +1,4 @@
-//! What a connection can be asked to do instead of echoing, by the request's path and query (docs/BEHAVIOURS.md).
+//! The behaviours that a client can request by path and query, instead of an echo (docs/BEHAVIOURS.md).
 
 use std::ops::RangeInclusive;
 
@@ -13,28 +13,28 @@ const CLOSE_CODES: RangeInclusive<u64> = 0..=u16::MAX as u64;
 /// Statuses that end an upgrade request: informational ones do not.
 const STATUSES: RangeInclusive<u16> = 200..=599;
 
-/// What a connection does.
+/// A behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
-    /// Messages come back.
+    /// Messages are echoed.
     Echo,
-    /// Messages are taken, and none is sent.
+    /// Messages are discarded, and none is sent.
     Sink,
-    /// The same, but the server sends messages of its own.
+    /// A sink that sends messages.
     Source(Source),
-    /// Messages come back so many milliseconds later.
+    /// Messages are echoed this many milliseconds later.
     Delay { ms: u32 },
-    /// Behind so many echoes the server closes with this code.
+    /// After this many echoes the server closes with this code.
     Close { code: u16, after: u32 },
     /// The request is answered with this status.
     Status(u16),
-    /// Behind so many echoes the TCP connection is reset.
+    /// After this many echoes the TCP connection is reset.
     Abort { after: u32 },
-    /// Behind so many echoes nothing is sent any more, no Pong and no Close; `None`: not even an answer to the request.
+    /// After this many echoes nothing is sent any more, no Pong and no Close; `None`: not even an answer to the request.
     Hang { after: Option<u32> },
 }
 
-/// What a source sends.
+/// The output of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Bytes of a message.
@@ -104,7 +104,7 @@ impl<'q> Query<'q> {
 
     fn end(&self) -> Result<(), String> {
         match self.parameters.first() {
-            Some((name, _)) => Err(format!("There is no parameter {} here, or it stands there twice.", shown(name))),
+            Some((name, _)) => Err(format!("Parameter {} is unknown here, or given twice.", shown(name))),
             None => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use super::{
 
 const MAX_REASON_LEN: usize = frame::MAX_CONTROL_LEN - size_of::<u16>();
 
-/// What a peer has done against the protocol or the limits; the connection fails (section 7.1.7).
+/// A violation of the protocol or of the limits by the peer; the connection fails (section 7.1.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Violation {
     #[error("reserved bits must be zero")]

@@ -1,7 +1,7 @@
-//! Inflating, and compressing anew: a compressed message between its frames and its bytes (RFC 7692, section 7.2).
+//! Inflaters and compressors for messages that are checked or recompressed (RFC 7692, section 7.2).
 //!
-//! What is inflated goes through a scratch buffer, is looked at and forgotten. So a bomb, which may be a thousand times as
-//! large as it looks, takes no memory; and it takes no more time at once than an allowance, behind which input waits.
+//! Inflated data goes through a scratch buffer, is checked and discarded. So a decompression bomb takes no memory, and no
+//! more time at once than an allowance, after which its input waits.
 
 use flate2::{Compress, Compression as Level, Decompress, FlushCompress, FlushDecompress, Status};
 
@@ -9,33 +9,34 @@ use super::{close::Violation, extensions::WindowBits, utf8::Utf8};
 
 /// Bytes that are inflated at a time: as many as fit into a first-level cache with the inflater's window beside them.
 const SCRATCH: usize = 16 << 10;
-/// Nominal nanoseconds, in the scheduler's sense, that are spent on a connection before others have their turn: a quantum.
+/// Nominal nanoseconds, in the unit of the scheduler, that may be spent on a connection before others have their turn: a
+/// quantum.
 const ALLOWANCE: u32 = 50_000;
-/// What a byte of input comes to: JSON of 1 to 16 KiB, level 6, less what comes out.
+/// Cost of a byte of input: JSON of 1 to 16 KiB, level 6, without the cost of the output.
 const INPUT_BYTE: u32 = 8;
-/// The same of input that comes to less than itself, beyond what comes out: the tables of dynamic blocks. Blocks of 21 bytes that
-/// come to nothing took 122 ns a byte.
+/// Additional cost of a byte of input that produces less output than itself: the tables of dynamic blocks. Blocks of 21
+/// bytes without output took 122 ns a byte.
 const BARREN_BYTE: u32 = 114;
-/// Input that is inflated at a time: so much of the dearest takes 120 us.
+/// Input inflated at a time: this much of the most expensive takes 120 us.
 const INPUT_AT_ONCE: usize = 1 << 10;
-/// A message of its own: the inflater begins anew. Empty ones took 150 ns.
+/// A message: the inflater is reset. Empty ones took 150 ns.
 const MESSAGE: u32 = 120;
 /// Four bytes of output: a quarter of a nanosecond each, and half of that for a bomb of zeros.
 const FOUR_OUTPUT_BYTES: u32 = 1;
-/// A byte that is compressed anew, at level 1; and a message, for which the compressor's tables are cleared.
+/// A recompressed byte, at level 1; and a message, for which the compressor's tables are cleared.
 const COMPRESSED_BYTE: u32 = 5;
 const COMPRESSED_MESSAGE: u32 = 8_000;
 /// Bytes of memory of an inflater: its window, its tables and itself (flate2 1.1 with zlib-rs 0.6, by a counting allocator).
 const INFLATER: usize = 48 << 10;
-/// The same of a compressor, whatever its window.
+/// Bytes of memory of a compressor, with any window.
 const DEFLATER: usize = 384 << 10;
 /// Inflaters and compressors that are kept for the next message, each: as many as have one open at once in a turn, of which
 /// most are in one receive.
 const IDLE_MAX: usize = 4;
-/// What a compressed message ends with, and does not carry (section 7.2.1).
+/// The end of a compressed message, which is not sent (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// What compressed messages have come to.
+/// The work done for compressed messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// In the nominal nanoseconds of a scheduler.
@@ -53,9 +54,9 @@ pub(super) struct Codecs {
     deflaters: Vec<(WindowBits, Compress)>,
     /// Empty until it is needed.
     scratch: Box<[u8]>,
-    /// What may still be spent at once.
+    /// The rest of the allowance.
     allowance: u32,
-    /// What was done since [`Shared::take_work`](super::Shared::take_work).
+    /// Work since [`Shared::take_work`](super::Shared::take_work).
     pub(super) work: Work,
     /// Something was, or `held` has changed since.
     pub(super) has_news: bool,
@@ -90,7 +91,7 @@ impl Codecs {
         self.has_news = true;
     }
 
-    /// What a compressed message needs; `window`: it is compressed anew.
+    /// The inflater of a compressed message, and with `window` its compressor.
     pub(super) fn take(&mut self, window: Option<WindowBits>) -> Box<Inflation> {
         if self.scratch.is_empty() {
             self.scratch = vec![0; SCRATCH].into();
@@ -117,7 +118,7 @@ impl Codecs {
         }
     }
 
-    /// Takes back what [`Codecs::take`] has given, and what was kept in it.
+    /// Takes back what [`Codecs::take`] has given, and its memory.
     pub(super) fn give_back(&mut self, mut inflation: Box<Inflation>) {
         self.take_waiting(&mut inflation);
         self.let_go(inflation.memory());
@@ -194,7 +195,7 @@ impl Inflation {
         self.waiting.is_some()
     }
 
-    /// Whether what it inflates is compressed anew.
+    /// Whether its output is recompressed.
     pub(super) fn recompresses(&self) -> bool {
         self.deflater.is_some()
     }

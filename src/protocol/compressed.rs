@@ -1,7 +1,7 @@
-//! Frames of compressed messages that are to be inflated: to be checked, or to be compressed anew (RFC 7692, section 6).
+//! Frames of compressed messages that are inflated, for checking or recompressing (RFC 7692, section 6).
 //!
-//! What is echoed as it is needs none of this (`echo.rs`). Here each piece of a frame is inflated before it is echoed, as a
-//! fragment of its own unless it is all of the frame, so that a Close frame can follow instead of it.
+//! Messages that are echoed as they are do not come here (`echo.rs`). Each piece of a frame is inflated before it is echoed,
+//! as a separate fragment unless it is the whole frame, so that a Close frame can follow instead of it.
 
 use super::{
     close::Violation,
@@ -13,13 +13,13 @@ use super::{
     shared::Shared,
 };
 
-/// How far a frame has come.
+/// The position within a frame.
 enum Step {
     /// To its end.
     Done,
     /// To the end of what was received, in its payload.
     Cut,
-    /// The same, in its header.
+    /// The position within its header.
     HeaderCut,
     /// As far as may be inflated at once.
     Waits,
@@ -60,7 +60,7 @@ impl Echo {
         self.finish(tape, head_len, end)
     }
 
-    /// Nothing is sent any more: the rest of the message is as good as binary.
+    /// Nothing is sent any more: the rest of the message is handled like binary data.
     fn stop_inflating(&mut self) {
         self.message = Message::Binary;
         if let Some(&Payload { left: 0, is_final, .. }) = self.payload() {
@@ -87,7 +87,7 @@ impl Echo {
         self.inflation().is_some_and(Inflation::is_waiting)
     }
 
-    /// Gives back what it holds for compressed messages.
+    /// Releases what it holds for compressed messages.
     pub(super) fn release(&mut self, shared: &mut Shared) {
         if let Some(inflation) = self.take_inflation() {
             shared.codecs.give_back(inflation);
@@ -139,7 +139,7 @@ impl Echo {
         self.compressed_payload(shared, tape, inflation, is_new)
     }
 
-    /// What a message needs to be compressed anew.
+    /// The compressor of a message that is recompressed.
     fn window(&self) -> Option<WindowBits> {
         if let Compression::Recompress(window) = self.compression { Some(window) } else { None }
     }
@@ -169,7 +169,7 @@ impl Echo {
         mask::unmask(payload, key);
         let used = inflation.inflate(&mut shared.codecs, payload, max, &mut self.utf8, &mut out)?;
         let waits = used < len || inflation.has_more();
-        // What is not used comes again, as it was.
+        // Unused input comes again, unchanged.
         mask::unmask(&mut payload[used..], mask::turn(key, used));
         let is_over = used as u64 == left && !waits;
         let ends = is_over && is_final;

@@ -1,13 +1,13 @@
 //! The frames of one receive turned into their echo, in place (RFC 6455, sections 5 and 6).
 //!
-//! A client's frame and its echo differ in the mask bit, the masking key and the mask itself, so the echo is four
-//! bytes shorter and fits where the frame was. The first payload of a receive stays where it is and the new header is
-//! written right before it; what follows moves down behind it. Nothing is kept of a payload: a frame that is cut by
-//! the end of the receive goes on with the next.
+//! A client's frame and its echo differ in the mask bit, the masking key and the mask itself, so the echo is four bytes
+//! shorter and fits where the frame was. The first payload of a receive stays in place and the new header is written right
+//! before it; later frames move down behind it. No payload is stored: a frame that is cut by the end of a receive goes on
+//! with the next.
 //!
-//! A cut binary frame has been announced whole and its payload streams through. Text may turn out not to be UTF-8, and
-//! then a Close frame must be able to follow; so each piece of a cut text frame is echoed as a fragment of its own, and
-//! what we send is always between two frames except within a binary one.
+//! The header of a cut binary frame announces all of it, and its payload streams through. Text may turn out not to be UTF-8,
+//! and then a Close frame must be able to follow; so each piece of a cut text frame is echoed as a fragment of its own, and
+//! the output is always at a frame boundary except within a binary frame.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use super::{
     utf8::Utf8,
 };
 
-/// What is done with the message whose frames are being received.
+/// The handling of the current message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Message {
     #[default]
@@ -33,7 +33,7 @@ pub(super) enum Message {
     Inflated,
 }
 
-/// How far a connection's incoming frames have come.
+/// The position within a connection's incoming frames.
 #[derive(Debug, Default)]
 pub(super) struct Echo {
     /// Payload bytes that the current message's headers have announced so far.
@@ -46,13 +46,13 @@ pub(super) struct Echo {
     pub(super) is_begun: bool,
     /// We have sent a Close frame of our own accord: frames are read, but nothing is sent any more.
     is_silent: bool,
-    /// What was agreed upon.
+    /// The negotiated parameters.
     pub(super) compression: Compression,
 }
 
 const _: () = assert!(size_of::<Echo>() <= 24, "an idle connection pays for every byte");
 
-/// What is kept until the next receive.
+/// State kept until the next receive.
 #[derive(Debug, Default)]
 struct Kept {
     /// The frame that the end of the last receive has cut.
@@ -82,9 +82,9 @@ pub(super) struct Payload {
     pub(super) close: Option<Vec<u8>>,
 }
 
-/// What has become of one receive.
+/// The result of one receive.
 pub(super) struct Pass {
-    /// What to send, as a range of the buffer; before that, what was put into `head`.
+    /// The output, as a range of the buffer; before it, the content of `head`.
     pub(super) output: Range<usize>,
     /// Data messages whose echo ends in `output`.
     pub(super) messages: u32,
@@ -104,7 +104,7 @@ pub(super) enum End {
     Cut(usize),
     /// A compressed frame begins or goes on here that is to be inflated: [`Echo::pass_compressed`] does so.
     Compressed(usize),
-    /// What is from here on waits for the session's next turn: no more may be inflated at once.
+    /// Input from here on waits for the session's next turn: the allowance for inflating is used up.
     Waits(usize),
     /// The peer has sent its Close frame, with this code; `output` ends with the answer.
     PeerClosed {
@@ -118,7 +118,7 @@ pub(super) enum End {
 /// Why frames end before their bytes do.
 pub(super) enum Stop {
     Violation(Violation),
-    /// What is next is a compressed frame that is to be inflated.
+    /// A compressed frame to be inflated comes next.
     Compressed,
 }
 
@@ -147,7 +147,7 @@ impl Echo {
         self.finish(tape, head_len, end)
     }
 
-    /// What a pass comes to, whose head had so many bytes before.
+    /// The result of a pass, before which the head had this many bytes.
     #[inline]
     pub(super) fn finish(&self, tape: Tape, head_len: usize, end: End) -> Pass {
         let Tape { head, output, messages, frames, kinds, .. } = tape;

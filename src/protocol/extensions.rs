@@ -5,8 +5,8 @@
 //! 2. the server may take its context over if the client does: not `TCc and not TCs`.
 //!
 //! Each back-reference of the client's deflater then lies in what the client's inflater has kept, as long as each compressed
-//! message is echoed once, in order, and the server compresses none of its own. The server chooses the answer, and with it
-//! nearly always both conditions; an offer for which it cannot is declined. A server that compresses anew needs neither.
+//! message is echoed once, in order, and the server compresses none of its own. The server writes the answer, and can nearly
+//! always ensure both conditions; other offers are declined. A server that recompresses needs neither.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -19,7 +19,7 @@ const CLIENT_NO_CONTEXT: &str = "client_no_context_takeover";
 const SERVER_BITS: &str = "server_max_window_bits";
 const CLIENT_BITS: &str = "client_max_window_bits";
 
-/// What a connection does with compressed messages: agreed upon in its handshake.
+/// The negotiated handling of compressed messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Compression {
     /// None may come.
@@ -171,7 +171,7 @@ struct Extension<'h> {
 /// A parameter's name and, if it has one, its value.
 type Parameter<'h> = (&'h [u8], Option<Cow<'h, [u8]>>);
 
-/// What is left of a header line.
+/// The rest of a header line.
 struct Scanner<'h> {
     rest: &'h [u8],
 }

@@ -12,7 +12,7 @@ const OPCODE: u8 = 0x0f;
 const MASK: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
 
-/// What a frame is (section 5.2); the value stands in its first byte.
+/// Opcodes (section 5.2); the value is in a frame's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {

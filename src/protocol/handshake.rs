@@ -22,7 +22,7 @@ pub(super) struct Handshake {
     request: Vec<u8>,
 }
 
-/// What one receive has brought the handshake to.
+/// The progress of the handshake by one receive.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     Partial,
@@ -106,7 +106,7 @@ fn examine(settings: &Settings, bytes: &[u8], known: usize) -> Result<Option<(Ac
     }
 }
 
-/// The same for whole lines.
+/// Parses whole lines.
 fn parse(settings: &Settings, lines: &[u8]) -> Result<Option<(Accepted, usize)>, Answer> {
     let most = settings.max_handshake_headers;
     let (mut few, mut many) = ([const { MaybeUninit::<Header>::uninit() }; HEADERS], Vec::<Header>::new());
@@ -234,7 +234,7 @@ fn plain_answer(request: &Request, settings: &Settings) -> Result<Answer, Answer
     Ok(Answer::upgrade_required("This is a WebSocket server: the request must have Upgrade: websocket."))
 }
 
-/// What a request asks for. In HTTP/1.1 it must say of which host (RFC 9112, section 3.2).
+/// The target of a request. HTTP/1.1 requires a Host header (RFC 9112, section 3.2).
 fn target_of(request: &Request) -> Result<Target, Answer> {
     let target = Target::parse(request.path.unwrap_or_default());
     let target =
@@ -245,7 +245,7 @@ fn target_of(request: &Request) -> Result<Target, Answer> {
     Ok(target)
 }
 
-/// What a WebSocket at the target's path does.
+/// The behaviour at the target's path.
 fn behaviour_at(target: &Target, settings: &Settings) -> Result<Behaviour, Answer> {
     let (path, query) = (target.path(), target.query());
     match settings.has_behaviours.then(|| Behaviour::at(path, query)).flatten() {
@@ -258,7 +258,7 @@ fn behaviour_at(target: &Target, settings: &Settings) -> Result<Behaviour, Answe
     }
 }
 
-/// What follows the request is taken for frames, so it must not announce anything else.
+/// Bytes after the request are parsed as frames, so it must not announce a body.
 fn check_no_body(headers: &[Header]) -> Result<(), Answer> {
     let has_length = values(headers, "Content-Length").any(|value| value != b"0");
     if has_length || values(headers, "Transfer-Encoding").next().is_some() {

@@ -1,8 +1,8 @@
 //! Unmasking (RFC 6455, section 5.3): byte `i` of the payload, XOR byte `i mod 4` of the masking
 //! key.
 //!
-//! A payload of four bytes or more is never worked off byte by byte: its last bytes are read before and written after
-//! all others, as one vector or word that may overlap the one before it.
+//! A payload of four bytes or more is never processed byte by byte: its last bytes are read before and written after all
+//! others, as one vector or word that may overlap the one before it.
 
 /// A masking key, turned so that its first byte belongs to the next payload byte.
 pub type MaskingKey = [u8; 4];

@@ -1,26 +1,26 @@
 //! WebSocket (RFC 6455) without I/O and without a clock: bytes in, bytes out.
 //!
-//! An engine gives each connection a [`Session`], hands it what every receive brought and sends what the [`Reply`]
-//! says. Nothing here knows sockets, time or threads.
+//! An engine gives each connection a [`Session`], passes it the bytes of every receive and sends what the [`Reply`] says.
+//! Nothing here knows sockets, time or threads.
 //!
-//! | file | what it knows |
+//! | file | content |
 //! |---|---|
 //! | `session.rs` | a connection's life: handshake, open, closing, closed |
 //! | `handshake.rs`, `target.rs`, `answer.rs` | the HTTP/1.1 upgrade request, its target, and the answers to it (section 4) |
 //! | `extensions.rs` | the negotiation of permessage-deflate (RFC 7692, section 7.1) |
-//! | `page.rs`, `page.html` | the test page that browsers get |
+//! | `page.rs`, `page.html` | the test page for browsers |
 //! | `echo.rs` | the frames of one receive turned into their echo, in place (sections 5 and 6) |
-//! | `compressed.rs` | the same for compressed frames that are to be inflated (RFC 7692, section 6) |
+//! | `compressed.rs` | the same for compressed frames that are inflated (RFC 7692, section 6) |
 //! | `codecs.rs` | inflaters and compressors, and how much may be inflated at once (section 7.2) |
-//! | `behaviour.rs`, `behaving.rs` | what a connection can be asked to do instead, and how |
+//! | `behaviour.rs`, `behaving.rs` | behaviours other than an echo: their requests, and how they work |
 //! | `frame.rs` | frame headers (section 5.2) |
 //! | `mask.rs` | unmasking, in place or while moving (section 5.3) |
 //! | `utf8.rs` | UTF-8 that arrives in pieces (section 8.1) |
-//! | `close.rs`, `close_code.rs` | Close frames and their codes, and what a peer can do wrong (section 7) |
-//! | `reply.rs` | what an engine gets back |
-//! | `settings.rs`, `shared.rs` | what the operator can choose; what the sessions of a worker share |
+//! | `close.rs`, `close_code.rs` | Close frames and their codes, and violations (section 7) |
+//! | `reply.rs` | a session's replies to its engine |
+//! | `settings.rs`, `shared.rs` | settings; state shared by the sessions of a worker |
 //!
-//! What is echoed how, and where this differs from the RFC's letter, is in `docs/PROTOCOL.md`.
+//! `docs/PROTOCOL.md` describes the echo, and the deviations from the RFCs.
 
 #![forbid(unsafe_code)]
 

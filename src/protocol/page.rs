@@ -1,10 +1,10 @@
-//! The test page that browsers get: one file without anything from elsewhere, which connects back to where it came from.
+//! The test page for browsers: one self-contained file, which connects back to its origin.
 
 use super::answer::Answer;
 
 const PAGE: &str = include_str!("page.html");
 
-/// What the page may do: run this very style and script, and connect to where it comes from. A test names the hashes.
+/// The page's permissions: to run this very style and script, and to connect to its origin. A test checks the hashes.
 const HEADERS: &str = "Connection: close\r\n\
     Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-cache\r\n\

@@ -1,24 +1,24 @@
-//! What an engine gets back for the bytes that it has received.
+//! Replies: what a session tells its engine about received bytes.
 
 use std::ops::Range;
 
 use super::CloseCode;
 
-/// What a receive has come to.
+/// The reply to a receive.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Reply {
-    /// What to send.
+    /// The output.
     pub output: Output,
-    /// What has happened to the connection, if anything has but frames: the last such event of the receive.
+    /// The event on the connection, other than frames, if any: the last one of the receive.
     pub event: Option<Event>,
     /// Frames whose headers were complete (none with `Protocol::Tcp`): what a receive costs depends on them.
     pub frames: u32,
     /// Data messages whose echo ends in `output` (none with `Protocol::Tcp`, which knows no messages).
     pub messages: u32,
-    /// What kinds they were of.
+    /// The kinds of messages.
     pub kinds: Kinds,
-    /// What to do when the output is sent.
+    /// The action after the output is sent.
     pub then: Then,
 }
 
@@ -61,7 +61,7 @@ pub enum Event {
     /// tells more. Input may wait for another turn: [`Session::is_waiting`](super::Session::is_waiting). Either can be so with
     /// other events, too.
     Inflated,
-    /// Nothing more is read or sent behind the output.
+    /// Nothing more is read or sent after the output.
     Closed(Cause),
 }
 
@@ -82,13 +82,14 @@ pub enum Cause {
 /// Bytes to send: `head`, then `range` of the received bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// What could not be made in place: answers of our own, and the frame that the receive before had cut. Mostly empty.
+    /// Output that could not be made in place: the server's own answers, and the frame that the receive before had cut.
+    /// Mostly empty.
     pub head: Vec<u8>,
-    /// What has been transformed in place.
+    /// Output transformed in place.
     pub range: Range<usize>,
 }
 
-/// What follows the sending of the output.
+/// The action after the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// Receive on.
@@ -120,7 +121,7 @@ impl Output {
         Output { head, range: 0..0 }
     }
 
-    /// How many bytes there are to send.
+    /// The number of bytes to send.
     #[must_use]
     pub fn len(&self) -> usize {
         self.head.len() + self.range.len()

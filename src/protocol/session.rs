@@ -1,4 +1,4 @@
-//! A connection's life, from the first byte of its handshake to its end.
+//! Sessions: the protocol state of a connection, from the first byte of its handshake to its end.
 
 use std::ops::Range;
 
@@ -33,12 +33,12 @@ enum State {
     WebSocket(Echo),
     /// A WebSocket that does something else than to echo.
     Behaving(Box<Behaving>),
-    /// Nothing is looked at and nothing is sent, as if the request were never complete.
+    /// Input is ignored and nothing is sent, as if the request were never complete.
     Mute,
     Closed,
 }
 
-/// Where a connection is in its life.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The upgrade request is not complete.
@@ -89,7 +89,7 @@ impl Session {
         matches!(self.state, State::Tcp)
     }
 
-    /// What one receive brought. `data` is transformed in place where that is possible.
+    /// Handles one receive. `data` is transformed in place where possible.
     ///
     /// `shared` is the same throughout a session. In `Phase::Closed` nothing is left to do for what still comes. While input
     /// waits ([`Session::is_waiting`]) nothing else may come.
@@ -118,7 +118,7 @@ impl Session {
         matches!(&self.state, State::WebSocket(echo) if echo.inflation().is_some())
     }
 
-    /// Gives back what it holds of what the sessions share. It is to be dropped.
+    /// Releases its part of the shared state. It is dropped afterwards.
     pub fn release(&mut self, shared: &mut Shared) {
         if let State::WebSocket(echo) = &mut self.state {
             echo.release(shared);
@@ -155,7 +155,7 @@ impl Session {
         }
     }
 
-    /// What the connection does of its own accord or later, if it does something of the kind.
+    /// The behaviour of the connection that sends later or without input, if any.
     #[must_use]
     pub fn behaviour(&self) -> Option<Behaviour> {
         let State::Behaving(behaving) = &self.state else { return None };
@@ -195,7 +195,7 @@ impl Session {
         Some(frame)
     }
 
-    /// Whether what has been sent so far ends with a whole frame, so that another may follow.
+    /// Whether the output so far ends with a whole frame, so that another one may follow.
     #[must_use]
     pub fn at_frame_boundary(&self) -> bool {
         match &self.state {

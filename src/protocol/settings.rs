@@ -1,6 +1,6 @@
-//! What the operator can choose about the protocol.
+//! The settings of the protocol.
 
-/// What the server speaks on its connections.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     /// WebSocket as in RFC 6455.
@@ -10,7 +10,7 @@ pub enum Protocol {
     Tcp,
 }
 
-/// What the server does with permessage-deflate (RFC 7692).
+/// The handling of permessage-deflate (RFC 7692).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deflate {
     /// It declines it.
@@ -19,7 +19,7 @@ pub enum Deflate {
     /// Compressed messages are echoed as they are, which the answer to the client's offer makes right; text is inflated to be
     /// checked.
     Pass,
-    /// The same, and binary messages are checked, too.
+    /// Like pass, and binary messages are checked, too.
     Verify,
     /// Messages are inflated, and compressed anew for the echo, as other servers do.
     Recompress,
@@ -37,7 +37,7 @@ impl Deflate {
         }
     }
 
-    /// The same, and whether context takeover is agreed to.
+    /// The mode of permessage-deflate, and whether context takeover is accepted.
     pub(crate) fn with_context(self, has_context: bool) -> String {
         format!("{}{}", self.name(), if has_context { " with context" } else { "" })
     }
@@ -65,7 +65,7 @@ pub struct Settings {
     pub has_page: bool,
     /// Whether there are [`Behaviour`](super::Behaviour)s at their paths, whatever `path` says.
     pub has_behaviours: bool,
-    /// What becomes of offers of permessage-deflate.
+    /// The handling of offers of permessage-deflate.
     pub deflate: Deflate,
     /// Whether clients may take the context of their compression over from one message to the next.
     pub has_deflate_context: bool,

@@ -1,4 +1,4 @@
-//! What the sessions of a worker share.
+//! State shared by the sessions of a worker.
 
 use super::{
     Settings,
@@ -31,7 +31,7 @@ impl Shared {
         self.codecs.has_news
     }
 
-    /// What compressed messages have come to since this was last asked.
+    /// The work for compressed messages since the last call.
     pub fn take_work(&mut self) -> Work {
         self.codecs.has_news = false;
         std::mem::take(&mut self.codecs.work)

@@ -1,10 +1,10 @@
-//! The request target: which path it names (RFC 9112, section 3.2), in one spelling (RFC 3986, section 6.2.2).
+//! The request target: its path (RFC 9112, section 3.2), normalised (RFC 3986, section 6.2.2).
 
 use std::borrow::Cow;
 
 use tungstenite::http::Uri;
 
-/// What a request asks for.
+/// The target of a request.
 #[derive(Debug)]
 pub(super) struct Target {
     uri: Uri,

@@ -1,4 +1,4 @@
-//! What the unit tests share: a client's frames, and a session driven by hand.
+//! Helpers of unit tests: a client's frames, and a session driven by hand.
 
 use super::{Event, Kinds, Output, Phase, Session, Settings, Shared, Then};
 

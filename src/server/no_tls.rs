@@ -1,4 +1,4 @@
-//! In place of `tls.rs` in builds without the cargo feature of that name.
+//! Replaces `tls.rs` in builds without the cargo feature `tls`.
 
 use std::sync::Arc;
 

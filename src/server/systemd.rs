@@ -1,5 +1,5 @@
-//! Listeners that the service manager has opened (`sd_listen_fds(3)`): it keeps them while the server restarts, and may open
-//! what the server may not.
+//! Listeners that the service manager has opened (`sd_listen_fds(3)`): it keeps them open between starts of the server, and
+//! may open ports that the server may not.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;

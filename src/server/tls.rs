@@ -1,4 +1,4 @@
-//! Certificates and keys: read from files, again when asked to, or made for this run.
+//! Certificates and keys: read from files, reloaded, or made for this run.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,11 @@ pub enum TlsError {
     Other(String),
 }
 
-/// What the TLS listeners of a server show, and what can be loaded again.
+/// The certificates of the TLS listeners of a server, which can be reloaded.
 pub(super) struct Certificates {
     files: TlsFiles,
     provider: Arc<CryptoProvider>,
-    /// The same for all configurations: clients resume their sessions with any of them, at any worker.
+    /// The ticket keys, the same for all configurations: clients resume their sessions with any of them, at any worker.
     tickets: Arc<dyn ProducesTickets>,
     /// Made for this run, if there are no files.
     made: Option<Pair>,
@@ -65,7 +65,7 @@ impl Certificates {
     }
 }
 
-/// What was made, or what is in the files now.
+/// The certificate that was made, or that is in the files now.
 fn pair(files: &TlsFiles, made: Option<&Pair>) -> Result<Pair, TlsError> {
     match (made, &files.pair) {
         (Some((chain, key)), _) => Ok((chain.clone(), key.clone_key())),

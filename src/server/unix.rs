@@ -1,4 +1,4 @@
-//! Listeners without an address of the network: socket files and abstract names (`unix(7)`).
+//! Listeners on Unix sockets: socket files and abstract names (`unix(7)`).
 
 use std::fs::{self, Permissions};
 use std::io;

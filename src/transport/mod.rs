@@ -1,8 +1,8 @@
-//! What lies between a connection's bytes and its session, without I/O and without a clock: a PROXY protocol header, TLS, or,
-//! for most connections, nothing.
+//! Stages between a connection's bytes and its session, without I/O and without a clock: a PROXY protocol header, TLS, or,
+//! for most connections, none.
 //!
-//! A connection that has nothing of the kind knows nothing of it. The *stage* of one that has is in a table of its own, by
-//! the connection's key. A header that has been read leaves no stage behind.
+//! Connections without a stage pay nothing for this. Stages are in a separate table, by the connection's key. A header that
+//! has been read leaves no stage behind.
 
 #![forbid(unsafe_code)]
 
@@ -25,10 +25,10 @@ pub mod proxy;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 
-/// What a listener gives the connections that come through it.
+/// The settings of a listener for its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
-    /// What is spoken.
+    /// The protocol.
     pub(crate) protocol: Protocol,
     /// A PROXY protocol header comes first, of these versions.
     pub(crate) proxy: Option<Versions>,
@@ -54,12 +54,12 @@ impl Door {
     }
 }
 
-/// What one connection has in front of its session.
+/// The stage of one connection.
 enum Stage {
     Proxy {
         versions: Versions,
         half_read: HalfRead,
-        /// What comes behind the header.
+        /// The stage behind the header.
         tls: Option<Arc<Acceptor>>,
         protocol: Protocol,
     },
@@ -75,9 +75,9 @@ enum Stage {
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
 const STAGE: usize = size_of::<Stage>();
 
-/// What a receive has come to.
+/// The result of a receive.
 pub(crate) enum Step {
-    /// Nothing yet.
+    /// No result yet.
     Partial,
     /// A header has ended before `used` of what was received.
     Passed {
@@ -90,7 +90,7 @@ pub(crate) enum Step {
     Opened(Opened),
 }
 
-/// What was in TLS records.
+/// The content of TLS records.
 pub(crate) struct Opened {
     /// For the session; to be given back by [`Stages::give_back`].
     pub(crate) plain: Vec<u8>,
@@ -106,10 +106,10 @@ pub(crate) struct Opened {
     pub(crate) progress: Progress,
 }
 
-/// What a receive was to the handshake.
+/// The progress of the TLS handshake by a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handshake {
-    /// Nothing, or too little.
+    /// None, or too little.
     Nothing,
     /// The client's first message, which is answered now: the dear part.
     Answered,
@@ -299,7 +299,7 @@ fn open(tls: &mut Tls, place: u32, keys: &mut Keys, bytes: &mut [u8], mut plain:
     Opened { plain, within, records, renewals, out, handshake, progress }
 }
 
-/// What a client is told that comes without the header, past the balancer perhaps.
+/// The answer to a client without the required header, which may have bypassed the balancer.
 fn refusal(versions: Versions, protocol: Protocol, proxy::Invalid(why): proxy::Invalid) -> Vec<u8> {
     match protocol {
         Protocol::WebSocket => protocol::refuse(&format!(

@@ -1,4 +1,4 @@
-//! In place of `tls.rs` in builds without the cargo feature of that name: there are no TLS listeners.
+//! Replaces `tls.rs` in builds without the cargo feature `tls`: there are no TLS listeners.
 
 use core::ops::Range;
 

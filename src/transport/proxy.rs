@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: how a load balancer says for which client it has opened a connection
-//! (`HAProxy`'s `proxy-protocol.txt`, 2.1 and 2.2).
+//! The PROXY protocol, versions 1 and 2, by which a load balancer names the client of a connection (`HAProxy`'s
+//! `proxy-protocol.txt`, 2.1 and 2.2).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,9 +10,9 @@ const V1_MAX: usize = 107;
 const V2_MAX: usize = 4096;
 /// Bytes in front of the address block.
 const V2_FIXED: usize = 16;
-/// How a header of version 1 begins.
+/// The beginning of a header of version 1.
 const V1_START: &[u8] = b"PROXY ";
-/// How one of version 2 begins: what no protocol in use begins with.
+/// The beginning of a header of version 2, with which no protocol in use begins.
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The versions that a listener takes.
@@ -47,7 +47,7 @@ pub struct Header {
     pub len: usize,
 }
 
-/// What has come is no header, and what is wrong with it.
+/// The bytes are not a header, with the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid(pub &'static str);
 
@@ -58,7 +58,7 @@ pub fn parse(versions: Versions, bytes: &[u8]) -> Result<Option<Header>, Invalid
     let takes_v1 = versions != Versions::V2 && starts(bytes, V1_START);
     let takes_v2 = versions != Versions::V1 && starts(bytes, V2_START);
     match (takes_v1, takes_v2) {
-        // Nothing has come yet.
+        // No byte has arrived yet.
         (true, true) => Ok(None),
         (true, false) => parse_v1(bytes),
         (false, true) => parse_v2(bytes),
@@ -119,7 +119,7 @@ fn parse_port(text: &str) -> Result<u16, Invalid> {
 }
 
 fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, Invalid> {
-    // What is known to be wrong is said at once.
+    // Known errors are reported at once.
     let is_local = match bytes.get(12) {
         None => return Ok(None),
         Some(0x20) => true,
@@ -170,7 +170,7 @@ fn source_of(family: u8, block: &[u8]) -> Option<SocketAddr> {
 #[derive(Debug, Default)]
 pub(crate) struct HalfRead(Vec<u8>);
 
-/// What a receive has brought of a header.
+/// The progress by a receive.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Not all of it.

@@ -1,6 +1,6 @@
-//! TLS in front of a session. rustls makes the handshake, by its unbuffered connection, which does no I/O and holds no buffers;
-//! in TLS 1.2 it opens and seals records, too. All that this crate knows of rustls' connections is in this file. The records of
-//! TLS 1.3 are [`tlsrecord`]'s.
+//! TLS in front of a session. rustls makes the handshake with its unbuffered connection, which does no I/O and holds no
+//! buffers; with TLS 1.2 it also opens and seals records. This file is the only one of this crate that uses rustls'
+//! connections. Records of TLS 1.3 are handled by [`tlsrecord`].
 
 use core::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,7 +24,7 @@ const OVERHEAD: usize = HEADER + 8 + 16;
 /// header.
 const HALF_MAX: usize = 80 << 10;
 
-/// What all TLS listeners of a server begin their handshakes with. It can be replaced while they do.
+/// The TLS configuration with which all TLS listeners of a server begin handshakes. It can be replaced meanwhile.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     config: RwLock<Arc<ServerConfig>>,
@@ -54,7 +54,7 @@ impl Acceptor {
     }
 }
 
-/// Has rustls hand over its secrets.
+/// Makes rustls hand over its secrets.
 fn prepared(mut config: ServerConfig) -> Arc<ServerConfig> {
     config.enable_secret_extraction = true;
     config.key_log = tlsrecord::prepare();
@@ -76,11 +76,11 @@ enum State {
     Failed,
 }
 
-/// What a receive has come to, beside what is in `plain` and `out`.
+/// The result of a receive, beside the content of `plain` and `out`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Received {
     pub(super) progress: Progress,
-    /// What the peer says, where it lies in the received bytes. If there is something, there is nothing in `plain`.
+    /// The peer's data, in place within the received bytes. If there is some, `plain` is empty.
     pub(super) within: Range<usize>,
     /// Records of TLS 1.3 that were opened, and keys that were renewed.
     pub(super) records: u32,
@@ -135,7 +135,7 @@ impl Tls {
         received
     }
 
-    /// Behind a handshake of TLS 1.3, rustls is not needed any more.
+    /// After a handshake of TLS 1.3, rustls is dropped.
     fn take_over(&mut self) {
         let State::Rustls(rustls) = std::mem::replace(&mut self.state, State::Failed) else { return };
         if rustls.connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
@@ -168,7 +168,7 @@ impl Tls {
         }
     }
 
-    /// Says goodbye (`close_notify`) behind `out`, once, if the handshake is over.
+    /// Adds a `close_notify` to `out`, once, if the handshake is complete.
     pub(super) fn say_goodbye(&mut self, number: u32, keys: &mut Keys, out: &mut Vec<u8>) {
         match &mut self.state {
             State::Records(records) => records.say_goodbye(number, keys, out),
@@ -226,7 +226,7 @@ fn receive(
         *half_read = bytes[reading.used..].to_vec();
     }
     if plain.is_empty() {
-        // What has completed a record before may have been without data: a key update, for example.
+        // The record completed before may have had no data: a key update, for example.
         let behind = len - bytes.len();
         received.within = behind + reading.plain.start..behind + reading.plain.end;
     } else {
@@ -313,11 +313,11 @@ impl Rustls {
         }
     }
 
-    /// What it has to say of a failure: an alert. Nothing more may be read.
+    /// The alert about a failure. Nothing more may be read.
     fn say_why(&mut self, out: &mut Vec<u8>) {
         self.has_said_goodbye = true;
         while self.connection.wants_write() {
-            // What is to be said comes before anything is read.
+            // Its own output comes before anything is read.
             let Ok(ConnectionState::EncodeTlsData(data)) = self.connection.process_tls_records(&mut []).state else {
                 return;
             };
@@ -342,7 +342,7 @@ impl Rustls {
         }
     }
 
-    /// Has rustls write so many bytes at most, behind what it has to say itself.
+    /// Makes rustls write at most this many bytes, after its own output.
     fn write(
         &mut self,
         half_read: &mut Vec<u8>,
@@ -380,7 +380,7 @@ impl Rustls {
         self.connection.is_handshaking()
     }
 
-    /// What it has agreed on, once its handshake is over. `None`: what rustls hands over is not what is known of it.
+    /// The result of its handshake, once that is complete. `None`: the handed-over keys do not match the known ones.
     fn into_records(self) -> Option<Records> {
         let (extracted, _) = self.connection.dangerous_into_kernel_connection().ok()?;
         self.handover.into_records(&extracted, Side::Server)

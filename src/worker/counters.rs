@@ -62,7 +62,7 @@ pub(crate) enum Counter {
 
 const COUNTERS: usize = Counter::TurnNs as usize + 1;
 
-/// What has brought a connection to its end.
+/// The cause of a connection's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Ending {
@@ -257,7 +257,7 @@ fn place_of_code(code: u16) -> usize {
     CODES.iter().position(|(it, _)| *it == listed).unwrap_or(CODES.len() - 1)
 }
 
-/// What one worker has done since it started, or all of them together.
+/// The counts of one worker since it started, or of all of them together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tally {
     cells: [u64; CELLS],

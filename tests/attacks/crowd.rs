@@ -1,4 +1,4 @@
-//! Many clients at once: an epoll loop per descriptor table.
+//! A crowd of clients: an epoll loop per descriptor table.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ const PING: [u8; 2] = [FIN | frames::PING, 0];
 pub(crate) struct Crowd {
     pub(crate) target: SocketAddr,
     pub(crate) attack: Attack,
-    /// How many clients there are at a time. Whoever is thrown out comes again.
+    /// Number of clients at a time. A client that is closed comes again.
     pub(crate) at_once: usize,
     /// How many there are in all; `None`: until it is stopped.
     pub(crate) lives: Option<usize>,
@@ -88,7 +88,7 @@ impl Crowd {
         Self { target, attack, at_once, lives, seed, present, bytes_sent, is_stopped, is_over }
     }
 
-    /// Attacks until all have lived or somebody says stop; then all are gone.
+    /// Attacks until all clients have finished or the attack is stopped; then all are gone.
     pub(crate) fn run(&self) -> Tally {
         let threads = self.at_once.div_ceil(sockets::share_max()).max(1);
         let part = |whole: usize, index: usize| (index + 1) * whole / threads - index * whole / threads;

@@ -1,4 +1,5 @@
-//! Well-behaved clients with traffic on all of them, who note what they are owed when the server is told to stop.
+//! Well-behaved clients with traffic on all connections, which record the echoes they are owed when the server is told to
+//! stop.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -281,7 +282,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// A message of a client: nobody else sends it, nor it another time.
+/// A client's message, unique among all clients and times.
 fn payload(key: usize, number: u64) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[..4].copy_from_slice(&(key as u32).to_le_bytes());

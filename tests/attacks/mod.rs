@@ -1,5 +1,5 @@
-//! What hostile and broken clients do, written once: `tests/hostile.rs` does it in small, `scripts/hostile` at full
-//! size with the command in `command.rs`.
+//! Hostile and broken clients, written once: `tests/hostile.rs` runs them at small scale, `scripts/hostile` at full size
+//! with the command in `command.rs`.
 //!
 //! An attack is a [`Crowd`] of [`Life`]s: what each client sends first, and what it does then.
 

@@ -1,4 +1,4 @@
-//! HTTP requests that are none, and what each must be answered with.
+//! Invalid HTTP requests, and the required answer to each.
 
 use super::UPGRADE;
 

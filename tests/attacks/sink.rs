@@ -1,8 +1,8 @@
-//! A neutral victim: what an attack costs where hardly more than the kernel deals with it.
+//! A neutral victim: what an attack costs if hardly more than the kernel handles it.
 //!
-//! It takes connections and sends back what it receives, as far as the kernel takes it at once; what the kernel does not
-//! take is dropped, and nothing more is received until it takes something again. No connection waits for another, and no
-//! byte is looked at.
+//! It accepts connections and sends back what it receives, as far as the kernel takes it at once; the rest is dropped, and
+//! nothing more is received until the kernel takes something again. No connection waits for another, and no byte is
+//! examined.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Sockets by the ten thousand: from addresses of their own, in descriptor tables of their own.
+//! Tens of thousands of sockets: with their own source addresses and descriptor tables.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! Bytes whose every one tells where it belongs, and numbers that look random and repeat.
+//! Test data in which every byte identifies its position, and reproducible pseudo-random numbers.
 
 /// Fills `bytes` with what stands at `offset` (a multiple of 8) in the endless stream named `seed`.
 ///

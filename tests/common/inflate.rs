@@ -1,5 +1,5 @@
-//! A client's inflater that is strict: with a window of exactly the size that was agreed on, and nothing in front of the beginning.
-//! zlib-rs has 32 KiB whatever it is asked for.
+//! A strict client-side inflater: with a window of exactly the negotiated size, and no data before the beginning. zlib-rs
+//! always uses 32 KiB.
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};

@@ -1,5 +1,5 @@
-//! What the integration tests share: the server as a child process, a client that sees every byte, and data whose
-//! every byte tells where it belongs.
+//! Helpers of the integration tests: the server as a child process, a client that sees every byte, and data in which every
+//! byte identifies its position.
 //!
 //! Nothing here waits for time to pass: what is awaited is an event (a line, a frame, the end of a process), and
 //! `PATIENCE` only turns an event that never comes into a failure.

@@ -34,7 +34,7 @@ pub(crate) fn prepare(stream: &TcpStream) {
     stream.set_write_timeout(Some(PATIENCE)).expect("a TCP socket");
 }
 
-/// Sends from a thread of its own while `read` reads, as whoever has more to send than the path's buffers hold has to.
+/// Sends from a thread of its own while `read` reads, as a client must that sends more than the path's buffers hold.
 ///
 /// When reading fails the test, the connection is cut, so that the sender does not wait for a reader that is gone.
 pub(crate) fn full_duplex<R>(stream: &TcpStream, send: impl FnOnce(TcpStream) + Send, read: impl FnOnce() -> R) -> R {

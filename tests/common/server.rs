@@ -280,7 +280,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // Nobody signals after `wait`, so the pid is still the child's.
+        // No signal is sent after `wait`, so the pid is still the child's.
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).unwrap_or_else(|error| panic!("{signal:?} to {pid:?}: {error}\n{}", self.output()));
     }

@@ -1,4 +1,4 @@
-//! How a connection of rustls hands over what its handshake has come to.
+//! The handover of a finished handshake from rustls' connection.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, KeyLog};
 
 use crate::records::{Direction, Records, Secret, Side, Suite};
 
-/// How often a peer may have renewed its keys by the end of the handshake, of which rustls does not tell.
+/// Maximum number of key renewals by a peer by the end of the handshake, which rustls does not report.
 const EARLY_RENEWALS: usize = 4;
 
 /// What a configuration of rustls needs for its connections to be handed over: its `key_log`. Set `enable_secret_extraction`
@@ -24,7 +24,7 @@ pub fn prepare() -> Arc<dyn KeyLog> {
 pub struct Handover([Option<Secret>; 2]);
 
 thread_local! {
-    /// Those of the handshake that this thread is making. rustls tells of them in no other way.
+    /// The secrets of the handshake that this thread is making. rustls reports them in no other way.
     static LAST: Cell<Handover> = const { Cell::new(Handover([None; 2])) };
 }
 
@@ -49,7 +49,7 @@ impl Handover {
         LAST.set(Self::default());
     }
 
-    /// Behind that: the secrets, if the handshake has come to them meanwhile.
+    /// After that: the secrets, if the handshake has produced them meanwhile.
     #[must_use]
     pub fn take() -> Option<Self> {
         Some(LAST.take()).filter(|it| matches!(it, Self([Some(_), Some(_)])))

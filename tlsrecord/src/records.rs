@@ -1,12 +1,12 @@
-//! Records are opened and sealed where they are. A connection that is idle keeps secrets, keys and two numbers; the keys in
-//! the form that the AEADs need, which is five times as large, are kept for some of those that were lately active.
+//! Records, opened and sealed in place. An idle connection keeps secrets, keys and two numbers; the expanded keys that the
+//! AEADs need, five times as large, are cached for some of the recently active ones.
 
 use core::ops::Range;
 
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 use ring::hkdf;
 
-/// How far a receive has brought a connection.
+/// The progress of a connection by a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// More may come.
@@ -17,7 +17,7 @@ pub enum Progress {
     Failed,
 }
 
-/// Whose record layer it is.
+/// The side of the record layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The server may send tickets, which are not kept.
@@ -31,7 +31,7 @@ pub const HEADER: usize = 5;
 /// The type of the content, which is sealed with it.
 const TYPE: usize = 1;
 const TAG: usize = 16;
-/// What sealing adds to a record.
+/// The overhead of a sealed record.
 const OVERHEAD: usize = HEADER + TYPE + TAG;
 /// Plaintext in a record at most (5.1).
 pub const FRAGMENT_MAX: usize = 1 << 14;
@@ -39,7 +39,7 @@ pub const FRAGMENT_MAX: usize = 1 << 14;
 const CIPHERTEXT_MAX: usize = FRAGMENT_MAX + 256;
 /// Records that are sealed with one key at most: AES-GCM is good for 2^24.5 (5.5).
 const RECORDS_MAX: u64 = 1 << 23;
-/// How often a peer may renew its keys without data in between: each time costs as much as an echo. OpenSSL allows for as many.
+/// Maximum number of key renewals by a peer without data in between: each costs as much as an echo. OpenSSL allows as many.
 const RENEWALS_MAX: u8 = 32;
 /// Connections whose keys are kept expanded, 1.1 KB each. To expand those of another one takes half a microsecond.
 const KEYS_MAX: usize = 512;
@@ -62,7 +62,7 @@ const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
 /// The longest secret: of a suite with SHA-384.
 const SECRET_MAX: usize = 48;
 
-/// What is agreed on.
+/// The negotiated parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suite {
     Aes128GcmSha256,
@@ -130,9 +130,9 @@ const KEY_MAX: usize = 32;
 #[derive(Clone, Copy)]
 pub(crate) struct Direction {
     secret: Secret,
-    /// Of the next record.
+    /// The number of the next record.
     sequence: u64,
-    /// What the secret gives.
+    /// The keys derived from the secret.
     key: [u8; KEY_MAX],
     iv: [u8; 12],
 }
@@ -234,7 +234,7 @@ pub struct Records {
     seal: Direction,
     suite: Suite,
     has_said_goodbye: bool,
-    /// How often the peer has renewed its keys since it last sent data.
+    /// The number of key renewals by the peer since it last sent data.
     renewals_in_a_row: u8,
     takes_tickets: bool,
     /// Bytes of a ticket that are still to come: it did not fit into its record.
@@ -243,9 +243,9 @@ pub struct Records {
 
 const _: () = assert!(size_of::<Records>() <= 216, "each connection has one");
 
-/// What was in a record.
+/// The content of a record.
 enum Content {
-    /// So many bytes of data, right behind the header.
+    /// This many bytes of data, right after the header.
     Data(usize),
     /// The peer has renewed its keys, and asks for the same if `asks`.
     KeyUpdate {
@@ -264,7 +264,7 @@ pub enum Failure {
     Peers(u8),
 }
 
-/// What has come of the records that have come.
+/// The result for the received records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     pub progress: Progress,
@@ -272,11 +272,11 @@ pub struct Reading {
     pub failure: Option<Failure>,
     /// Bytes that were read: what is behind them is no complete record.
     pub used: usize,
-    /// Where all data are now.
+    /// The position of all data now.
     pub plain: Range<usize>,
     /// Records that were opened.
     pub records: u32,
-    /// How often the peer has renewed its keys.
+    /// The number of key renewals by the peer.
     pub renewals: u32,
 }
 
@@ -355,7 +355,7 @@ impl Records {
         let kind = inner.iter().rposition(|&byte| byte != 0).ok_or(Failure::Alert(UNEXPECTED_MESSAGE))?;
         match (inner[kind], &inner[..kind]) {
             (HANDSHAKE, messages) if !messages.is_empty() => self.on_handshake(messages),
-            // Nothing comes between the parts of a message (5.1).
+            // No other record may come between the parts of a message (5.1).
             _ if self.ticket_rest > 0 => Err(Failure::Alert(UNEXPECTED_MESSAGE)),
             (APPLICATION_DATA, data) => Ok(Content::Data(data.len())),
             (ALERT, [_, CLOSE_NOTIFY]) => Ok(Content::CloseNotify),
@@ -454,7 +454,7 @@ impl Records {
         Some(start..end)
     }
 
-    /// Says goodbye behind `out`, once.
+    /// Adds a `close_notify` to `out`, once.
     pub fn say_goodbye(&mut self, number: u32, keys: &mut Keys, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.has_said_goodbye, true) {
             self.seal_as(number, keys, ALERT, &[1, CLOSE_NOTIFY], out);

@@ -1,4 +1,4 @@
-//! `ringload compare`: servers against each other.
+//! `ringload compare`: its arguments and subcommands.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,13 @@ pub(super) struct CompareArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Action {
-    /// Looks whether each server starts, and does what is right
+    /// Checks whether each server starts and behaves correctly
     Check(Which),
     /// Builds the servers
     Build(Which),
-    /// Compares: the same as without a subcommand
+    /// Runs the comparison; the same as without a subcommand
     Run(Box<RunArgs>),
-    /// Shows results again; those of several days or machines side by side
+    /// Shows stored results; those of several days or machines side by side
     Report(ShowArgs),
     /// Lists servers and cells
     List(Which),
@@ -52,7 +52,7 @@ enum Action {
 /// Files, and what of them.
 #[derive(Clone, Debug, Args)]
 struct Which {
-    /// Comparisons in TOML (docs/COMPARISON.md); several are one
+    /// Comparisons in TOML (docs/COMPARISON.md); several files are one comparison
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -63,7 +63,8 @@ struct Which {
 
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
-    /// Comparisons in TOML (docs/COMPARISON.md), several being one; or with --server a URL with {port} in it
+    /// Comparisons in TOML (docs/COMPARISON.md), several files being one comparison; or with --server a URL with {port}
+    /// in it
     #[arg(value_name = "FILE|URL")]
     what: Vec<String>,
 
@@ -75,15 +76,15 @@ struct RunArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
 
-    /// Rounds, instead of those of the file [default: 9; without a file 7]
+    /// Number of rounds, instead of that in the file [default: 9; without a file 7]
     #[arg(long, value_name = "N", value_parser = count)]
     rounds: Option<u32>,
 
-    /// Go on with the results that --json names
+    /// Continue from the results in the file of --json
     #[arg(long)]
     resume: bool,
 
-    /// Decides the order of everything [default: the time]
+    /// Seed of the random order [default: the time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
@@ -103,15 +104,15 @@ struct RunArgs {
     #[arg(short = 't', long, value_name = "TIME", value_parser = positive_seconds, default_value = "1500ms", requires = "server")]
     duration: Duration,
 
-    /// Without a file: load before that
+    /// Without a file: load before the measured time
     #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "500ms", requires = "server")]
     warmup: Duration,
 
-    /// Print lines, not a live screen, on a terminal as well
+    /// Print lines instead of the live screen, also on a terminal
     #[arg(long)]
     no_tui: bool,
 
-    /// Print the results only
+    /// Print only the results
     #[arg(short = 'q', long)]
     quiet: bool,
 
@@ -137,7 +138,7 @@ struct ShowArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Results")]
 struct Outputs {
-    /// Keep everything as JSON, from the first measurement on [default: compare.json; in a report nowhere]
+    /// Store all results as JSON, from the first measurement on [default: compare.json; in a report none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
@@ -155,7 +156,8 @@ struct Outputs {
 
     /// Exit code 1 if this holds, like "ringecho/ws cpu-per-echo > 1.03"
     ///
-    /// The median of the ratios in any cell, or with `in CELL` before the sign in that one. What was not measured holds.
+    /// It applies to the median ratio of any cell, or, with `in CELL` before the sign, of that cell. A missing
+    /// measurement fails as well.
     #[arg(long, value_name = "CONDITION", action = clap::ArgAction::Append)]
     fail_if: Vec<Condition>,
 }

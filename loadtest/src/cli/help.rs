@@ -1,5 +1,5 @@
-//! Help that fits a screen, help that lists everything, manual pages and completions: all from one definition of the
-//! options, grouped here.
+//! Help on one screen, help with all options, manual pages and completions: all from one definition of the options,
+//! grouped here.
 
 use std::path::Path;
 
@@ -86,16 +86,16 @@ Examples:
 
 Numbers and times take units: 10k, 16KiB, 500ms, 30s, 5m.";
 
-/// Where a newcomer finds the rest.
+/// Where to find the rest.
 const MORE: &str = "\
-`ringload run --help` shows the options of every day, `ringload run --help-all` all of them.
+`ringload run --help` shows the common options, `ringload run --help-all` all of them.
 Manual pages: `ringload man DIRECTORY`. Completions: `ringload completions bash`, for example.";
 
 const EXIT_CODES: &str = "\
-Exit code: 0 all was well; 1 an echo was lost or wrong, a connection failed or a
---fail-if condition held; 2 bad arguments; 3 not possible, or results could not
-be read, written or printed; 130, 143 ... (128 and the number of a signal) ended
-early, with results that are partial.";
+Exit code: 0 success; 1 an echo was lost or wrong, a connection failed or a
+--fail-if condition held; 2 bad arguments; 3 no run was possible, or results
+could not be read, written or printed; 130, 143 ... (128 + number of a signal)
+ended early, with partial results.";
 
 /// The command, with what the definition of its options leaves out.
 pub(super) fn complete(command: Command) -> Command {

@@ -1,4 +1,4 @@
-//! The options of a run that several processes do together.
+//! Options of a run by several processes.
 
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ const OWN: [&str; 2] = ["source", "fail-if"];
 /// How the processes meet.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MembersArgs {
-    /// Do the run together with others: so many processes, this one included
+    /// Number of processes that do the run together, this one included
     ///
-    /// All are started with the same options, and a number each. Connections, rates and messages are the totals of all of them.
-    /// Member 0 conducts the others, and has the report.
+    /// All are started with the same options, and a number each. Connections, rates and messages are totals for all of
+    /// them. Member 0 conducts the run and has the report.
     #[arg(long, value_name = "N", value_parser = count, requires = "meet")]
     members: Option<u32>,
 
@@ -35,11 +35,11 @@ pub(super) struct MembersArgs {
     #[expect(clippy::doc_markdown, reason = "a variable in a help text")]
     member: Option<u32>,
 
-    /// Where member 0 listens, and the others find it
+    /// Where member 0 listens and the others connect
     #[arg(long, value_name = "HOST:PORT", requires = "members")]
     meet: Option<String>,
 
-    /// How long to wait until all members are there
+    /// How long to wait for all members
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = positive_seconds)]
     meet_timeout: Duration,
 

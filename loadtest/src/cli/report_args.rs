@@ -1,4 +1,4 @@
-//! `ringload report`: shows results again, merges those of several machines, or lays two side by side.
+//! `ringload report`: shows stored results, merges those of several machines, or compares two.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use crate::output::{self, Voice, json, say};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Results that `ringload run --json` wrote; - is standard input, also a container's log
+    /// Results written by `ringload run --json`; - is standard input, which may be the log of a container
     #[arg(required = true, value_name = "RESULTS")]
     files: Vec<PathBuf>,
 
-    /// Lay two results side by side, with what changed; with --html and --summary as well
+    /// Compare two results side by side, also with --html and --summary
     #[arg(long, conflicts_with_all = ["json", "csv", "hdr", "fail_if"])]
     diff: bool,
 

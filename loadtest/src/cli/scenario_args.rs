@@ -1,4 +1,4 @@
-//! The options that make a scenario, on the command line and in a scenario file.
+//! Options of a scenario, on the command line and in a scenario file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,16 +22,16 @@ use crate::tls::TlsOptions;
 use crate::websocket::deflate::{MAX_BITS, MIN_BITS, Offer};
 use crate::websocket::handshake::{Extras, check_header, is_token};
 
-/// Payload bytes of a message, if nothing else is said.
+/// Default payload of a message, in bytes.
 const DEFAULT_SIZE: usize = 128;
 
-/// How compressible messages are with `--deflate`, if nothing else is said: they become about as small as JSON does.
+/// Default compressibility with `--deflate`: messages compress about as well as JSON does.
 const COMPRESSIBILITY: u8 = 75;
 
-/// Connections to a server that is somebody's: kind to it, and enough to see something.
+/// Default connections to a given server: a light load, and enough to see something.
 const CONNECTIONS: u32 = 100;
 
-/// Connections to a ringecho that is there for the run only: the demonstration of README.md.
+/// Default connections to a ringecho that exists for the run only: the demonstration of README.md.
 const OWN_CONNECTIONS: u32 = 10_000;
 
 /// The load. Serialized, this is a scenario file.
@@ -41,31 +41,32 @@ const OWN_CONNECTIONS: u32 = 10_000;
 pub(super) struct ScenarioArgs {
     /// Servers, as ws://host:port/path, wss://, ws+unix: or tcp://; without one, a ringecho for the run
     ///
-    /// ws://host:port/path, wss://host/path (TLS), ws+unix:/socket:/path, or tcp://host:port (messages without frames, for
-    /// comparison). Connections to several take turns. Without a URL a ringecho is started on a free port for the run.
+    /// ws://host:port/path, wss://host/path (TLS), ws+unix:/socket:/path, or tcp://host:port (messages without frames,
+    /// for comparison). Connections are spread over several URLs in turn. Without a URL a ringecho is started on a free
+    /// port for the run.
     #[expect(clippy::doc_markdown, reason = "URLs in a help text")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) url: Vec<String>,
 
     /// Connections [default: 100; without a URL 10k]
     ///
-    /// With --connection-stages, those that are opened before the first stage [default: 0].
+    /// With --connection-stages, those opened before the first stage [default: 0].
     #[arg(short = 'c', long, value_name = "N", value_parser = count)]
     connections: Option<u32>,
 
     /// Change the number of connections in stages, like "1m:10k, 5m:10k, 1m:0"
     ///
-    /// In each stage it goes, in a straight line, from where it is to that number. The first stage begins with
+    /// In each stage it moves in a straight line from its current value to that number. The first stage begins at
     /// --connections; the run takes the time of all stages.
     #[arg(long, value_name = "STAGES", value_delimiter = ',', conflicts_with = "duration")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     connection_stages: Vec<Stage>,
 
-    /// Connections to begin per second; 0 is as fast as it goes
+    /// Connection attempts per second; 0 is unlimited
     #[arg(long, value_name = "N/S", default_value = "0", value_parser = connect_rate)]
     connect_rate: f64,
 
-    /// Connections being opened at the same time
+    /// Connection attempts in progress at the same time
     #[arg(long, value_name = "N", default_value = "512", value_parser = count)]
     connect_window: u32,
 
@@ -86,52 +87,52 @@ pub(super) struct ScenarioArgs {
     #[serde(serialize_with = "as_maybe_text")]
     size: Option<Sizes>,
 
-    /// Send this message instead of made-up ones
+    /// Send this message instead of generated ones
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["size", "message_file"])]
     message: Option<String>,
 
-    /// Send the content of this file: as one message, or with --lines each line as one, in turn
+    /// Send the content of this file as one message, or with --lines each line as a message, in turn
     #[arg(long, value_name = "FILE", conflicts_with = "size")]
     message_file: Option<PathBuf>,
 
-    /// Each line of --message-file is a message; empty ones are left out
+    /// Each line of --message-file is a message; empty lines are skipped
     #[arg(long, requires = "message_file")]
     lines: bool,
 
-    /// What is to come back: echo, any, N or none
+    /// Expected answer: echo, any, N or none
     ///
-    /// echo (the default): the message itself, every byte compared. any: one message, whatever it is; others may come unasked. N: so
-    /// many of those. none: nothing is awaited.
+    /// echo (the default): the message itself, every byte compared. any: one message with any content; unrequested ones
+    /// are allowed. N: that many messages. none: no answer.
     #[arg(long, value_name = "WHAT", conflicts_with = "no_verify")]
     #[serde(serialize_with = "as_maybe_text")]
     expect: Option<Expect>,
 
-    /// The server begins with so many messages on each connection, which are not judged
+    /// Messages that the server sends first on each connection; they are not checked
     #[arg(long, value_name = "N", default_value = "0", value_parser = count_or_none)]
     welcome: u32,
 
-    /// Open loop: so many messages per second in all
+    /// Open loop: total messages per second
     ///
-    /// By all active connections together, whether or not echoes have come back; latency counts from when a message was
-    /// due. Without it, each connection sends when its echo is back (--depth).
+    /// Sent by all active connections together, whether or not echoes have come back; latency counts from when a
+    /// message was due. Without --rate, each connection sends when its echo is back (--depth).
     #[arg(short = 'r', long, value_name = "N/S", value_parser = rate)]
     rate: Option<f64>,
 
     /// Rate in stages, like "30s:1000, 2m:20k, 30s:0"
     ///
-    /// In each stage the rate goes, in a straight line, from where it is to that one. The first stage begins with --rate,
-    /// or with 0; the run takes the time of all stages, --warmup included.
+    /// In each stage the rate moves in a straight line from its current value to that one. The first stage begins at
+    /// --rate, or at 0; the run takes the time of all stages, --warmup included.
     #[arg(long, value_name = "STAGES", value_delimiter = ',', conflicts_with = "duration")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stages: Vec<Stage>,
 
-    /// How the messages of an open loop are spread over time
+    /// Spacing of messages in an open loop
     #[arg(long, value_enum, default_value_t = Arrivals::Constant)]
     arrivals: Arrivals,
 
     /// Messages in flight per connection [default: 1]
     ///
-    /// At most; with a rate, they are unlimited by default.
+    /// This is the maximum; with a rate the default is unlimited.
     #[arg(short = 'd', long, value_name = "N")]
     depth: Option<Depth>,
 
@@ -140,16 +141,16 @@ pub(super) struct ScenarioArgs {
     #[serde(serialize_with = "as_maybe_time", skip_serializing_if = "Option::is_none")]
     duration: Option<Duration>,
 
-    /// Load before that [default: 2s; with --messages or stages 0; in a search 1s]
+    /// Load before the measured time [default: 2s; with --messages or stages 0; in a search 1s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     #[serde(serialize_with = "as_maybe_time")]
     warmup: Option<Duration>,
 
-    /// End after so many messages, or after --duration if that comes first
+    /// End after that many messages, or after --duration if that is earlier
     #[arg(short = 'n', long, value_name = "N", value_parser = messages)]
     messages: Option<u64>,
 
-    /// Send text messages (printable ASCII). Messages of one's own are text if they are UTF-8, unless --binary is given
+    /// Send text messages (printable ASCII). Own messages are text if they are UTF-8, unless --binary is given
     #[arg(long, overrides_with = "binary")]
     text: bool,
 
@@ -158,21 +159,23 @@ pub(super) struct ScenarioArgs {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     binary: bool,
 
-    /// How much of made-up messages is filling: 0% is random, 100% all the same [default: 0%; with --deflate 75%]
+    /// Share of filling in generated messages: 0% is random, 100% all the same [default: 0%; with --deflate 75%]
     ///
-    /// The filling is spread evenly, the rest cannot be compressed. With --text the rest is printable, of which a sixth can be.
+    /// The filling is spread evenly; the rest does not compress. With --text the rest is printable, and compresses by a
+    /// sixth.
     #[arg(long, value_name = "P%", conflicts_with_all = ["message", "message_file"])]
     compressibility: Option<Percent>,
 
     /// Offer compression (permessage-deflate) as browsers do
     ///
-    /// RFC 7692. Messages are compressed where the server agrees. Where it declines, messages go uncompressed, and the results say on how many connections they did not.
+    /// RFC 7692. Messages are compressed if the server agrees. If it declines, messages are sent uncompressed, and the
+    /// results say on how many connections.
     #[arg(long, conflicts_with = "tcp")]
     deflate: bool,
 
-    /// --deflate so that no message, of either side, needs earlier ones
+    /// --deflate without context takeover, on both sides
     ///
-    /// It takes no memory per connection, neither here nor of the server.
+    /// Each message is compressed independently, which takes no memory per connection on either side.
     #[arg(long, requires = "deflate")]
     deflate_no_context: bool,
 
@@ -181,81 +184,81 @@ pub(super) struct ScenarioArgs {
           value_parser = clap::value_parser!(u8).range(i64::from(MIN_BITS)..=i64::from(MAX_BITS)))]
     deflate_window_bits: Option<u8>,
 
-    /// --deflate with messages that are compressed before they are sent, so that ringload costs less than the server
+    /// --deflate with messages compressed in advance, so that ringload costs less than the server
     ///
-    /// A few variants of each size, each message with an identification of its own. Not with a range of sizes.
+    /// A few variants of each size; each message has its own identification. Not with a range of sizes.
     #[arg(long, requires = "deflate")]
     deflate_precompressed: bool,
 
-    /// Do not have each connection echo one message before it counts as ready
+    /// Connections are ready without having echoed a first message
     #[arg(long)]
     no_greet: bool,
 
-    /// Do not compare echoes with what was sent: the same as --expect any
+    /// Do not compare echoes with what was sent; the same as --expect any
     #[arg(long)]
     #[serde(skip)]
     no_verify: bool,
 
-    /// Under load, close a connection in order and open it again so often
+    /// Under load, close and reopen one connection every TIME
     ///
-    /// Connections take turns: it is the time from one to the next, in all.
+    /// Connections take turns: TIME is from one to the next, in total.
     #[arg(long, value_name = "TIME", value_parser = positive_seconds)]
     #[serde(serialize_with = "as_maybe_time")]
     reconnect_every: Option<Duration>,
 
-    /// The same, said differently: how long each connection lives
+    /// The same, given as the lifetime of each connection
     #[arg(long, value_name = "TIME", value_parser = positive_seconds, conflicts_with = "reconnect_every")]
     #[serde(serialize_with = "as_maybe_time")]
     lifetime: Option<Duration>,
 
-    /// Under load, close a connection in order and open it again when it has echoed so many messages
+    /// Under load, close and reopen a connection after that many echoes
     #[arg(long, value_name = "N", value_parser = count,
           conflicts_with_all = ["rate", "stages", "find_max_rate"])]
     messages_per_connection: Option<u32>,
 
-    /// Under load, ping each connection so often
+    /// Under load, ping each connection every TIME
     #[arg(long, value_name = "TIME", value_parser = positive_seconds)]
     #[serde(serialize_with = "as_maybe_time")]
     ping_every: Option<Duration>,
 
-    /// Connections that send as much as the server takes, and read nothing; they are not among the active ones
+    /// Connections that send as much as the server takes, and read nothing; not among the active ones
     #[arg(long, value_name = "N", default_value = "0", value_parser = count_or_none)]
     slow_readers: u32,
 
     /// Source addresses: a block like 127.1.0.0/16, or a list of addresses and blocks
     ///
-    /// Default: on IPv4 loopback a block in 127.64.0.0/9, otherwise as the kernel chooses.
+    /// Default: on IPv4 loopback a block in 127.64.0.0/9, otherwise chosen by the kernel.
     #[arg(long, value_name = "CIDR|LIST")]
     source: Option<String>,
 
-    /// A subprotocol to offer; may be given several times, the most wanted first
+    /// Subprotocol to offer; may be given several times, in order of preference
     #[arg(long, value_name = "NAME", value_parser = token)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     subprotocol: Vec<String>,
 
-    /// A header of the request, like "Cookie: a=b"
+    /// Header of the upgrade request, like "Cookie: a=b"
     ///
-    /// May be given several times. It replaces that of the same name. In it, and in the URL's path, an n in braces is the
-    /// connection's number, and {line:FILE} a line of a file; connections take turns.
+    /// May be given several times. It replaces a default header of the same name. In its value and in the URL's path,
+    /// an n in braces is the connection's number, and {line:FILE} a line of a file, taken in turn.
     #[arg(short = 'H', long, value_name = "HEADER", value_parser = header)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     header: Vec<String>,
 
-    /// Connect to this host and port, whatever the URL says
+    /// Connect to this host and port instead of the URL's
     ///
-    /// Or for one host and port only, with both before that: HOST:PORT:HOST:PORT; may be given several times.
+    /// To replace only one host and port, put it in front: HOST:PORT:HOST:PORT. May be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_texts")]
     connect_to: Vec<Given<ConnectTo>>,
 
-    /// Addresses of a host and port, instead of the resolver's
+    /// Addresses of a host and port, instead of asking the resolver
     ///
     /// May be given several times.
     #[arg(long, value_name = "HOST:PORT:ADDRESS[,...]")]
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_texts")]
     resolve: Vec<Given<Resolve>>,
 
-    /// wss: take any certificate
+    /// wss: accept any certificate
     #[arg(long)]
     insecure: bool,
 
@@ -263,15 +266,15 @@ pub(super) struct ScenarioArgs {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// wss: the name to ask for and to find in the certificate [default: the URL's host]
+    /// wss: name to send as SNI and to require in the certificate [default: the URL's host]
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
 
-    /// wss: show this certificate (PEM) to a server that asks for one
+    /// wss: client certificate (PEM)
     #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
 
-    /// wss: the certificate's private key [default: in the same file]
+    /// wss: private key of --cert [default: in the same file]
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 
@@ -280,16 +283,16 @@ pub(super) struct ScenarioArgs {
     #[serde(serialize_with = "as_time")]
     drain_timeout: Duration,
 
-    /// Time for closing all connections in order at the end
+    /// Time to wait for the answer to a Close
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
     #[serde(serialize_with = "as_time")]
     close_timeout: Duration,
 
-    /// Speak bare TCP with the server started for the run
+    /// Speak bare TCP with the ringecho started for the run
     #[arg(long, conflicts_with = "url")]
     pub(super) tcp: bool,
 
-    /// The conditions of the results that fail the run: on the command line they are among the options of the results.
+    /// Conditions on the results that fail the run: on the command line they are among the options of the results.
     #[arg(skip)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) fail_if: Vec<String>,

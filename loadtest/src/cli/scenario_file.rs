@@ -1,7 +1,7 @@
 //! Scenario files: a TOML table whose keys are the names of the options.
 //!
-//! A file becomes arguments that stand before the real ones, so both are checked by the same code. What the command line
-//! says wins: what it gives itself, what contradicts that, and what it takes back with `--without` is left out.
+//! A file becomes arguments in front of the real ones, so both are checked by the same code. The command line wins: options
+//! that it gives, options that contradict these, and those named by `--without` are left out of the file's.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! The options of a search.
+//! Options of a search.
 
 use clap::Args;
 
@@ -8,22 +8,22 @@ use crate::search::{Goal, Quantity, Search};
 /// What is to be found.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SearchArgs {
-    /// Find the highest rate that holds
+    /// Find the highest rate that the server sustains
     ///
-    /// Up to N messages a second, in an open loop, in a series of short runs.
+    /// Up to N messages per second, in an open loop, by a series of short runs.
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "10M",
           value_parser = messages,
           conflicts_with_all = ["find_max_connections", "rate", "messages", "stages", "connection_stages"])]
     find_max_rate: Option<u64>,
 
-    /// Find the most connections that hold
+    /// Find the highest number of connections that the server sustains
     ///
-    /// Up to N, or to what this machine's memory has room for, in a series of short runs.
+    /// Up to N, and at most what fits into this machine's memory, by a series of short runs.
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1M",
           value_parser = connections, conflicts_with_all = ["stages", "connection_stages"])]
     find_max_connections: Option<u64>,
 
-    /// What holds in a search, like p99=10ms
+    /// Latency limits of a search, like p99=10ms
     ///
     /// Several limits are separated by commas: p50=1ms,max=1s.
     #[arg(long, value_name = "GOALS", value_delimiter = ',')]

@@ -1,4 +1,4 @@
-//! What arguments mean, and which are refused.
+//! Tests of the meaning of arguments, and of those that are refused.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Values of options: as they are written, and what they mean.
+//! Parsing of option values.
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What follows from the measurements: medians, ratios to the baseline with their verdicts, groups that cannot be told
-//! apart, drift, and conditions that fail a comparison.
+//! Conclusions from the measurements: medians, ratios to the baseline with their verdicts, groups of servers that cannot be
+//! told apart, drift, and conditions that fail a comparison.
 
 use std::fmt;
 use std::str::FromStr;
@@ -76,7 +76,7 @@ fn values(runs: &[&Run], metric: Metric) -> Values {
     values
 }
 
-/// Of the rounds that count for both. A value of 0 (memory that did not grow) has no ratio.
+/// Ratios of the rounds that count for both. A value of 0 (memory that did not grow) has no ratio.
 fn ratios(own: &Values, base: &Values) -> Vec<f64> {
     let of_round = |&(round, value): &(u32, f64)| {
         let (_, base) = base.iter().find(|it| it.0 == round)?;
@@ -165,7 +165,7 @@ fn behind_first(results: &Results, cell: &CellReport, order: &[&Compared]) -> Ve
     std::iter::once(false).chain(pairs.iter().zip(&significant).map(is_behind)).collect()
 }
 
-/// What is wrong with the comparison as a whole, in words.
+/// Problems of the comparison as a whole.
 #[must_use]
 pub fn warnings(results: &Results) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -244,7 +244,7 @@ impl fmt::Display for Condition {
 }
 
 impl Condition {
-    /// What in the condition is in no results of this comparison.
+    /// Names in the condition that no result of this comparison has.
     pub fn check_names<'a>(
         &self,
         servers: impl Iterator<Item = &'a str> + Clone,
@@ -264,7 +264,7 @@ impl Condition {
         }
     }
 
-    /// Where it holds: a sentence for each cell. What was not measured holds as well.
+    /// Where it holds: a sentence for each cell. A missing measurement counts as holding.
     #[must_use]
     pub fn breaches(&self, results: &Results) -> Vec<String> {
         let mut breaches = Vec::new();

@@ -1,4 +1,4 @@
-//! Builds servers, and keeps what that said.
+//! Builds servers, and keeps the output of the builds.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::Stdio;
 use super::file::Server;
 use super::process::shell;
 
-/// So many lines of a failed build are shown.
+/// Number of lines shown of a failed build.
 const LAST_LINES: usize = 20;
 
 /// Builds `server`; `None` if there is nothing to build. Gives the file with all that the build said, or why it failed.

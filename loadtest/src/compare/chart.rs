@@ -1,4 +1,4 @@
-//! A comparison as one SVG that stands alone, for a README say.
+//! A comparison as one self-contained SVG, for a README.
 
 use super::file::Class;
 use super::metric::Metric;

@@ -1,4 +1,4 @@
-//! What about a machine decides how fast it is and whether two runs are alike: shown in reports, so that readers can judge.
+//! Properties of the machine that affect its speed: shown in reports, so that readers can compare runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is compared, and how: TOML files read into plain data that is checked. docs/COMPARISON.md describes the form.
+//! The definition of a comparison: TOML files parsed into checked, plain data. docs/COMPARISON.md describes the form.
 
 mod cells;
 mod mistake;

@@ -1,6 +1,6 @@
-//! Validity before speed: what a server must do right before it is measured.
+//! The gate: correctness checks that a server must pass before it is measured.
 //!
-//! Each check has a connection of its own, so that one that fails says nothing about the others, and compares every byte.
+//! Each check has a connection of its own, so that a failed one does not affect the others, and compares every byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

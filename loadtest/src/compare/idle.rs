@@ -1,8 +1,8 @@
 //! Idle processors that poll before they halt.
 //!
-//! In a virtual machine, waking a processor that has halted costs the waker 10 to 20 µs in the hypervisor, and how many depends
-//! on what else the host does in that hour: of an echo on one connection that is more than all the rest. Under the governor
-//! `haltpoll`, root may let idle processors poll instead.
+//! In a virtual machine, waking a halted processor costs the waker 10 to 20 µs in the hypervisor, varying with the load of
+//! the host: for an echo on one connection that is more than everything else. With the governor `haltpoll`, root may let
+//! idle processors poll instead.
 
 use std::io;
 use std::path::{Path, PathBuf};

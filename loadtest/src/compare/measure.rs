@@ -1,5 +1,5 @@
-//! One measurement: a run of this same command as a process of its own, on the load's processors, against a server that
-//! runs; and what of it counts.
+//! One measurement: a run of this command as a separate process on the load's processors, against a running server, and the
+//! checks that decide which of its values are valid.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;

@@ -1,4 +1,4 @@
-//! What is measured in a cell, under the names that files, conditions and reports use.
+//! Metrics of a cell, under the names used in files, conditions and reports.
 
 use std::str::FromStr;
 

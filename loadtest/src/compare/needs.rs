@@ -1,4 +1,4 @@
-//! What a server needs of the machine; without it, it is skipped.
+//! Requirements of a server on the machine; if one is not met, the server is skipped.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

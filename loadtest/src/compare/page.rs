@@ -1,4 +1,4 @@
-//! The comparison as one page that loads nothing from anywhere.
+//! The comparison as one self-contained HTML page.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,5 @@
-//! Pictures of a comparison, as SVG: each round's ratio with the median and its interval, and processor time against memory.
+//! Plots of a comparison, as SVG: the ratio of each round with the median and its interval, and processor time against
+//! memory.
 
 use super::analysis::ratios_of;
 use super::metric::Metric;

@@ -1,4 +1,4 @@
-//! A server's process: started on its processors and in a control group of its own, awaited, looked at, and stopped.
+//! A server's process: started on its processors and in a control group of its own, awaited, sampled, and stopped.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,7 +23,7 @@ use crate::server_command::{guard_group, listens};
 use crate::target::routes::Routes;
 use crate::target::{Address, Target, TargetError};
 
-/// How often a server is looked at while it starts or ends.
+/// Interval at which a server is checked while it starts or ends.
 const TICK: Duration = Duration::from_millis(10);
 
 /// For one answer while a server starts.
@@ -32,10 +32,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Free ports are looked for from here up to the kernel's range of local ports, out of which connections take theirs.
 const FIRST_PORT: u16 = 20_000;
 
-/// What there is to be done about a program that is not there.
+/// The remedy for a missing program.
 const TO_BUILD: &str = ": it is to be built (`ringload compare build`)";
 
-/// Variables with such names are the flags of a ringecho of somebody's, not of the one that is measured.
+/// Variables with this prefix are flags of ringecho in the user's environment, and not for the server under test.
 const VARIABLES: &[u8] = b"RINGECHO_";
 
 /// Why a server does not run.
@@ -62,7 +62,7 @@ pub enum StartError {
     /// It is not ready in time.
     #[error("it was not ready ({what}) after {after:.1} s; it said:\n{said}")]
     Silent {
-        /// What was waited for.
+        /// The awaited condition.
         what: String,
         /// For how long.
         after: f64,
@@ -74,7 +74,7 @@ pub enum StartError {
     Watch(io::Error),
 }
 
-/// How a server ended that was asked to.
+/// How a server ended when it was told to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
     /// It did not end in time, and was killed.
@@ -93,7 +93,7 @@ pub struct ServerProcess {
     stop_timeout: Duration,
 }
 
-/// What placeholders stand for.
+/// The values of placeholders.
 struct Place {
     port: u16,
     cpus: String,
@@ -185,7 +185,7 @@ impl ServerProcess {
                     ReadyWhen::Http(path) => format!("no good answer to a GET of {path}"),
                     ReadyWhen::Log(text) => format!("{text:?} was not printed, or nothing listened on {address}"),
                 };
-                // What hangs will not say more: its output is quoted as it is.
+                // A server that hangs will print no more: its output is quoted as it is.
                 self.stop();
                 let after = server.ready_timeout.as_secs_f64();
                 return Err(StartError::Silent { what, after, said: self.said.quoted() });
@@ -215,7 +215,7 @@ impl ServerProcess {
         Ok(head.starts_with(b"HTTP/1.") && (b'1'..b'5').contains(&head[9]))
     }
 
-    /// Where it is.
+    /// Its address.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -233,7 +233,7 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// How it ended, if it has, and what it said last.
+    /// How it ended, if it has, and its last output.
     pub fn end(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok()??;
         Some(format!("it ended ({status}); it said:\n{}", self.said.quoted()))
@@ -260,7 +260,7 @@ impl ServerProcess {
         (!peaks.is_empty()).then(|| peaks.iter().sum())
     }
 
-    /// What they have resident now, shared pages counted once where that can be told.
+    /// Their resident memory now, shared pages counted once where that is known.
     #[must_use]
     pub fn memory_bytes(&self) -> Option<u64> {
         let memory = Processes::of(self.pid()).ok()?.memory().ok()?;
@@ -356,7 +356,7 @@ fn free_port() -> Option<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let low = range.split_whitespace().next().and_then(|low| low.parse::<u16>().ok()).unwrap_or(u16::MAX);
-    // Where local ports begin low there is nothing below them: any port has to do.
+    // If local ports begin low there is nothing below them, and any port will do.
     let (first, count) = if low > FIRST_PORT + 100 { (FIRST_PORT, low - FIRST_PORT) } else { (FIRST_PORT, 40_000) };
     let own = (std::process::id() % u32::from(count)) as u16;
     for _ in 0..count {
@@ -380,7 +380,7 @@ pub fn keep_off(server_cpus: &[usize], load_cpus: &[usize]) {
     }
 }
 
-/// What a server's program says of its version: the first line that its command prints.
+/// The version of a server's program: the first line that its command prints.
 pub fn version(server: &Server) -> Option<String> {
     if server.version.is_some() {
         return server.version.clone();

@@ -1,5 +1,5 @@
-//! What a comparison shows while it goes on: the matrix as it fills and the time left on a terminal, a line for each
-//! measurement elsewhere, or nothing.
+//! Progress of a comparison: on a terminal the matrix as it fills and the time left, elsewhere a line per measurement, or
+//! nothing.
 
 mod screen;
 
@@ -14,7 +14,7 @@ use crate::interrupt::Interrupt;
 use crate::output::display::Show;
 use crate::output::{is_on_stdout, say, terminal};
 
-/// Where it is shown.
+/// The kind of output.
 pub struct Progress {
     shown: Shown,
     state: State,
@@ -26,7 +26,7 @@ enum Shown {
     Nothing,
 }
 
-/// What is shown.
+/// The state shown.
 #[derive(Debug, Default)]
 struct State {
     title: String,
@@ -39,20 +39,20 @@ struct State {
     spoiled: Vec<Vec<u32>>,
     discard: u32,
     rounds: u32,
-    /// What is being measured, and for which time.
+    /// The current measurement, and which repetition it is.
     now: Option<(Slot, u32)>,
     done: usize,
     total: usize,
-    /// How long the measurements of each cell took, and how many are to come.
+    /// Durations of the measurements of each cell, and how many are left.
     elapsed: Vec<Vec<f64>>,
     to_come: Vec<usize>,
-    /// What a measurement is expected to take before any has been made.
+    /// Expected duration of a measurement before there has been any.
     expected_s: Vec<f64>,
     begun: Option<Instant>,
     is_ending: bool,
 }
 
-/// What starting and stopping a server and opening connections take beside the measured time, before it is known better.
+/// Expected overhead of starting and stopping a server and opening connections, before it is known better.
 const OVERHEAD_S: f64 = 1.0;
 
 impl Progress {
@@ -200,7 +200,7 @@ impl State {
         }
     }
 
-    /// How it compares with the baseline so far.
+    /// The comparison with the baseline so far.
     fn ratio(&self, server: usize, cell: usize) -> Option<f64> {
         let base = self.servers.iter().position(|it| *it == self.baseline).filter(|&base| base != server)?;
         let (own, base) = (median(&self.values[server][cell])?, median(&self.values[base][cell])?);

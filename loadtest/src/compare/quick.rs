@@ -1,4 +1,4 @@
-//! A comparison without a file: some commands, and a load for all.
+//! A comparison without a file: several commands, and one load for all.
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The results of a comparison: what was compared, every measurement, and what follows. This is the form of the JSON, from
-//! which reports are made and an interrupted comparison goes on.
+//! The results of a comparison: settings, every measurement, and conclusions. This is the form of the JSON, from which
+//! reports are made and an interrupted comparison is resumed.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! The rounds of a comparison: which server is measured when, and what is kept.
+//! The rounds of a comparison: the order in which servers are measured, and the results that are stored.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const OTHER_DESCRIPTORS: u64 = 100;
 pub struct Conductor<'a> {
     comparison: &'a Comparison,
     results: Results,
-    /// Where the results are kept meanwhile.
+    /// The file for the results.
     path: Option<PathBuf>,
     interrupt: &'a Interrupt,
     progress: Progress,
@@ -81,7 +81,7 @@ impl<'a> Conductor<'a> {
                 self.stop(running.take());
             }
             let Some(run) = self.measure(slot, &mut running) else { break };
-            // What is said to be done must survive a kill.
+            // A measurement reported as done must survive a kill.
             self.results.runs.push(run.clone());
             self.save()?;
             self.progress.done(slot, &run);
@@ -153,7 +153,7 @@ impl<'a> Conductor<'a> {
             if !is_to_be_repeated {
                 break measurement;
             }
-            // Whatever was wrong may have been the server's state.
+            // The cause may have been the server's state.
             self.stop(running.take());
         };
         (run.values, run.bound, run.faults) = (measurement.values, measurement.bound, measurement.faults);

@@ -1,11 +1,11 @@
-//! Whether a difference is one, from a few rounds of each server.
+//! Statistics: whether a difference is significant, from a few rounds of each server.
 //!
-//! What is compared is the ratio of a server's value to the baseline's *of the same round*: whatever the machine did in that
-//! round happened to both. Of the ratios the median counts, never the best. Its interval makes no assumption about how
-//! they are distributed: with few rounds it lies between two of the ratios themselves, with many it is a bootstrap's. A
-//! difference is called one only if that interval leaves 1 out *and* a paired t test on the logarithms does, whose level
-//! is corrected for the number of pairs (Holm): the interval alone cannot be sharpened for hundreds of pairs with nine
-//! rounds, the test alone assumes too much.
+//! The compared quantity is the ratio of a server's value to the baseline's *of the same round*: changes of the machine
+//! between rounds affect both. The median of the ratios counts, never the best. Its interval makes no assumption about their
+//! distribution: with few rounds it lies between two of the ratios themselves, with many it is a bootstrap interval. A
+//! difference is significant only if that interval excludes 1 *and* so does a paired t test on the logarithms, at a level
+//! corrected for the number of pairs (Holm): with nine rounds the interval alone cannot be sharpened for hundreds of pairs,
+//! and the test alone assumes too much.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! The matrix: what is shown of each server in each cell, for whatever shows it.
+//! The matrix: the text of each cell for each server, for all outputs.
 
 use std::fmt::Write;
 

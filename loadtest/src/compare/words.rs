@@ -1,4 +1,4 @@
-//! Words that are not known, and the ones that were probably meant.
+//! Unknown words, and suggestions for them.
 
 /// Words this similar (Jaro-Winkler, 1 is equal) are taken for slips of each other: `conections` and `connections` are at
 /// 0.98, `size` and `rounds` at 0.47.

@@ -1,5 +1,5 @@
-//! The end of a connection's life: closed in order, closed by the server, or given up; then let go of, but not before
-//! the transport has.
+//! The end of a connection: closed in order, closed by the server, or given up. Its entry is freed when the transport has
+//! released it, too.
 
 use std::sync::atomic::Ordering;
 
@@ -15,8 +15,8 @@ use crate::websocket::frames::{ServerClose, Violation};
 const WINDOW: u32 = 1024;
 const WINDOW_MIN: u32 = 16;
 
-/// What has not been answered for this time does not count among those in flight any more: a server that answers no Close
-/// must not make every window wait.
+/// Connections unanswered for this time no longer count as in flight: a server that answers no Close must not delay every
+/// window.
 const WINDOW_PATIENCE_NS: u64 = 1_000_000_000;
 
 /// When both Closes are there, the server is to end the TCP connection; when it has ended none for this time, this side
@@ -30,11 +30,11 @@ pub(super) struct Closing {
     next: usize,
     window: u32,
     in_flight: u32,
-    /// Of those in flight: until when they count.
+    /// Deadlines of those in flight: until when they count.
     in_window: Deadlines,
-    /// Of connections whose closing handshake is not complete.
+    /// Deadlines of connections whose closing handshake is not complete.
     incomplete: Deadlines,
-    /// Of connections that have seen both Closes.
+    /// Deadlines of connections that have seen both Closes.
     lingering: Deadlines,
 }
 
@@ -164,7 +164,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Gives up on what the server should have done about connections that are being closed.
+    /// Gives up waiting for the server's next step with connections that are being closed.
     pub(super) fn expire_closes(&mut self) {
         while let Some(late) = self.pop_late(|closing| &mut closing.in_window, |it| it.has(Flag::InCloseWindow)) {
             self.leave_window(late.key);
@@ -250,7 +250,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Gives a connection up: the transport is to let go of it.
+    /// Gives a connection up: the transport releases it.
     pub(super) fn finish(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
         if connection.stage == Stage::Ending {

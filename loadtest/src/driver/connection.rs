@@ -1,11 +1,11 @@
-//! What the driver remembers of a connection. There may be millions, so this is one cache line.
+//! The driver's state of a connection. There may be millions, so it is one cache line.
 
 use crate::message::Messages;
 use crate::session::Session;
 use crate::stats::Tally;
 use crate::times::SendTimes;
 
-/// Where a connection is in its life.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// The transport is connecting.
@@ -74,7 +74,7 @@ impl<T> Connection<T> {
         Self { session, slot, began_us, flags: 0, stage: Stage::Connecting, failures: 0 }
     }
 
-    /// How long ago the attempt began.
+    /// The age of the attempt.
     pub(super) fn age_ns(&self, now_ns: u64) -> u64 {
         u64::from(((now_ns / 1000) as u32).wrapping_sub(self.began_us)) * 1000
     }

@@ -42,7 +42,7 @@ impl Deadlines {
         None
     }
 
-    /// How far ahead they are set.
+    /// The time from setting to deadline.
     pub(super) fn after_ns(&self) -> u64 {
         self.after_ns
     }
@@ -57,7 +57,7 @@ impl Deadlines {
 /// A turn that comes so much later than a deadline was not waited for: the thread had no processor, or was stopped.
 const LATE_NS: u64 = 100_000_000;
 
-/// What has happened meanwhile is noticed within this time.
+/// Time within which events that happened meanwhile are noticed.
 const GRACE_NS: u64 = 1_000_000_000;
 
 /// Time to notice what the other side has done in time, where this side had none to look.

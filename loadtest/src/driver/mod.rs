@@ -1,11 +1,10 @@
-//! What one thread of the load generator decides: the whole life of its connections, without the means to live it. There
-//! is no ring, no socket and no clock here.
+//! The decisions of one load thread about its connections, over their whole life, without I/O: no ring, no socket and no
+//! clock.
 //!
-//! A transport tells what happens (connected, bytes received, sent, room again, ended, the time) and does what is wanted
-//! ([`Want`]). What a connection sends is asked for with [`Driver::fill`] when there is room for it, so that nothing is
-//! kept that waits to be sent. `opening`, `sending` and `closing` are the parts of a connection's life, `upkeep` what
-//! happens to it in between; each calls what comes later in it, never the other way round but for `opening::begin`, with
-//! which a life begins anew.
+//! A transport reports events (connected, bytes received, sent, room again, ended, the time) and carries out the wants
+//! ([`Want`]) that come back. It asks for the bytes of a connection by [`Driver::fill`] when there is room for them, so that
+//! no output is stored. `opening`, `sending` and `closing` are the phases of a connection's life, `upkeep` is what happens
+//! to it in between. Each calls only later phases, except for `opening::begin`, which reopens a connection.
 
 mod closing;
 mod connection;
@@ -41,7 +40,7 @@ use crate::websocket::handshake::UpgradeRequest;
 /// Connections that one turn starts, sweeps or closes at most, so that completions never wait for long.
 const TURN: usize = 256;
 
-/// What a driver's load consists of.
+/// The load of a driver.
 #[derive(Clone, Debug)]
 pub struct Load<'a> {
     /// The load of all threads together.
@@ -52,7 +51,7 @@ pub struct Load<'a> {
     pub routes: Vec<Route<'a>>,
     /// The thread's part of it.
     pub part: Part,
-    /// How many threads there are.
+    /// The number of threads.
     pub threads: u32,
     /// When the server last answered a Close of any of them, or ended TCP behind it: closing has time as long as it goes on.
     pub closing_progress_ns: &'a AtomicU64,
@@ -61,7 +60,7 @@ pub struct Load<'a> {
 /// One target.
 #[derive(Clone, Debug)]
 pub struct Route<'a> {
-    /// What is asked for there.
+    /// The requests for this target.
     pub request: &'a UpgradeRequest,
     /// The numbers of its addresses: one at least. Connections take turns.
     pub addresses: Range<usize>,
@@ -83,7 +82,7 @@ impl<'a> Load<'a> {
         own.start + (number as usize / self.routes.len() + usize::from(failures)) % own.len()
     }
 
-    /// How many addresses the target with the most of them has.
+    /// The largest number of addresses of a target.
     fn addresses_at_most(&self) -> usize {
         self.routes.iter().map(|route| route.addresses.len()).max().unwrap_or(1)
     }
@@ -94,7 +93,7 @@ impl<'a> Load<'a> {
     }
 }
 
-/// What a transport is to do.
+/// The wants of a driver: what a transport is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// Connect; then tell [`Driver::connected`] or [`Driver::connect_failed`].
@@ -120,7 +119,7 @@ pub enum Want {
     },
 }
 
-/// Where a transport takes what a connection sends: empty, with room for a request or two control frames.
+/// The output buffer of a transport: empty, with room for a request or two control frames.
 pub trait Output {
     /// Whether message `id` can be added.
     fn has_room(&self, id: MessageId, messages: &Messages) -> bool;
@@ -140,7 +139,7 @@ pub struct Driver<'a, T> {
     connections: Slab<Connection<T>>,
     times: SendTimes,
     tally: Tally,
-    /// Where compression is offered.
+    /// The compressors, if compression is offered.
     codecs: Option<Codecs>,
     opening: Opening,
     closing: Closing,
@@ -160,7 +159,7 @@ pub struct Driver<'a, T> {
     load_began_ns: Option<u64>,
     /// Open loop: when sending ended. What was due until then is still being sent; the next phase begins afterwards.
     sending_ended_ns: Option<u64>,
-    /// How far the first sends of a load have reached along the connections, by key.
+    /// The progress of the first sends of a load along the connections, by key.
     sweep: Option<usize>,
     /// There was more to do than one turn allows.
     is_held_up: bool,
@@ -212,7 +211,7 @@ impl<'a, T: Default> Driver<'a, T> {
         self.wants.pop_front()
     }
 
-    /// What has been counted so far.
+    /// The counts so far.
     #[inline]
     pub fn tally(&self) -> &Tally {
         &self.tally
@@ -232,7 +231,7 @@ impl<'a, T: Default> Driver<'a, T> {
         self.phase
     }
 
-    /// What the transport keeps beside a connection, if there is one.
+    /// The transport's part of a connection, if it exists.
     #[inline]
     pub fn slot(&mut self, key: u32) -> Option<&mut T> {
         self.connections.get_mut(key as usize).map(|connection| &mut connection.slot)
@@ -250,7 +249,7 @@ impl<'a, T: Default> Driver<'a, T> {
         self.connections.capacity() as u32
     }
 
-    /// Whether what the server sends is to be received.
+    /// Whether a connection is to be received from.
     #[inline]
     #[must_use]
     pub fn wants_input(&self, key: u32) -> bool {
@@ -335,7 +334,7 @@ impl<'a, T: Default> Driver<'a, T> {
     fn leave_phase(&mut self, phase: Phase) {
         let ends_sending = self.phase.is_sending() && !phase.is_sending();
         if ends_sending && self.times.schedule().is_some() {
-            // What is due up to now is sent before sending ends, a turn's worth at a time.
+            // Messages due by now are sent before sending ends, a turn's worth at a time.
             let ended_ns = *self.sending_ended_ns.get_or_insert(self.now_ns);
             if self.find_what_is_due(ended_ns) || !self.wants.is_empty() {
                 return;

@@ -1,4 +1,4 @@
-//! The beginning of a connection's life: connect, upgrade, greet; within a time, and as many as the plan wants.
+//! The opening of connections: connect, upgrade, greet; within the timeout, and as many as the plan wants.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use crate::scenario::Scenario;
 use crate::stats::{Cause, Counter};
 use crate::websocket::handshake::{Answer, Refusal};
 
-/// How often a plan is looked at while it changes: often enough for a ramp to look like one second by second.
+/// Interval at which a changing plan is evaluated: short enough for a smooth ramp.
 const PLAN_TICK_NS: u64 = 10_000_000;
 
 /// Attempts that must have failed, with none that succeeded, before the others are not tried any more: a whole window of
@@ -25,7 +25,7 @@ pub(super) struct Opening {
     begun: u32,
     /// Numbers that have been used, from the part's first one on.
     numbered: u32,
-    /// How many of them are held: all but for those that the plan has retired.
+    /// The number of them held: all except those that the plan has retired.
     held: u32,
     /// Numbers that the plan has given back.
     retired: Vec<u32>,
@@ -38,7 +38,7 @@ pub(super) struct Opening {
     turns: Deadlines,
     /// Beginnings of answers that came in several pieces.
     answers: HashMap<u32, Vec<u8>>,
-    /// Where the plan looks for a connection to close.
+    /// The position from which the plan searches for a connection to close.
     retire_cursor: usize,
     /// When the plan was looked at last.
     planned_ns: u64,
@@ -87,7 +87,7 @@ impl<T: Default> Driver<'_, T> {
         self.is_held_up |= allowed > TURN as u32;
     }
 
-    /// How many attempts may begin at `now_ns`.
+    /// The number of attempts that may begin at `now_ns`.
     fn opening_allowance(&self, now_ns: u64) -> u32 {
         let opening = &self.opening;
         if opening.is_hopeless {
@@ -100,7 +100,7 @@ impl<T: Default> Driver<'_, T> {
         opening.pacing.allowance(now_ns, opening.begun, in_flight).min(wanted).min(free)
     }
 
-    /// How many connections this thread is to hold now.
+    /// The number of connections that this thread is to hold now.
     fn wanted(&self) -> u32 {
         let (scenario, part) = (self.load.scenario, self.load.part);
         match &scenario.plan.connections {
@@ -121,7 +121,7 @@ impl<T: Default> Driver<'_, T> {
     pub(super) fn plan_due_ns(&self) -> Option<u64> {
         let plan = self.load.scenario.plan.connections.as_ref()?;
         let ends_ns = self.load_began_ns?.saturating_add(plan.duration().as_nanos() as u64);
-        // Behind the last stage, until it is done.
+        // After the last stage, until it is done.
         let is_done = self.opening.planned_ns > ends_ns && self.opening.held == self.wanted();
         (!is_done && !self.opening.is_hopeless).then(|| self.opening.planned_ns + PLAN_TICK_NS)
     }
@@ -167,7 +167,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Has the transport connect to the address whose turn it is.
+    /// Makes the transport connect to the address whose turn it is.
     fn connect(&mut self, key: u32) {
         let connection = &self.connections[key as usize];
         let number = connection.session.number();
@@ -283,7 +283,7 @@ impl<T: Default> Driver<'_, T> {
         self.tally.counts[Counter::Untried] += u64::from(untried);
     }
 
-    /// Gives up attempts whose time is over.
+    /// Gives up attempts that have timed out.
     pub(super) fn expire_attempts(&mut self) {
         loop {
             let connections = &self.connections;

@@ -1,6 +1,6 @@
-//! The plan of a run: how many connections are held, and how many messages a second are sent, as functions of time.
+//! The plan of a run: the number of connections and the message rate as functions of time.
 //!
-//! Time 0 is when load begins: with the warm-up, or, without one, with the measured time.
+//! Time 0 is when load begins: the start of the warm-up, or without one of the measured time.
 
 use std::time::Duration;
 
@@ -143,7 +143,7 @@ mod tests {
         for step in 1..600 {
             let time_ns = f64::from(step) * 0.05 * SECOND;
             let found_ns = ramp.time_of_area(ramp.area_until(time_ns)).expect("it grows again and again");
-            // Where nothing is sent the area stands still; its time is the first one.
+            // While nothing is sent the area is constant; its time is the first one.
             let is_pause = (15.0..=18.0).contains(&(time_ns / SECOND));
             let expected_ns = if is_pause { 15.0 * SECOND } else { time_ns };
             assert!((found_ns - expected_ns).abs() < 1e-4 * SECOND, "{found_ns} {expected_ns}");

@@ -1,4 +1,4 @@
-//! Sending: what a connection is to send next.
+//! Sending: the next bytes of a connection.
 
 use super::connection::{Flag, Stage};
 use super::{Driver, Output, TURN, Want};

@@ -1,4 +1,4 @@
-//! What happens to connections beside messages: they are opened again and pinged, one after the other.
+//! Churn and pings: connections are reopened and pinged, one after the other.
 
 use std::collections::VecDeque;
 use std::time::Duration;

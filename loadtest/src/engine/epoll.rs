@@ -1,5 +1,5 @@
-//! The transport for machines that forbid `io_uring`, as the default profiles of containers do: epoll, sockets that never
-//! wait, and a system call for each receive and send. All descriptors are in the process's one table.
+//! The epoll transport, for machines that forbid `io_uring`, as the default profiles of containers do: non-blocking sockets,
+//! and a system call for each receive and send. All descriptors are in the process's one table.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,10 +29,10 @@ const BUFFER: usize = 64 << 10;
 /// Receives from one connection in a turn at most, so that it does not hold up the others.
 const RECEIVES_MAX: u32 = 4;
 
-/// What this transport keeps beside a connection.
+/// The state of a connection that belongs to this transport.
 #[derive(Debug, Default)]
 struct Slot {
-    /// What is being sent: the socket has had no room for the rest.
+    /// The send in progress: the socket has had no room for the rest.
     send: Option<SendKey>,
     /// The socket, or 0 as long as there is none: descriptor 0 is never a connection's.
     socket: RawFd,
@@ -337,7 +337,7 @@ fn choose_port_late(socket: &Socket) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Gives the kernel what it takes without waiting. Returns how many bytes that is.
+/// Offers bytes to the kernel without waiting. Returns how many it took.
 fn hand_over(socket: RawFd, offer: &Offer<'_>) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let sent = match offer {

@@ -1,4 +1,4 @@
-//! What lies between a transport's bytes and the driver: nothing, or TLS. Transports do not know which.
+//! The layer between a transport's bytes and the driver: none, or TLS. Transports do not know which.
 
 use std::ops::{Deref, DerefMut};
 

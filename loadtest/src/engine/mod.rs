@@ -1,8 +1,8 @@
-//! Moves the bytes: does what the [driver](crate::driver) wants, and tells it what happens.
+//! Transports: carry out the wants of the [driver](crate::driver), and report events to it.
 //!
-//! There are three transports: `ring` on `io_uring`, `epoll` for machines that forbid it, each with a thread's own ring or
-//! epoll set, and `user`, a TCP of our own over a thread's own TUN device. `layer` is what lies between them and the driver:
-//! nothing, or TLS. `sends` holds what is being sent.
+//! There are three transports: `ring` on `io_uring` and `epoll` for machines that forbid it, each with one ring or epoll set
+//! per thread, and `user`, a TCP of our own over one TUN device per thread. `layer` is what lies between them and the driver:
+//! nothing, or TLS. `sends` holds the send buffers.
 
 mod epoll;
 mod layer;
@@ -31,18 +31,18 @@ use crate::stats::Tally;
 use crate::tun::Network;
 use crate::websocket::handshake::UpgradeRequest;
 
-/// What all threads of a run share, read only (but for the control's atomics).
+/// State shared by all threads of a run, read only (except for the control's atomics).
 #[derive(Debug)]
 pub struct Shared {
     /// The load.
     pub scenario: Scenario,
-    /// Where it goes: connections take turns.
+    /// The targets: connections are spread over them in turn.
     pub endpoints: Vec<Endpoint>,
     /// The addresses of all endpoints, in the kernel's form.
     pub addresses: Vec<SockAddr>,
-    /// Where it comes from.
+    /// The source addresses.
     pub sources: Sources,
-    /// How TLS is spoken, if it is.
+    /// The TLS configuration, if TLS is used.
     pub tls: Option<Arc<ClientConfig>>,
     /// The messages.
     pub messages: Messages,
@@ -50,9 +50,9 @@ pub struct Shared {
     pub control: Control,
     /// The zero of all times.
     pub epoch: Instant,
-    /// How many threads there are.
+    /// The number of threads.
     pub threads: u32,
-    /// How many processors they may use.
+    /// The number of processors that they may use.
     pub cpus: u32,
     /// When the server last answered a Close, or ended TCP behind it, in nanoseconds since the epoch.
     pub closing_progress_ns: AtomicU64,

@@ -1,4 +1,4 @@
-//! What is being sent: a few buffers, used last in first out, so that they stay in cache.
+//! Send buffers: a few, used last in first out, so that they stay in cache.
 
 use std::num::NonZeroU32;
 
@@ -28,7 +28,7 @@ pub(super) struct Sends {
     free: Vec<SendKey>,
 }
 
-/// What one connection is sending.
+/// The output of one connection in progress.
 pub(super) struct SendBuffer {
     /// Never moved or reallocated: the kernel reads from it.
     bytes: Box<[u8]>,
@@ -73,7 +73,7 @@ impl Sends {
         })
     }
 
-    /// Gives a buffer back. The kernel must have completed the send from it.
+    /// Releases a buffer. The kernel must have completed the send from it.
     #[inline]
     pub(super) fn give_back(&mut self, key: SendKey) {
         let buffer = self.get(key);
@@ -185,7 +185,7 @@ fn parts_of<'a>(
     (parts, count)
 }
 
-/// What is to be handed to the kernel.
+/// The bytes to pass to the kernel.
 pub(super) enum Offer<'a> {
     /// Bytes that follow each other.
     Bytes(&'a [u8]),

@@ -1,6 +1,6 @@
-//! TLS between a transport and the driver, without I/O: records are opened where they are, and sealed into the buffer that is
-//! sent. rustls makes the handshake; the records of TLS 1.3 are then [`tlsrecord`]'s, those of TLS 1.2 remain rustls'. An
-//! idle connection has no buffer, only its secrets or what rustls keeps of it.
+//! TLS between a transport and the driver, without I/O: records are opened in place, and sealed into the send buffer. rustls
+//! makes the handshake; records of TLS 1.3 are then handled by [`tlsrecord`], those of TLS 1.2 by rustls. An idle connection
+//! has no buffer, only its secrets or rustls' state.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const PLAIN_MAX: usize = 64 << 10;
 /// Room for a request or two control frames, as [`Output`] promises it.
 const PLAIN_MIN: usize = 512;
 
-/// What rustls adds to a record at most: header, type, tag and, in TLS 1.2, a nonce.
+/// The most that rustls adds to a record: header, type, tag and, in TLS 1.2, a nonce.
 const RECORD_OVERHEAD: usize = 64;
 
 /// An alert record.
@@ -39,12 +39,12 @@ pub(super) struct Tls<'a> {
     shared: &'a Shared,
     /// By the connections' keys.
     connections: Vec<Option<TlsConnection>>,
-    /// Of connections that were lately active.
+    /// Expanded keys of recently active connections.
     keys: Keys,
     /// Beginnings of records whose ends have not come, of the few connections that have one.
     partial: HashMap<u32, Vec<u8>>,
     pub(super) wants: VecDeque<Want>,
-    /// What is being encrypted, and what that has become.
+    /// Plain text being encrypted, and the result.
     plain: Plain,
     sealed: Vec<u8>,
 }
@@ -57,13 +57,13 @@ struct TlsConnection {
     state: State,
 }
 
-/// What opens and seals records.
+/// The state that opens and seals records.
 enum Layer {
     /// In the handshake; with TLS 1.2 to the end.
     Rustls(Box<Rustls>),
     /// TLS 1.3, behind the handshake.
     Records(Box<Records>),
-    /// What rustls hands over is not what is known of it.
+    /// The handed-over keys do not match the known ones.
     Lost,
 }
 
@@ -168,7 +168,7 @@ impl<'a> Tls<'a> {
                 bytes[..pending.len()].copy_from_slice(&pending);
                 pending.len()
             });
-            // What the driver has follows in the next send.
+            // The driver's output follows in the next send.
             return connection.state != State::Handshake;
         }
         if matches!(connection.state, State::Handshake | State::Closed) {
@@ -283,7 +283,7 @@ impl TlsConnection {
         Ok(used)
     }
 
-    /// Behind a handshake of TLS 1.3, rustls is not needed any more.
+    /// After a handshake of TLS 1.3, rustls is dropped.
     fn take_over(&mut self) -> Result<(), Error> {
         let Layer::Rustls(rustls) = std::mem::replace(&mut self.layer, Layer::Lost) else { return Ok(()) };
         self.layer = if rustls.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {

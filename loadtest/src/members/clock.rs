@@ -1,12 +1,12 @@
-//! How far the conductor's clock is from this one, and how wrong that may be: a ping goes there and back, and the conductor
-//! looked at its clock somewhere in between. Monotonic clocks on both sides; no NTP is needed.
+//! The offset of the conductor's clock from this one, and its error bound: a ping makes a round trip, and the conductor
+//! reads its clock somewhere in between. Monotonic clocks on both sides; no NTP is needed.
 
 use std::collections::VecDeque;
 
-/// How many round trips are remembered: those of the last ten seconds or so.
+/// Number of remembered round trips: those of the last ten seconds or so.
 const KEPT: usize = 64;
 
-/// How far two clocks may drift apart: crystals are within 50 ppm each. So an old round trip, however short, is worth less.
+/// Maximum drift of two clocks: crystals are within 50 ppm each. So an old round trip, however short, is worth less.
 const DRIFT_PPM: u64 = 100;
 
 /// The measured offset.

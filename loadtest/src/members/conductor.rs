@@ -1,13 +1,14 @@
-//! What the conductor decides: which peers are members, when a phase begins, which are lost, when it is over. No socket and no clock:
-//! what happens is told with its time, what is to be done is asked for with [`Conductor::next_action`].
+//! The conductor: which peers are members, when a phase begins, which members are lost, when the run is over. No socket and
+//! no clock: events come with their time, actions are returned by [`Conductor::next_action`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::message::{Fingerprint, FromConductor, FromMember, Hello, PROTOCOL};
 use super::token::{self, Side, Token};
 use crate::control::Phase;
 use crate::output::merge;
 use crate::output::report::{Missing, Report};
+use crate::sampling::KernelMemory;
 use crate::series::Sample;
 use crate::stats::Counts;
 
@@ -28,7 +29,7 @@ pub const STOPPED_NS: u64 = 1_000_000_000;
 /// A connection that has not said a hello for so long is closed.
 const HELLO_NS: u64 = 10_000_000_000;
 
-/// So many connections may be without a hello at the same time, beside one for each member.
+/// Limit of connections without a hello at the same time, beside one for each member.
 const STRANGERS: usize = 64;
 
 /// A sample that is older than this is not shown any more.
@@ -40,22 +41,22 @@ pub const CANNOT_RUN: u8 = 3;
 /// Names a connection.
 pub type PeerId = u64;
 
-/// What is conducted.
+/// The run that is conducted.
 #[derive(Debug)]
 pub struct Setup {
-    /// How many members there are.
+    /// The number of members.
     pub members: u32,
-    /// What all must have.
+    /// The token of all members.
     pub token: Token,
     /// The version of ringload that all must be.
     pub ringload: String,
     /// The scenario that all must have.
     pub scenario: Fingerprint,
-    /// How long to wait for all of them.
+    /// Time to wait for all of them.
     pub meet_timeout_ns: u64,
 }
 
-/// What is to be done.
+/// The actions of a conductor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Send this.
@@ -83,7 +84,7 @@ pub struct Conductor {
     peers: BTreeMap<PeerId, Peer>,
     seats: Vec<Seat>,
     stage: Stage,
-    /// How far all members of this run have come.
+    /// The progress of all members in this run.
     passed: Milestone,
     run: u32,
     actions: VecDeque<Action>,
@@ -106,8 +107,9 @@ struct Peer {
 #[derive(Debug, Default)]
 struct Seat {
     peer: Option<PeerId>,
-    /// Its host and address.
+    /// Its number, host and address.
     name: String,
+    host: String,
     heard_ns: u64,
     reached: Milestone,
     has_load: bool,
@@ -136,7 +138,7 @@ enum Stage {
     Running { began_ns: u64 },
 }
 
-/// How far a member has come in a run, in order. Phases that end by the clock need no waiting for each other, and are none.
+/// The progress of a member in a run, in order. Phases that end by the clock need no barrier, and are not listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Milestone {
     #[default]
@@ -196,7 +198,7 @@ impl Conductor {
         self.peers.get(&peer).is_some_and(|it| it.member.is_some())
     }
 
-    /// How many members have come.
+    /// The number of members that have arrived.
     #[must_use]
     pub fn present(&self) -> usize {
         self.seats.iter().filter(|seat| seat.peer.is_some()).count()
@@ -257,12 +259,15 @@ impl Conductor {
     fn greet(&mut self, peer: PeerId, said: &str, proof: &str, now_ns: u64) {
         let it = &self.peers[&peer];
         let address = it.address.clone();
-        let hello: Result<Hello, _> = serde_json::from_str(said);
-        let (true, Ok(hello)) = (self.setup.token.is_signed(Side::Member, &it.nonce, said, proof), hello) else {
+        if !self.setup.token.is_signed(Side::Member, &it.nonce, said, proof) {
             self.notes.push(format!("refused {address}: it has another token (--meet-token)"));
             return self.refuse(peer, "this member has another token than member 0 (--meet-token)");
-        };
-        let name = format!("member {} ({}, {address})", hello.member, hello.host);
+        }
+        let hello: Option<Hello> = serde_json::from_str(said).ok();
+        let name = hello.as_ref().map_or_else(
+            || format!("the peer at {address}"),
+            |hello| format!("member {} ({}, {address})", hello.member, hello.host),
+        );
         if let Some(end) = &self.end {
             let end = FromConductor::End { code: end.code, said: end.said.clone() };
             self.actions.push_back(Action::Send(peer, end));
@@ -272,18 +277,21 @@ impl Conductor {
             self.notes.push(format!("refused {name}: it came late"));
             return self.refuse(peer, "this member came late: all that were expected have met");
         }
-        if let Some(why) = self.why_not(&hello) {
-            let why = format!("{name} {why}");
-            self.refuse(peer, &why);
-            return self.finish(CANNOT_RUN, &why);
-        }
+        let hello = match self.fitting(hello) {
+            Ok(hello) => hello,
+            Err(why) => {
+                let why = format!("{name} {why}");
+                self.refuse(peer, &why);
+                return self.finish(CANNOT_RUN, &why);
+            }
+        };
         let seat = &mut self.seats[hello.member as usize];
         if seat.peer.is_some() {
             let why = format!("there is a member {} already ({})", hello.member, seat.name);
             self.notes.push(format!("refused {name}: {why}"));
             return self.refuse(peer, &why);
         }
-        *seat = Seat { peer: Some(peer), name, heard_ns: now_ns, ..Seat::default() };
+        *seat = Seat { peer: Some(peer), name, host: hello.host, heard_ns: now_ns, ..Seat::default() };
         self.peers.get_mut(&peer).expect("it has just said a hello").member = Some(hello.member);
         let proof = self.setup.token.sign(Side::Conductor, &hello.nonce, &self.meeting);
         self.actions.push_back(Action::Trust(peer));
@@ -293,29 +301,31 @@ impl Conductor {
         }
     }
 
-    /// Why a member that has the token cannot take part. No other one will come in its place, so this ends it for all.
-    fn why_not(&self, hello: &Hello) -> Option<String> {
+    /// The hello of a member that can take part, or why one that has the token cannot. No other one will come in its place, so that
+    /// ends it for all.
+    fn fitting(&self, hello: Option<Hello>) -> Result<Hello, String> {
         let Setup { members, ringload, scenario, .. } = &self.setup;
+        let Some(hello) = hello else {
+            return Err(format!("has another form of hello than ringload {ringload}: it is another version"));
+        };
         if hello.protocol != PROTOCOL || hello.ringload != *ringload {
-            return Some(format!(
-                "is ringload {} (protocol {}), member 0 is {ringload} ({PROTOCOL})",
-                hello.ringload, hello.protocol
-            ));
+            let version = format!("ringload {} (protocol {})", hello.ringload, hello.protocol);
+            return Err(format!("is {version}, member 0 is {ringload} ({PROTOCOL})"));
         }
         if hello.members != *members {
-            return Some(format!("expects {} members, member 0 expects {members}", hello.members));
+            return Err(format!("expects {} members, member 0 expects {members}", hello.members));
         }
         if hello.member >= *members {
-            return Some(format!("is none of the members 0 to {}", members - 1));
+            return Err(format!("is none of the members 0 to {}", members - 1));
         }
         if hello.scenario == *scenario {
-            return None;
+            return Ok(hello);
         }
         let options = hello.scenario.keys().chain(scenario.keys());
         let mut other: Vec<_> = options.filter(|&it| hello.scenario.get(it) != scenario.get(it)).cloned().collect();
         other.sort_unstable();
         other.dedup();
-        Some(format!("has another scenario than member 0: {} differ", other.join(", ")))
+        Err(format!("has another scenario than member 0: {} differ", other.join(", ")))
     }
 
     fn heard(&mut self, peer: PeerId, member: u32, message: FromMember, now_ns: u64) {
@@ -504,10 +514,13 @@ impl Conductor {
         }
     }
 
-    /// What all do together: the sample and counts of member `own` with the latest ones of the others.
+    /// The sum of the sample and counts of member `own` and the latest ones of the others. A host's kernel and the server's process count
+    /// once, however many members see them.
     #[must_use]
     pub fn sum(&self, own: u32, sample: &Sample, counts: &Counts, now_ns: u64) -> (Sample, Counts) {
         let (mut sum, mut all) = (sample.clone(), *counts);
+        let mut hosts = BTreeSet::from([self.seats[own as usize].host.as_str()]);
+        let mut servers = if sample.server.is_some() { hosts.clone() } else { BTreeSet::new() };
         for (number, seat) in (0..).zip(&self.seats) {
             if number == own || seat.lost.is_some() {
                 continue;
@@ -516,7 +529,12 @@ impl Conductor {
             if let Some((at_ns, sample)) = &seat.sample
                 && now_ns.saturating_sub(*at_ns) <= SAMPLE_NS
             {
-                sum = merge::beside(&sum, sample);
+                let mut sample = sample.clone();
+                sample.server = sample.server.filter(|_| servers.insert(&seat.host));
+                if !hosts.insert(&seat.host) {
+                    sample.kernel = KernelMemory::default();
+                }
+                sum = merge::beside(&sum, &sample);
             }
         }
         (sum, all)
@@ -541,5 +559,27 @@ impl Conductor {
         let reports = self.seats.iter_mut().filter_map(|seat| seat.report.take().map(|report| *report)).collect();
         self.stage = Stage::Between;
         Some((reports, missing))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_members_of_one_host_see_of_it_counts_once_while_they_run() {
+        let (members, token) = (4, Token::new(""));
+        let (ringload, scenario) = (String::new(), Fingerprint::new());
+        let mut conductor = Conductor::new(Setup { members, token, ringload, scenario, meet_timeout_ns: u64::MAX }, 0);
+        let mut sample = crate::series::tests::sample(1.0, 50.0, 100);
+        sample.kernel.tcp_sockets = 10;
+        for (seat, host) in conductor.seats.iter_mut().zip(["a", "a", "b", "b"]) {
+            (seat.host, seat.sample) = (host.to_owned(), Some((0, sample.clone())));
+        }
+        // The first one does not see the server, which is on its host.
+        let own = Sample { server: None, ..sample.clone() };
+        let (sum, _) = conductor.sum(0, &own, &Counts::default(), 0);
+        let servers = sum.server.map(|server| server.cpu_user_cores);
+        assert_eq!((servers, sum.kernel.tcp_sockets, sum.load.processes), (Some(1.0), 20, 4));
     }
 }

@@ -1,5 +1,5 @@
-//! What a member's end of the connection knows: how far the conductor's clock is, which phase begins when, whether it is over.
-//! No socket and no clock, as with the [conductor](super::conductor).
+//! A member's end of the connection: the clock offset, when each phase begins, whether the run is over. No socket and no
+//! clock, as with the [conductor](super::conductor).
 
 use std::collections::VecDeque;
 
@@ -64,7 +64,7 @@ pub struct Start {
     pub has_load: bool,
 }
 
-/// What a member tells when it has come so far.
+/// The milestones that a member reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Milestone {
     /// The run can begin.
@@ -74,7 +74,7 @@ pub enum Milestone {
 }
 
 impl Member {
-    /// Has just connected, to say `hello`.
+    /// A new connection, which begins with `hello`.
     #[must_use]
     pub fn new(hello: Hello, token: Token, now_ns: u64) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl Member {
         })
     }
 
-    /// What tells this meeting from others, as soon as the conductor has proved to have the token.
+    /// The identity of this meeting, as soon as the conductor has proved to have the token.
     #[must_use]
     pub fn meeting(&self) -> Option<&str> {
         self.meeting.as_deref()
@@ -214,12 +214,12 @@ impl Member {
         }
     }
 
-    /// Says this at once.
+    /// Sends this message at once.
     pub fn say(&mut self, message: FromMember) {
         self.outbox.push_back(message);
     }
 
-    /// Tells how far this member has come, as soon as it has measured the clock's offset anew.
+    /// Reports this member's progress, after measuring the clock's offset again.
     pub fn reached(&mut self, milestone: Milestone, now_ns: u64) {
         self.waiting = Some((milestone, now_ns));
         self.measure(TRIPS_BEFORE_PHASE);

@@ -1,4 +1,4 @@
-//! What members and their conductor say to each other: JSON, each message with its length before it.
+//! Messages between members and conductor: JSON, each with its length in front.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub const STRANGER_LIMIT: usize = 64 << 10;
 /// The longest message of a member: a report with a series of 3,600 samples (the most there are) of 10 KiB each has 36 MiB.
 pub const MEMBER_LIMIT: usize = 64 << 20;
 
-/// What the conductor says.
+/// Messages of the conductor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromConductor {
@@ -33,7 +33,7 @@ pub enum FromConductor {
     Welcome {
         /// The conductor has the same token: it signs the member's nonce.
         proof: String,
-        /// What tells this meeting from all others.
+        /// The identity of this meeting.
         meeting: String,
     },
     /// The answer to a ping, at once.
@@ -50,7 +50,7 @@ pub enum FromConductor {
         /// The value that it tries in a search.
         value: Option<u64>,
     },
-    /// What comes behind `after` begins; all have come that far.
+    /// The phase after `after` begins; all members have finished that one.
     Start {
         /// The run.
         run: u32,
@@ -77,7 +77,7 @@ pub enum FromConductor {
     },
 }
 
-/// What a member says.
+/// Messages of a member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromMember {
@@ -111,7 +111,7 @@ pub enum FromMember {
         /// As in `Ready`.
         round_trip_ns: u64,
     },
-    /// What the last second brought.
+    /// The sample of the last second.
     Sample {
         /// The run.
         run: u32,
@@ -148,7 +148,7 @@ pub struct Hello {
     pub ringload: String,
     /// The member's number.
     pub member: u32,
-    /// How many members it expects.
+    /// The number of members that it expects.
     pub members: u32,
     /// The name of its host.
     pub host: String,

@@ -1,12 +1,12 @@
-//! One run by many processes, on as many machines as there are: one start, one stop, one report.
+//! One run by many processes on one or more machines: one start, one stop, one report.
 //!
-//! Member 0 conducts, and is a member like the others beside that. Each member does its [`Portion`] of the scenario, which is
-//! divided among members as it is among a machine's threads. Before each phase that waits for something, all members wait
-//! for each other, and then begin at one instant, which each knows by its own clock.
+//! Member 0 conducts the run, and also is a member like the others. Each member does its [`Portion`] of the scenario, which
+//! is divided among members as among the threads of a machine. At the barriers between phases all members wait for each
+//! other, and then begin at one instant, by their own clocks.
 //!
-//! - [`message`] is what they say to each other, [`token`] shows that they belong together, [`clock`] compares clocks.
-//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes up on time.
-//! - [`Together`] is what the rest of ringload knows of it.
+//! - [`message`] has the messages, [`token`] proves that a peer belongs to the run, [`clock`] measures clock offsets.
+//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes threads promptly.
+//! - [`Together`] is the interface to the rest of ringload.
 
 pub mod clock;
 pub mod conductor;
@@ -19,7 +19,7 @@ mod simulation;
 pub mod token;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +32,7 @@ use self::net::{Shared, instant_of, now_ns, ns_of};
 use self::token::Token;
 use crate::control::Phase;
 use crate::interrupt::{EXIT_BY_SIGNAL, Interrupt};
+use crate::machine::Machine;
 use crate::output::merge;
 use crate::output::report::{Meeting, PhaseStart, Place, Report};
 use crate::output::say;
@@ -43,31 +44,31 @@ use crate::stats::Counts;
 /// From one attempt to reach member 0 to the next.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How long one attempt may take.
+/// Time for one attempt.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// How often a wait looks at signals.
+/// Interval at which a wait checks for signals.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long member 0 waits, behind the end, until all have been told.
+/// Time that member 0 waits at the end until all have been told.
 const PARTING: Duration = Duration::from_secs(6);
 
-/// How long a member that fails waits until it has said so.
+/// Time that a failing member waits until it has said so.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A member's stack for the thread with the socket.
 const STACK: usize = 512 << 10;
 
-/// How members meet.
+/// The settings of a meeting.
 #[derive(Clone, Debug)]
 pub struct Meet {
     /// Which part is this process's.
     pub portion: Portion,
-    /// Where member 0 listens, as host and port.
+    /// The address where member 0 listens, as host and port.
     pub at: String,
-    /// How long to wait for the others.
+    /// Time to wait for the others.
     pub timeout: Duration,
-    /// What all have.
+    /// The token of all members.
     pub token: Token,
     /// The scenario, as all must have it.
     pub scenario: Fingerprint,
@@ -77,7 +78,7 @@ pub struct Meet {
 #[derive(Clone, Debug)]
 pub struct Together {
     common: Arc<Common>,
-    /// What the next run tries, in a search.
+    /// The value that the next run tries, in a search.
     pub value: Option<u64>,
 }
 
@@ -88,7 +89,7 @@ struct Common {
     link: Arc<Shared<Member>>,
     /// At member 0.
     conductor: Option<Arc<Shared<Conductor>>>,
-    /// How this run's phases began here.
+    /// When this run's phases began here.
     starts: Mutex<Starts>,
 }
 
@@ -115,7 +116,7 @@ impl Together {
             common: Arc::new(Common { meet, interrupt, link, conductor, starts: Mutex::default() }),
             value: None,
         };
-        together.wait_for_all()?;
+        together.wait_for_all().inspect_err(|_| together.part())?;
         Ok(together)
     }
 
@@ -131,7 +132,7 @@ impl Together {
         self.common.conductor.is_some()
     }
 
-    /// What ends the run early, at any member.
+    /// A request to end the run early, at any member.
     #[must_use]
     pub fn interrupt(&self) -> &Interrupt {
         &self.common.interrupt
@@ -172,7 +173,7 @@ impl Together {
         self.notes().iter().for_each(|note| say(format_args!("ringload: {note}\n")));
     }
 
-    /// What has happened among the members since the last call.
+    /// The events among the members since the last call.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         self.common.conductor.as_ref().map(|it| it.lock().take_notes()).unwrap_or_default()
@@ -247,7 +248,7 @@ impl Together {
         self.starts().phases.push(start);
     }
 
-    /// Tells member 0 what the last second brought; there, what it brought all of them.
+    /// Sends member 0 the sample of the last second; at member 0, returns the sum of all members.
     #[must_use]
     pub fn exchange(&self, sample: &Sample, counts: &Counts) -> Option<(Sample, Counts)> {
         if let Some(conductor) = &self.common.conductor {
@@ -299,6 +300,12 @@ impl Together {
     pub fn finish(&self, code: u8, said: &str) {
         let Some(conductor) = &self.common.conductor else { return };
         conductor.tell(|it| it.finish(code, said));
+        self.part();
+    }
+
+    /// At member 0, behind the end: waits until all have been told, for that ends with this process.
+    fn part(&self) {
+        let Some(conductor) = &self.common.conductor else { return };
         // The conductor's thread lets go of it when it has told all.
         let until = Instant::now() + PARTING;
         while Arc::strong_count(conductor) > 1 && Instant::now() < until {
@@ -309,6 +316,9 @@ impl Together {
 
 /// Begins to conduct, with `own` as member 0's connection.
 fn lead(meet: &Meet, own: OwnedFd) -> Result<Arc<Shared<Conductor>>, RunError> {
+    // Each member's connection takes one; a shell's 1,024 are fewer than there may be members.
+    ringecho::sys::raise_descriptor_limit()
+        .map_err(|error| RunError::System("cannot raise the limit on descriptors", error))?;
     let listener = listen(&meet.at).map_err(|error| RunError::Meet(meet.at.clone(), error))?;
     let setup = Setup {
         members: meet.portion.members,
@@ -323,17 +333,30 @@ fn lead(meet: &Meet, own: OwnedFd) -> Result<Arc<Shared<Conductor>>, RunError> {
     Ok(conductor)
 }
 
-/// Listens at an address of this machine, or, if the name means another one (a service's, say) or none yet, at all.
+/// Listens at an address of this machine, or, if the name means another one (a service's, say), none yet, or one that others do not
+/// reach, at all.
 fn listen(at: &str) -> io::Result<TcpListener> {
-    let port = at.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).ok_or(io::ErrorKind::InvalidInput)?;
+    let (host, port) = at.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+    let port = port.parse::<u16>().map_err(|_| io::ErrorKind::InvalidInput)?;
     let named: Vec<_> = at.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+    let at_all = || {
+        let all = [SocketAddr::from(([0_u16; 8], port)), SocketAddr::from(([0_u8; 4], port))];
+        TcpListener::bind(all.as_slice())
+    };
+    if named.is_empty() || is_loopback_here_only(host, &Machine::this().hostname, &named) {
+        return at_all();
+    }
     match TcpListener::bind(named.as_slice()) {
-        Err(error) if named.is_empty() || error.kind() == io::ErrorKind::AddrNotAvailable => {
-            let all = [SocketAddr::from(([0_u16; 8], port)), SocketAddr::from(([0_u8; 4], port))];
-            TcpListener::bind(all.as_slice())
-        }
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => at_all(),
         bound => bound,
     }
+}
+
+/// Whether the others know this machine's name by other addresses: Debian has its own at 127.0.1.1, in `/etc/hosts`.
+fn is_loopback_here_only(host: &str, hostname: &str, named: &[SocketAddr]) -> bool {
+    let label = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_own_name = label(host) == label(hostname) && label(host) != "localhost" && host.parse::<Ipv4Addr>().is_err();
+    is_own_name && named.iter().all(|address| address.ip().is_loopback())
 }
 
 /// Connects to member 0 and says a hello, again and again until it is there or the time is over.
@@ -365,11 +388,11 @@ fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunE
     }
 }
 
-/// What became of a hello.
+/// The reply to a hello.
 #[derive(Debug, PartialEq, Eq)]
 enum Acceptance {
     Accepted,
-    /// The conductor says in so many words that it is over, for this member or, with the code of all, for all.
+    /// It is over, for this member or, with the code of all, for all: the conductor says so, or is lost behind its welcome.
     Ended(End),
     /// Why there is no answer.
     Unanswered(String),
@@ -384,7 +407,7 @@ fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Acc
             until = until.min(*raised.get_or_insert_with(|| Instant::now() + LAST_WORDS));
         }
         let outcome = link.wait(LOOK, |it| match it.end() {
-            Some(end) if it.is_told_to_end() => Some(Acceptance::Ended(end.clone())),
+            Some(end) if it.is_told_to_end() || it.meeting().is_some() => Some(Acceptance::Ended(end.clone())),
             Some(end) => Some(Acceptance::Unanswered(end.said.clone())),
             None => it.meeting().map(|_| Acceptance::Accepted),
         });
@@ -399,21 +422,24 @@ fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Acc
 
 /// Begins to be a member over this connection.
 fn link(meet: &Meet, stream: OwnedFd, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunError> {
-    let Portion { member, members } = meet.portion;
-    let hello = Hello {
-        protocol: PROTOCOL,
-        ringload: env!("CARGO_PKG_VERSION").to_owned(),
-        member,
-        members,
-        host: crate::machine::Machine::this().hostname,
-        nonce: token::nonce(),
-        scenario: meet.scenario.clone(),
-    };
-    let it = Member::new(hello, meet.token.clone(), now_ns());
+    let it = Member::new(hello(meet), meet.token.clone(), now_ns());
     let link = net::shared(it).map_err(|error| RunError::System("eventfd", error))?;
     let (shared, interrupt) = (Arc::clone(&link), interrupt.clone());
     thread("member", move || net::take_part(&shared, stream, &interrupt))?;
     Ok(link)
+}
+
+fn hello(meet: &Meet) -> Hello {
+    let Portion { member, members } = meet.portion;
+    Hello {
+        protocol: PROTOCOL,
+        ringload: env!("CARGO_PKG_VERSION").to_owned(),
+        member,
+        members,
+        host: Machine::this().hostname,
+        nonce: token::nonce(),
+        scenario: meet.scenario.clone(),
+    }
 }
 
 fn thread(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), RunError> {
@@ -429,21 +455,23 @@ fn thread(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::message::{Decoder, FromConductor, encode};
+    use super::token::Side;
     use super::*;
-    use crate::members::message::FromConductor;
+
+    fn meet(member: u32, at: &str) -> Meet {
+        let portion = Portion { member, members: 3 };
+        let (timeout, token) = (Duration::from_secs(60), Token::new("t"));
+        Meet { portion, at: at.to_owned(), timeout, token, scenario: Fingerprint::new() }
+    }
 
     #[test]
     fn an_end_right_behind_the_welcome_keeps_its_code() {
-        let (token, nonce) = (Token::new("t"), token::nonce());
-        let hello = Hello {
-            protocol: PROTOCOL,
-            ringload: "1.0".to_owned(),
-            member: 1,
-            members: 2,
-            host: "host".to_owned(),
-            nonce: nonce.clone(),
-            scenario: Fingerprint::new(),
-        };
+        let (token, hello) = (Token::new("t"), hello(&meet(1, "")));
         let judge = |messages: &[FromConductor]| {
             let mut member = Member::new(hello.clone(), token.clone(), 0);
             for message in messages {
@@ -453,12 +481,74 @@ mod tests {
             accepted(&net::shared(member).unwrap(), Instant::now(), &Interrupt::default())
         };
         let meeting = "meeting".to_owned();
-        let welcome = FromConductor::Welcome { proof: token.sign(token::Side::Conductor, &nonce, &meeting), meeting };
+        let welcome = FromConductor::Welcome { proof: token.sign(Side::Conductor, &hello.nonce, &meeting), meeting };
         let end = End { code: 143, said: "ended before the start by signal 15 at member 1".to_owned() };
         let told = FromConductor::End { code: end.code, said: end.said.clone() };
-        assert_eq!(judge(&[welcome, told.clone()]), Acceptance::Ended(end.clone()));
+        assert_eq!(judge(&[welcome.clone(), told.clone()]), Acceptance::Ended(end.clone()));
         assert_eq!(judge(&[told]), Acceptance::Ended(end));
+        let lost = "member 0, which conducts, is lost: its connection ended".to_owned();
+        assert_eq!(judge(&[welcome]), Acceptance::Ended(End { code: conductor::CANNOT_RUN, said: lost }));
         let lost = "member 0 does not answer: its connection ended".to_owned();
         assert_eq!(judge(&[]), Acceptance::Unanswered(lost));
+    }
+
+    fn next(stream: &mut TcpStream, decoder: &mut Decoder) -> FromConductor {
+        let mut bytes = [0; 1024];
+        loop {
+            if let Some(message) = decoder.next_message().unwrap() {
+                return message;
+            }
+            let count = stream.read(&mut bytes).unwrap();
+            assert!(count > 0, "it ended");
+            decoder.push(&bytes[..count]);
+        }
+    }
+
+    /// Member 1 by hand: it meets, has the meeting ended, and takes its time to read that.
+    fn be_slow_to_part(at: &str, interrupt: &Interrupt, has_parted: &AtomicBool) {
+        let (mut stream, mut decoder) = (TcpStream::connect(at).unwrap(), Decoder::default());
+        let FromConductor::Challenge { nonce } = next(&mut stream, &mut decoder) else { panic!("no challenge") };
+        let said = serde_json::to_string(&hello(&meet(1, at))).unwrap();
+        let mut bytes = Vec::new();
+        encode(&FromMember::Hello { proof: Token::new("t").sign(Side::Member, &nonce, &said), said }, &mut bytes);
+        stream.write_all(&bytes).unwrap();
+        assert!(matches!(next(&mut stream, &mut decoder), FromConductor::Welcome { .. }));
+        interrupt.follow(15);
+        let said = "ended before the start by signal 15 at member 0".to_owned();
+        assert_eq!(next(&mut stream, &mut decoder), FromConductor::End { code: 143, said });
+        std::thread::sleep(Duration::from_millis(300));
+        has_parted.store(true, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn member_0_stays_until_the_others_know_that_there_is_no_run() {
+        let at = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).unwrap().to_string();
+        let (interrupt, has_parted) = (Interrupt::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let conductor = scope.spawn(|| {
+                let ended = Together::meet(meet(0, &at), interrupt.clone()).err();
+                // Here its process would end.
+                assert!(has_parted.load(Ordering::SeqCst), "it has left too early");
+                ended
+            });
+            while TcpStream::connect(&at).is_err() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            be_slow_to_part(&at, &interrupt, &has_parted);
+            let ended = conductor.join().unwrap();
+            assert!(matches!(ended, Some(RunError::Ended { code: 143, .. })), "{ended:?}");
+        });
+    }
+
+    #[test]
+    fn a_name_that_is_loopback_on_its_own_machine_only_is_told() {
+        let named = |text: &str| -> Vec<SocketAddr> { text.split(' ').map(|it| it.parse().unwrap()).collect() };
+        let debian = named("127.0.1.1:7000");
+        assert!(is_loopback_here_only("load-0", "load-0", &debian));
+        assert!(is_loopback_here_only("load-0.example", "Load-0", &debian));
+        assert!(!is_loopback_here_only("load-1", "load-0", &debian));
+        assert!(!is_loopback_here_only("localhost", "localhost", &named("[::1]:7000 127.0.0.1:7000")));
+        assert!(!is_loopback_here_only("127.0.0.1", "127", &named("127.0.0.1:7000")));
+        assert!(!is_loopback_here_only("load-0", "load-0", &named("10.0.0.1:7000 127.0.1.1:7000")));
     }
 }

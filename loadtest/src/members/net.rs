@@ -1,5 +1,5 @@
-//! The sockets between members and their conductor: one thread on either side, which waits for all of its own and tells
-//! [`Conductor`] or [`Member`] what has come.
+//! The sockets between members and conductor: one thread on either side, which waits for all of its sockets and passes
+//! messages to [`Conductor`] or [`Member`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,16 +21,16 @@ use crate::interrupt::Interrupt;
 /// Both threads look at their deadlines, and at signals, so often.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// What a turn reads of one connection at most: others wait meanwhile, and with them the measuring of their clocks.
+/// Limit of bytes read from one connection per turn: others wait meanwhile, and with them the measuring of their clocks.
 const READ_AT_ONCE: usize = 256 << 10;
 
 /// More than this is not kept for a peer that does not read.
 const MAX_PENDING: usize = MEMBER_LIMIT;
 
-/// How long a conductor that has ended waits for its members to have read that: they close their connections then.
+/// Time that a conductor that has ended waits for its members to have read that: they close their connections then.
 const PARTING: Duration = Duration::from_secs(5);
 
-/// How long it waits for hellos that are on their way.
+/// Time to wait for hellos that are on their way.
 const HELLO: Duration = Duration::from_secs(1);
 
 /// The same for a peer that is refused.
@@ -48,7 +48,7 @@ pub fn instant_of(ns: u64) -> Instant {
     base() + Duration::from_nanos(ns)
 }
 
-/// What the clock showed then.
+/// The time of the clock then.
 #[must_use]
 pub fn ns_of(instant: Instant) -> u64 {
     instant.saturating_duration_since(base()).as_nanos() as u64
@@ -121,7 +121,7 @@ impl Channel {
         Ok(Self { stream: stream.into(), decoder: Decoder::default(), pending: Vec::new(), closing: None })
     }
 
-    /// Gives `take` the messages that have come. An error says why there will be no more.
+    /// Passes the messages that have arrived to `take`. An error says why there will be no more.
     fn receive<M: DeserializeOwned>(&mut self, mut take: impl FnMut(M)) -> Result<(), String> {
         let mut bytes = [0; 16 << 10];
         let mut all = 0;

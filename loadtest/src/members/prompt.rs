@@ -1,4 +1,4 @@
-//! Waking up on time, also where other processes keep the processors busy.
+//! Prompt wake-ups, also when other processes keep the processors busy.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub fn sleep_until(at: Instant) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
-/// Has this thread wake up promptly from here on.
+/// Makes this thread wake up promptly from here on.
 pub fn be_prompt() {
     ask_for_slices_of(SLICE_NS);
 }

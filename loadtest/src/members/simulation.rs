@@ -1,12 +1,12 @@
-//! The conductor and its members over a simulated network: messages take their time, connections break, members fall silent. Seeded
-//! schedules; a failing seed is printed.
+//! The conductor and its members over a simulated network: messages are delayed, connections break, members fall silent.
+//! Seeded schedules; a failing seed is printed.
 
 use std::collections::BTreeMap;
 
 use super::conductor::{Action, CANNOT_RUN, Conductor, PeerId, SILENCE_NS, Setup};
 use super::member::{Member, Milestone};
 use super::message::{Fingerprint, FromConductor, FromMember, Hello, PROTOCOL};
-use super::token::{self, Token};
+use super::token::{self, Side, Token};
 use crate::control::Phase;
 use crate::message::SplitMix;
 use crate::output::report::Report;
@@ -243,6 +243,13 @@ impl World {
         self.turns_until(|world| world.conductor.is_complete() || world.conductor.end().is_some());
     }
 
+    /// Of three, one is still to come.
+    fn meet_without_the_last(&mut self) {
+        self.conductor.gone(2, "it went away", SECOND);
+        self.processes[2].is_alive = false;
+        (0..20).for_each(|_| self.turn());
+    }
+
     fn step(&mut self) {
         let now_ns = self.now_ns;
         self.conductor.step(None, now_ns);
@@ -367,10 +374,7 @@ fn newcomer(hello: Hello, token: &str, is_met: bool) -> (World, PeerId) {
     if is_met {
         world.meet();
     } else {
-        // One of them is still to come.
-        world.conductor.gone(2, "it went away", SECOND);
-        world.processes[2].is_alive = false;
-        (0..20).for_each(|_| world.turn());
+        world.meet_without_the_last();
     }
     let peer = world.add(hello, token);
     world.turns_until(|world| world.processes[peer as usize].member.end().is_some());
@@ -416,6 +420,23 @@ fn a_member_that_does_not_fit_stops_all_before_the_start() {
         let (mut world, _) = newcomer(hello, "t", false);
         world.ends(CANNOT_RUN, reason);
     }
+}
+
+#[test]
+fn a_hello_of_another_form_is_another_version_and_not_another_token() {
+    let mut world = World::new(1, 3, MS);
+    world.meet_without_the_last();
+    let peer = 7;
+    world.conductor.connected(peer, "address-7".to_owned(), world.now_ns);
+    let nonce = std::iter::from_fn(|| world.conductor.next_action()).find_map(|action| match action {
+        Action::Send(7, FromConductor::Challenge { nonce }) => Some(nonce),
+        _ => None,
+    });
+    let said = r#"{"protocol":2,"ringload":"2.0","seat":2}"#.to_owned();
+    let proof = Token::new("t").sign(Side::Member, &nonce.unwrap(), &said);
+    world.conductor.received(peer, FromMember::Hello { said, proof }, world.now_ns);
+    let end = world.conductor.end().unwrap();
+    assert_eq!(end.said, "the peer at address-7 has another form of hello than ringload 1.0: it is another version");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The shared token: each side shows that it has it without sending it (HMAC-SHA256 of the other side's random bytes).
+//! The shared token: each side proves that it has it without sending it (HMAC-SHA256 of the other side's random bytes).
 //!
-//! Peers without it are kept out, and those of another run. What is said behind the hello is neither encrypted nor
-//! signed: members meet on a network that is trusted, or in a tunnel.
+//! Peers without it, and those of another run, are refused. Messages after the hello are neither encrypted nor signed:
+//! members meet on a trusted network, or in a tunnel.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub enum Side {
 }
 
 impl Token {
-    /// Of this text; without one, all members have the same, the empty one.
+    /// The token of this text; without one, all members have the same, the empty one.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(hmac::Key::new(HMAC_SHA256, text.as_bytes()))

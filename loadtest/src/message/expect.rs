@@ -1,28 +1,28 @@
-//! What is expected to come back for a message, and so what is verified.
+//! The expected answer to a message, and so what is verified.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What is expected to come back.
+/// The expected answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expect {
     /// The message itself, once: every byte is compared.
     #[default]
     Echo,
-    /// So many messages, whatever they are; at least one.
+    /// This many messages with any content; at least one.
     Answers(u32),
-    /// Nothing: a message is done with when it is sent.
+    /// No answer: a message is complete when it is sent.
     Nothing,
 }
 
 impl Expect {
-    /// Whether what comes back is compared with what was sent.
+    /// Whether answers are compared with what was sent.
     #[must_use]
     pub fn compares(self) -> bool {
         self == Self::Echo
     }
 
-    /// What was verified, for people.
+    /// What was verified, in words.
     #[must_use]
     pub fn verified(self) -> String {
         match self {

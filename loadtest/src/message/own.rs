@@ -1,4 +1,4 @@
-//! Messages that the user brings along.
+//! The user's own messages.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Messages that are compressed before they are sent: the generator then costs less than a server that inflates them.
+//! Messages compressed in advance: the generator then costs less than a server that inflates them.
 //!
-//! Each is still another one: its identification stands before the compressed rest as a block of DEFLATE that is stored as it
-//! is (RFC 1951 section 3.2.4), and neither part refers to anything before it. So they are right whatever was agreed on about
-//! context, as long as the window is large enough.
+//! Each message is still unique: its identification is a stored DEFLATE block (RFC 1951 section 3.2.4) in front of the
+//! compressed rest, and neither part refers to earlier data. So they are valid under any negotiated context takeover, if the
+//! window is large enough.
 
 use super::{ID_LEN, MessageId, Messages, PERIOD};
 use crate::websocket::deflate::Deflater;

@@ -1,4 +1,4 @@
-//! How large messages are.
+//! Message sizes.
 
 use std::str::FromStr;
 
@@ -28,7 +28,7 @@ pub enum Sizes {
 pub struct Weighted {
     /// Bytes.
     pub size: usize,
-    /// How often, relative to the others.
+    /// Its frequency, relative to the others.
     pub weight: u32,
 }
 

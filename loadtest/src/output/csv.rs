@@ -1,4 +1,4 @@
-//! The time series for spreadsheets: one line per sample, all fields numbers but the phase; what is not known is empty.
+//! The time series as CSV: one line per sample, all fields numeric except the phase; unknown values are empty.
 
 use std::io::{self, LineWriter, Write};
 use std::path::Path;
@@ -26,7 +26,7 @@ fn write_sample(sample: &Sample, file: &mut impl Write) -> io::Result<()> {
 /// A file that grows while the run goes on: what has been measured is there, however the run ends.
 pub(super) struct CsvLog(io::Result<Output>);
 
-/// Where the lines go.
+/// The output of the lines.
 type Output = LineWriter<Box<dyn Write>>;
 
 impl std::fmt::Debug for CsvLog {
@@ -51,7 +51,7 @@ impl CsvLog {
         }
     }
 
-    /// How it went.
+    /// The result of writing.
     pub(super) fn finish(self) -> io::Result<()> {
         super::unless_nobody_reads(self.0.and_then(|mut file| file.flush()))
     }

@@ -1,4 +1,4 @@
-//! Two results side by side: what came out of both, by how much it changed, and what was not the same about the load.
+//! Two results side by side: both values, the change, and differences of the load.
 
 use std::fmt::Write;
 
@@ -11,11 +11,11 @@ use super::units::{bytes, count, percent, time};
 pub struct Diff<'a> {
     /// The results.
     pub reports: [&'a Report; 2],
-    /// What they are called.
+    /// The names of the results.
     pub names: [String; 2],
-    /// What came out.
+    /// The figures.
     pub rows: Vec<Row>,
-    /// What was not the same about load and machine: the name and both values.
+    /// The differences of load and machine: the name and both values.
     pub differences: Vec<(String, [String; 2])>,
 }
 

@@ -1,4 +1,4 @@
-//! What is shown while a run goes on: a live screen on a terminal, a line a second elsewhere, or nothing.
+//! Progress display of a run: a live screen on a terminal, a line a second elsewhere, or nothing.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::interrupt::Interrupt;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// How much is to be shown.
+/// The amount of output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Show {
     /// A screen on a terminal, lines elsewhere.

@@ -1,4 +1,4 @@
-//! The files that the results are written to, and the flags that name them.
+//! Output files, and the flags that name them.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -12,14 +12,14 @@ use super::report::Report;
 use super::{columns, csv, hdr, html, json, summary, table, tell};
 use crate::thresholds::{self, Threshold};
 
-/// Where the results go beside the table, and what must not be in them. Shared by `run` and `report`.
+/// Output files of results, and the conditions on them. Shared by `run` and `report`.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Results")]
 pub struct Results {
     /// Write everything as JSON; - is standard output
     ///
-    /// Its form is docs/ringload.schema.json; `ringload report` reads it again. With - what people read goes to standard
-    /// error, with --quiet nowhere.
+    /// The form is docs/ringload.schema.json; `ringload report` reads it again. With - the table goes to standard
+    /// error, or is left out with --quiet.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
@@ -44,8 +44,8 @@ pub struct Results {
 
     /// Exit code 1 if this holds, like "p99>5ms"
     ///
-    /// Like "errors>0" or "rate<100k"; may be given several times. docs/LOADTEST.md lists what can be named, and so does
-    /// the message about a condition that names nothing.
+    /// Like "errors>0" or "rate<100k"; may be given several times. docs/LOADTEST.md lists what can be named, as does
+    /// the error message for an unknown name.
     #[arg(long, value_name = "CONDITION", action = clap::ArgAction::Append)]
     pub fail_if: Vec<Threshold>,
 }
@@ -60,7 +60,7 @@ impl WriteError {
         Self(format!("{}: {error}", path.display()))
     }
 
-    /// What was to be printed could not be.
+    /// The results could not be printed.
     #[must_use]
     pub fn to_stdout(error: &io::Error) -> Self {
         Self(format!("to standard output: {error}"))
@@ -73,11 +73,13 @@ impl Results {
         [&self.json, &self.csv, &self.html, &self.hdr, &self.summary].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    /// Where they are, in words: ` (a.json, a.html)`, or nothing.
+    /// The files in words: ` (a.json, a.html)`, or nothing.
     #[must_use]
     pub fn place(&self) -> String {
-        let paths: Vec<_> = self.paths().map(|path| path.display().to_string()).collect();
-        if paths.is_empty() { String::new() } else { format!(" ({})", paths.join(", ")) }
+        let name =
+            |path: &Path| if is_stdout(path) { "its standard output".to_owned() } else { path.display().to_string() };
+        let names: Vec<_> = self.paths().map(name).collect();
+        if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
     }
 
     /// Whether one of the files is standard output.
@@ -163,7 +165,7 @@ fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == STDOUT
 }
 
-/// What tells a file from others, whatever the path to it looks like.
+/// The identity of a file, independent of the path to it.
 #[derive(PartialEq, Eq)]
 enum Identity {
     Stdout,
@@ -186,7 +188,7 @@ impl Identity {
     }
 }
 
-/// Where a file is going to be that does not exist yet: behind links that lead nowhere, in a directory of one name.
+/// The future place of a file that does not exist yet: through dangling links, in a directory of one name.
 fn end_of_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -211,7 +213,7 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Behind what is there already: the steps of a job share one file.
+/// Appends to existing content: the steps of a job share one file.
 fn append(path: Option<&Path>, text: &str) -> Result<(), WriteError> {
     let Some(path) = path else { return Ok(()) };
     if is_stdout(path) {
@@ -262,6 +264,12 @@ mod tests {
 
     fn two(json: &Path, html: &Path) -> Results {
         Results { json: Some(json.to_owned()), html: Some(html.to_owned()), ..Results::default() }
+    }
+
+    #[test]
+    fn standard_output_is_named_in_words() {
+        assert_eq!(two(Path::new("-"), Path::new("a.html")).place(), " (its standard output, a.html)");
+        assert_eq!(Results::default().place(), "");
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The results as one page: charts, numbers, scenario and machine in a single file that loads nothing from anywhere.
+//! The results as one self-contained page: charts, numbers, scenario and machine.
 //!
-//! It is drawn here, as SVG, and readable without any script; the small script only reads values out under the pointer.
+//! Charts are drawn here, as SVG, and readable without scripts; the small script only shows values under the pointer.
 
 mod chart;
 mod diff;

@@ -1,4 +1,4 @@
-//! The results for programs.
+//! The results as JSON, written and read.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What leaves a run while it goes on: the CSV file grows by a line with each sample, and the metrics can be scraped.
+//! Output during a run: the CSV file grows by a line per sample, and metrics can be scraped.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use super::metrics::Metrics;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// Those that are wanted. They are fed by the conductor, never by the threads that make the load.
+/// The requested outputs. The main thread feeds them, never the load threads.
 #[derive(Debug, Default)]
 pub struct Live {
     csv: Option<CsvLog>,
@@ -27,7 +27,7 @@ impl Live {
         self.csv = path.map(CsvLog::create);
     }
 
-    /// Where the metrics are.
+    /// The address of the metrics.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(Metrics::address)
@@ -50,7 +50,7 @@ impl Live {
         }
     }
 
-    /// How writing the CSV file went, if one was written.
+    /// The result of writing the CSV file, if one was written.
     pub(super) fn csv_result(self) -> Option<io::Result<()>> {
         self.csv.map(CsvLog::finish)
     }

@@ -1,10 +1,9 @@
-//! Several runs as one: histograms are added, never averaged; counters are summed; seconds are laid over each other by
-//! the clock.
+//! Merging of several runs: histograms are added, never averaged; counters are summed; seconds are aligned by the clock.
 //!
-//! The parts of one run, which several members did together, are laid over each other by the clock that they had in common.
+//! The parts of one run by several members are aligned by the conductor's clock.
 //!
 //! Runs on several machines against one server are told apart by their machines' boot ids. What two runs saw of the same
-//! thing (the server's process, a machine's kernel) counts once.
+//! process or kernel counts once.
 
 mod groups;
 
@@ -20,6 +19,10 @@ use crate::control::Phase;
 use crate::sampling::{KernelMemory, Memory};
 use crate::series::{Encoded, ProcessSample, Sample, SampleLatency};
 use crate::verdict::Verdict;
+
+/// A part that measured for less than this share of the time was not there all of it: its process was stopped, or its
+/// connections ended. Between the others are the milliseconds that looking at counters takes.
+const ALL_THE_TIME: f64 = 0.9;
 
 /// Merges runs that can be one result ([`Groups`]); `None` if there are none.
 #[must_use]
@@ -117,6 +120,10 @@ fn connections(reports: &[Report]) -> Connections {
     }
     let all: Vec<_> = reports.iter().map(|report| &report.connections).collect();
     let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
+    // The parts of one run begin at one moment, and the last one says how long it took.
+    let is_one_run = Meeting::of(reports).is_some();
+    let connect_s = all.iter().map(|it| it.connect_s).fold(0.0, f64::max);
+    let share = |it: &Connections| if is_one_run && connect_s > 0.0 { it.connect_s / connect_s } else { 1.0 };
     Connections {
         requested: sum(&all, |it| it.requested),
         ready: sum(&all, |it| it.ready),
@@ -132,9 +139,9 @@ fn connections(reports: &[Report]) -> Connections {
         early_ends: early_ends.into_values().collect(),
         closed_early: sum(&all, |it| it.closed_early),
         violations: violations.into_values().collect(),
-        connect_s: all.iter().map(|it| it.connect_s).fold(0.0, f64::max),
-        opened_per_s: all.iter().map(|it| it.opened_per_s).sum(),
-        // Of several generators, each has seen what the server did for all of them.
+        connect_s,
+        opened_per_s: all.iter().map(|it| it.opened_per_s * share(it)).sum(),
+        // Each of several generators has seen the server's work for all of them.
         server_cpu_us_per_connection: if let [only] = all.as_slice() {
             only.server_cpu_us_per_connection
         } else {
@@ -191,32 +198,53 @@ fn messages(reports: &[Report]) -> MessageCounts {
     }
 }
 
+/// The time in which all measured.
+struct Window {
+    seconds: f64,
+    /// Those that measured for at least so long were there all the time.
+    whole_s: f64,
+}
+
+impl Window {
+    fn of(reports: &[Report], all: &[&MeasuredReport]) -> Self {
+        let runs = || reports.iter().flat_map(|report| &report.runs);
+        let longest_s = all.iter().map(|it| it.seconds).fold(0.0, f64::max);
+        if Meeting::of(reports).is_none() {
+            return Self { seconds: longest_s, whole_s: 0.0 };
+        }
+        // The parts of one run begin at one moment. If they end when all has been sent, the last one says how long it took.
+        if runs().any(|run| run.scenario.messages.is_some()) {
+            return Self { seconds: longest_s, whole_s: f64::INFINITY };
+        }
+        // Else they end at one moment, too, and differ by how soon each has looked at its counters: the time is no longer for one
+        // that had no processor to do it.
+        let planned_s = runs().map(|run| run.scenario.duration_s).fold(0.0, f64::max);
+        let whole_s = ALL_THE_TIME * longest_s.min(planned_s);
+        let whole: Vec<_> = all.iter().map(|it| it.seconds).filter(|&seconds| seconds >= whole_s).collect();
+        Self { seconds: whole.iter().sum::<f64>() / whole.len() as f64, whole_s }
+    }
+
+    /// How much of the time this part was there.
+    fn share(&self, part: &MeasuredReport) -> f64 {
+        if part.seconds >= self.whole_s { 1.0 } else { part.seconds / self.seconds }
+    }
+}
+
 fn measured(reports: &[Report], seen: &Seen) -> Option<MeasuredReport> {
     let all: Vec<_> = reports.iter().filter_map(|report| report.measured.as_ref()).collect();
     if all.is_empty() {
         return None;
     }
     let echoes = sum(&all, |it| it.echoes);
-    // The parts of one run begin at one moment. If they end when all has been sent, some are done before others, and the last one
-    // says how long it took. Else they end at one moment, too, and differ by how soon each has looked at its counters.
-    let is_one_run = Meeting::of(reports).is_some();
-    let ends_with_the_last = reports.iter().flat_map(|report| &report.runs).any(|run| run.scenario.messages.is_some());
-    let longest_s = all.iter().map(|it| it.seconds).fold(0.0, f64::max);
-    let seconds = if is_one_run && !ends_with_the_last {
-        all.iter().map(|it| it.seconds).sum::<f64>() / all.len() as f64
-    } else {
-        longest_s
-    };
-    let together = |rate: fn(&MeasuredReport) -> f64| {
-        let share = |it: &MeasuredReport| if is_one_run && ends_with_the_last { it.seconds / longest_s } else { 1.0 };
-        all.iter().map(|it| rate(it) * share(it)).sum::<f64>()
-    };
+    let window = Window::of(reports, &all);
+    let together = |rate: fn(&MeasuredReport) -> f64| all.iter().map(|it| rate(it) * window.share(it)).sum::<f64>();
     let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
     let (lag_us, lag_histogram) = latencies(all.iter().filter_map(|it| it.lag_histogram.as_ref()));
     let servers = seen.servers(reports, |report| report.measured.as_ref()?.server_cpu.as_ref());
     let loads: Vec<_> = all.iter().map(|it| &it.load_cpu).collect();
+    let load_cpu = CpuReport { cores_max: load_cores(reports), ..cpu(&loads, echoes)? };
     Some(MeasuredReport {
-        seconds,
+        seconds: window.seconds,
         echoes,
         echoes_per_s: together(|it| it.echoes_per_s),
         offered_per_s: all.iter().filter_map(|it| it.offered_per_s).reduce(|sum, other| sum + other),
@@ -228,7 +256,7 @@ fn measured(reports: &[Report], seen: &Seen) -> Option<MeasuredReport> {
         lag_us,
         lag_histogram,
         server_cpu: cpu(&servers, echoes),
-        load_cpu: cpu(&loads, echoes)?,
+        load_cpu,
     })
 }
 
@@ -252,6 +280,18 @@ fn cpu(all: &[&CpuReport], echoes: u64) -> Option<CpuReport> {
         throttling: all.iter().filter_map(|it| it.throttling.clone()).max_by(|a, b| a.share().total_cmp(&b.share())),
         us_per_echo: (echoes > 0).then(|| used_s * 1e6 / echoes as f64),
     })
+}
+
+/// Processors that all generators can keep busy: those that several have in common count once.
+fn load_cores(reports: &[Report]) -> usize {
+    let mut machines: BTreeMap<&str, (usize, BTreeSet<usize>)> = BTreeMap::new();
+    for (run, measured) in reports.iter().filter_map(|it| Some((it.runs.first()?, it.measured.as_ref()?))) {
+        let (cores, cpus) = machines.entry(&run.machine.boot_id).or_default();
+        *cores += measured.load_cpu.cores_max;
+        cpus.extend(&measured.load_cpu.cpus);
+    }
+    // Results that are merged already do not say which.
+    machines.into_values().map(|(cores, cpus)| if cpus.is_empty() { cores } else { cores.min(cpus.len()) }).sum()
 }
 
 fn memory(reports: &[Report], seen: &Seen) -> MemoryReport {
@@ -445,6 +485,52 @@ mod tests {
         let merged = merge(&[early, part(1, 50.0, 0.0, 0.0)]).unwrap().measured.unwrap();
         assert_eq!((merged.seconds, merged.echoes), (1.0, 2000));
         assert!((merged.echoes_per_s - 2000.0).abs() < 1e-6, "{}", merged.echoes_per_s);
+    }
+
+    #[test]
+    fn a_member_that_was_not_there_all_the_time_makes_the_run_no_shorter() {
+        let measured_for = |member, seconds| {
+            let mut part = part(member, 50.0, 0.0, 0.0);
+            part.runs[0].scenario.duration_s = 1.0;
+            let measured = part.measured.as_mut().unwrap();
+            (measured.seconds, measured.echoes_per_s) = (seconds, 1000.0 / seconds);
+            part
+        };
+        // The second one was stopped while the others began, or lost its connections.
+        let merged = merge(&[measured_for(0, 1.0), measured_for(1, 0.25), measured_for(2, 1.002)]).unwrap();
+        let measured = merged.measured.unwrap();
+        assert!((measured.seconds - 1.001).abs() < 1e-9 && measured.echoes == 3000, "{measured:?}");
+        assert!((measured.echoes_per_s - 3000.0).abs() < 5.0, "{}", measured.echoes_per_s);
+        // The second one got no processor to look at its counters in time.
+        let merged = merge(&[measured_for(0, 1.0), measured_for(1, 2.0), measured_for(2, 1.0)]).unwrap();
+        let measured = merged.measured.unwrap();
+        assert!((measured.echoes_per_s - 2500.0).abs() < 1e-6, "{measured:?}");
+    }
+
+    #[test]
+    fn a_member_that_has_connected_early_was_not_faster_for_all_that() {
+        let connected_in = |member, connect_s| {
+            let mut part = part(member, 50.0, 0.0, 0.0);
+            let connections = &mut part.connections;
+            (connections.connect_s, connections.opened_per_s) = (connect_s, 100.0 / connect_s);
+            part
+        };
+        let merged = merge(&[connected_in(0, 0.1), connected_in(1, 0.4)]).unwrap().connections;
+        assert!((merged.opened_per_s - 200.0 / 0.4).abs() < 1e-6, "{}", merged.opened_per_s);
+    }
+
+    #[test]
+    fn processors_that_generators_have_in_common_count_once() {
+        let on = |boot_id: &str, cores_max, cpus: &[usize]| {
+            let mut report = of_machine(boot_id, None, 1000.0);
+            let load = &mut report.measured.as_mut().unwrap().load_cpu;
+            (load.cores_max, load.cpus) = (cores_max, cpus.to_vec());
+            report
+        };
+        let cores_max = |reports: &[Report]| merge(reports).unwrap().measured.unwrap().load_cpu.cores_max;
+        assert_eq!(cores_max(&[on("a", 2, &[0, 1]), on("a", 2, &[0, 1]), on("b", 2, &[0, 1])]), 4);
+        assert_eq!(cores_max(&[on("a", 2, &[0, 1]), on("a", 2, &[2, 3])]), 4);
+        assert_eq!(cores_max(&[on("a", 1, &[0, 1]), on("a", 1, &[0, 1])]), 2);
     }
 
     #[test]

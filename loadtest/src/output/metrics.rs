@@ -1,7 +1,6 @@
-//! The live series to be scraped, in Prometheus' text format.
+//! The live series for scraping, in Prometheus' text format.
 //!
-//! A thread of its own answers; the conductor leaves the newest sample for it once a second. The load's threads have
-//! nothing to do with it.
+//! A separate thread answers; the main thread leaves it the newest sample once a second. The load threads are not involved.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What a run shows: a screen or lines while it goes on; at its end a table, and files for people and programs.
+//! Output of a run: a screen or lines during it; at its end a table, and files for people and programs.
 
 pub mod csv;
 pub mod diff;
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::termios::tcgetwinsize;
 
-/// Where people read what is said.
+/// The output for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Voice {
@@ -60,12 +60,12 @@ pub fn columns() -> usize {
     size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
 }
 
-/// Says something by the way. That it cannot be read (`| head`, a full disk) is no reason to end.
+/// Prints a remark. A closed output (`| head`, a full disk) does not end the run.
 pub fn say(text: std::fmt::Arguments) {
     let _ = tell(text);
 }
 
-/// Says a result. A reader that has gone is no fault; a result that is lost, as on a full disk, is one.
+/// Prints a result. A reader that has gone is no fault; a result that is lost, as on a full disk, is one.
 pub fn tell(text: std::fmt::Arguments) -> io::Result<()> {
     let written = match VOICE.load(Ordering::Relaxed) {
         voice if voice == Voice::Stdout as u8 => {

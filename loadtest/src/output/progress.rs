@@ -18,7 +18,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Says what the run is going to do.
+    /// Prints what the run is going to do.
     #[must_use]
     pub fn new(headline: &str) -> Self {
         say(format_args!("{headline}\n"));
@@ -61,7 +61,7 @@ fn line(sample: &Sample, counts: &Counts) -> String {
     line
 }
 
-/// What went wrong so far, in a few words.
+/// The faults so far, in a few words.
 #[must_use]
 pub fn faults(counts: &Counts) -> String {
     use Counter::{Corrupted, Duplicated, Late, Reordered, Unexpected};

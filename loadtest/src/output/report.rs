@@ -1,5 +1,5 @@
 //! The results of a run, computed once and shown in several ways. This is also the form of the JSON output, which
-//! `ringload report` reads again.
+//! `ringload report` reads.
 
 mod connections;
 mod meeting;

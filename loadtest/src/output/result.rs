@@ -1,4 +1,4 @@
-//! The result in one sentence, with its reasons: what the table, the page and the summary begin with.
+//! The result in one sentence, with its reasons: the beginning of table, page and summary.
 
 use super::report::Report;
 use super::units::{count, counted};
@@ -9,7 +9,7 @@ use crate::thresholds::Breach;
 pub enum Mark {
     /// Everything asked for was done, and nothing was wrong.
     Good,
-    /// Nothing was wrong, but it is not all that was asked for.
+    /// No fault, but less than was requested.
     Partial,
     /// Something was wrong.
     Failed,
@@ -50,7 +50,7 @@ impl Summary {
     }
 }
 
-/// What went wrong, with how often.
+/// The faults, with their numbers.
 fn faults(report: &Report) -> Vec<String> {
     let (connections, messages) = (&report.connections, &report.messages);
     let violations = connections.violations.iter().map(|violation| violation.count).sum();

@@ -1,4 +1,4 @@
-//! The live screen: where the run is, how fast it is and what goes wrong, drawn a few times a second.
+//! The live screen: phase, rate and faults of a run, drawn a few times a second.
 
 mod view;
 
@@ -16,7 +16,7 @@ use crate::series::Sample;
 use crate::stats::Counts;
 use view::View;
 
-/// How long a picture stays.
+/// Time until the screen is drawn again.
 const REFRESH: Duration = Duration::from_millis(200);
 
 /// A terminal in use; it is given back when this is dropped.

@@ -1,4 +1,4 @@
-//! The results as a piece of Markdown: what a job's page shows of a run.
+//! The results as Markdown, for the page of a CI job.
 
 use std::fmt::Write;
 

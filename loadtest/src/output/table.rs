@@ -1,4 +1,4 @@
-//! The results for people: the result and its reason first, then what they rest on.
+//! The results as text: the result and its reasons first, then the figures.
 
 use std::fmt::Write;
 

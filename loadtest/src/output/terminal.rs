@@ -1,4 +1,4 @@
-//! The terminal in use by the live screen: taken, drawn on, and given back on every way out of the process.
+//! The terminal used by the live screen: taken, drawn on, and restored on every way out of the process.
 
 use std::io::{self, IsTerminal, Write, stdin, stdout};
 use std::mem::ManuallyDrop;

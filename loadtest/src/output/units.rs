@@ -1,4 +1,4 @@
-//! Numbers for people: each in the unit that suits it.
+//! Formatting of numbers with suitable units.
 
 /// A number with its thousands apart: `1,234,567`.
 #[must_use]

@@ -1,4 +1,4 @@
-//! Why there was no run, or no end to it.
+//! Errors of a run.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! A run's part in one that several members do together: where it waits for the others.
+//! Barriers of a run by several members: where it waits for the others.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A control group for one server: all its processes in it, those that have ended as well (cgroups(7)).
+//! A control group for one server, which accounts for all its processes, including those that have ended (cgroups(7)).
 //!
 //! Version 2 counts processor time in every group, whatever controllers are on; version 1 does it with `cpuacct`. Memory
 //! takes the controller of that name in both.
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use super::CpuTime;
 use super::quota::{Mount, Version};
 
-/// What the names of these groups begin with; then come the process that made it, and a number.
+/// The prefix of the names of these groups; the process that made it and a number follow.
 const PREFIX: &str = "ringload-";
 
-/// How long the kernel is given to take the last process out of a group that has been killed.
+/// Time for the kernel to take the last process out of a killed group.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 
@@ -51,7 +51,7 @@ impl ControlGroup {
         self.directories.iter().filter_map(open).collect()
     }
 
-    /// What all processes in it have used.
+    /// The usage of all processes in it.
     #[must_use]
     pub fn cpu_time(&self) -> Option<CpuTime> {
         self.directories.iter().find_map(|directory| cpu_time_in(directory))

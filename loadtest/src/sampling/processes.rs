@@ -1,6 +1,6 @@
-//! A process with all its descendants, and which processors it may use.
+//! A process with all its descendants, and the processors that it may use.
 //!
-//! Servers fork: what counts is the whole tree, not the process that was started first.
+//! Servers fork: the whole process tree counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -80,7 +80,7 @@ impl Processes {
         Ok(sum)
     }
 
-    /// What each thread has used, and where it may run.
+    /// The usage of each thread, and its processors.
     #[must_use]
     pub fn threads(&self) -> Threads {
         let mut threads = Threads::default();
@@ -187,7 +187,7 @@ impl MachineCpu {
         Self(stat.lines().filter_map(line).collect())
     }
 
-    /// How long `cpus` were busy together since `earlier`.
+    /// The time that `cpus` were busy together since `earlier`.
     #[must_use]
     pub fn busy_since(&self, earlier: &Self, cpus: &BTreeSet<usize>) -> Duration {
         let busy = |cpu| {

@@ -1,7 +1,7 @@
-//! CPU quotas of control groups (cgroups(7)), and how often they have stopped a process.
+//! CPU quotas of control groups (cgroups(7)), and how often they throttled a process.
 //!
-//! A quota holds for all of a group and for the groups in it, so a process is looked for in its own group and in those
-//! above it. Both versions of control groups are read, since a machine may have both.
+//! A quota applies to a group and the groups below it, so the group of a process and those above it are checked. Both
+//! versions of control groups are read, since a machine may have both.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a run must keep to: `p99=10ms`.
+//! Goals of a search: `p99=10ms`.
 
 use std::str::FromStr;
 
@@ -41,7 +41,7 @@ impl Goal {
         self.limit_us
     }
 
-    /// How a run has missed this goal; `None` if it has not.
+    /// How a run has missed this goal; `None` if it has met it.
     #[must_use]
     pub fn missed_by(&self, latency: Option<&LatencyReport>) -> Option<String> {
         let Some(latency) = latency else { return Some("nothing came back".to_owned()) };

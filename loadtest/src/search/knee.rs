@@ -1,4 +1,4 @@
-//! Between what holds and what does not: up in large steps until something fails, then halving what is between.
+//! The search strategy: up in large steps until a value fails, then bisection.
 
 /// The values of a search.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Knee {
         };
     }
 
-    /// What is known when the search is ended early, in words.
+    /// The result of a search that is ended early, in words.
     pub(super) fn describe_unfinished(&self, unit: &str) -> String {
         let count = crate::output::units::count;
         let known = match (self.good, self.bad) {

@@ -1,4 +1,4 @@
-//! A server made of bytes.
+//! Tests with a server made of bytes.
 
 use super::*;
 use crate::message::STRAY_MAX;

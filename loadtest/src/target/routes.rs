@@ -1,4 +1,4 @@
-//! Where connections really go: `--connect-to` sends them to another host, `--resolve` answers for the resolver.
+//! Routes: `--connect-to` redirects connections to another host, `--resolve` replaces the resolver.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -97,7 +97,7 @@ impl FromStr for Resolve {
     }
 }
 
-/// What stands between colons, those in brackets apart.
+/// The parts between colons; those in brackets stay whole.
 fn split(text: &str) -> Option<Vec<&str>> {
     let mut parts = Vec::new();
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! permessage-deflate (RFC 7692), the client's side: what is offered, and which answers to that are one.
+//! permessage-deflate (RFC 7692), the client's side: offers, and validation of the answer.
 
 pub mod stream;
 mod window;
@@ -25,7 +25,7 @@ const CLIENT_NO_CONTEXT: &str = "client_no_context_takeover";
 const SERVER_BITS: &str = "server_max_window_bits";
 const CLIENT_BITS: &str = "client_max_window_bits";
 
-/// What is offered.
+/// An offer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
     /// No message, of either side, is to need earlier ones.
@@ -34,7 +34,7 @@ pub struct Offer {
     pub window_bits: Option<u8>,
 }
 
-/// What both sides have agreed on.
+/// The negotiated parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
     /// This side's messages may refer to earlier ones.
@@ -113,7 +113,7 @@ impl Offer {
     }
 }
 
-/// What an answer with another extension is.
+/// The error for an answer with another extension.
 pub const NOT_ASKED_FOR: &str = "an extension that was not asked for";
 
 /// The extensions in all values, without those that are only commas (RFC 9110 section 5.6.1).

@@ -1,4 +1,4 @@
-//! Frames: strict reading of what a server sends, writing of what a client sends.
+//! Frames: strict parsing of a server's, writing of a client's.
 
 use thiserror::Error;
 
@@ -32,7 +32,7 @@ pub enum Opcode {
     Pong = 10,
 }
 
-/// What is wrong with a frame from the server.
+/// The violation in a frame from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
     /// RFC 6455 section 5.1.
@@ -97,7 +97,7 @@ impl Violation {
     }
 }
 
-/// What the reader found.
+/// The events of the reader.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Some of a message's payload.
@@ -119,7 +119,7 @@ pub enum Event<'a> {
     Close(ServerClose),
 }
 
-/// What the server's Close frame says (RFC 6455 section 5.5.1).
+/// The content of the server's Close frame (RFC 6455 section 5.5.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServerClose {
     /// Its code, if it has one.
@@ -136,7 +136,7 @@ impl ServerClose {
     }
 }
 
-/// What cannot be used before the rest has come: a cut header, or a control frame.
+/// Incomplete input: a cut header, or a control frame.
 #[derive(Debug)]
 struct Partial {
     bytes: [u8; 10 + MAX_CONTROL],
@@ -163,7 +163,7 @@ const FINAL: u64 = 1;
 const IN_MESSAGE: u64 = 2;
 /// That message is text.
 const TEXT: u64 = 4;
-/// Where in a code point that text has been cut.
+/// The position within a code point at which text was cut.
 const UTF8_SHIFT: u32 = 3;
 const UTF8: u64 = 7 << UTF8_SHIFT;
 /// Compression was negotiated. At the place that RSV1 has in a frame's first byte.

@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455 section 4.1): the request, and what counts as an answer to it.
+//! The opening handshake (RFC 6455 section 4.1): the request, and validation of the answer.
 
 pub mod answer;
 pub mod template;
@@ -51,7 +51,7 @@ pub struct UpgradeRequest {
     offered: Offered,
 }
 
-/// What a request offers, and the answer may take up.
+/// The offers of a request, which the answer may accept.
 #[derive(Debug)]
 struct Offered {
     subprotocols: Vec<String>,
@@ -67,7 +67,7 @@ enum Part {
     Line(Lines),
 }
 
-/// What a request asks for beside the upgrade.
+/// The contents of a request beside the upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     /// Subprotocols, the most wanted first (RFC 6455 section 1.9).

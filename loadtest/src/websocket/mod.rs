@@ -1,6 +1,6 @@
 //! WebSocket (RFC 6455) from the client's side, without I/O and without a clock.
 //!
-//! Nothing here is shared with the server: a judge must not make the same mistakes as the party it judges.
+//! No code is shared with the server, so that a mistake in its parser is not repeated here.
 
 pub mod deflate;
 pub mod frames;

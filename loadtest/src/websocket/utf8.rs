@@ -1,6 +1,6 @@
 //! UTF-8 that arrives in pieces (RFC 6455 section 8.1, RFC 3629 section 4).
 
-/// What the bytes so far leave open: eight states, so three bits hold them.
+/// The open state after the bytes so far: eight states, so three bits hold them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Utf8 {
@@ -39,7 +39,7 @@ impl Utf8 {
     /// The state behind `piece`; `None` as soon as a byte cannot be right, even if its code point is not complete.
     #[inline]
     pub(crate) fn push(self, piece: &[u8]) -> Option<Self> {
-        // What ringload sends as text, and so gets back, is ASCII.
+        // Text that ringload sends, and so gets back, is ASCII.
         if self == Self::Boundary && piece.is_ascii() { Some(self) } else { self.push_any(piece) }
     }
 

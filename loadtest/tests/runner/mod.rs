@@ -21,14 +21,14 @@ use serde_json::Value;
 /// a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Kills a process that is still there when [`PATIENCE`] is over, so that whoever waits for it or for its output goes on.
+/// Kills a process that is still there when [`PATIENCE`] is over, so that waiting for it or for its output ends.
 struct Limit {
     disarm: Sender<()>,
     has_hung: JoinHandle<bool>,
 }
 
 impl Limit {
-    /// For a child that nobody has waited for yet.
+    /// For a child that was not waited for yet.
     fn on(child: &Child) -> Self {
         let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("a child");
         let (disarm, disarmed) = mpsc::channel();
@@ -151,7 +151,12 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    /// Waits for its end, while nobody reads what it says from here on: the exit code.
+    /// The same for one that may have ended.
+    pub(crate) fn try_signal(&self, signal: Signal) -> rustix::io::Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
+    }
+
+    /// Waits for its end without reading its output any more: the exit code.
     pub(crate) fn end_unheard(mut self) -> Option<i32> {
         drop(self.lines);
         let status = self.child.wait().expect("it ends");

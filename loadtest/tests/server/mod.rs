@@ -47,7 +47,7 @@ pub(crate) enum Behaviour {
     Fragments,
     /// Masks its frames, which only clients do.
     Masked,
-    /// Sends a message that nobody asked for.
+    /// Sends an unrequested message.
     Greeter,
     /// Echoes bytes, without any WebSocket.
     Tcp,

@@ -1,4 +1,4 @@
-//! Connections that do something later or of their own accord, among the others: their turns, their time, their memory.
+//! Sources and delayed echoes among the other connections: their turns, their time, their memory.
 
 use super::super::actors::Actors;
 use super::super::lifecycle::{Facts, State};
@@ -9,7 +9,7 @@ use crate::protocol::{Behaviour, CloseCode, Event, Output};
 use crate::worker::Ending;
 
 impl<E, L: Lender> Connections<E, L> {
-    /// A connection has opened: if it was asked for such a behaviour, that begins.
+    /// Begins the behaviour, if any, of a connection that has opened.
     pub(super) fn begin_behaving(&mut self, key: u32) {
         let Some(behaviour) = self.table.get(key).life.behaviour() else { return };
         let room = self.backlog.total.saturating_sub(self.held());
@@ -23,7 +23,7 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// Takes the output of such a connection, which is sent when its time has come; in front of an end that is now.
+    /// Delays the output of such a connection until it is due; at its end, delayed output is sent at once.
     #[cold]
     pub(super) fn defer(&mut self, key: u32, event: Event, bytes: &[u8]) -> Output {
         if event != Event::Deferred {
@@ -48,14 +48,14 @@ impl<E, L: Lender> Connections<E, L> {
         Output::default()
     }
 
-    /// Queues what was held back of a connection.
+    /// Queues the delayed output of a connection.
     pub(super) fn release_all(&mut self, key: u32) {
         if self.table.get(key).life.facts.has(Facts::ACTS) {
             self.through_stage(key, |actors, outputs, output| actors.release(key, None, outputs, output));
         }
     }
 
-    /// Has something queued for a connection, through the stage in front of its session if there is one.
+    /// Queues output of a connection, through the stage in front of its session if there is one.
     pub(super) fn through_stage<R>(
         &mut self,
         key: u32,
@@ -72,7 +72,7 @@ impl<E, L: Lender> Connections<E, L> {
         result
     }
 
-    /// When such a connection is to be looked at next.
+    /// The tick at which such a connection is to be served next.
     pub(super) fn acts_at(&self, key: u32) -> Option<u32> {
         let connection = self.table.get(key);
         if !connection.life.facts.has(Facts::ACTS) || connection.life.state() != State::Open {
@@ -82,7 +82,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.actors.next_at(key, self.now, self.timeouts.tick_us, has_turn)
     }
 
-    /// Its timer has come up.
+    /// Handles its timer.
     pub(super) fn act_in_time(&mut self, key: u32) {
         if !self.table.get(key).life.facts.has(Facts::ACTS) {
             return;
@@ -96,7 +96,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.queue_source(key);
     }
 
-    /// Has a source of which nothing is pending wait for its turn.
+    /// Queues a source without pending output for its turn.
     pub(super) fn queue_source(&mut self, key: u32) {
         let connection = self.table.get(key);
         let may_send = connection.output.is_empty() && connection.life.state() == State::Open;
@@ -105,8 +105,8 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// A source's turn: it queues what it may send, which is paid for like a receive's echo. Returns whether it is to be
-    /// served otherwise, too.
+    /// A source's turn: queues what it may send, which is charged like a receive's echo. Returns whether it also needs other
+    /// service.
     #[cold]
     pub(super) fn feed(&mut self, key: u32) -> bool {
         let connection = self.table.get(key);

@@ -19,7 +19,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.shared.held()
     }
 
-    /// What must hold after every turn, whatever the engine.
+    /// Invariants after every turn, for all engines.
     pub(crate) fn check_invariants(&self) {
         let (mut chunks, mut held, mut queued, mut timers) = (0, 0, [0, 0], 0);
         for (_, connection) in self.table.iter() {
@@ -41,8 +41,8 @@ impl<E, L: Lender> Connections<E, L> {
         assert_eq!(told, self.shared.held() as u64, "memory for compressed messages that is not told");
     }
 
-    /// What must hold after every turn: each deadline has a timer that comes up by then, and what was due has been met, if
-    /// `is_punctual`. A Ping is looked at again within half of the idle timeout when it could not be sent in time.
+    /// Invariants after every turn: each deadline has a timer that comes up by then, and what was due has been met, if
+    /// `is_punctual`. A Ping that could not be sent in time is retried within half of the idle timeout.
     pub(crate) fn check_deadlines(&self, is_punctual: bool) {
         for (key, connection) in self.table.iter() {
             let (life, has_output) = (&connection.life, !connection.output.is_empty());
@@ -54,7 +54,7 @@ impl<E, L: Lender> Connections<E, L> {
                 continue;
             }
             let timer = self.wheel.at(connection.timer).expect("a deadline without a timer");
-            // Put off for input that has been received since.
+            // Postponed by input that has been received since.
             let is_put_off = timer == self.now + 1;
             let at = match due {
                 Due::Later(at) => at.expect("a deadline"),

@@ -1,5 +1,5 @@
-//! Connections whose compressed messages are inflated: their memory, and the turns of input that waits because no more of it
-//! was to be inflated at once.
+//! Connections whose compressed messages are inflated: their memory, and the turns of input that waits because the allowance
+//! was used up.
 
 use super::Connections;
 use crate::connection::lifecycle::{Facts, Received, State};
@@ -9,7 +9,7 @@ use crate::protocol::{CloseCode, Output, Work};
 use crate::worker::{Counter, Ending};
 
 impl<E, L: Lender> Connections<E, L> {
-    /// Counts what compressed messages have come to, and says what that costs.
+    /// Counts the work for compressed messages, and returns its cost.
     pub(super) fn take_work(&mut self) -> Cost {
         let Work { cost, inflated, agreed } = self.shared.take_work();
         self.counters.add(Counter::Agreed, u64::from(agreed));
@@ -18,14 +18,14 @@ impl<E, L: Lender> Connections<E, L> {
         cost
     }
 
-    /// Whether a connection is to be closed because of what is held for compressed messages that are open: that counts as
-    /// pending output does, and beyond the total there is nothing for another one.
+    /// Whether a connection must be closed because of the memory of unfinished compressed messages: it counts like pending
+    /// output, and above the total there is none for another one.
     pub(super) fn holds_too_much(&self, key: u32) -> bool {
         let life = &self.table.get(key).life;
         self.shared.held() > self.backlog.total && life.is_inflating() && life.state() == State::Open
     }
 
-    /// Closes such a connection, behind these bytes.
+    /// Closes such a connection, after these bytes.
     pub(super) fn shed(&mut self, key: u32, bytes: Vec<u8>) -> Output {
         self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, bytes, false));
         let why = "no memory for another compressed message";
@@ -39,7 +39,7 @@ impl<E, L: Lender> Connections<E, L> {
         Output::default()
     }
 
-    /// A turn of input that waits: it is received as if it had come now, and its echo queued. The budget pays for it.
+    /// A turn of waiting input: it is handled as if it had been received now, and its echo queued. The budget pays for it.
     pub(super) fn resume(&mut self, key: u32) {
         if !self.table.get(key).life.wants(false).resume {
             return;

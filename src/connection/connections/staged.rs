@@ -1,4 +1,4 @@
-//! Connections with something in front of their sessions: a PROXY protocol header, TLS.
+//! Connections with a stage in front of the session: a PROXY protocol header, TLS.
 
 use std::ops::Range;
 
@@ -11,20 +11,20 @@ use crate::transport::{Handshake, Opened, Progress, Step};
 use crate::worker::Counter;
 
 impl<E, L: Lender> Connections<E, L> {
-    /// What [`Connections::received`] does, for a connection that has something in front of its session.
+    /// [`Connections::received`] for a connection with a stage in front of its session.
     #[inline(never)]
     pub(super) fn received_through_stage(&mut self, key: u32, bytes: &mut [u8]) -> (Output, Cost) {
         let cost = schedule::cost_of_receive(bytes.len() as u32, 0);
         let life = &mut self.table.get_mut(key).life;
         if !life.state().is_served() {
             self.counters.add(Counter::BytesReceived, bytes.len() as u64);
-            // As of any other connection, it is discarded.
+            // Discarded, as from any other connection.
             let _ = life.received(&mut self.shared, bytes, self.now);
             return (Output::default(), cost);
         }
         life.heard(self.now);
         let step = self.stages.receive(key, bytes);
-        // What is behind a header is counted where it is received.
+        // Input behind a header is counted where it is received.
         let len = if let Step::Passed { used, .. } = step { used } else { bytes.len() };
         self.counters.add(Counter::BytesReceived, len as u64);
         match step {
@@ -54,14 +54,14 @@ impl<E, L: Lender> Connections<E, L> {
         (Output::default(), cost)
     }
 
-    /// What comes before the session is over, or, if it stays, goes on without a sign.
+    /// The stage has finished, or, if it stays, lets the session begin.
     fn stage_is_open(&mut self, key: u32, stays: bool) {
         let has_opened = self.table.get_mut(key).life.stage_is_open(stays, self.now);
         self.counters.add(Counter::Opened, u64::from(has_opened));
         self.set_timer(key);
     }
 
-    /// What was in TLS records, and what they are answered with.
+    /// Handles the content of TLS records, and the answers to them.
     fn opened(&mut self, key: u32, opened: Opened, bytes: &mut [u8], mut cost: Cost) -> (Output, Cost) {
         let Opened { mut plain, within, records, renewals, mut out, handshake, progress } = opened;
         cost += records.saturating_mul(schedule::TLS_RECORD) + renewals.saturating_mul(schedule::TLS_RENEWAL);
@@ -86,16 +86,16 @@ impl<E, L: Lender> Connections<E, L> {
         self.stages.give_back(plain);
         match progress {
             Progress::Goes if self.table.get(key).life.state().is_served() => {}
-            // A reset says it all.
+            // A reset needs no output.
             Progress::Goes if self.table.get(key).life.facts.has(Facts::RESET) => {}
-            // Nothing more comes from the session.
+            // The session sends nothing more.
             Progress::Goes => self.say_goodbye(key, &mut out, bytes, &mut range),
             Progress::PeerFinished => {
                 if self.table.get(key).life.facts.has(Facts::ACTS) {
                     self.queue_first(key, &mut out);
                     self.release_all(key);
                 }
-                // Behind input that waits there is more to be said.
+                // More input follows the waiting one.
                 if !self.table.get(key).life.facts.has(Facts::LADEN) {
                     self.say_goodbye(key, &mut out, bytes, &mut range);
                 }
@@ -110,8 +110,8 @@ impl<E, L: Lender> Connections<E, L> {
         (Output { head: out, range }, cost)
     }
 
-    /// Bytes for the session, which lie within the received bytes. What they are answered with is sealed there, in `range`, if
-    /// that can be done; else it goes behind `out`.
+    /// Passes bytes for the session, which lie within the received bytes. Their answer is sealed there, in `range`, if
+    /// possible; otherwise it is added to `out`.
     fn received_within(
         &mut self,
         key: u32,
@@ -132,7 +132,7 @@ impl<E, L: Lender> Connections<E, L> {
         cost
     }
 
-    /// Bytes for the session that a stage has brought. Says what they are to be answered with behind `out`.
+    /// Passes bytes for the session that a stage has brought. The answer to them is added to `out`.
     fn received_plain(&mut self, key: u32, plain: &mut [u8], out: &mut Vec<u8>) -> (Output, Cost) {
         let Received { mut output, frames, event, has_opened, .. } = self.received_by_session(key, plain);
         let mut cost = schedule::cost_of_receive(0, frames) - schedule::RECEIVE;
@@ -150,7 +150,7 @@ impl<E, L: Lender> Connections<E, L> {
         (output, cost)
     }
 
-    /// Queues what is sealed already, in front of what is about to be.
+    /// Queues what is already sealed, in front of the output that follows.
     fn queue_first(&mut self, key: u32, out: &mut Vec<u8>) {
         self.outputs.push_owned(&mut self.table.get_mut(key).output, std::mem::take(out), false);
     }
@@ -160,25 +160,25 @@ impl<E, L: Lender> Connections<E, L> {
         self.stages.seal(key, &plain[output.range.clone()], out);
     }
 
-    /// Says goodbye behind all that is to be sent: `out`, then the `range` of the received bytes.
+    /// Sends a `close_notify` after all output: `out`, then the `range` of the received bytes.
     fn say_goodbye(&mut self, key: u32, out: &mut Vec<u8>, bytes: &[u8], range: &mut Range<usize>) {
         out.extend_from_slice(&bytes[std::mem::take(range)]);
         self.stages.say_goodbye(key, out);
     }
 
-    /// What is half read counts as pending output does; but its connection has not asked for any yet.
+    /// Counts half-read input like pending output, although its connection has no output yet.
     fn enforce_total_of_stages(&mut self, key: u32) {
         if self.stages.held() > self.backlog.total && self.stages.holds(key) {
             self.broken(key);
         }
     }
 
-    /// What the answer to a TLS client's first message counts for.
+    /// The cost of the answer to a TLS client's first message.
     pub(super) fn price_of_handshake(&self) -> Cost {
         if self.shares.has_interactive(self.now) { schedule::TLS_HANDSHAKE } else { schedule::TLS_HANDSHAKE_AT_REST }
     }
 
-    /// Queues a frame of our own accord.
+    /// Queues a frame that the server sends without input.
     pub(super) fn push_own(&mut self, key: u32, mut frame: Vec<u8>) {
         let connection = self.table.get_mut(key);
         if connection.life.is_staged() {
@@ -189,7 +189,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.outputs.push_owned(&mut connection.output, frame, false);
     }
 
-    /// Queues the last words of what is in front of the session.
+    /// Queues the last output of the stage.
     pub(super) fn push_goodbye(&mut self, key: u32) {
         let connection = self.table.get_mut(key);
         if connection.life.is_staged() {

@@ -1,4 +1,5 @@
-//! Whose turn it is, how much a connection may bring, and what its turn has come to (`connection/schedule.rs`).
+//! Scheduling of a worker's connections: which is next, how much it may bring, and what its turn has cost
+//! (`connection/schedule.rs`).
 
 use std::num::NonZeroU32;
 
@@ -8,11 +9,11 @@ use crate::connection::output::Lender;
 use crate::connection::schedule::{self, Cost, Standing};
 
 impl<E, L: Lender> Connections<E, L> {
-    /// Judges a connection by what a receive has come to: interactive, or bulk. Its fact of being readable is up to date.
+    /// Classifies a connection by the cost of a receive: interactive, or bulk. Its fact of being readable is up to date.
     #[inline]
     pub(crate) fn charge(&mut self, key: u32, bytes: u32, cost: Cost, was_within_frame: bool, is_budgeted: bool) {
         if self.table.get(key).life.is_staged() && self.stages.take_expectation(key) {
-            // A TLS handshake says nothing of what its connection is like.
+            // A TLS handshake is no evidence of what its connection is like.
             if is_budgeted {
                 self.budget.correct(self.price_of_handshake(), cost);
             }
@@ -32,7 +33,7 @@ impl<E, L: Lender> Connections<E, L> {
             self.shares.see_bulk(bytes, cost);
         } else {
             connection.life.facts.clear(Facts::BULK);
-            // A small piece of a large message is no small message.
+            // A small piece of a large message is not a small message.
             let is_amidst = was_bulk || was_within_frame || connection.life.is_within_frame();
             if !is_amidst && !connection.life.is_background() {
                 self.shares.see_interactive(self.now);
@@ -60,7 +61,7 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// What a receive from a connection of the background is thought to come to.
+    /// The expected cost of a receive from a connection of the background.
     #[inline]
     fn plan(&self, key: u32) -> Cost {
         let life = &self.table.get(key).life;
@@ -73,14 +74,13 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// A connection of the background is received from: what that is thought to come to is spent.
+    /// Spends the expected cost of a receive from a connection of the background.
     #[inline]
     pub(crate) fn spend_on(&mut self, key: u32) {
         self.budget.spend(self.plan(key));
     }
 
-    /// Has a connection that may have something to be received wait for its turn, unless it does already or is not to be
-    /// received from.
+    /// Queues a connection that may have input for its turn, unless it is queued already or must not be received from.
     #[inline]
     pub(crate) fn queue(&mut self, key: u32) {
         let connection = self.table.get_mut(key);
@@ -96,7 +96,7 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// Takes a connection out of the list that it waits in, if it does.
+    /// Removes a connection from the list that it waits in, if it does.
     #[inline]
     pub(crate) fn unqueue(&mut self, key: u32) {
         let facts = &mut self.table.get_mut(key).life.facts;
@@ -133,7 +133,7 @@ impl<E, L: Lender> Connections<E, L> {
         Some(key)
     }
 
-    /// The next connection of the background, if the turn's budget has something left. What it gets is to be spent.
+    /// The next connection of the background, if something of the turn's budget is left. The caller spends its cost.
     pub(crate) fn next_background(&mut self) -> Option<u32> {
         while self.budget.is_left() {
             let key = self.background.first()?;
@@ -155,8 +155,7 @@ impl<E, L: Lender> Connections<E, L> {
         None
     }
 
-    /// The turn of a connection that has something to do beside being received from. Returns whether it is to be served
-    /// otherwise, too.
+    /// The turn of a connection with other work than being received from. Returns whether it also needs other service.
     #[cold]
     fn act_in_turn(&mut self, key: u32) -> bool {
         if self.table.get(key).life.facts.has(Facts::LADEN) {
@@ -166,7 +165,7 @@ impl<E, L: Lender> Connections<E, L> {
         self.feed(key)
     }
 
-    /// How much may be received from a connection at once; `None`: as much as there is.
+    /// Bytes that may be received from a connection at once; `None`: as many as there are.
     #[inline]
     pub(crate) fn at_most(&self, key: u32) -> Option<NonZeroU32> {
         let life = &self.table.get(key).life;
@@ -178,7 +177,7 @@ impl<E, L: Lender> Connections<E, L> {
         let is_backlog_large = held >= self.backlog.total / 2;
         let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {
-            // Each may turn out to be another slow reader, and what it has brought then comes on top of the total.
+            // Each may turn out to be another slow reader, whose input then comes on top of the total.
             return if held < self.backlog.total { at_most } else { NonZeroU32::new(schedule::LEAST_RECEIVE) };
         }
         // An echo is not longer than what it answers.

@@ -1,20 +1,20 @@
-//! Deadlines, and what is due at them.
+//! Deadlines, and the actions due at them.
 
-/// What a connection's deadline asks for now.
+/// The action that a connection's deadline asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// Nothing before this tick; `None`: nothing at all.
+    /// No action before this tick; `None`: no action at all.
     Later(Option<u32>),
     /// A Ping: half of the idle timeout is over.
     Ping,
     /// The closing handshake: a Ping went unanswered for the other half.
     Close,
-    /// The end, without a Close frame.
+    /// Abort, without a Close frame.
     Abort,
-    /// A send, although no event has told of room: the kernel does so only when a third of a socket's buffer is free, which
-    /// a slow reader may take longer for than its timeout.
+    /// A send without an event that reports room: the kernel reports it only when a third of a socket's buffer is free,
+    /// which may take a slow reader longer than its timeout.
     Probe,
-    /// The end, because its output is stuck: the probe has found no room.
+    /// Abort, because its output is stuck: the probe has found no room.
     Stalled,
 }
 
@@ -23,19 +23,19 @@ pub(crate) enum Due {
 pub(crate) struct Timeouts {
     /// From the accept to the end of the request.
     pub(crate) handshake: Option<u32>,
-    /// Without any input: at half of it a Ping, at the end Close 1001.
+    /// Time without any input: at half of it a Ping, at the end Close 1001.
     pub(crate) idle: Option<u32>,
-    /// Without progress of the output of a connection that is not received from, because it is throttled or its peer has
-    /// shut down its side.
+    /// Time without progress of the output of a connection that is not received from, because it is throttled or its peer
+    /// has shut down its side.
     pub(crate) stall: Option<u32>,
     /// From the decision to close, or from the last progress after it, to the close.
     pub(crate) close: Option<u32>,
-    /// How long a tick is, for delays and rates.
+    /// The length of a tick, for delays and rates.
     pub(crate) tick_us: u32,
 }
 
 impl Timeouts {
-    /// Whether a connection whose output is stuck comes to its end by that rather than by being idle.
+    /// Whether a connection whose output is stuck is closed for that rather than for being idle.
     pub(super) fn has_stall_before_idle(&self) -> bool {
         self.stall.is_some_and(|stall| self.idle.is_none_or(|idle| stall <= idle))
     }

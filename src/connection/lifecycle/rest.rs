@@ -1,15 +1,15 @@
-//! A byte of a connection's life, for its end.
+//! One byte of the lifecycle: the remaining receives while leaving, then how the connection ended.
 
 use super::LAST_RECEIVES;
 use crate::worker::Ending;
 
-/// Receives that a connection may still have when it is leaving or, as soon as something has brought it to its end, what that
-/// is; the highest bit: it has a stage in front of its session.
+/// The remaining receives of a connection or, as soon as something has ended it, the cause of that; the highest bit: it has
+/// a stage in front of its session.
 #[derive(Clone, Copy)]
 pub(super) struct Rest(u8);
 
 impl Rest {
-    /// Of a connection that has just come. `is_staged`: something comes before its session.
+    /// For a new connection. `is_staged`: it has a stage in front of its session.
     pub(super) fn new(is_staged: bool) -> Self {
         Self(LAST_RECEIVES | if is_staged { Self::STAGED } else { 0 })
     }
@@ -23,7 +23,7 @@ impl Rest {
     }
 
     const STAGED: u8 = 1 << 7;
-    /// Above the receives: this one's number is that of the first of [`Ending::ALL`].
+    /// Values from here on are causes: the first one of [`Ending::ALL`].
     const ENDINGS: u8 = LAST_RECEIVES + 1;
 
     /// Takes one of the receives, if one is left.
@@ -33,7 +33,7 @@ impl Rest {
         is_left
     }
 
-    /// The first one stays.
+    /// Sets the cause, unless there is one.
     pub(super) fn set_ending(&mut self, ending: Ending) {
         if self.ending().is_none() {
             self.0 = self.0 & Self::STAGED | (Self::ENDINGS + ending as u8);

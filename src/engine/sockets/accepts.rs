@@ -1,8 +1,8 @@
-//! How a worker with a descriptor table of its own accepts: the listeners are in its table, too, and it waits for them
-//! beside its connections.
+//! Accepts of a worker with its own descriptor table: the listeners are in its table, too, and it waits for them beside its
+//! connections.
 //!
-//! A connection wakes one of the workers that wait (`EPOLLEXCLUSIVE`). If that one stops waiting before it has looked,
-//! it passes the call on.
+//! A connection wakes one of the waiting workers (`EPOLLEXCLUSIVE`). A worker that stops waiting before it has accepted
+//! passes the wake-up on.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,21 +17,21 @@ use crate::engine::admission::{RETRY, Share};
 /// Connections accepted in one turn, at most: more would be a long turn when thousands come at once.
 const BATCH_MAX: u32 = 16;
 
-/// Everything a worker needs for accepting.
+/// The accepting state of a worker.
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Accepts {
-    /// None when it has stopped.
+    /// `None` when it has stopped.
     listeners: Vec<OwnedFd>,
     share: Share,
     /// Connections that have a descriptor.
     open: u32,
-    /// The listeners are waited for.
+    /// The worker waits for the listeners.
     is_watching: bool,
-    /// How many to accept at once: twice as many as last time if that has left some.
+    /// Accepts per turn: twice as many as last time if that left some.
     batch: u32,
-    /// The listener that is first in turn.
+    /// The listener that comes first in this turn.
     first: usize,
-    /// Connections may wait that no event will tell of.
+    /// Connections may be waiting that no event will report.
     has_left_some: bool,
     /// Something has changed since the last turn.
     has_changed: bool,
@@ -56,18 +56,18 @@ impl Accepts {
         }
     }
 
-    /// What to wait for.
+    /// The descriptors to wait for.
     pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.listeners.iter().map(AsFd::as_fd)
     }
 
-    /// Accepts no more.
+    /// Stops accepting.
     pub fn stop(&mut self) {
         self.is_stopping = true;
         self.has_changed = true;
     }
 
-    /// Whether the listeners are to be waited for.
+    /// Whether the worker must wait for the listeners.
     pub fn is_watching(&self) -> bool {
         self.is_watching
     }
@@ -77,19 +77,19 @@ impl Accepts {
         self.listeners.is_empty()
     }
 
-    /// How long the worker may wait until it is to try again.
+    /// Time until the next try.
     pub fn patience(&self) -> Option<Duration> {
         self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Accepts some of the connections that wait, no more than there is room for; `take` gets each with the number of its
-    /// listener. `is_called`: because another worker does not, so that no event tells of further ones.
+    /// Accepts waiting connections, as far as there is room; `take` gets each with the number of its listener. `is_called`:
+    /// another worker does not accept them, so no event reports further ones.
     pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd, usize)) {
         self.has_changed = true;
         if self.is_stopping || self.retry_at.is_some() {
             return;
         }
-        // The place that waiting for the listeners reserves; what came earlier in this turn may have taken the last one.
+        // The slot that waiting for the listeners reserves; an earlier accept in this turn may have taken the last one.
         let reserved = u32::from(self.is_watching && self.open < self.share.capacity());
         self.share.publish(self.open, reserved);
         let allowed = self.share.allowance() + reserved;
@@ -123,7 +123,7 @@ impl Accepts {
         self.has_left_some = is_called && tries == 0;
     }
 
-    /// For want of something it cannot accept, or not wait for the listeners.
+    /// Accepting, or waiting for the listeners, has failed for a shortage.
     pub fn failed(&mut self, error: Errno) {
         if self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + RETRY);
@@ -132,8 +132,7 @@ impl Accepts {
         }
     }
 
-    /// Decides whether the listeners are to be waited for, now that so many connections have a descriptor. If that changes,
-    /// `watch` does it.
+    /// Decides whether to wait for the listeners, with this many connections. If that changes, `watch` applies it.
     #[inline]
     pub fn arrange(&mut self, open: usize, watch: impl FnOnce(&[OwnedFd], bool) -> Result<(), Errno>) {
         let is_same = open as u32 == self.open && !self.has_changed;

@@ -1,5 +1,5 @@
-//! What the two engines with ordinary descriptors add to the connection core: sockets as descriptors, and sends at once
-//! from the buffer that was received into.
+//! The connection core on ordinary descriptors, for two engines: sockets as descriptors, and immediate sends from the
+//! receive buffer.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,10 +14,10 @@ use crate::protocol::Output;
 /// The connections of a worker.
 pub(in crate::engine) type Connections = Core<OwnedFd, NoLender>;
 
-/// Bytes that a receive leaves free in front of itself, for what has to be sent before its echo.
+/// Headroom of a receive, for output that must be sent before its echo.
 pub(in crate::engine) const HEADROOM: usize = 256;
 
-/// What to send after a receive, all of it in one piece.
+/// The output of a receive, contiguous.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Outgoing {
     /// This range of the buffer, which may be empty.
@@ -39,7 +39,7 @@ impl Outgoing {
         Self::with_head(&output.head, range, buffer)
     }
 
-    /// Puts `head` in front of the range, if there is room.
+    /// Prepends `head` to the range, if there is room.
     fn with_head(head: &[u8], range: Range<usize>, buffer: &mut [u8]) -> Self {
         match range.start.checked_sub(head.len()) {
             Some(start) => {
@@ -67,8 +67,8 @@ impl Connections {
         self.get(key).io.as_fd()
     }
 
-    /// Bytes from the peer: `len` of them, in `buffer` behind its [`HEADROOM`]; `is_budgeted`: as one of the background.
-    /// Returns what to send now, of which [`Connections::keep`] keeps what the kernel does not take.
+    /// Handles `len` bytes from the peer, in `buffer` after its [`HEADROOM`]; `is_budgeted`: as one of the background.
+    /// Returns the output to send now, of which [`Connections::keep`] keeps what the kernel does not take.
     #[inline]
     pub(in crate::engine) fn received_into(
         &mut self,
@@ -88,14 +88,14 @@ impl Connections {
         Outgoing::InPlace(0..0)
     }
 
-    /// Keeps bytes behind the pending output.
+    /// Appends bytes to the pending output.
     pub(in crate::engine) fn keep(&mut self, key: u32, bytes: &[u8]) {
         let (connection, outputs) = self.get_with_outputs(key);
         outputs.copy(&mut connection.output, bytes);
         self.enforce_caps(key);
     }
 
-    /// The kernel has taken `sent` of the bytes that it was offered straight from the buffer.
+    /// The kernel has taken `sent` of the bytes offered from the receive buffer.
     #[inline]
     pub(in crate::engine) fn sent_from_buffer(&mut self, key: u32, bytes: &[u8], sent: usize) {
         let is_all = sent == bytes.len();
@@ -122,14 +122,14 @@ impl Connections {
         self.sent(key, sent, sent == len);
     }
 
-    /// Takes the first part of the pending output, to be sent by an operation that has to own it, and says how much of it
-    /// is out already. Afterwards, [`Connections::put_front`].
+    /// Removes the first part of the pending output, for an operation that must own it, and returns how much of it is
+    /// already sent. [`Connections::put_front`] follows.
     pub(in crate::engine) fn take_front(&mut self, key: u32) -> (Block, usize) {
         let (connection, outputs) = self.get_with_outputs(key);
         outputs.take_block(&mut connection.output)
     }
 
-    /// Puts back what the operation has not sent: of `bytes` so many are out, `sent` of them by it.
+    /// Puts back the unsent rest: of `bytes` so many are sent, `sent` of them by the operation.
     pub(in crate::engine) fn put_front(&mut self, key: u32, bytes: Block, out: usize, sent: usize) {
         let is_all = out == bytes.len();
         let (connection, outputs) = self.get_with_outputs(key);
@@ -137,29 +137,28 @@ impl Connections {
         self.sent(key, sent, is_all);
     }
 
-    /// What is known of a socket by how much a receive has brought, which had room for `room` bytes.
+    /// Updates the facts about a socket by the size of a receive, which had room for `room` bytes.
     #[inline]
     pub(in crate::engine) fn note_received(&mut self, key: u32, len: usize, room: usize) {
         let facts = &mut self.get_mut(key).life.facts;
-        // A receive that fills its buffer may have left something behind; so may one in front of an end or at a TCP urgent
-        // mark.
+        // A receive that fills its buffer may have left input; so may one before an end or at a TCP urgent mark.
         if len < room && !facts.has(Facts::END_AHEAD) {
             facts.clear(Facts::READABLE);
         }
     }
 
-    /// Resets a connection that is to end so. That wakes whatever waits for its socket.
+    /// Resets a connection that is to end so, which wakes all waits for its socket.
     pub(in crate::engine) fn reset_if_wanted(&mut self, key: u32) -> bool {
         let is_wanted = self.get(key).life.facts.has(Facts::RESET);
         if is_wanted {
             self.get_mut(key).life.facts.clear(Facts::RESET);
-            // Other sockets than TCP know no reset: they are just closed.
+            // Sockets other than TCP have no reset: they are just closed.
             let _ = connect_unspec(self.socket(key));
         }
         is_wanted
     }
 
-    /// Closes a connection and forgets it, with what it still had to send.
+    /// Closes and removes a connection, with its unsent output.
     pub(in crate::engine) fn end(&mut self, key: u32) {
         self.reset_if_wanted(key);
         let (connection, outputs) = self.get_with_outputs(key);

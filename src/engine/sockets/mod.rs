@@ -1,5 +1,5 @@
-//! What the engines with ordinary descriptors share (epoll, tokio-uring): tables of their own, how sockets get there,
-//! and sends from the buffer that was received into. How to wait for events is the engine's.
+//! Code shared by the engines with ordinary descriptors (epoll, tokio-uring): descriptor tables, how sockets get there, and
+//! sends from the receive buffer. Each engine has its own way to wait for events.
 
 pub mod accepts;
 pub mod connections;
@@ -19,11 +19,11 @@ use crate::sys;
 use crate::worker::{Control, Plan, WhenFull};
 use accepts::Accepts;
 
-/// An engine's worker: runs on the calling thread until it is told to stop and its connections are gone or out of time.
-/// It calls the function once, with what its start has come to.
+/// An engine's worker: runs on the calling thread until it is told to stop and its connections are gone or out of time. It
+/// calls the function once, with the result of its start.
 pub(super) type Run = fn(&Plan, &Arc<Control>, Accepts, &dyn Fn(io::Result<()>)) -> io::Result<()>;
 
-/// Starts the workers, each with a descriptor table of its own where that is allowed. Each has copies of the listeners.
+/// Starts the workers, each with its own descriptor table if that is allowed, and copies of the listeners in it.
 pub(super) fn start(
     engine: Engine,
     plans: Vec<Plan>,
@@ -53,8 +53,8 @@ pub(super) fn start(
     Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
 }
 
-/// Starts the thread that wakes workers for each other: another worker's eventfd is not in a worker's own descriptor table.
-/// It ends with the last worker. Returns how to have a worker woken.
+/// Starts the thread by which workers wake each other: another worker's eventfd is not in a worker's own descriptor table.
+/// It ends with the last worker. Returns the function that wakes a worker.
 fn start_ringer(controls: Vec<Arc<Control>>) -> Result<impl Fn(usize) + Send + Sync, EngineError> {
     let (calls, called) = mpsc::channel::<usize>();
     let ring = move || {
@@ -64,7 +64,7 @@ fn start_ringer(controls: Vec<Arc<Control>>) -> Result<impl Fn(usize) + Send + S
         }
     };
     thread::Builder::new().name("ringer".into()).spawn(ring).map_err(system("start a thread"))?;
-    // The thread is there as long as this end of the channel is.
+    // The thread ends with this end of the channel.
     Ok(move |worker| {
         let _ = calls.send(worker);
     })

@@ -6,14 +6,14 @@ use std::os::fd::RawFd;
 
 /// Standard input, output and error, which every table keeps.
 const STANDARD_STREAMS: u32 = 3;
-/// Descriptors of a worker's table that are no connections: the standard streams, its eventfd, copies of the listeners, and
+/// Descriptors of a worker's table that are not connections: the standard streams, its eventfd, copies of the listeners, and
 /// what an engine waits on (a ring, an epoll, an eventfd): 9 besides the listeners for tokio-uring, the most.
 pub const RESERVED: u64 = 16;
 
 /// Gives the calling thread a descriptor table of its own, with copies of the standard streams and of `kept` in it and
 /// nothing else (`close_range(2)` with `CLOSE_RANGE_UNSHARE`, Linux 5.9).
 ///
-/// Unlike `unshare(2)` that is a call which containers allow.
+/// Containers allow this call, unlike `unshare(2)`.
 pub fn detach(kept: &[RawFd]) -> io::Result<()> {
     let mut kept: Vec<u32> = kept.iter().map(|&number| number as u32).collect();
     kept.sort_unstable();
@@ -29,7 +29,7 @@ pub fn detach(kept: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether threads can have tables of their own: one that lives for a moment tries. Sandboxes refuse it.
+/// Whether threads can have tables of their own, by trying it in a short-lived thread. Sandboxes may refuse it.
 pub(crate) fn probe() -> io::Result<()> {
     let try_it = || close_range(u32::MAX, u32::MAX, libc::CLOSE_RANGE_UNSHARE);
     std::thread::Builder::new().spawn(try_it)?.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))

@@ -35,8 +35,8 @@ const SQ_ENTRIES: u32 = 1024;
 /// Completions that fit.
 const CQ_ENTRIES: u32 = 8192;
 
-/// Whether this machine can run it. The runtime does not tell when the kernel refuses to be entered: it waits for ever. So a
-/// ring of our own is entered first.
+/// Whether this machine can run it. The runtime does not report when the kernel refuses `io_uring_enter`: it waits for ever.
+/// So a ring of the server's own is entered first.
 pub(super) fn probe() -> io::Result<()> {
     let mut ring = IoUring::new(1)?;
     // SAFETY: the operation names no memory.
@@ -53,7 +53,7 @@ fn runtime(entries: Option<u32>) -> io::Result<Runtime> {
 
 /// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
 ///
-/// `started` is told once whether it could start.
+/// `started` is called once with the result of the start.
 pub(super) fn run(
     plan: &Plan,
     control: &Arc<Control>,
@@ -81,7 +81,7 @@ mod tests {
     use crate::transport::Doors;
     use crate::worker::{Backlog, Limits};
 
-    /// Together with the runtime's own fields these are 256 bytes, a task's alignment being 128.
+    /// With the runtime's own fields these are 256 bytes, since tasks are aligned to 128.
     const FUTURE_MAX: usize = 144;
 
     #[test]

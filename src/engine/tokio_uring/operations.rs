@@ -1,5 +1,5 @@
-//! Operations that tokio-uring's own types do not offer, by its interface for such ([`UnsubmittedOneshot`]): waiting for
-//! readiness, and calls that do not wait.
+//! Operations that tokio-uring's own types do not offer, through its interface for these ([`UnsubmittedOneshot`]): waiting
+//! for readiness, and non-blocking calls.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -16,11 +16,11 @@ use io_uring_06::types::{CancelBuilder, Fd, Timespec};
 use io_uring_06::{cqueue, opcode, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
-/// An operation under way. Its output is its result, as system calls have it in the kernel (negative: an error number),
-/// and what it has used, which the runtime keeps until the kernel is done with it, even if the operation is dropped.
+/// An operation in flight. Its output is its result, in the kernel's form (negative: an error number), and the memory it
+/// used, which the runtime keeps until the kernel has released it, even if the operation is dropped.
 pub(super) type Operation<D> = InFlightOneshot<D, GiveBack<D>>;
 
-/// Hands back what an operation has used.
+/// Returns the memory of an operation.
 pub(super) struct GiveBack<D>(PhantomData<D>);
 
 impl<D: 'static> OneshotOutputTransform for GiveBack<D> {
@@ -47,24 +47,24 @@ pub(super) fn readable(socket: BorrowedFd) -> Operation<()> {
     submit((), opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLIN as u32).build())
 }
 
-/// Waits until a client has connected to the listener. Of several workers that wait, a connection wakes one.
+/// Waits until a client has connected to the listener. A connection wakes one of several waiting workers.
 pub(super) fn connected(listener: BorrowedFd) -> Operation<()> {
     let events = libc::EPOLLIN as u32 | libc::EPOLLEXCLUSIVE as u32;
     submit((), opcode::PollAdd::new(Fd(listener.as_raw_fd()), events).build())
 }
 
-/// Ends all waits for this listener, of which the operation keeps a descriptor until then.
+/// Ends all waits for this listener, whose descriptor the operation keeps until then.
 pub(super) fn cancel_all(listener: OwnedFd) -> Operation<OwnedFd> {
     let all = CancelBuilder::fd(Fd(listener.as_raw_fd())).all();
     submit(listener, opcode::AsyncCancel2::new(all).build())
 }
 
-/// Waits until the socket takes bytes again. Of a peer that has shut down its side it tells at once, unasked (`POLLRDHUP`).
+/// Waits until the socket has room again. If the peer has shut down its side it returns at once (`POLLRDHUP`).
 pub(super) fn writable(socket: BorrowedFd) -> Operation<()> {
     submit((), opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build())
 }
 
-/// Receives what is there, behind the headroom; `at_most` so many bytes, if that is given.
+/// Receives available input, after the headroom; `at_most` this many bytes, if given.
 pub(super) fn receive(socket: BorrowedFd, mut buffer: Vec<u8>, at_most: Option<NonZeroU32>) -> Operation<Vec<u8>> {
     let end = at_most.map_or(buffer.len(), |at_most| buffer.len().min(HEADROOM + at_most.get() as usize));
     let room = &mut buffer[HEADROOM..end];
@@ -83,7 +83,7 @@ pub(super) fn send(socket: BorrowedFd, bytes: Bytes) -> Operation<Bytes> {
     submit(bytes, entry)
 }
 
-/// Waits for a tenth of a second: long beside what the try costs that follows. Its result is `-ETIME`.
+/// Waits for a tenth of a second: long compared with the try that follows. Its result is `-ETIME`.
 pub(super) fn pause() -> Operation<()> {
     static PAUSE: Timespec = Timespec::new().nsec(100_000_000);
     submit((), opcode::Timeout::new(&raw const PAUSE).build())
@@ -101,7 +101,7 @@ pub(super) fn timeout(duration: Duration) -> Operation<Box<Timespec>> {
     submit(time, entry)
 }
 
-/// Whether the operation is over. Forgets it then, with what it has come to.
+/// Whether the operation is complete; if so, drops it with its result.
 pub(super) fn is_over<D: Unpin + 'static>(slot: &mut Option<Operation<D>>, cx: &mut Context) -> bool {
     let is_ready = slot.as_mut().is_some_and(|operation| Pin::new(operation).poll(cx).is_ready());
     if is_ready {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-/// Buffers of one size, of which there are only so many. A task that finds none waits for one, first come, first served.
+/// A limited number of buffers of one size. A task that finds none waits for one, first come, first served.
 pub(super) struct Pool {
     size: usize,
     state: RefCell<State>,
@@ -12,10 +12,10 @@ pub(super) struct Pool {
 
 struct State {
     free: Vec<Vec<u8>>,
-    /// How many more may be made.
+    /// The number that may still be allocated.
     unmade: usize,
     waiting: VecDeque<Waker>,
-    /// The ticket of the task that comes next to wait. Tickets are given in the order of `waiting`.
+    /// The ticket of the next task to wait. Tickets are given in the order of `waiting`.
     next_ticket: u64,
     /// Free buffers that belong to tasks that have been woken and have not run yet.
     reserved: usize,
@@ -32,8 +32,8 @@ impl Pool {
         self.size
     }
 
-    /// A buffer, the most recently used one: it is still in cache. A task that has to wait gets a ticket, and must come
-    /// again with it when woken.
+    /// The most recently used buffer, which is still in cache. A task that must wait gets a ticket, and returns with it when
+    /// woken.
     pub(super) fn poll_take(&self, ticket: &mut Option<u64>, cx: &Context) -> Poll<Vec<u8>> {
         let state = &mut *self.state.borrow_mut();
         match *ticket {
@@ -48,7 +48,7 @@ impl Pool {
                 state.waiting.push_back(cx.waker().clone());
                 return Poll::Pending;
             }
-            // Woken by something else.
+            // Woken by another event.
             Some(ticket) if ticket >= state.next_ticket - state.waiting.len() as u64 => return Poll::Pending,
             Some(_) => state.reserved -= 1,
         }

@@ -1,6 +1,6 @@
-//! A connection's task: does what the connection wants, one step after the other.
+//! A connection's task: carries out the connection's wants, one step after the other.
 //!
-//! Written as a state machine: the same as an `async fn` takes 400 bytes per connection.
+//! It is a state machine: as an `async fn` it would take 400 bytes per connection.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use crate::connection::output::Block;
 use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
 use crate::worker::Counter;
 
-/// In a connection's `flight`: the echo of its last receive is being sent, and what is left of it is still to be put behind
-/// the pending output. Nothing of our own may be put there before.
+/// Set in a connection's `flight` while the echo of its last receive is being sent, whose unsent rest must go behind the
+/// pending output. The server's own frames must wait.
 pub(super) const SENDING_ECHO: u8 = 1;
 
 /// Serves a connection to its end.
@@ -26,7 +26,7 @@ pub(super) struct Task {
     worker: Rc<Worker>,
     key: u32,
     state: State,
-    /// Waits for readiness that are under way. They outlast a call of the worker.
+    /// Waits for readiness in flight. They outlast a call by the worker.
     readable: Option<Operation<()>>,
     writable: Option<Operation<()>>,
     /// The worker has its waker.
@@ -40,13 +40,13 @@ pub(super) struct Task {
 enum State {
     /// Between two steps.
     Deciding,
-    /// For something to receive, if it is `for_input`; for the socket to take bytes again, if it is blocked.
+    /// Waits for input, if it is `for_input`; for room, if it is blocked.
     Waiting {
         for_input: bool,
     },
-    /// For its turn, behind others.
+    /// Waits for its turn.
     AwaitingTurn,
-    /// For a buffer to receive into; the ticket says for how long already.
+    /// Waits for a receive buffer; the ticket is its place in the queue.
     AwaitingBuffer(Option<u64>),
     Receiving(Operation<Vec<u8>>),
     /// `is_pooled`: from the buffer that was received into, and not from pending output.
@@ -54,7 +54,7 @@ enum State {
         operation: Operation<Bytes>,
         is_pooled: bool,
     },
-    /// For what is under way, before the socket is closed.
+    /// Waits for operations in flight, before the socket is closed.
     Ending,
 }
 
@@ -72,7 +72,7 @@ impl Task {
         }
     }
 
-    /// Begins what the connection wants.
+    /// Begins the connection's next want.
     fn decide(&mut self) -> State {
         let mut connections = self.worker.connections();
         let wants = connections.wants(self.key);
@@ -116,7 +116,7 @@ impl Task {
         State::AwaitingTurn
     }
 
-    /// Until the supervisor lets it go on.
+    /// Waits until the supervisor grants a turn.
     fn poll_turn(&mut self, cx: &mut Context) -> Poll<State> {
         if self.is_writable_again(cx) {
             self.worker.calls.stop_listening(self.key);
@@ -129,14 +129,14 @@ impl Task {
         }
         worker.calls.stop_listening(self.key);
         self.is_budgeted = true;
-        // What it wants may be something else by now.
+        // Its wants may have changed by now.
         let connections = worker.connections();
         let can_receive = connections.wants(self.key).receive;
         self.wants_much &= connections.at_most(self.key).is_none();
         Poll::Ready(if can_receive { State::AwaitingBuffer(None) } else { State::Deciding })
     }
 
-    /// Whether a slow reader's socket takes bytes again: its output goes before its next turn.
+    /// Whether a slow reader's socket has room again: its output goes before its next turn.
     fn is_writable_again(&mut self, cx: &mut Context) -> bool {
         let mut connections = self.worker.connections();
         if !connections.get(self.key).life.facts.has(Facts::BLOCKED) {
@@ -186,7 +186,7 @@ impl Task {
         State::Receiving(operations::receive(connections.socket(self.key), buffer, connections.at_most(self.key)))
     }
 
-    /// A receive is over: sends its echo from where it is.
+    /// A receive has completed: sends its echo from the buffer.
     fn received(&mut self, result: i32, mut buffer: Vec<u8>) -> State {
         self.wants_much = self.worker.is_much(result);
         let (bytes, is_pooled) = match self.echo(result, &mut buffer) {
@@ -206,7 +206,7 @@ impl Task {
         State::Sending { operation, is_pooled }
     }
 
-    /// What a receive has come to. Returns what to send now.
+    /// Handles the result of a receive. Returns what to send now.
     fn echo(&mut self, result: i32, buffer: &mut [u8]) -> Outgoing {
         let mut connections = self.worker.connections();
         let is_budgeted = std::mem::take(&mut self.is_budgeted);
@@ -233,7 +233,7 @@ impl Task {
         outgoing
     }
 
-    /// A send is over: keeps what the socket has not taken.
+    /// A send has completed: keeps what the socket has not taken.
     fn sent(&mut self, result: i32, bytes: Bytes, is_pooled: bool) -> State {
         let Bytes { memory, mut range } = bytes;
         let mut connections = self.worker.connections();
@@ -259,7 +259,7 @@ impl Task {
         State::Deciding
     }
 
-    /// Nothing may be under way when the socket is closed.
+    /// No operation may be in flight when the socket is closed.
     fn poll_end(&mut self, cx: &mut Context) -> Poll<()> {
         for wait in [&mut self.readable, &mut self.writable] {
             if wait.is_some() && !is_over(wait, cx) {
@@ -308,8 +308,8 @@ impl Future for Task {
     }
 }
 
-/// Whether a slow reader's socket takes bytes again, or may do so: while its peer has shut down its side, no poll waits for
-/// room, and a send is tried now and then.
+/// Whether a slow reader's socket has or may have room: while its peer has shut down its side, no poll waits for room, and a
+/// send is tried now and then.
 fn poll_room(wait: &mut Option<Operation<()>>, connections: &mut Connections, key: u32, cx: &mut Context) -> bool {
     loop {
         let operation = wait.get_or_insert_with(|| operations::writable(connections.socket(key)));
@@ -328,7 +328,7 @@ fn poll_room(wait: &mut Option<Operation<()>>, connections: &mut Connections, ke
     }
 }
 
-/// Whether the next attempt may succeed: nothing there, no room, no memory for now.
+/// Whether a retry may succeed: no input, no room, no memory for now.
 fn is_passing(result: i32) -> bool {
     matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)
 }

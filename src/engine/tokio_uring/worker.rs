@@ -1,4 +1,4 @@
-//! What the tasks of one worker share, and the supervisor task.
+//! Shared state of one worker's tasks, and the supervisor task.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
@@ -29,11 +29,11 @@ const SMALL: usize = 20 << 10;
 const LARGE: usize = 256 << 10;
 /// Connections told to close at once.
 const SLICE: usize = 2048;
-/// Tasks that run between two looks of the supervisor, at least, if so many are ready (tokio's `MAX_TASKS_PER_TICK` of a
+/// Tasks that run between two polls of the supervisor, at least, if that many are ready (tokio's `MAX_TASKS_PER_TICK` of a
 /// `LocalSet`).
 const TASKS_PER_TURN: u32 = 61;
 
-/// What the tasks of one worker share.
+/// State shared by the tasks of one worker.
 pub(super) struct Worker {
     index: usize,
     connections: RefCell<Connections>,
@@ -95,7 +95,7 @@ impl Worker {
         self.pool(buffer.len() > self.small.size()).give_back(buffer);
     }
 
-    /// Publishes the counters, and has the supervisor look at what has got a deadline or waits for its turn.
+    /// Publishes the counters, and makes the supervisor check deadlines and waiting connections.
     pub(super) fn publish(&self) {
         let connections = self.connections.borrow();
         connections.end_turn();
@@ -104,13 +104,13 @@ impl Worker {
         }
     }
 
-    /// Forgets a connection and closes its socket.
+    /// Removes a connection and closes its socket.
     pub(super) fn remove(&self, key: u32) {
         let mut connections = self.connections();
         connections.end(key);
         drop(connections);
         self.publish();
-        // There is room again, or the drain is over; and nothing else may wake it.
+        // There is room again, or the drain is over, and no other event may wake it.
         self.call_supervisor();
     }
 
@@ -134,7 +134,7 @@ fn pools(plan: &Plan) -> (Pool, Pool) {
     (Pool::new(plan.receive_memory / small, HEADROOM + small), Pool::new(large_count, HEADROOM + large))
 }
 
-/// How tasks that wait for their sockets are told to look what else there is to do.
+/// Calls of tasks that wait for their sockets, so that they check for other work.
 #[derive(Default)]
 pub(super) struct Calls {
     wakers: RefCell<Vec<Option<Waker>>>,
@@ -164,7 +164,7 @@ impl Calls {
         }
     }
 
-    /// Calls the task, if it waits. One that does not will see for itself.
+    /// Calls the task, if it waits; otherwise it will check by itself.
     fn call(&self, key: u32) {
         let waker = self.wakers.borrow_mut().get_mut(key as usize).and_then(Option::take);
         if let Some(waker) = waker {
@@ -179,7 +179,7 @@ pub(super) struct Supervisor {
     accepts: Accepts,
     /// Waits for the listeners.
     waits: Vec<Option<Operation<()>>>,
-    /// A client may have connected, or other workers count on this one to accept.
+    /// A client may have connected, or other workers rely on this one to accept.
     may_accept: bool,
     is_needed: bool,
     is_called: Option<Operation<()>>,
@@ -208,7 +208,7 @@ impl Supervisor {
         }
     }
 
-    /// Until the worker is told to stop and its connections are gone or out of time.
+    /// Runs until the worker is told to stop and its connections are gone or out of time.
     pub(super) async fn run(mut self) -> io::Result<()> {
         while self.turn().await? {}
         Ok(())
@@ -250,7 +250,7 @@ impl Supervisor {
         Ok(goes_on)
     }
 
-    /// Lets the background go on, as far as the turn's budget goes.
+    /// Grants turns to the background, as far as the turn's budget allows.
     fn grant_turns(&self) {
         let mut connections = self.worker.connections();
         while let Some(key) = connections.next_foreground() {
@@ -263,7 +263,7 @@ impl Supervisor {
         }
     }
 
-    /// Ready when there is something for the supervisor to do.
+    /// Ready when the supervisor has work.
     fn poll_events(&mut self, cx: &mut Context) -> Poll<()> {
         *self.worker.supervisor.borrow_mut() = Some(cx.waker().clone());
         if is_over(&mut self.is_called, cx) {
@@ -280,7 +280,7 @@ impl Supervisor {
         Poll::Pending
     }
 
-    /// The worker is to stop, or others count on it to accept.
+    /// The worker must stop, or others rely on it to accept.
     fn answer_bell(&mut self) {
         let bell = self.worker.control.bell();
         let _ = rustix::io::read(bell, &mut [0; 8]);
@@ -294,8 +294,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the listeners while the worker accepts. A wait that is under way stays so when it does not any more:
-    /// what it brings then is passed on.
+    /// Waits for the listeners while the worker accepts. A wait in flight stays when it no longer does: its result is then
+    /// passed on.
     fn watch_listeners(&mut self) {
         let open = self.worker.connections().len();
         let (waits, is_stopping) = (&mut self.waits, self.stopping != Stopping::No);
@@ -303,7 +303,7 @@ impl Supervisor {
             for (wait, listener) in waits.iter_mut().zip(listeners).filter(|_| is_stopping) {
                 if wait.take().is_some() {
                     let listener = listener.try_clone().map_err(|_| Errno::MFILE)?;
-                    // Detached: it holds the listener until the kernel has let go of it.
+                    // Detached: it keeps the listener until the kernel has released it.
                     drop(operations::cancel_all(listener));
                 }
             }
@@ -329,7 +329,7 @@ impl Supervisor {
                 connections.set_peer(key, peer);
             }
             drop(connections);
-            // Detached: the task tells by removing the connection that it is done.
+            // Detached: the task reports its end by removing the connection.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
         });
         if has_arrivals {

@@ -1,8 +1,8 @@
-//! A worker's accepts: single ones, that bring each connection straight into a slot of its own ring.
+//! A worker's accepts: single ones, each straight into a slot of the worker's own ring.
 //!
-//! Accepts of several workers at one listener wait in the order in which they began, and a connection wakes the first one
-//! (the kernel's waits for accepts are exclusive): round robin among the workers. Not a multishot accept: that one would
-//! take all connections that wait, beyond capacity, and be first in the order for ever.
+//! Accepts of several workers at one listener wait in the order in which they were submitted, and a connection wakes the
+//! first one (the kernel's waits for accepts are exclusive): round robin among the workers. A multishot accept would take
+//! all waiting connections, beyond the capacity, and stay first in the order.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,10 +16,10 @@ use crate::engine::admission::{RETRY, Share};
 
 use super::token::{Kind, Token};
 
-/// Accepts that one worker has waiting at a listener, at most: more would be a long turn when thousands come at once.
+/// Limit of a worker's waiting accepts at a listener: more would be a long turn when thousands arrive at once.
 const ACCEPTS_MAX: u32 = 16;
 
-/// What a completion is about, in the upper half of a key; the lower half is the listener's number.
+/// The kind of completion, in the upper half of a key; the lower half is the listener's number.
 mod about {
     pub(super) const ACCEPT: u32 = 0;
     pub(super) const POLL: u32 = 1 << 16;
@@ -44,7 +44,7 @@ pub(super) enum Wish {
         /// The listener's number.
         listener: usize,
     },
-    /// Take all accepts or the poll back. Their own completions say whether that has been in time.
+    /// Cancel all accepts or the poll. Their own completions say whether that was in time.
     Cancel {
         /// Which of the two.
         about: u32,
@@ -73,7 +73,7 @@ impl Wish {
     }
 }
 
-/// The listeners, which all workers share. The last one that lets go of them turns away what waits there.
+/// The listeners, which all workers share. The last owner closes the connections waiting there.
 pub(super) struct Listeners(pub(super) Vec<OwnedFd>);
 
 impl Drop for Listeners {
@@ -82,7 +82,7 @@ impl Drop for Listeners {
     }
 }
 
-/// A connection that has come.
+/// An accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arrival {
     /// Where it is.
@@ -94,11 +94,11 @@ pub(super) struct Arrival {
 /// One listener, as this worker uses it.
 #[derive(Default)]
 struct Source {
-    /// Accepts under way.
+    /// Accepts in flight.
     accepts: u32,
-    /// How many there are to be.
+    /// The wanted number of accepts.
     wanted: u32,
-    /// Connections that have come since the last turn.
+    /// Connections accepted since the last turn.
     came: u32,
     /// A poll waits for a connection: there are fewer slots than listeners, and accepts wait elsewhere.
     is_polled: bool,
@@ -107,21 +107,21 @@ struct Source {
     is_cancelling: bool,
 }
 
-/// Everything a worker needs for accepting.
+/// The accepting state of a worker.
 pub(super) struct Accepts {
-    /// Closed when the last worker has no more use for them.
+    /// Closed when the last worker no longer needs them.
     listeners: Option<Arc<Listeners>>,
     sources: Vec<Source>,
     share: Share,
     /// Connections that have a slot.
     open: u32,
-    /// Accepts under way, at all listeners.
+    /// Accepts in flight, at all listeners.
     waiting: u32,
-    /// What is to be submitted.
+    /// Operations to submit.
     wishes: Vec<Wish>,
     /// Something has changed since the last turn.
     has_changed: bool,
-    /// Another worker cannot accept and counts on this one: an accept that waits is begun anew.
+    /// Another worker cannot accept and relies on this one: a waiting accept is submitted anew.
     is_called: bool,
     retry_at: Option<Instant>,
     is_stopping: bool,
@@ -144,29 +144,29 @@ impl Accepts {
         }
     }
 
-    /// Another worker cannot accept and counts on this one.
+    /// Another worker cannot accept and relies on this one.
     pub(super) fn call(&mut self) {
         self.is_called = true;
         self.has_changed = true;
     }
 
-    /// Accepts no more: what is under way is taken back.
+    /// Stops accepting: accepts in flight are cancelled.
     pub(super) fn stop(&mut self) {
         self.is_stopping = true;
         self.has_changed = true;
     }
 
-    /// Whether nothing will come any more.
+    /// Whether no further connection can arrive.
     pub(super) fn is_over(&self) -> bool {
         self.listeners.is_none()
     }
 
-    /// How long the worker may wait until it is to try again.
+    /// Time until the next try.
     pub(super) fn patience(&self) -> Option<Duration> {
         self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// A completion with this key. Returns the connection that has come, if one has.
+    /// Handles a completion with this key. Returns the connection, if it brought one.
     pub(super) fn completed(&mut self, key: u32, result: i32) -> Option<Arrival> {
         self.has_changed = true;
         let listener = (key & about::LISTENER) as usize;
@@ -198,7 +198,7 @@ impl Accepts {
         None
     }
 
-    /// Has as many accepts wait as there is room for, now that so many connections have a slot.
+    /// Adjusts the number of waiting accepts to the room, with this many slots taken.
     #[inline]
     pub(super) fn submit(&mut self, open: usize, ring: &mut Ring) {
         let is_same = open as u32 == self.open && !self.has_changed;
@@ -212,7 +212,7 @@ impl Accepts {
         }
     }
 
-    /// Notes what is to be submitted.
+    /// Queues operations to submit.
     fn decide(&mut self, open: usize) {
         self.open = open as u32;
         self.has_changed = false;
@@ -241,12 +241,12 @@ impl Accepts {
         }
     }
 
-    /// Listeners from this one on at which no accept waits.
+    /// The first listener, from this one on, without a waiting accept.
     fn without_accept(&self, from: usize) -> u32 {
         self.sources[from..].iter().filter(|source| source.accepts == 0).count() as u32
     }
 
-    /// Has accepts wait at each listener: twice as many as before where all have brought a connection.
+    /// Queues accepts at each listener: twice as many as before if all have brought a connection.
     fn fill(&mut self, mut allowance: u32) {
         let is_called = std::mem::take(&mut self.is_called);
         for number in 0..self.sources.len() {
@@ -259,7 +259,7 @@ impl Accepts {
             let count = lacking.min(allowance - self.without_accept(number + 1));
             (0..count).for_each(|_| self.accept(number));
             allowance -= count;
-            // An accept that begins sees a connection that has woken another worker's; one that waits already does not.
+            // A new accept sees a connection that has woken another worker's; a waiting one does not.
             let source = &self.sources[number];
             if is_called && count == 0 && source.accepts > 0 && !source.is_cancelling {
                 self.cancel(about::ACCEPT, number);
@@ -267,7 +267,7 @@ impl Accepts {
         }
     }
 
-    /// There are fewer slots than listeners: polls tell which listeners have a connection, and accepts go there.
+    /// With fewer slots than listeners, polls report which listeners have a connection, and accepts go there.
     fn take_turns(&mut self, mut allowance: u32) {
         if self.waiting + allowance == 0 {
             return;
@@ -305,7 +305,7 @@ impl Accepts {
         self.wishes.push(Wish::Cancel { about, listener });
     }
 
-    /// Takes everything back, over and over: what the kernel is just about to run is not found.
+    /// Cancels everything, repeatedly: an operation that the kernel is just about to run is not found.
     fn take_back(&mut self) {
         let mut is_over = true;
         for number in 0..self.sources.len() {

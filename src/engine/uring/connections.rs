@@ -1,10 +1,7 @@
-//! The connections of one worker's ring: what a completion means for them, and what is to be submitted next.
+//! The connections of one worker's ring: the effect of completions on them, and the next submissions.
 //!
-//! Nothing here makes a system call. Completions come in as method calls, operations go out as a list of [`Op`]s. The
-//! rules that keep it sound:
-//! - the kernel looks at memory to be sent only during the `io_uring_enter` that submits the send (`MSG_DONTWAIT`);
-//! - at most one send per connection in an enter, so that nothing can overtake;
-//! - an entry, its slot and its generation live until the last completion of the connection has been reaped.
+//! Nothing here makes a system call. Completions come in as method calls, operations go out as a list of [`Op`]s. The rules
+//! for soundness:
 
 use ringio::{Operation, Piece, Pool, RECEIVES_MAX, Usual};
 
@@ -24,15 +21,15 @@ mod checks;
 #[cfg(test)]
 mod tests;
 
-/// Output of a slow reader below this is copied behind its pending output, so that what stays in the receive buffers are
-/// few and large pieces: 128 in a buffer of 512 KiB, which a turn can move out (docs/ARCHITECTURE.md).
+/// Output of a slow reader below this is copied behind its pending output, so that only few and large pieces stay in the
+/// receive buffers: 128 in a buffer of 512 KiB, which a turn can move out (docs/ARCHITECTURE.md).
 const COPY_BELOW: u32 = 4 << 10;
 
-/// Slow readers that are noted as holders of receive buffers, at most: as many as have pieces in two of them. Most of more
-/// would have been sent theirs by now.
+/// Limit of slow readers noted as holders of receive buffers: as many as have pieces in two of them. Of more, most will have
+/// sent theirs by now.
 const HOLDERS_MAX: usize = 256;
 
-/// What of a connection the kernel holds, one bit each.
+/// Operations of a connection in the kernel, one bit each.
 pub(super) mod flight {
     /// A receive is among the operations to submit, or submitted.
     pub(in super::super) const RECEIVING: u8 = 1;
@@ -46,9 +43,9 @@ pub(super) mod flight {
     pub(in super::super) const CLOSING: u8 = 1 << 4;
     /// The poll is being cancelled, because the descriptor is to be closed.
     pub(in super::super) const CANCELLING: u8 = 1 << 5;
-    /// The receive is from the background's budget.
+    /// The receive is charged to the background's budget.
     pub(in super::super) const BUDGETED: u8 = 1 << 6;
-    /// The send that is not finished yet fell short, and can be tried again at once.
+    /// The unfinished send fell short, and can be retried at once.
     pub(in super::super) const RETRY: u8 = 1 << 7;
 }
 use flight::{BUDGETED, CANCELLING, CLOSING, POLLED, RECEIVING, RETRY, SENDING, SHUTTING};
@@ -77,7 +74,7 @@ impl Lender for Pool {
     }
 }
 
-/// How much receives have brought of late, by which a turn's number of them is chosen.
+/// The recent size of receives, which determines a turn's number of them.
 #[derive(Default)]
 struct Receives {
     foreground: Usual,
@@ -86,7 +83,7 @@ struct Receives {
     queued: usize,
 }
 
-/// Everything a worker knows about its connections.
+/// The connections of a worker.
 pub(super) struct Connections {
     pub(super) core: Core<Socket, Pool>,
     pool: Pool,
@@ -100,7 +97,7 @@ pub(super) struct Connections {
     holders: Vec<u32>,
     /// Below this, output of slow readers is copied.
     copy_below: u32,
-    /// The next enter must not wait: something is to be done as soon as its sends are out.
+    /// The next enter must not wait: work follows as soon as its sends are out.
     is_urgent: bool,
 }
 
@@ -127,12 +124,12 @@ impl Connections {
         }
     }
 
-    /// Whether the next enter must not wait for completions. To be asked before [`Connections::take_ops`].
+    /// Whether the next enter must not wait for completions. Called before [`Connections::take_ops`].
     pub(super) fn is_urgent(&self) -> bool {
         self.is_urgent || self.core.has_foreground() || self.core.has_background()
     }
 
-    /// How many of the operations to submit will have completed when the enter that submits them returns.
+    /// The number of operations that will have completed when the enter that submits them returns.
     pub(super) fn queued_receives(&self) -> usize {
         self.receives.queued
     }
@@ -174,7 +171,7 @@ impl Connections {
         self.settle(key);
     }
 
-    /// A socket has got a descriptor in the process's table, whose peer is this. Kernels before 6.8 cannot do that.
+    /// A socket's descriptor in the process's table has this peer. Kernels before 6.8 cannot do that.
     pub(super) fn installed(&mut self, token: Token, peer: Option<String>) {
         let is_there = self.core.contains(token.key) && u32::from(self.core.generation(token.key)) == token.generation;
         if let Some(peer) = peer.filter(|_| is_there) {
@@ -182,13 +179,13 @@ impl Connections {
         }
     }
 
-    /// Something has happened on a socket: a completion of its poll.
+    /// Handles a completion of a socket's poll.
     #[inline]
     pub(super) fn ready(&mut self, token: Token, result: i32, goes_on: bool) {
         let key = self.checked(token);
         let connection = self.core.get_mut(key);
         if !goes_on {
-            // Cancelled; or, for want of room for completions, ended by the kernel: `settle` arms it again.
+            // Cancelled; or ended by the kernel for want of room for completions: `settle` arms it again.
             connection.flight &= !POLLED;
         }
         if result < 0 {
@@ -196,7 +193,7 @@ impl Connections {
                 self.core.broken(key);
             }
         } else {
-            // Errors and the end, too, are what a receive tells.
+            // A receive also reports errors and the end.
             if result & !i32::from(libc::POLLOUT) != 0 {
                 connection.life.facts.set(Facts::READABLE);
             }
@@ -214,7 +211,7 @@ impl Connections {
         self.settle(key);
     }
 
-    /// The completion of a receive.
+    /// Handles the completion of a receive.
     #[inline]
     pub(super) fn received(&mut self, token: Token, result: i32, piece: Option<Piece>, has_more: bool) {
         let key = self.checked(token);
@@ -223,7 +220,7 @@ impl Connections {
         connection.flight &= !(RECEIVING | BUDGETED);
         if let Some(piece) = piece {
             if !has_more && !connection.life.facts.has(Facts::END_AHEAD) && !connection.io.hides_more() {
-                // Whatever arrives from now on, an event will tell.
+                // An event will report later input.
                 connection.life.facts.clear(Facts::READABLE);
             }
             self.input(key, piece, is_budgeted);
@@ -244,7 +241,7 @@ impl Connections {
         match -result {
             0 => self.core.peer_finished(key),
             libc::EAGAIN => life.found_nothing(),
-            // It stays readable, and so waits for another receive.
+            // It stays readable, and waits for another receive.
             libc::EINTR => {}
             libc::ENOBUFS => self.core.counters().add(Counter::BufferShortages, 1),
             // ECONNRESET, ETIMEDOUT, EPIPE and whatever else: the connection is gone.
@@ -252,7 +249,7 @@ impl Connections {
         }
     }
 
-    /// Bytes from the peer: their echo is queued.
+    /// Handles bytes from the peer: their echo is queued.
     #[inline]
     fn input(&mut self, key: u32, mut piece: Piece, is_budgeted: bool) {
         let was_within_frame = self.core.get(key).life.is_within_frame();
@@ -261,7 +258,7 @@ impl Connections {
         let copied_below = self.copied_below();
         let (connection, outputs) = self.core.get_with_outputs(key);
         let is_blocked = connection.life.facts.has(Facts::BLOCKED);
-        // What is being sent must stay where it is.
+        // Output in flight must stay where it is.
         let joins = is_blocked && connection.flight & SENDING == 0;
         if !head.is_empty() {
             // An enter has one send of a connection: of a peer that has a frame cut in each receive, a chunk for the frame
@@ -291,7 +288,7 @@ impl Connections {
         usual.see(len);
     }
 
-    /// A completion of a send: not everything could be sent.
+    /// Handles the completion of a send: it fell short.
     pub(super) fn send_fell_short(&mut self, token: Token, result: i32) {
         let key = self.checked(token);
         let (connection, outputs) = self.core.get_with_outputs(key);
@@ -303,7 +300,7 @@ impl Connections {
             }
             _ if result == -libc::EAGAIN => self.core.sent(key, 0, false),
             _ if result == -libc::ENOBUFS || result == -libc::ENOMEM => {
-                // No event will tell when to try again.
+                // No event reports when to retry.
                 connection.flight |= RETRY;
                 self.core.sent(key, 0, false);
             }
@@ -312,7 +309,7 @@ impl Connections {
         }
     }
 
-    /// All completions of the last enter have been seen: the sends that posted none are complete.
+    /// All completions of the last enter are reaped: the sends that posted none are complete.
     pub(super) fn finish_sends(&mut self) {
         let mut sends = std::mem::take(&mut self.submitted_sends);
         for key in sends.drain(..) {
@@ -333,16 +330,15 @@ impl Connections {
         self.submitted_sends = sends;
     }
 
-    /// Below this, output of slow readers is moved to memory of its own at once. While an interactive connection is active,
-    /// all of it is: moving a buffer full of it when the kernel needs the buffer takes a turn a millisecond, and what has come
-    /// in one turn a tenth of that.
+    /// Limit below which output of slow readers is moved to memory of its own at once. While an interactive connection is
+    /// active, all of it is: moving a full buffer when the kernel needs it takes a millisecond in one turn, moving the
+    /// output of one turn a tenth of that.
     #[inline]
     fn copied_below(&self) -> u32 {
         if self.core.has_interactive() { u32::MAX } else { self.copy_below }
     }
 
-    /// A send fell short: the unsent bytes stay where they were received, if they are many, until the kernel needs the
-    /// buffer.
+    /// A send fell short: if many, the unsent bytes stay where they were received until the kernel needs the buffer.
     #[cold]
     fn keep_unsent(&mut self, key: u32) {
         let copied_below = self.copied_below();
@@ -355,8 +351,8 @@ impl Connections {
         self.core.enforce_caps(key);
     }
 
-    /// A cancellation has not found its target (one that does is silent): it has completed, and its completion tells
-    /// all, or the kernel was just about to run it, and then it goes on. In that case: try again.
+    /// A cancellation has not found its target (a successful one is silent): the target has completed, and its completion
+    /// follows, or the kernel was just about to run it, and it goes on. Then it is cancelled again.
     pub(super) fn cancel_missed(&mut self, token: Token) {
         let key = token.key;
         if !self.core.contains(key) || u32::from(self.core.generation(key)) != token.generation {
@@ -369,15 +365,15 @@ impl Connections {
         }
     }
 
-    /// The completion of a shutdown, which can only fail because the peer is gone, and the receive will tell that; or of a
-    /// reset, behind which the descriptor is closed in any case.
+    /// Handles the completion of a shutdown, which can only fail if the peer is gone, as the receive will report; or of a
+    /// reset, after which the descriptor is closed in any case.
     pub(super) fn shut_down(&mut self, token: Token) {
         let key = self.checked(token);
         self.core.get_mut(key).flight &= !SHUTTING;
         self.settle(key);
     }
 
-    /// The completion of a close: the connection is over.
+    /// Handles the completion of a close: the connection is over.
     pub(super) fn closed(&mut self, token: Token) {
         let key = self.checked(token);
         debug_assert_eq!(self.core.get(key).flight & (RECEIVING | SENDING | POLLED), 0);
@@ -387,7 +383,7 @@ impl Connections {
 
     // ----- what a turn does -----
 
-    /// Settles the connections that a deadline or the server's end has changed.
+    /// Settles connections that a deadline or the server's stop has changed.
     pub(super) fn settle_called(&mut self) {
         for key in self.core.take_called() {
             if self.core.contains(key) {
@@ -396,7 +392,7 @@ impl Connections {
         }
     }
 
-    /// Tells some connections that the server stops, from this key on. Returns where to go on.
+    /// Tells some connections, from this key on, that the server stops. Returns the key to continue from.
     pub(super) fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
         let end = (self.core.keys_used() as usize).min(from + at_most);
         for key in from as u32..end as u32 {
@@ -448,8 +444,7 @@ impl Connections {
         }
     }
 
-    /// Has interactive connections received from that wait for it, as many as the receive buffers are thought to have room
-    /// for.
+    /// Receives from waiting interactive connections, as many as the receive buffers are expected to have room for.
     pub(super) fn receive_from_foreground(&mut self) {
         if !self.core.has_foreground() {
             return;
@@ -464,7 +459,7 @@ impl Connections {
         }
     }
 
-    /// Has the background received from, as far as the turn's budget and the receive buffers go.
+    /// Receives from the background, as far as the turn's budget and the receive buffers allow.
     pub(super) fn receive_from_background(&mut self) {
         if !self.core.has_background() {
             return;
@@ -494,7 +489,7 @@ impl Connections {
 
     // ----- what a connection wants -----
 
-    /// Submits whatever the connection wants and the kernel does not do yet.
+    /// Submits all wants of the connection that are not yet in flight.
     #[inline]
     fn settle(&mut self, key: u32) {
         let connection = self.core.get(key);
@@ -510,7 +505,7 @@ impl Connections {
         }
         let connection = self.core.get(key);
         if connection.flight & SENDING != 0 {
-            // A send that succeeds is silent. If something waits for that, the enter must not wait for anything else.
+            // A successful send is silent. If work waits for that, the enter must not wait for anything else.
             let (output, outputs) = (connection.output, &self.core.outputs);
             self.is_urgent |=
                 connection.life.awaits_output() || outputs.has_several(output) || outputs.is_freed_at_once(output);
@@ -545,7 +540,7 @@ impl Connections {
         self.close_descriptor(key);
     }
 
-    /// Takes back what the kernel still holds, then closes. Closing does not cancel by itself.
+    /// Cancels what the kernel still holds, then closes. Closing does not cancel by itself.
     fn close_descriptor(&mut self, key: u32) {
         self.core.unqueue(key);
         let connection = self.core.get_mut(key);

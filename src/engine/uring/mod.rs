@@ -1,5 +1,5 @@
 //! The native engine: a ring per worker, connections as direct descriptors, one `io_uring_enter` per turn, two while the
-//! background has input, too.
+//! background also has input.
 
 use std::io;
 use std::os::fd::OwnedFd;

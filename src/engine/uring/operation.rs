@@ -1,4 +1,4 @@
-//! What a worker submits for its connections.
+//! The submissions of a worker for its connections.
 
 use std::num::NonZeroU32;
 
@@ -6,11 +6,10 @@ use ringio::Operation;
 
 use super::token::{Kind, Token};
 
-/// Errors are told unasked.
+/// The events of the poll; errors are always reported.
 const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLPRI | libc::POLLOUT | libc::POLLRDHUP) as u32;
 
-/// What a poll tells of if there is an end to be found behind what can be received, or more: a receive ends at a TCP urgent
-/// mark.
+/// The events of a poll that mean an end, or more input, after the remaining bytes: a receive ends at a TCP urgent mark.
 pub(super) const END: i32 = (libc::POLLPRI | libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
 /// An operation to submit; the kind of its token says which one.
@@ -19,12 +18,12 @@ pub(super) struct Op {
     pub(super) token: Token,
     /// The connection's descriptor.
     pub(super) slot: u32,
-    /// How many bytes to receive; `None`: as many as there are and the buffer has room for.
+    /// Bytes to receive; `None`: as many as are available and fit into the buffer.
     pub(super) at_most: Option<NonZeroU32>,
 }
 
 impl Op {
-    /// As a submission. `output`: what a send is to send, and whether the next turn sends what belongs behind it.
+    /// The submission. `output`: the bytes of a send, and whether the next turn sends what follows them.
     #[inline]
     pub(super) fn submission<'m>(self, output: impl FnOnce() -> (&'m [u8], bool)) -> Operation<'m> {
         let operation = match self.token.kind {

@@ -1,7 +1,7 @@
-//! Whether this kernel, as this process may use it, offers what the native engine needs.
+//! The probe: whether this kernel, as this process may use it, offers what the native engine needs.
 //!
-//! Not its version: distributions port features back, and containers forbid them. So the probe does what a worker
-//! does, in small.
+//! It does not look at the kernel's version, since distributions port features back, and containers forbid them. It does
+//! what a worker does, at small scale.
 
 use std::io::{self, Write};
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use ringio::{Completion, Pool, PoolShape, Ring, RingOptions, Wait, opcode};
 use super::operation::Op;
 use super::token::{Kind, Token};
 
-/// How long the kernel may take for a receive; far longer than it needs.
+/// Time for a receive; far longer than the kernel needs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The operations of a worker.
@@ -40,7 +40,7 @@ pub(in crate::engine) fn probe() -> io::Result<()> {
     receive_two_bytes(&mut ring, &pool)
 }
 
-/// What `io_uring` offers beyond what a worker needs, and whether this kernel's does.
+/// Optional features of `io_uring`, and whether this kernel has them.
 pub(in crate::engine) fn features() -> io::Result<Vec<(&'static str, bool)>> {
     let mut ring = Ring::new(&RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 })?;
     let pool = ring.add_pool(PoolShape { count: 1, size: 4096, incremental: true })?;
@@ -51,7 +51,7 @@ pub(in crate::engine) fn features() -> io::Result<Vec<(&'static str, bool)>> {
     ])
 }
 
-/// Twice into the same place: between the two, the buffer is rewound.
+/// Receives twice into the same place: in between, the buffer is rewound.
 fn receive_two_bytes(ring: &mut Ring, pool: &Pool) -> io::Result<()> {
     let (mut peer, socket) = UnixStream::pair()?;
     ring.set_descriptor(0, socket.as_fd())?;

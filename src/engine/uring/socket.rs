@@ -1,6 +1,6 @@
 //! A connection's socket, as its entry has it.
 
-/// Its place in the ring's table of direct descriptors, and what it is like. Of the 32 bits the place takes 20
+/// Its slot in the ring's table of direct descriptors, and its properties. The slot takes 20 of the 32 bits
 /// (`IORING_MAX_FIXED_FILES`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Socket(u32);
@@ -18,7 +18,7 @@ impl Socket {
         self.0 & !Self::HIDES_MORE
     }
 
-    /// It does not say after a receive whether it holds more: a receive that finds nothing tells.
+    /// Its receives do not report whether it holds more: only a receive that finds nothing does.
     #[inline]
     pub(super) fn hides_more(self) -> bool {
         self.0 & Self::HIDES_MORE != 0

@@ -16,25 +16,25 @@ use super::accepts::{Accepts, Arrival};
 use super::connections::Connections;
 use super::token::{Kind, Token};
 
-/// Submissions that fit in the queue; a turn with more enters the kernel more than once.
+/// Size of the submission queue; a turn with more enters the kernel more than once.
 const SQ_ENTRIES: u32 = 1024;
-/// Completions that fit. Every connection can complete a receive at once; what is beyond waits in the kernel.
+/// Size of the completion queue. Every connection can complete a receive at once; further completions wait in the kernel.
 const CQ_ENTRIES: u32 = 8192;
-/// Under load, waiting for more than one completion lets the kernel run more of them per pass; this is the bound.
+/// Limit of completions to wait for under load, when waiting for several lets the kernel run more of them per pass.
 const WANT_MAX: usize = 128;
-/// Deferred completions (of polls and shutdowns) that the kernel runs in an enter which does not wait for more
+/// Deferred completions (of polls and shutdowns) that the kernel runs in an enter that waits for no more
 /// (`IO_LOCAL_TW_DEFAULT_MAX`, since Linux 6.13).
 const DEFERRED_PER_ENTER: usize = 20;
-/// When more of them wait, the turn asks again, up to so many: an interactive message would otherwise wait for many turns
-/// behind thousands of handshakes or ends.
+/// Limit of completions in a turn, which enters again if more are deferred: an interactive message would otherwise wait for
+/// many turns behind thousands of handshakes or teardowns.
 const BATCH_MAX: usize = 512;
-/// How long it may wait for them before one is enough.
+/// Time to wait for several completions before one is enough.
 const MIN_WAIT_US: u32 = 20;
-/// How long a worker keeps its processor while the background has work: half a millisecond more for others' messages is what
-/// the promise of docs/RELIABILITY.md allows. With a yield each turn, on processors that others use, too, a compressed message of
-/// 16 MiB that took 80 ms of work took seconds.
+/// Time that a worker keeps its processor while the background has work: the promise of docs/RELIABILITY.md allows half a
+/// millisecond more for other messages. With a yield each turn, on busy processors, a compressed message of 16 MiB that took
+/// 80 ms of work took seconds.
 const YIELD_AFTER: Duration = Duration::from_micros(500);
-/// Connections told to close per turn: bounds the time between two looks at the ring.
+/// Connections told to close per turn: bounds the time between two reaps of the ring.
 const SLICE: usize = 2048;
 
 /// A worker's loop and all it owns.
@@ -53,13 +53,13 @@ struct Worker<'a> {
     is_punctual: bool,
     /// Completions reaped in the last turn.
     batch: usize,
-    /// When it has last let others have its processor.
+    /// The time of its last yield.
     yielded_at: Instant,
 }
 
 /// Runs a worker on the calling thread until it is told to stop and its connections are gone or out of time.
 ///
-/// `started` is told once whether there is a ring.
+/// `started` is called once, when there is a ring or not.
 pub(super) fn run(
     plan: &Plan,
     control: &Control,
@@ -127,8 +127,8 @@ impl<'a> Worker<'a> {
         Ok(worker)
     }
 
-    /// One turn. Interactive connections whose input this turn has noticed are received from before the background is, so
-    /// that a message of theirs waits for one budget of the background at most.
+    /// One turn. Interactive connections whose input this turn has noticed are received from before the background, so that
+    /// their messages wait for at most one budget of the background.
     fn turn(&mut self) -> io::Result<bool> {
         let had_deadlines = self.connections.core.has_deadlines();
         self.batch = 0;
@@ -175,7 +175,8 @@ impl<'a> Worker<'a> {
     fn wait(&self) -> Wait {
         let receives = self.connections.queued_receives();
         if receives > 0 {
-            // They complete in the enter itself: this waits for nothing, but lets as many polls complete in the same pass.
+            // They complete in the enter itself: this wait returns at once, but lets as many polls complete in the same
+            // pass.
             return Wait { want: receives, min_wait_us: MIN_WAIT_US, timeout: None };
         }
         if self.connections.is_urgent() || !self.is_punctual {
@@ -189,12 +190,12 @@ impl<'a> Worker<'a> {
         Wait { want: (self.batch / 2).clamp(1, WANT_MAX), min_wait_us: MIN_WAIT_US, timeout }
     }
 
-    /// Hands all that has completed to the connections, also what the kernel has deferred.
+    /// Passes all completions to the connections, including deferred ones.
     fn see_all(&mut self) -> io::Result<()> {
         while self.reap() >= DEFERRED_PER_ENTER && self.batch < BATCH_MAX {
             self.ring.enter(Wait::default())?;
         }
-        // A send without a completion is complete only if there is no completion left to be seen.
+        // A send without a completion is complete only if no completion is left to be reaped.
         while self.ring.has_overflow() {
             self.ring.enter(Wait::default())?;
             self.reap();
@@ -203,7 +204,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Hands every completion to the connection it belongs to. Returns how many the kernel had deferred.
+    /// Passes every completion to its connection. Returns how many the kernel had deferred.
     fn reap(&mut self) -> usize {
         let (mut is_called, mut has_arrivals, mut listens) = (false, false, true);
         let (mut deferred, mut all) = (0, 0);

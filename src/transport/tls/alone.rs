@@ -1,5 +1,5 @@
-//! The TLS of one connection by itself, for tests and fuzz targets: a connection among others is a
-//! [`Stages`](crate::transport::Stages)' matter.
+//! The TLS of a single connection, for tests and fuzz targets; the connections of a worker use
+//! [`Stages`](crate::transport::Stages).
 
 use rustls::ServerConfig;
 

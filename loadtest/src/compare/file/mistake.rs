@@ -1,4 +1,4 @@
-//! What is wrong with a file, and where.
+//! Errors in a file, with their position.
 
 use std::fmt;
 use std::ops::Range;

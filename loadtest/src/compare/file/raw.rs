@@ -1,4 +1,4 @@
-//! The file as it is written: keys and their values, each read on its own.
+//! The file as written: keys and values, each parsed separately.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Results for the tests of whatever is made of them.
+//! Results for tests of the code that uses them.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Where a schedule's decisions come from.
+//! The source of a schedule's random decisions.
 
 /// xorshift64*: small, seeded, good enough to pick from.
 #[derive(Debug)]

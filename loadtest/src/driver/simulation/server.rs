@@ -1,4 +1,4 @@
-//! The simulated server's side of one connection: what it does with what arrives, and what it has done.
+//! The simulated server's side of one connection: how it handles input, and a record of what it did.
 
 use std::collections::VecDeque;
 

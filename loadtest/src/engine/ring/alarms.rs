@@ -1,10 +1,10 @@
-//! Wakes a thread when something is due.
+//! Alarms: wake a thread when something is due.
 //!
-//! A timer that is the next one to expire on its processor has to be written to the hardware, and taken back from there
-//! if its thread wakes up earlier. In a virtual machine each of that costs more than a message does. A timer that
-//! expires behind another one costs next to nothing: the interrupt of that one sees to the hardware. So no wait has a
-//! timeout of its own; instead an alarm is set for what is due next, and one for what is due behind it. From then on
-//! every new alarm is one that expires behind another.
+//! If a timer is the next one to expire on its processor, it is written to the hardware, and cancelled there if its thread
+//! wakes up earlier. In a virtual machine either costs more than a message does. A timer that expires after another one
+//! costs next to nothing: that one's interrupt reprograms the hardware. So no wait has a timeout of its own; instead there
+//! is an alarm for what is due next, and one for what is due after it. From then on every new alarm expires after another
+//! one.
 
 use std::time::Duration;
 

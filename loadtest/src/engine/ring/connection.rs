@@ -1,11 +1,11 @@
-//! What this transport keeps beside a connection.
+//! The state of a connection that belongs to this transport.
 
 use crate::engine::sends::SendKey;
 
 /// Eight bytes within the driver's own cache line for a connection.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    /// What is being sent; at most one send is in flight, for two could overtake each other.
+    /// The send in progress; at most one is in flight, since two could overtake each other.
     pub(super) send: Option<SendKey>,
     /// The lowest bits of the generation in its tokens.
     pub(super) generation: u16,

@@ -1,7 +1,7 @@
 //! The transport on `io_uring`: one ring per thread, batched, with no buffer for an idle connection.
 //!
-//! Here is the loop; `receiving` and `sending` are the ways of bytes, `operations` are the submissions and their names.
-//! `alarms` wake the thread, `stamps` tell when the kernel has received something.
+//! This file has the loop; `receiving` and `sending` move bytes, `operations` has the submissions and their tokens, `alarms`
+//! wake the thread, `stamps` are the kernel's receive times.
 
 mod alarms;
 mod connection;
@@ -33,7 +33,7 @@ use crate::stats::{Cause, Tally};
 /// With this many echoes at a time under load, more do not make a batch cheaper.
 const MAX_WANT: usize = 128;
 
-/// How long a batch may be waited for.
+/// Maximum wait for a batch.
 const MIN_WAIT_US: u32 = 20;
 
 /// An open loop whose echoes are stamped needs not look at each as it comes. It looks at them when it wakes up to send,
@@ -55,7 +55,7 @@ struct Worker<'a> {
     sends: Sends,
     addresses: Addresses,
     alarms: Alarms,
-    /// Where receives are stamped.
+    /// The memory for receive time stamps.
     stamps: Option<Stamps>,
 
     shared: &'a Shared,
@@ -227,7 +227,7 @@ impl<'a> Worker<'a> {
         self.act();
     }
 
-    /// How long to wait, and for how much: under load for several echoes, because they cost less together.
+    /// The wait of a turn: under load for several echoes, which cost less together.
     fn wait(&mut self) -> io::Result<Wait> {
         let receives = self.readable.under_way();
         if receives > 0 {
@@ -324,7 +324,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// What is kept of the connection that a completion is for, if it still exists.
+    /// The state of the connection of a completion, if it still exists.
     #[inline]
     fn slot(&mut self, token: Token) -> Option<&mut Slot> {
         self.layer.slot(token.key).filter(|slot| u32::from(slot.generation) == token.generation)

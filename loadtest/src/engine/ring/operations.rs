@@ -1,11 +1,11 @@
-//! The submissions of this engine, and the names by which their completions are recognised.
+//! The submissions of this transport, and the tokens that identify their completions.
 
 use std::net::SocketAddr;
 
 use ringio::{Operation, opcode, types};
 use socket2::SockAddr;
 
-/// What completed.
+/// The completed operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -38,7 +38,7 @@ impl ringio::Kind for Kind {
 /// Names one operation: its kind, and the connection by its key and its generation (keys are used again), or a place.
 pub(super) type Token = ringio::Token<Kind>;
 
-/// What a poll tells of if there is an end to be found behind what can be received.
+/// The events of a poll that mean an end after the remaining input.
 pub(super) const END: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
 /// The addresses at both ends, in the kernel's form, and the submissions that make a connection of them.
@@ -87,7 +87,7 @@ pub(super) fn poll(token: Token) -> Operation<'static> {
     Operation::poll(token.key, (libc::POLLIN | libc::POLLRDHUP) as u32).with_user_data(token.encode())
 }
 
-/// How a send goes about it.
+/// The kinds of sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendMode {
     /// As much as fits into the socket's buffer now, which nearly always is all. It is over when the enter that submits

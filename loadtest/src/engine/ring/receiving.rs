@@ -1,7 +1,8 @@
-//! Receiving: which connections have input, what it is, and when it came.
+//! Receiving: which connections have input, the bytes, and when they arrived.
 //!
-//! A poll tells that a connection has input. It waits in a queue, first come, first served, and each turn receives from as many as
-//! the buffers are thought to suffice for: so they are not used up, and no connection waits for long.
+//! A poll reports that a connection has input. The connection joins a queue, first come, first served, and each turn
+//! receives from as many as the buffers are expected to suffice for: so buffers are not exhausted, and no connection waits
+//! for long.
 
 use std::collections::VecDeque;
 
@@ -59,7 +60,7 @@ impl Readable {
 }
 
 impl Worker<'_> {
-    /// Has the kernel tell whenever the server has sent something.
+    /// Arms the poll by which the kernel reports input.
     pub(super) fn poll(&mut self, key: u32) {
         let Some(slot) = self.layer.slot(key) else { return };
         debug_assert!(!slot.has(Flag::Polled), "a second poll");
@@ -93,7 +94,7 @@ impl Worker<'_> {
         self.wait_for_turn(Waiter { token, since_ns });
     }
 
-    /// Has a connection wait for its turn to be received from.
+    /// Queues a connection for its turn to be received from.
     #[inline]
     fn wait_for_turn(&mut self, waiter: Waiter) {
         let wants_input = self.layer.wants_input(waiter.token.key);
@@ -161,7 +162,7 @@ impl Worker<'_> {
         }
         match -completion.result {
             ..0 if has_more => self.wait_for_turn(waiter),
-            // Whatever comes from now on, the poll will tell.
+            // The poll will report later input.
             ..0 | libc::EAGAIN => {}
             0 => self.on_gone(token, None),
             // It has used up the buffers with others, and waits for another turn.

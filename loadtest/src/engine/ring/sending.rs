@@ -1,4 +1,4 @@
-//! Sending: how a send goes on until it is over.
+//! Sending: submits a send and continues it until all bytes are sent.
 
 use super::Worker;
 use super::connection::Flag;

@@ -1,8 +1,8 @@
-//! When the kernel received what a receive brings.
+//! Time stamps: when the kernel received the bytes of a receive.
 //!
-//! An echo has come back when the kernel has it, not when this thread gets round to looking: so the thread may look at
-//! several together without making their latencies longer, and what it does meanwhile does not count as the server's.
-//! The kernel tells the time of the last byte (`SO_TIMESTAMPNS`, socket(7)) beside the bytes.
+//! An echo counts as received when the kernel has it, not when this thread reads it: so the thread may read several together
+//! without lengthening their latencies, and its own delays do not count as the server's. The kernel reports the time of the
+//! last byte (`SO_TIMESTAMPNS`, socket(7)) beside the bytes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// A control message with a time in it: its header, seconds and nanoseconds.
 const CONTROL: usize = size_of::<libc::cmsghdr>() + size_of::<libc::timespec>();
 
-/// Where receives are stamped.
+/// The memory for receive time stamps.
 pub(super) struct Stamps {
     /// One for each receive of a turn. Boxed, because the kernel writes to it where it is.
     stamps: Box<[Stamp]>,
@@ -20,7 +20,7 @@ pub(super) struct Stamps {
     wall_ns: u64,
 }
 
-/// What a receive is to bring besides bytes.
+/// The ancillary data requested with a receive.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Stamp {
@@ -35,7 +35,7 @@ impl Stamps {
         Self { stamps: vec![stamp; RECEIVES_MAX].into(), wall_ns: 0 }
     }
 
-    /// How the receive in this place of a turn is asked for. The kernel writes to it until that has completed.
+    /// The request of the receive at this position of a turn. The kernel writes to it until the receive has completed.
     #[inline]
     pub(super) fn header(&mut self, place: u32) -> &mut libc::msghdr {
         let Stamp { header, control } = &mut self.stamps[place as usize];
@@ -49,7 +49,7 @@ impl Stamps {
         self.wall_ns = time_of(ClockId::Realtime).as_nanos() as u64;
     }
 
-    /// How long ago the kernel has received what the receive in this place has brought.
+    /// The age of the bytes that the receive at this position has brought.
     ///
     /// The stamp is that of the last segment in the stream's order; where one before it was lost and came later, it is too
     /// old.
@@ -72,7 +72,7 @@ fn stamp_ns(control: &[u8; CONTROL]) -> Option<u64> {
     (kind == libc::SCM_TIMESTAMPNS).then_some(seconds * 1_000_000_000 + nanoseconds)
 }
 
-/// What `clock` says.
+/// The time of `clock`.
 pub(super) fn time_of(clock: ClockId) -> Duration {
     let now = clock_gettime(clock);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
@@ -111,7 +111,7 @@ mod tests {
         let mut stamps = Stamps::new();
         stamps.wall_ns = 5_000_000_300;
         receive(&mut stamps, 3, libc::SCM_TIMESTAMPNS, Duration::new(5, 100));
-        // What the last receive in this place has left there counts no more.
+        // The time stamp of the last receive at this position no longer counts.
         stamps.header(3);
         stamps.stamps[3].header.msg_controllen = 0;
         assert_eq!(stamps.age_ns(3), 0);

@@ -1,4 +1,4 @@
-//! The page's tables: what came out, what was asked for, and where.
+//! The page's tables: results, scenario, machine.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! Latency over time as a heat map: a column for each interval, its colours the share of its echoes that took so long.
+//! Latency over time as a heat map: a column per interval, coloured by the share of its echoes in each range of latencies.
 //!
 //! Percentiles hide shapes: two groups of echoes, one behind a stall and one not, have a median that no echo had.
 

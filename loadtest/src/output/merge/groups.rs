@@ -1,6 +1,6 @@
-//! Which runs can be one result: those of one target at one time, each once.
+//! Groups of runs that can be merged: those of one target at one time, each once.
 //!
-//! Rates that were not reached at the same time add up to one that never was.
+//! Rates that were not reached at the same time must not be added up.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ const MOSTLY: f64 = 0.9;
 pub struct Groups {
     /// Each can be merged.
     pub groups: Vec<Group>,
-    /// What was left out, and why there are several groups.
+    /// Runs that were left out, and why there are several groups.
     pub notes: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ pub(super) fn overlap_warning(reports: &[Report]) -> Option<String> {
     })
 }
 
-/// What tells a run from all others.
+/// The identity of a run.
 fn ids(report: &Report) -> BTreeSet<(&str, u64, u32)> {
     let id = |run: &'_ RunReport| (run.started_unix_s * 1e6) as u64;
     report.runs.iter().map(|run| (run.machine.boot_id.as_str(), id(run), run.pid)).collect()

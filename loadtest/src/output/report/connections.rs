@@ -1,4 +1,4 @@
-//! What became of the connections.
+//! Counts of connections by outcome.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What there is to say about a run that several members did together.
+//! The synchronisation figures of a run by several members.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What became of the messages.
+//! Counts of messages by outcome.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What a run hands over to be reported.
+//! The raw outcome of a run, from which the report is made.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Results for the tests of whatever shows results.
+//! Results for tests of the code that shows them.
 
 use std::time::Duration;
 

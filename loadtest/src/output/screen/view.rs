@@ -1,5 +1,5 @@
-//! The picture of a run, for terminals of any size: what does not fit is said shorter or left out, the least important
-//! first; no number is cut within its digits.
+//! The content of the live screen, for terminals of any size: if space is short, text is abbreviated or left out, the least
+//! important first; no number is cut.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

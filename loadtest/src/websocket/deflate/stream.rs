@@ -1,5 +1,5 @@
-//! Messages compressed and inflated (RFC 7692 section 7.2): raw DEFLATE, each message ended by a flush whose last four bytes
-//! are left out.
+//! Compression and inflation of messages (RFC 7692 section 7.2): raw DEFLATE, each message ended by a flush whose last four
+//! bytes are left out.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
@@ -7,10 +7,10 @@ use super::MAX_BITS;
 use super::window::Windowed;
 use crate::websocket::frames::Violation;
 
-/// What ends each message, and is not sent.
+/// The end of each message, which is not sent.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// What an empty message is compressed to (section 7.2.3.6).
+/// The compressed form of an empty message (section 7.2.3.6).
 const EMPTY: u8 = 0;
 
 /// Room for so many bytes at least is made each time that there is none.
@@ -85,7 +85,7 @@ enum Stream {
     Small(Windowed),
 }
 
-/// What a step has come to.
+/// The result of a step.
 #[derive(Debug)]
 pub(super) struct Step {
     /// Bytes of the input that were used.
@@ -384,7 +384,7 @@ mod tests {
         assert!(good > 0 && bad > 1000, "{good} {bad}");
     }
 
-    /// What docs/LOADTEST.md says that a connection takes.
+    /// Memory of a connection as docs/LOADTEST.md states it.
     #[test]
     fn a_connection_takes_what_the_documentation_says() {
         let taken = |make: &dyn Fn() -> Box<dyn std::any::Any>| {

@@ -1,5 +1,4 @@
-//! Inflating with a window of exactly the size that was agreed on: what refers further back is refused, as it should be, and
-//! not looked up. zlib-rs has 32 KiB whatever it is asked for.
+//! Inflation with a window of exactly the negotiated size: references beyond it are refused. zlib-rs always uses 32 KiB.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,11 +14,11 @@ use crate::websocket::frames::Violation;
 pub(super) struct Windowed {
     state: Box<DecompressorOxide>,
     window: Box<[u8]>,
-    /// Where in the window the stream goes on.
+    /// The position in the window.
     at: usize,
     /// The window has been filled since the stream began: before, nothing may refer to what is in front of the beginning.
     has_wrapped: bool,
-    /// What has been inflated and not been taken.
+    /// Inflated bytes not yet taken.
     pending: Range<usize>,
     is_ended: bool,
 }

@@ -1,4 +1,4 @@
-//! What is read from streams in pieces of all sizes, and what is refused.
+//! Tests of streams in pieces of all sizes, and of frames that are refused.
 
 use super::*;
 

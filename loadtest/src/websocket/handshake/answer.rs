@@ -1,4 +1,4 @@
-//! The server's answer to an upgrade request: an upgrade, a refusal, or nothing of the kind.
+//! The server's answer to an upgrade request: an upgrade, a refusal, or something else.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ const MAX_BODY: usize = 2048;
 /// Longest text that is told of a refusal's headers and body.
 const MAX_TEXT: usize = 160;
 
-/// What the server's answer comes to.
+/// The result of parsing the server's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It is not complete yet.
@@ -30,7 +30,7 @@ pub enum Answer {
     Upgraded {
         /// Frames start behind this many bytes.
         head: usize,
-        /// How messages may be compressed, if they may.
+        /// The negotiated compression, if any.
         deflate: Option<Agreed>,
     },
     /// The server answered with another status than 101.
@@ -55,7 +55,7 @@ pub struct Refusal {
 }
 
 impl fmt::Display for Refusal {
-    /// What the server says besides its status; nothing if it says nothing.
+    /// The explanation with a status; empty if there is none.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers =
             [("Location", &self.location), ("Retry-After", &self.retry_after), ("WWW-Authenticate", &self.challenge)];
@@ -218,7 +218,7 @@ fn printable(bytes: &[u8]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// What can be done about a refusal with this status, if anything is known.
+/// The remedy for a refusal with this status, if known.
 #[must_use]
 pub fn remedy(status: u16) -> Option<&'static str> {
     Some(match status {

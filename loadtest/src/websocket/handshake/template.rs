@@ -1,5 +1,5 @@
-//! Texts with placeholders, whose values differ from connection to connection: `{n}` is the connection's number,
-//! `{line:FILE}` a line of a file, the connections taking turns. `{{` is a brace.
+//! Templates whose values differ between connections: `{n}` is the connection's number, `{line:FILE}` a line of a file,
+//! taken in turn. `{{` is a brace.
 
 use std::collections::HashMap;
 use std::fmt;

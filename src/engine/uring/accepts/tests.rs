@@ -1,4 +1,4 @@
-//! Workers and a kernel that hands out connections as Linux does: an accept that begins takes one that waits already;
+//! Tests with workers and a kernel that hands out connections as Linux does: a new accept takes a waiting connection;
 //! otherwise accepts wait in order, and a connection wakes the first of them, which runs when its worker does.
 
 use crate::worker::WhenFull;
@@ -198,11 +198,14 @@ fn the_whole_capacity_is_used_and_no_more() {
             }
             if random.below(30) == 0 {
                 server.settle();
-                assert!(server.waiting() == 0 || server.room() == 0, "seed {seed}: somebody waits while there is room");
+                assert!(
+                    server.waiting() == 0 || server.room() == 0,
+                    "seed {seed}: a connection waits while there is room"
+                );
             }
         }
         server.settle();
-        assert!(server.waiting() == 0 || server.room() == 0, "seed {seed}: somebody waits while there is room");
+        assert!(server.waiting() == 0 || server.room() == 0, "seed {seed}: a connection waits while there is room");
         for it in &mut server.workers {
             it.accepts.stop();
         }

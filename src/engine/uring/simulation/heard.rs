@@ -1,5 +1,5 @@
-//! What a peer makes of what it was sent, where messages may come back in other fragments than they were sent in: compressed
-//! ones that are inflated on their way (`protocol/compressed.rs`).
+//! A peer's view of the messages it receives, where these may come back in other fragments than they were sent in:
+//! compressed messages that are inflated on their way (`protocol/compressed.rs`).
 
 use flate2::{Decompress, FlushDecompress};
 

@@ -1,4 +1,4 @@
-//! The scheduler's promise (`connection/schedule.rs`), measured in its own cost units under peers that mean ill.
+//! The scheduler's promise (`connection/schedule.rs`), measured in its own cost units under hostile peers.
 
 use ringio::PoolShape;
 

@@ -1,4 +1,4 @@
-//! What a peer sends, what it is to get back, and what of that the server has sent of its own accord.
+//! A peer's script: what it sends, what it must get back, and what the server sends without input.
 
 use std::sync::LazyLock;
 

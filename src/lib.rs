@@ -49,6 +49,8 @@ mod worker;
 
 // For the benches, the fuzz targets and ringload, which are built with this crate. No part of its interface.
 #[doc(hidden)]
+pub use connection::Turns;
+#[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
 pub mod sys;

@@ -159,6 +159,21 @@ fn what_connections_do_is_counted() {
 }
 
 /// An open message holds an inflater, and with it memory, until it ends or its connection does.
+/// A receive that brings a message says that it has brought all: no other one is made to find nothing.
+#[test]
+fn an_echo_takes_one_receive() {
+    const MESSAGES: usize = 500;
+    let (server, admin) = start(&["--workers", "1"]);
+    let mut peer = server.open();
+    for index in 0..MESSAGES {
+        peer.expect_echo(BINARY, format!("message {index}"));
+    }
+    let metrics = metrics(admin);
+    assert_eq!(metrics["ringecho_messages_total{kind=\"binary\"}"], MESSAGES as f64);
+    let empty = metrics["ringecho_empty_receives_total"];
+    assert!(empty < MESSAGES as f64 / 10.0, "{empty} receives have found nothing");
+}
+
 #[test]
 fn what_is_compressed_is_counted() {
     let (server, admin) = start(&["--workers", "1", "--deflate", "verify"]);

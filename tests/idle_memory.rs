@@ -1,10 +1,10 @@
-//! Memory of an idle session beside itself, by a counting allocator: none, whatever was negotiated and exchanged before. So
+//! Memory of a session beside itself, by a counting allocator. Of an idle one: none, whatever was negotiated and exchanged before. So
 //! an idle connection costs its entry in the table (`connection/table.rs`: at most 56 bytes).
 
 #[path = "../loadtest/src/counting.rs"]
 mod counting;
 
-use counting::{Counting, live_bytes};
+use counting::{Counting, live_bytes, taken_bytes};
 use flate2::{Compress, Compression, FlushCompress};
 use ringecho::Deflate;
 use ringecho::protocol::{Session, Settings, Shared};
@@ -38,10 +38,10 @@ fn idle_session(settings: &Settings, shared: &mut Shared) -> Session {
 
 /// What a session sends when it has received this.
 fn exchange(session: &mut Session, shared: &mut Shared, input: &[u8]) -> Vec<u8> {
-    let (mut sent, mut input) = (Vec::new(), Some(input.to_vec()));
-    while let Some(mut bytes) = input {
-        sent.extend(session.receive(shared, &mut bytes).output.to_vec(&bytes));
-        input = session.take_waiting(shared);
+    let mut input = input.to_vec();
+    let mut sent = session.receive(shared, &mut input).output.to_vec(&input);
+    while let Some(reply) = session.resume(shared) {
+        sent.extend(reply.output.head);
     }
     sent
 }
@@ -91,4 +91,27 @@ fn an_idle_session_with_context_keeps_an_inflater() {
     let settings = Settings { deflate: Deflate::Pass, has_deflate_context: true, ..Settings::default() };
     let each = kept(&settings) / SESSIONS as isize;
     assert!((32 << 10..60 << 10).contains(&each), "{each} bytes");
+}
+
+/// Compressed input that takes many turns is kept where it is; copying the rest in each turn took a worker more time than
+/// inflating did.
+#[test]
+fn input_that_waits_is_copied_once() {
+    let settings = Settings { deflate: Deflate::Pass, ..Settings::default() };
+    let mut shared = Shared::new(settings.clone());
+    let mut session = idle_session(&settings, &mut shared);
+    let bomb = compress(&vec![0; 64 << 10]);
+    let mut input = frame(0x81 | RSV1, &bomb).repeat(2000);
+    let before = taken_bytes();
+    let mut echoed = session.receive(&mut shared, &mut input).output.len();
+    let mut turns = 0;
+    while let Some(reply) = session.resume(&mut shared) {
+        echoed += reply.output.len();
+        turns += 1;
+    }
+    let taken = (taken_bytes() - before) as usize;
+    assert!(turns > 200, "{turns} turns");
+    assert!(echoed > 2000 * bomb.len(), "{echoed} bytes come back");
+    assert!(taken < 6 * input.len(), "{taken} bytes were taken for {} of input", input.len());
+    session.release(&mut shared);
 }

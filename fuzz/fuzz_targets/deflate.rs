@@ -78,15 +78,18 @@ fn echo(deflate: Deflate, is_text: bool, cuts: &Cuts, payload: &[u8]) -> (Option
     let (mut sent, mut code) = (Vec::new(), None);
     let stream = frame(if is_text { 0xc1 } else { 0xc2 }, payload);
     for read in cuts.of(&stream) {
-        let mut next = Some(read.to_vec());
-        while let Some(mut data) = next.filter(|_| code.is_none()) {
-            let reply = session.receive(&mut shared, &mut data);
+        if code.is_some() {
+            break;
+        }
+        let mut data = read.to_vec();
+        let mut next = Some(session.receive(&mut shared, &mut data));
+        while let Some(reply) = next {
             assert!(shared.take_work().cost < 1_000_000, "too much at once");
             sent.extend(reply.output.to_vec(&data));
             if let Some(Event::Closed(Cause::Violation(violation))) = reply.event {
                 code = Some(violation.into());
             }
-            next = session.take_waiting(&mut shared);
+            next = session.resume(&mut shared);
         }
     }
     assert_eq!(shared.held() > 0, session.is_inflating());

@@ -6,6 +6,8 @@ use std::cell::Cell;
 thread_local! {
     /// Bytes that this thread has taken and not given back; what another thread gives back is not seen.
     static LIVE: Cell<isize> = const { Cell::new(0) };
+    /// Bytes that this thread has taken.
+    static TAKEN: Cell<isize> = const { Cell::new(0) };
 }
 
 /// The system's, and a count.
@@ -17,9 +19,16 @@ pub(crate) fn live_bytes() -> isize {
     LIVE.get()
 }
 
+/// Bytes that this thread has taken.
+#[allow(dead_code)] // the server's tests use it
+pub(crate) fn taken_bytes() -> isize {
+    TAKEN.get()
+}
+
 fn count(bytes: isize) {
     // A thread that ends gives memory back when its count is gone.
     let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
+    let _ = TAKEN.try_with(|taken| taken.set(taken.get() + bytes.max(0)));
 }
 
 // SAFETY: the system's allocator does all of it.

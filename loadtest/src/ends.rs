@@ -76,7 +76,9 @@ impl Cause {
         match self {
             Self::Status(status) => answer::remedy(status),
             Self::Reset => Some("does the server speak TLS there (wss://)? is it a proxy without a server behind it?"),
-            Self::Os(libc::ENETUNREACH | libc::EHOSTUNREACH) => Some("this machine has no way to that address"),
+            Self::Os(libc::ENETUNREACH | libc::EHOSTUNREACH) => Some(
+                "this machine has no way to that address; a port that a container engine publishes may take --source 127.0.0.1",
+            ),
             Self::LocalLimit(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => Some(
                 "out of local ports, or --source names an address that is not this machine's: widen \
                  net.ipv4.ip_local_port_range, add source addresses, or wait for old connections to leave TIME_WAIT",
@@ -86,7 +88,8 @@ impl Cause {
             Self::LocalLimit(_) => Some("out of memory for sockets: see net.ipv4.tcp_mem and free memory"),
             Self::Refused => Some("is the server running and listening on this address?"),
             Self::ConnectTimeout => Some(
-                "the server accepts too slowly: lower --connect-rate or --connect-window, raise net.core.somaxconn",
+                "the server accepts too slowly: lower --connect-rate or --connect-window, raise net.core.somaxconn; a port that \
+                 a container engine publishes may take --source 127.0.0.1",
             ),
             _ => None,
         }

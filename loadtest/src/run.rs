@@ -371,9 +371,11 @@ impl<'a> Run<'a> {
         let was_interrupted = self.interrupt.is_raised();
         let threads = self.shared.threads;
         let tally = self.join()?;
-        // What was being opened when the run was interrupted may have been opened after all, and in stages all are later.
-        let is_at_once = connected == Waited::Done && self.scenario.plan.connections.is_none();
-        let at_first = if is_at_once { connected_counts } else { tally.counts };
+        // What was being opened when the run was interrupted may have been opened after all.
+        let connected_counts = if connected == Waited::Done { connected_counts } else { tally.counts };
+        let ready = connected_counts[Counter::Settled].saturating_sub(connected_counts[Counter::Failed]);
+        // In stages further ones come later.
+        let at_first = if self.scenario.plan.connections.is_none() { connected_counts } else { tally.counts };
         let stall = self.observer.stall();
         Ok(Report::new(Outcome {
             scenario: self.scenario,
@@ -384,6 +386,7 @@ impl<'a> Run<'a> {
             transport: self.shared.transport,
             started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             tally,
+            ready,
             at_first,
             connect_time,
             connect_cpu: connect_cpu.map(|(before, after)| after - before),

@@ -13,6 +13,11 @@ use crate::target::{Address, Target};
 /// of the time.
 const PORT_SHARE: u32 = 8;
 
+/// Up to so many connections to loopback come from the one address that the kernel chooses, 127.0.0.1: the packet filter of a
+/// container engine (podman, run by root) forwards published ports for that address only. Runs of this size may follow each other
+/// two dozen times within the minute that ports of closed connections are kept (`TIME_WAIT`).
+const FROM_ONE_ADDRESS: u32 = 1_000;
+
 /// Source addresses as asked for: `127.1.0.0/16`, or a list of addresses and blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceList(Vec<Block>);
@@ -49,9 +54,9 @@ pub struct TooFewPorts {
 impl Sources {
     /// Addresses for `connections` connections to `targets`, which take turns.
     ///
-    /// An IPv4 loopback target is reached from all of 127.0.0.0/8, so every run takes a block of its own (`salt`
-    /// chooses among 128) unless it is told otherwise. To any other target, and over IPv6, whose loopback is a single
-    /// address, the kernel chooses one address, and that one's ports (`ports`) are the limit.
+    /// An IPv4 loopback target is reached from all of 127.0.0.0/8, so every larger run takes a block of its own (`salt`
+    /// chooses among 128) unless it is told otherwise. For a small run, to any other target, and over IPv6, whose loopback is a
+    /// single address, the kernel chooses one address, and that one's ports (`ports`) are the limit.
     pub fn new(
         targets: &[Target],
         connections: u32,
@@ -71,7 +76,7 @@ impl Sources {
         let on_loopback = (ports / PORT_SHARE).max(1);
         let blocks = match wanted {
             Some(list) => list.0.clone(),
-            None if is_loopback => {
+            None if is_loopback && connections > FROM_ONE_ADDRESS.min(on_loopback) => {
                 let first = IpAddr::V4(Ipv4Addr::new(127, 64 + (salt % 128) as u8, 0, 1));
                 return Ok(Self { blocks: vec![Block { first, count: (1 << 16) - 1 }], per_address: on_loopback });
             }
@@ -205,6 +210,15 @@ mod tests {
         let part = sources.of_connections(20_000, 20_000);
         assert_eq!(part[0], all[(20_000 / sources.per_address()) as usize]);
         assert_eq!(part.last(), Some(&all[(39_999 / sources.per_address()) as usize]));
+    }
+
+    #[test]
+    fn a_small_run_on_loopback_comes_from_the_address_that_containers_answer() {
+        let first = |connections| {
+            sources("ws://127.0.0.1:9001", connections, None).unwrap().of_connections(0, 1).first().copied()
+        };
+        assert_eq!(first(1_000), None);
+        assert_eq!(first(1_001), Some("127.65.0.1:0".parse().unwrap()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod runner;
 mod server;
 
-use runner::run_whole;
+use runner::{Files, ringload, run_whole};
 use server::{Behaviour, start};
 
 /// The values of a field of all samples of a phase with load, with their times.
@@ -42,4 +42,16 @@ fn connections_follow_their_stages() {
     let most = open.iter().copied().fold(0.0, f64::max);
     assert!((39.0..=40.0).contains(&most), "{open:?}");
     assert!(open[0] < most && *open.last().unwrap() <= 12.0, "up, and down again: {open:?}");
+}
+
+#[test]
+fn a_plan_that_begins_with_none_has_no_rate_of_connecting() {
+    let url = format!("ws://{}/", start(Behaviour::Echo));
+    let files = Files::new("stages-from-none");
+    let json = files.path("report.json");
+    let output = ringload(&["run", &url, "--connection-stages", "100ms:100, 1s:100", "--json", &json]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let connections = &files.json("report.json")["connections"];
+    let seen = ["opened", "ready", "opened_per_s"].map(|name| connections[name].as_f64());
+    assert_eq!(seen, [Some(100.0), Some(0.0), Some(0.0)], "{output:?}");
 }

@@ -16,7 +16,7 @@ use crate::worker::{Counter, TURN_BOUNDS_US, Tally};
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Counters and gauges that each worker has one of.
-const OF_WORKERS: [(Counter, &str, MetricType, &str); 16] = {
+const OF_WORKERS: [(Counter, &str, MetricType, &str); 17] = {
     use MetricType::{COUNTER, GAUGE};
     [
         (Counter::Accepted, "ringecho_connections_accepted_total", COUNTER, "Connections accepted."),
@@ -48,6 +48,7 @@ const OF_WORKERS: [(Counter, &str, MetricType, &str); 16] = {
             COUNTER,
             "Receives that had to wait because all receive buffers were in use.",
         ),
+        (Counter::EmptyReceives, "ringecho_empty_receives_total", COUNTER, "Receives that found nothing."),
         (
             Counter::AcceptFailures,
             "ringecho_accept_failures_total",

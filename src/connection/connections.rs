@@ -281,11 +281,16 @@ impl<E, L: Lender> Connections<E, L> {
     #[inline]
     fn received_by_session(&mut self, key: u32, bytes: &mut [u8]) -> Received {
         let received = self.table.get_mut(key).life.received(&mut self.shared, bytes, self.now);
+        self.count_messages(&received);
+        received
+    }
+
+    #[inline]
+    fn count_messages(&self, received: &Received) {
         self.counters.add(Counter::Messages, u64::from(received.messages));
         if received.kinds != Kinds::default() {
             self.count_kinds(received.kinds);
         }
-        received
     }
 
     fn count_kinds(&self, kinds: Kinds) {

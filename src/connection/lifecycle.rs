@@ -327,10 +327,16 @@ impl Lifecycle {
         Received { output, messages, frames, kinds, event, has_opened }
     }
 
-    /// Takes the waiting input, to be handled now.
-    pub(crate) fn take_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+    /// Handles the waiting input as if it had been received now.
+    pub(crate) fn resume(&mut self, shared: &mut Shared, now: u32) -> Option<Received> {
         self.facts.clear(Facts::LADEN);
-        self.session.take_waiting(shared)
+        let Reply { output, event, frames, messages, kinds, then } = self.session.resume(shared)?;
+        if self.state == State::Open {
+            self.since = now;
+            self.facts.hear();
+        }
+        self.happened(event, then, now);
+        Some(Received { output, messages, frames, kinds, event, has_opened: false })
     }
 
     /// Whether it holds memory for compressed messages.
@@ -390,10 +396,17 @@ impl Lifecycle {
         self.facts.clear(Facts::LOOKS_AGAIN);
     }
 
-    /// A receive found nothing.
-    pub(crate) fn found_nothing(&mut self) {
-        // In front of a TCP urgent mark, Linux says so (`EAGAIN`) also when just then a signal is pending.
-        if self.facts.has(Facts::END_AHEAD) && !self.facts.has(Facts::LOOKS_AGAIN) {
+    /// An event reports input.
+    #[inline]
+    pub(crate) fn has_input(&mut self) {
+        self.facts.set(Facts::READABLE);
+        self.facts.clear(Facts::LOOKS_AGAIN);
+    }
+
+    /// A receive found nothing. `may_be_at_mark`: as far as the engine knows, this may be in front of a TCP urgent mark, where
+    /// Linux says so (`EAGAIN`) also when just then a signal is pending.
+    pub(crate) fn found_nothing(&mut self, may_be_at_mark: bool) {
+        if may_be_at_mark && !self.facts.has(Facts::LOOKS_AGAIN) {
             self.facts.set(Facts::LOOKS_AGAIN);
             return;
         }

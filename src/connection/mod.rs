@@ -10,8 +10,10 @@
 //! | `schedule.rs` | the scheduler: costs, the budget of a turn, a connection's quantum |
 //! | `wheel.rs` | timers |
 //! | `actors.rs` | behaviours that send later or without input |
+//! | `bench.rs` | turns without a kernel, for instruction counts |
 
 mod actors;
+mod bench;
 mod connections;
 mod journal;
 pub(crate) mod lifecycle;
@@ -20,6 +22,7 @@ pub(crate) mod schedule;
 mod table;
 mod wheel;
 
+pub use bench::Turns;
 pub(crate) use connections::Connections;
 pub(crate) use journal::Ended;
 pub(crate) use lifecycle::Timeouts;

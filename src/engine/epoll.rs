@@ -220,7 +220,7 @@ impl<'a> Worker<'a> {
         }
         let life = &mut self.connections.get_mut(key).life;
         if flags.intersects(END.union(EventFlags::IN)) {
-            life.facts.set(Facts::READABLE);
+            life.has_input();
         }
         if flags.intersects(END) {
             life.has_end_ahead();
@@ -316,7 +316,7 @@ impl<'a> Worker<'a> {
                 let outgoing = self.connections.received_into(key, &mut self.buffer, len, is_budgeted);
                 self.send(key, &outgoing);
             }
-            Err(Errno::AGAIN) => self.connections.get_mut(key).life.found_nothing(),
+            Err(Errno::AGAIN) => self.connections.found_nothing(key),
             Err(Errno::INTR) => return,
             Err(_) => self.connections.broken(key),
         }

@@ -62,6 +62,17 @@ pub(super) struct Codecs {
     pub(super) has_news: bool,
     /// Bytes of memory of what sessions have taken, and of input that waits.
     pub(super) held: usize,
+    /// What is handled is input that has waited: what waits on is not copied.
+    pub(super) is_resuming: bool,
+}
+
+/// Input that waits.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// The receive that it came with. Empty while a turn handles it.
+    pub(super) bytes: Vec<u8>,
+    /// How many bytes of it are left: none, where bytes that are known to the inflater are to be inflated on.
+    pub(super) left: usize,
 }
 
 impl Codecs {
@@ -137,16 +148,16 @@ impl Codecs {
     }
 
     /// Keeps input until the session's next turn.
-    pub(super) fn keep_waiting(&mut self, inflation: &mut Inflation, input: Vec<u8>) {
-        self.hold(input.capacity());
-        inflation.waiting = Some(input);
+    pub(super) fn keep_waiting(&mut self, inflation: &mut Inflation, waiting: Waiting) {
+        self.hold(waiting.bytes.capacity());
+        inflation.waiting = Some(waiting);
     }
 
-    /// Takes the input that waits, if there is some; it may be of no bytes, in front of bytes that are to be inflated.
-    pub(super) fn take_waiting(&mut self, inflation: &mut Inflation) -> Option<Vec<u8>> {
-        let input = inflation.waiting.take()?;
-        self.let_go(input.capacity());
-        Some(input)
+    /// Takes the input that waits, if there is some.
+    pub(super) fn take_waiting(&mut self, inflation: &mut Inflation) -> Option<Waiting> {
+        let waiting = inflation.waiting.take()?;
+        self.let_go(waiting.bytes.capacity());
+        Some(waiting)
     }
 }
 
@@ -164,7 +175,7 @@ pub(super) struct Inflation {
     /// The input so far may come to more bytes than have been inflated.
     has_more: bool,
     /// Input that waits for the session's next turn.
-    waiting: Option<Vec<u8>>,
+    waiting: Option<Waiting>,
 }
 
 impl std::fmt::Debug for Inflation {

@@ -5,7 +5,7 @@
 
 use super::{
     close::Violation,
-    codecs::{Codecs, Inflation},
+    codecs::{Codecs, Inflation, Waiting},
     echo::{Cut, Echo, End, Message, Pass, Payload, Stop, Tape},
     extensions::{Compression, WindowBits},
     frame::{self, FIN, Header, Opcode, RSV1},
@@ -72,15 +72,23 @@ impl Echo {
     }
 
     /// Keeps input behind which nothing may be received until it is taken.
-    pub(super) fn keep_waiting(&mut self, shared: &mut Shared, input: Vec<u8>) {
-        let mut inflation = self.take_inflation().expect("input waits for an inflater");
-        shared.codecs.keep_waiting(&mut inflation, input);
-        self.keep_inflation(inflation);
+    pub(super) fn keep_waiting(&mut self, shared: &mut Shared, input: &[u8]) {
+        let bytes = if shared.codecs.is_resuming { Vec::new() } else { input.to_vec() };
+        let inflation = self.inflation_mut().expect("input waits for an inflater");
+        shared.codecs.keep_waiting(inflation, Waiting { bytes, left: input.len() });
     }
 
     /// Takes the input that waits, if there is some.
-    pub(super) fn take_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+    pub(super) fn take_waiting(&mut self, shared: &mut Shared) -> Option<Waiting> {
         shared.codecs.take_waiting(self.inflation_mut()?)
+    }
+
+    /// Gives back the memory of what was taken, if some of that waits on.
+    pub(super) fn wait_on(&mut self, shared: &mut Shared, bytes: Vec<u8>) {
+        if let Some(waiting) = self.take_waiting(shared) {
+            let inflation = self.inflation_mut().expect("input waits for an inflater");
+            shared.codecs.keep_waiting(inflation, Waiting { bytes, ..waiting });
+        }
     }
 
     pub(super) fn is_waiting(&self) -> bool {

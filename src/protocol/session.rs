@@ -7,6 +7,7 @@ use super::{
     answer::Answer,
     behaving::Behaving,
     close,
+    codecs::Waiting,
     echo::{Echo, End, Pass},
     extensions::Compression,
     frame::{self, Opcode},
@@ -107,9 +108,21 @@ impl Session {
         matches!(&self.state, State::WebSocket(echo) if echo.is_waiting())
     }
 
-    /// Takes the input that waits, to be given to [`Session::receive`] in another turn.
-    pub fn take_waiting(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
-        if let State::WebSocket(echo) = &mut self.state { echo.take_waiting(shared) } else { None }
+    /// Handles the input that waits, in another turn: as [`Session::receive`] does, but none of the output is in place. Some of
+    /// the input may wait on. `None`: none waits.
+    pub fn resume(&mut self, shared: &mut Shared) -> Option<Reply> {
+        let State::WebSocket(echo) = &mut self.state else { return None };
+        let Waiting { mut bytes, left } = echo.take_waiting(shared)?;
+        let input_at = bytes.len() - left;
+        let input = &mut bytes[input_at..];
+        shared.codecs.is_resuming = true;
+        let reply = self.receive(shared, input);
+        shared.codecs.is_resuming = false;
+        let output = Output::owned(reply.output.to_vec(input));
+        if let State::WebSocket(echo) = &mut self.state {
+            echo.wait_on(shared, bytes);
+        }
+        Some(Reply { output, ..reply })
     }
 
     /// Whether it holds memory for compressed messages, input that waits among it.
@@ -364,7 +377,7 @@ impl Session {
             }
             End::Compressed(_) => unreachable!("compressed frames are inflated"),
             End::Waits(at) => {
-                echo.keep_waiting(shared, data[at..].to_vec());
+                echo.keep_waiting(shared, &data[at..]);
                 Reply { event: Some(Event::Inflated), ..plain(head, range) }
             }
             End::PeerClosed { code, has_more } => {

@@ -1,6 +1,6 @@
 //! Helpers of unit tests: a client's frames, and a session driven by hand.
 
-use super::{Event, Kinds, Output, Phase, Session, Settings, Shared, Then};
+use super::{Event, Kinds, Output, Phase, Reply, Session, Settings, Shared, Then};
 
 pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -66,22 +66,30 @@ impl Driven {
     /// Receives `bytes`, and goes on with what waits of them.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Output {
         let output = self.receive_once(bytes.to_vec());
-        while let Some(waiting) = self.session.take_waiting(&mut self.shared) {
-            self.receive_once(waiting);
-        }
+        while self.resume() {}
         output
     }
 
     /// Receives `data`. Some of it may wait.
     pub(super) fn receive_once(&mut self, mut data: Vec<u8>) -> Output {
         let reply = self.session.receive(&mut self.shared, &mut data);
-        self.sent.extend(reply.output.to_vec(&data));
+        self.note(&reply, &data);
+        reply.output
+    }
+
+    /// Goes on with what waits. Returns whether there was something.
+    pub(super) fn resume(&mut self) -> bool {
+        let reply = self.session.resume(&mut self.shared);
+        reply.inspect(|reply| self.note(reply, &[])).is_some()
+    }
+
+    fn note(&mut self, reply: &Reply, data: &[u8]) {
+        self.sent.extend(reply.output.to_vec(data));
         self.messages += reply.messages;
         self.frames += reply.frames;
         self.kinds = self.kinds + reply.kinds;
         self.event = reply.event.or(self.event);
         self.then = reply.then;
-        reply.output
     }
 
     /// Receives `bytes` one by one.

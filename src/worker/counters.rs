@@ -48,6 +48,8 @@ pub(crate) enum Counter {
     Backlog,
     /// Receives that had to wait because all receive buffers were in use.
     BufferShortages,
+    /// Receives that found nothing.
+    EmptyReceives,
     /// TLS handshakes that were made in full.
     TlsFull,
     /// Those that have resumed a session.

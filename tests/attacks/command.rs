@@ -58,7 +58,7 @@ enum Command {
         /// Closes each connection after this many seconds
         #[arg(long)]
         close_after: Option<f64>,
-        /// Closes each connection behind its first answer
+        /// Shuts down each connection behind its first answer, and discards what comes then
         #[arg(long)]
         refuse: bool,
     },

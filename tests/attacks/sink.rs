@@ -5,7 +5,7 @@
 //! examined.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,8 @@ const LISTENER: u64 = u64::MAX;
 pub(crate) struct Patience {
     /// From the accept on; `None`: for ever.
     pub(crate) close_after: Option<Duration>,
-    /// Closes what it has answered once, as a server does that refuses what it has received.
+    /// Shuts down what it has answered once, and discards what comes behind that, as a server does that refuses what it has
+    /// received (RFC 9112, section 9.6): the client's kernel goes on sending what it has taken.
     pub(crate) is_refusing: bool,
 }
 
@@ -68,6 +69,7 @@ struct Client {
     socket: Socket,
     /// Tells it from others that have had its key.
     number: u64,
+    is_refused: bool,
 }
 
 struct Loop {
@@ -114,7 +116,7 @@ impl Loop {
             let Ok((socket, _)) = self.listener.accept() else { return };
             self.accepted += 1;
             let number = self.accepted;
-            let key = self.clients.insert(Client { socket, number });
+            let key = self.clients.insert(Client { socket, number, is_refused: false });
             let wanted = EventFlags::IN;
             epoll::add(&self.epoll, &self.clients[key].socket, EventData::new_u64(key as u64), wanted)
                 .expect("a socket");
@@ -125,7 +127,9 @@ impl Loop {
     }
 
     fn serve(&mut self, key: usize, flags: EventFlags) {
-        let Some(client) = self.clients.get(key) else { return };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let is_refused = std::mem::replace(&mut client.is_refused, self.patience.is_refusing);
+        let client = &*client;
         let wants = |wanted| {
             epoll::modify(&self.epoll, &client.socket, EventData::new_u64(key as u64), wanted).expect("a socket");
         };
@@ -138,9 +142,13 @@ impl Loop {
             Err(Errno::AGAIN | Errno::INTR) => return,
             Err(_) => 0,
         };
+        if is_refused && len > 0 {
+            return;
+        }
         let sent = send(&client.socket, &self.buffer[..len], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         match sent {
-            _ if len == 0 || self.patience.is_refusing => drop(self.clients.remove(key)),
+            _ if len == 0 => drop(self.clients.remove(key)),
+            _ if self.patience.is_refusing => drop(client.socket.shutdown(Shutdown::Write)),
             Ok(sent) if sent == len => {}
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => wants(EventFlags::OUT),
             Err(_) => drop(self.clients.remove(key)),

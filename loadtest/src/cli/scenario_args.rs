@@ -227,7 +227,7 @@ pub(super) struct ScenarioArgs {
 
     /// Source addresses: a block like 127.1.0.0/16, or a list of addresses and blocks
     ///
-    /// Default: on IPv4 loopback a block in 127.64.0.0/9, otherwise chosen by the kernel.
+    /// Default: above 1,000 connections to IPv4 loopback a block in 127.64.0.0/9, otherwise chosen by the kernel.
     #[arg(long, value_name = "CIDR|LIST")]
     source: Option<String>,
 

@@ -269,9 +269,8 @@ impl Conductor {
             |hello| format!("member {} ({}, {address})", hello.member, hello.host),
         );
         if let Some(end) = &self.end {
-            let end = FromConductor::End { code: end.code, said: end.said.clone() };
-            self.actions.push_back(Action::Send(peer, end));
-            return self.close(peer);
+            let end = end.clone();
+            return self.end_peer(peer, end);
         }
         if self.is_complete() {
             self.notes.push(format!("refused {name}: it came late"));
@@ -445,9 +444,7 @@ impl Conductor {
             let Some(peer) = seat.peer.filter(|_| seat.lost.is_none() && late(seat.heard_ns, SILENCE_NS)) else {
                 continue;
             };
-            let said = "member 0 has not heard of this member for too long, and gone on without it".to_owned();
-            self.actions.push_back(Action::Send(peer, FromConductor::End { code: CANNOT_RUN, said }));
-            self.close(peer);
+            self.refuse(peer, "member 0 has not heard of this member for too long, and gone on without it");
             self.lose(member, &format!("nothing was heard of it for {} s", SILENCE_NS / 1_000_000_000), now_ns);
         }
         let time = crate::parsing::show_duration(std::time::Duration::from_nanos(self.setup.meet_timeout_ns));
@@ -477,8 +474,12 @@ impl Conductor {
     }
 
     fn refuse(&mut self, peer: PeerId, why: &str) {
-        let end = FromConductor::End { code: CANNOT_RUN, said: why.to_owned() };
-        self.actions.push_back(Action::Send(peer, end));
+        self.end_peer(peer, End { code: CANNOT_RUN, said: why.to_owned() });
+    }
+
+    /// Tells one peer that it is over, and closes its connection.
+    fn end_peer(&mut self, peer: PeerId, End { code, said }: End) {
+        self.actions.push_back(Action::Send(peer, FromConductor::End { code, said }));
         self.close(peer);
     }
 

@@ -214,8 +214,10 @@ pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: Owned
     let mut next_peer = 0;
     let mut ended: Option<Instant> = None;
     let mut own = Some(own);
+    let mut may_accept = true;
     while ended.is_none_or(|since| !channels.is_empty() && since.elapsed() < PARTING) {
-        let mut fds = vec![descriptor(&conductor.bell), descriptor(listener)];
+        let mut fds = vec![descriptor(&conductor.bell)];
+        fds.extend(may_accept.then(|| descriptor(listener)));
         fds.extend(channels.values().map(Channel::poll));
         wait(&mut fds);
         conductor.quiet();
@@ -231,9 +233,13 @@ pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: Owned
         if let Some(own) = own.take() {
             add("itself".to_owned(), Ok(own), &mut all);
         }
-        while let Ok((stream, address)) = listener.accept() {
-            add(address.to_string(), quick(stream), &mut all);
-        }
+        may_accept = loop {
+            match listener.accept() {
+                Ok((stream, address)) => add(address.to_string(), quick(stream), &mut all),
+                // Without a descriptor for it the connection waits, and so does the next attempt, for a tick.
+                Err(error) => break error.kind() == ErrorKind::WouldBlock,
+            }
+        };
         channels.retain(|&peer, channel| {
             let received = channel.receive(|message: FromMember| all.received(peer, message, now_ns()));
             // A pong is as good as the time that it takes to go out.

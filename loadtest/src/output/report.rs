@@ -395,9 +395,10 @@ impl Load {
     /// The compression that was offered, and how far the messages lend themselves to it.
     fn compression(&self) -> Option<String> {
         let offer = self.deflate.as_ref()?;
-        let messages = match self.compressibility_percent {
-            _ if self.own_messages.is_some() => String::new(),
-            percent => format!("; messages {percent} % compressible"),
+        let messages = if self.own_messages.is_some() {
+            String::new()
+        } else {
+            format!("; messages {} % compressible", self.compressibility_percent)
         };
         let precompressed = if self.deflate_precompressed { ", compressed before the run" } else { "" };
         Some(format!("{offer}{messages}{precompressed}"))

@@ -30,26 +30,36 @@ impl<E, L: Lender> Connections<E, L> {
         self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, bytes, false));
         let why = "no memory for another compressed message";
         self.close(key, (Ending::Violation, CloseCode::TRY_AGAIN_LATER), why);
-        let life = &mut self.table.get_mut(key).life;
-        if !life.facts.has(Facts::LADEN) {
-            life.release(&mut self.shared);
-            self.take_work();
-        }
+        self.pass_over(key);
+        self.table.get_mut(key).life.release(&mut self.shared);
+        self.take_work();
         self.call(key);
         Output::default()
     }
 
-    /// A turn of waiting input: it is handled as if it had been received now, and its echo queued. The budget pays for it.
+    /// Handles waiting input of a connection that sends nothing more, all of it at once: nothing is inflated.
+    fn pass_over(&mut self, key: u32) {
+        let Some(received) = self.table.get_mut(key).life.resume(&mut self.shared, self.now) else { return };
+        debug_assert!(received.output.is_empty(), "output behind a Close frame");
+        self.count_messages(&received);
+        self.budget.spend(schedule::cost_of_receive(0, received.frames));
+        if let Some(event) = received.event {
+            let cost = self.happened(key, event);
+            self.budget.spend(cost);
+        }
+    }
+
+    /// A turn of waiting input. Its echo is queued; the budget pays for it.
     pub(super) fn resume(&mut self, key: u32) {
         if !self.table.get(key).life.wants(false).resume {
             return;
         }
         let life = &mut self.table.get_mut(key).life;
-        let Some(mut bytes) = life.take_waiting(&mut self.shared) else { return };
-        let Received { output, frames, event, .. } = self.received_by_session(key, &mut bytes);
-        let output = output.to_vec(&bytes);
+        let Some(received) = life.resume(&mut self.shared, self.now) else { return };
+        self.count_messages(&received);
+        let Received { output, frames, event, .. } = received;
         let mut cost = schedule::cost_of_receive(output.len() as u32, frames);
-        self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, output, false));
+        self.through_stage(key, |_, outputs, queue| outputs.push_owned(queue, output.head, false));
         if let Some(event) = event {
             cost = cost.saturating_add(self.happened(key, event));
         } else {

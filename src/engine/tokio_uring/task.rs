@@ -162,7 +162,7 @@ impl Task {
         if for_input && next.is_none() {
             self.readable.get_or_insert_with(|| operations::readable(connections.socket(key)));
             if is_over(&mut self.readable, cx) {
-                connections.get_mut(key).life.facts.set(Facts::READABLE);
+                connections.get_mut(key).life.has_input();
                 next = Some(State::Deciding);
             }
         }
@@ -221,7 +221,7 @@ impl Task {
                 connections.peer_finished(self.key);
                 connections.spent_on_nothing(is_budgeted, true);
             }
-            _ if result == -libc::EAGAIN => connections.get_mut(self.key).life.found_nothing(),
+            _ if result == -libc::EAGAIN => connections.found_nothing(self.key),
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
         }

@@ -195,7 +195,7 @@ impl Connections {
         } else {
             // A receive also reports errors and the end.
             if result & !i32::from(libc::POLLOUT) != 0 {
-                connection.life.facts.set(Facts::READABLE);
+                connection.life.has_input();
             }
             if result & END != 0 {
                 connection.life.has_end_ahead();
@@ -219,6 +219,7 @@ impl Connections {
         let is_budgeted = connection.flight & BUDGETED != 0;
         connection.flight &= !(RECEIVING | BUDGETED);
         if let Some(piece) = piece {
+            connection.life.facts.clear(Facts::LOOKS_AGAIN);
             if !has_more && !connection.life.facts.has(Facts::END_AHEAD) && !connection.io.hides_more() {
                 // An event will report later input.
                 connection.life.facts.clear(Facts::READABLE);
@@ -237,16 +238,23 @@ impl Connections {
 
     #[cold]
     fn received_nothing(&mut self, key: u32, result: i32) {
-        let life = &mut self.core.get_mut(key).life;
         match -result {
             0 => self.core.peer_finished(key),
-            libc::EAGAIN => life.found_nothing(),
+            libc::EAGAIN => self.found_nothing(key),
             // It stays readable, and waits for another receive.
             libc::EINTR => {}
             libc::ENOBUFS => self.core.counters().add(Counter::BufferShortages, 1),
             // ECONNRESET, ETIMEDOUT, EPIPE and whatever else: the connection is gone.
             _ => self.core.broken(key),
         }
+    }
+
+    fn found_nothing(&mut self, key: u32) {
+        self.core.counters().add(Counter::EmptyReceives, 1);
+        let connection = self.core.get_mut(key);
+        // Sockets that hide whether there is more have no marks. Behind a Close, input is not wanted, and to look once is enough.
+        let may_be_at_mark = !connection.io.hides_more() && connection.life.state() != State::Finishing;
+        connection.life.found_nothing(may_be_at_mark || connection.life.facts.has(Facts::END_AHEAD));
     }
 
     /// Handles bytes from the peer: their echo is queued.

@@ -7,10 +7,13 @@ use ringio::Operation;
 use super::token::{Kind, Token};
 
 /// The events of the poll; errors are always reported.
-const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLPRI | libc::POLLOUT | libc::POLLRDHUP) as u32;
+///
+/// `POLLPRI`, which is to report a TCP urgent mark, is not among them: the kernel wakes polls for any input with `POLLIN` and
+/// `POLLPRI`, and a multishot poll reports what it was woken with.
+const POLL_EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
 
-/// The events of a poll that mean an end, or more input, after the remaining bytes: a receive ends at a TCP urgent mark.
-pub(super) const END: i32 = (libc::POLLPRI | libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
+/// The events of a poll that mean an end after the remaining bytes.
+pub(super) const END: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
 /// An operation to submit; the kind of its token says which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -298,15 +298,16 @@ fn a_bomb_takes_its_turns_and_no_memory() {
     let bomb = compressed(&vec![0; 4 << 20]);
     for deflate in [Deflate::Pass, Deflate::Verify, Deflate::Recompress] {
         let mut driven = open(deflate);
-        let mut input = Some([masked(TEXT | RSV1, &bomb), masked(PING, b"behind it"), masked(TEXT, b"last")].concat());
+        driven.receive_once([masked(TEXT | RSV1, &bomb), masked(PING, b"behind it"), masked(TEXT, b"last")].concat());
         let mut turns = 0;
-        while let Some(bytes) = input {
-            driven.receive_once(bytes);
+        loop {
             turns += 1;
             let work = driven.shared.take_work().cost;
             assert!((1..=200_000).contains(&work), "{work} ns at once");
             assert!(driven.shared.held() < 600 << 10, "{} bytes are held", driven.shared.held());
-            input = driven.session.take_waiting(&mut driven.shared);
+            if !driven.resume() {
+                break;
+            }
         }
         assert!((10..500).contains(&turns), "{turns} turns");
         assert_eq!(driven.shared.held(), 0);
@@ -329,8 +330,7 @@ fn input_that_comes_to_nothing_has_its_turns_too() {
     driven.shared.take_work();
     driven.receive_once(masked(TEXT | RSV1, &payload));
     let (mut turns, mut cost) = (1, driven.shared.take_work().cost);
-    while let Some(waiting) = driven.session.take_waiting(&mut driven.shared) {
-        driven.receive_once(waiting);
+    while driven.resume() {
         let turn = driven.shared.take_work().cost;
         assert!(turn < 200_000, "{turn} at once");
         (turns, cost) = (turns + 1, cost + turn);
@@ -398,9 +398,7 @@ fn a_close_of_our_own_ends_the_inflating() {
         assert!(driven.session.close(CloseCode::GOING_AWAY, "").is_some());
         driven.sent.clear();
         driven.shared.take_work();
-        if let Some(waiting) = driven.session.take_waiting(&mut driven.shared) {
-            driven.receive_once(waiting);
-        }
+        driven.resume();
         driven.receive(&stream[cut..]);
         assert_eq!(driven.event, Some(Event::Closed(Cause::PeerClosed(Some(CloseCode::GOING_AWAY)))));
         assert_eq!((driven.sent.len(), driven.shared.take_work().cost, driven.shared.held()), (0, 0, 0));

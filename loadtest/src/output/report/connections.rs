@@ -112,13 +112,12 @@ impl EarlyEnd {
 
 impl Connections {
     pub(super) fn of(outcome: &Outcome) -> Self {
-        let Outcome { scenario, tally, addresses, at_first, connect_time, .. } = outcome;
+        let &Outcome { scenario, ref tally, ref addresses, ref at_first, connect_time, ready, .. } = outcome;
         let counts = &tally.counts;
         // A plan may hold fewer at first than it does later.
         let requested = u64::from(scenario.own().connections_at_first);
         let (settled, failed_at_first) = (at_first[Counter::Settled], at_first[Counter::Failed]);
         let untried = at_first[Counter::Untried];
-        let ready = settled.saturating_sub(failed_at_first);
         let failures = |failures: &Failures| -> Vec<Failure> {
             let failure = |(&(cause, address), &count): (&(Cause, usize), &u64)| Failure {
                 cause: cause.to_string(),
@@ -153,7 +152,7 @@ impl Connections {
             closed_early: counts[Counter::ClosedEarly],
             violations: tally.violations.iter().map(violation).collect(),
             connect_s: connect_time.as_secs_f64(),
-            opened_per_s: ready as f64 / connect_time.as_secs_f64(),
+            opened_per_s: if ready > 0 { ready as f64 / connect_time.as_secs_f64() } else { 0.0 },
             server_cpu_us_per_connection: outcome
                 .connect_cpu
                 .filter(|_| ready > 0)

@@ -75,7 +75,9 @@ pub struct Outcome<'a> {
     pub started: Duration,
     /// What was counted.
     pub tally: Tally,
-    /// What was counted until the connections were open.
+    /// Connections that were open when all had been tried that were wanted at first.
+    pub ready: u64,
+    /// What was counted until then; in stages, until the end.
     pub at_first: Counts,
     /// How long that took.
     pub connect_time: Duration,

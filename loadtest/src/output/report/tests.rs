@@ -44,6 +44,7 @@ pub(crate) fn report() -> Report {
         threads: 1,
         transport: crate::scenario::Transport::Ring,
         started: Duration::from_secs(1_700_000_000),
+        ready: tally.counts[Counter::Settled] - tally.counts[Counter::Failed],
         at_first: tally.counts,
         tally,
         connect_time: Duration::from_secs(1),

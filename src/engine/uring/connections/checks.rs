@@ -36,9 +36,14 @@ impl Connections {
         self.core.get(key).flight & BUDGETED != 0
     }
 
-    /// Whether a connection's last receive is due, or it is leaving: it is received from without an event.
+    /// Whether a connection's last receive is due, without an event.
     pub(in super::super) fn is_finishing(&self, key: u32) -> bool {
-        matches!(self.core.get(key).life.state(), State::Finishing | State::Leaving)
+        self.core.get(key).life.state() == State::Finishing
+    }
+
+    /// Whether a connection is leaving: it is received from without an event.
+    pub(in super::super) fn is_leaving(&self, key: u32) -> bool {
+        self.core.get(key).life.state() == State::Leaving
     }
 
     /// Sockets of connections that are open and not pinged.

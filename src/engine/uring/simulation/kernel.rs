@@ -181,6 +181,7 @@ impl Kernel {
         let hears_of_reset = self.random.one_in(2);
         let names_buffer = self.names_buffer_in_vain;
         let pool = connections.pool();
+        let is_last = connections.is_finishing(token.key);
         let peer = self.peer_of(token, slot);
         peer.is_received_from();
         peer.is_drained = false;
@@ -190,8 +191,8 @@ impl Kernel {
             failed(libc::EINTR)
         } else if peer.has_reset && (peer.inbox().is_empty() || hears_of_reset) {
             failed(libc::ECONNRESET)
-        } else if is_signalled && peer.is_at_mark() && !peer.was_vain {
-            peer.find_nothing();
+        } else if is_signalled && peer.is_at_mark() && !peer.was_vain && !is_last {
+            peer.find_nothing(false);
             failed(libc::EAGAIN)
         } else if !peer.inbox().is_empty() {
             let len = peer.available().min(at_most);
@@ -202,7 +203,6 @@ impl Kernel {
                     received = Some((slot, from..peer.received));
                     // Of a reset behind them the last bytes do not tell, unlike of a FIN.
                     let has_more = !peer.inbox().is_empty() || peer.has_finished;
-                    peer.is_known_empty = !has_more && !hides_more && !peer.is_doubted;
                     if has_more && !hides_more { posted.with_nonempty_socket() } else { posted }
                 }
                 None => failed(libc::ENOBUFS),
@@ -212,9 +212,9 @@ impl Kernel {
             peer.is_drained = true;
             failed(0)
         } else {
-            let is_asked = peer.server_acts || connections.is_finishing(token.key);
+            let is_asked = peer.server_acts || is_last || connections.is_leaving(token.key);
             assert!(!peer.is_known_empty || is_asked, "a receive from a socket that is known to be empty");
-            peer.find_nothing();
+            peer.find_nothing(is_last);
             peer.is_drained = true;
             if names_buffer { pool.post_failed(token.encode(), -libc::EAGAIN) } else { failed(libc::EAGAIN) }
         };

@@ -75,9 +75,9 @@ pub(super) struct Peer {
     pub(super) lacks_room: bool,
     /// Where in its script the peer has set the last TCP urgent mark: a receive ends there.
     mark: Option<usize>,
-    /// The poll has told of a mark, or of an end: that a receive finds nothing is believed the second time only.
-    pub(super) is_doubted: bool,
-    /// A receive has found nothing and was not believed.
+    /// The poll has reported an end.
+    has_told_end: bool,
+    /// A receive has found nothing, and there may be a mark: the next one counts.
     pub(super) was_vain: bool,
     pub(super) shutdown: Option<Token>,
     pub(super) was_shut: bool,
@@ -128,7 +128,7 @@ impl Peer {
             is_drained: false,
             lacks_room: false,
             mark: None,
-            is_doubted: false,
+            has_told_end: false,
             was_vain: false,
             shutdown: None,
             was_shut: false,
@@ -155,35 +155,36 @@ impl Peer {
 
     /// The next receive finds nothing if a signal is pending, since it starts at an urgent mark.
     pub(super) fn is_at_mark(&self) -> bool {
-        // A server that stops receives before an event may have told of the mark: then it can only believe what it is told.
-        let is_told = self.due_at_stop.is_none() || self.is_doubted;
-        self.mark == Some(self.received) && self.received < self.sent && is_told
+        self.mark == Some(self.received) && self.received < self.sent
     }
 
-    /// The peer sets an urgent mark in front of what it sends next.
+    /// The peer sets an urgent mark in front of what it sends next, if its kind of socket has marks.
     pub(super) fn mark(&mut self) {
-        if !self.has_reset && !self.has_finished {
+        if !self.has_reset && !self.has_finished && !self.kind.hides_more {
             (self.mark, self.has_arrival) = (Some(self.sent), true);
         }
     }
 
     /// The poll tells of these events.
     pub(super) fn tell(&mut self, events: i32) {
-        let has_end = events & self.end() != 0;
-        self.is_doubted |= has_end;
-        self.was_vain &= !has_end;
+        self.has_told_end |= events & self.end() != 0;
+        self.was_vain &= events & !i32::from(libc::POLLOUT) == 0;
         self.is_known_empty = false;
     }
 
-    /// A receive finds nothing.
-    pub(super) fn find_nothing(&mut self) {
-        self.is_known_empty = self.was_vain || !self.is_doubted;
+    /// A receive finds nothing; `is_last`: behind a Close.
+    pub(super) fn find_nothing(&mut self, is_last: bool) {
+        let may_be_at_mark = self.has_told_end || !self.kind.hides_more && !is_last;
+        self.is_known_empty = self.was_vain || !may_be_at_mark;
         self.was_vain = !self.is_known_empty;
     }
 
-    /// The server has received this much.
+    /// The server has received this much, and is told whether there is more.
     pub(super) fn bring(&mut self, len: usize) {
         self.received += len;
+        self.was_vain = false;
+        let has_more = !self.inbox().is_empty() || self.has_finished;
+        self.is_known_empty = !has_more && !self.kind.hides_more && !self.has_told_end;
         self.mark = self.mark.filter(|&mark| mark >= self.received);
     }
 
@@ -275,7 +276,6 @@ impl Peer {
     /// The end, if there is one.
     pub(super) fn end(&self) -> i32 {
         let end = i32::from(libc::POLLRDHUP) * i32::from(self.has_finished || self.has_reset);
-        let end = end | (i32::from(libc::POLLPRI) * i32::from(self.mark.is_some()));
         end | (i32::from(libc::POLLHUP | libc::POLLERR) * i32::from(self.has_reset))
     }
 

@@ -196,10 +196,10 @@ impl Script {
     pub(super) fn answer(&self, len: usize, kind: Kind) -> Vec<u8> {
         let settings = kind.settings();
         let (mut session, mut shared) = (Session::new(&settings), Shared::new(settings));
-        let (mut answer, mut input) = (Vec::new(), Some(self.bytes[..len].to_vec()));
-        while let Some(mut data) = input {
-            answer.extend(session.receive(&mut shared, &mut data).output.to_vec(&data));
-            input = session.take_waiting(&mut shared);
+        let mut data = self.bytes[..len].to_vec();
+        let mut answer = session.receive(&mut shared, &mut data).output.to_vec(&data);
+        while let Some(reply) = session.resume(&mut shared) {
+            answer.extend(reply.output.head);
         }
         answer
     }

@@ -24,10 +24,11 @@ use crate::output::display::Show;
 use crate::output::files::{Results, WriteError};
 use crate::output::{self, Voice, tell};
 use crate::run::{self, Ended, RunError, Settings};
-use crate::scenario::{Portion, Transport};
+use crate::scenario::{Portion, TcpStack, Transport};
 use crate::search::{self, Quantity, Search};
 use crate::server::ServerChoice;
 use crate::target::Protocol;
+use crate::tun::{Clients, UserStack};
 use compare_args::CompareArgs;
 use members_args::MembersArgs;
 use report_args::ReportArgs;
@@ -39,6 +40,10 @@ use values::Cpus;
 const EXIT_FAULTS: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_CANNOT_RUN: u8 = 3;
+
+/// Clients' addresses, and what TUN devices' names begin with: the upper half of the block for benchmarks (RFC 2544).
+const CLIENTS: &str = "198.19.0.0/16";
+const TUN: &str = "ringload";
 
 /// The name in completions and manual pages.
 const NAME: &str = "ringload";
@@ -108,6 +113,21 @@ struct RunArgs {
     /// How bytes are moved
     #[arg(long, value_name = "NAME", value_enum, default_value = "auto")]
     transport: Transport,
+
+    /// Whose TCP the connections have
+    ///
+    /// A kernel's socket costs some 4 KB, a connection of ringload's own TCP 28 bytes. Without a URL, the load and the server started
+    /// for the run have a network namespace of their own. The report says which stack it was.
+    #[arg(long, value_name = "NAME", value_enum, default_value = "kernel")]
+    stack: TcpStack,
+
+    /// --stack user: what its TUN devices are called, one for each thread: NAME0, NAME1 ... [default: ringload]
+    #[arg(long, value_name = "NAME")]
+    tun: Option<String>,
+
+    /// --stack user: the clients' addresses, a block or one of each family [default: 198.19.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    clients: Option<Clients>,
 
     /// Processors for the load, like 1 or 0-3,6; each thread is pinned to one [default: all available]
     #[arg(long, value_name = "LIST")]
@@ -358,6 +378,24 @@ impl RunArgs {
         toml::to_string(&scenario).expect("options are plain values")
     }
 
+    /// The TCP of our own, if it is asked for.
+    fn user_stack(&self) -> Result<Option<UserStack>, String> {
+        if self.stack == TcpStack::Kernel {
+            let is_plain = self.tun.is_none() && self.clients.is_none();
+            return if is_plain { Ok(None) } else { Err("--tun and --clients need --stack user".to_owned()) };
+        }
+        if self.transport != Transport::Auto {
+            return Err("--transport is for the kernel's sockets, and --stack user has none".to_owned());
+        }
+        if self.scenario.sources()?.is_some() {
+            return Err(
+                "--source is for the kernel's sockets: with --stack user, addresses are those of --clients".to_owned()
+            );
+        }
+        let clients = self.clients.clone().map_or_else(|| CLIENTS.parse(), Ok)?;
+        Ok(Some(UserStack { name: self.tun.clone().unwrap_or_else(|| TUN.to_owned()), clients }))
+    }
+
     /// The settings of a search's run with this value.
     fn for_step(&self, quantity: Quantity, value: u64) -> Result<Settings, String> {
         let mut args = self.clone();
@@ -371,6 +409,7 @@ impl RunArgs {
 
     /// What the arguments mean; refuses those that contradict each other.
     fn resolve(self) -> Result<Settings, String> {
+        let user_stack = self.user_stack()?;
         let server = if self.scenario.url.is_empty() {
             ServerChoice::Own {
                 protocol: if self.scenario.tcp { Protocol::Tcp } else { Protocol::WebSocket },
@@ -403,6 +442,7 @@ impl RunArgs {
             tls: self.scenario.tls(),
             threads: self.threads,
             transport: self.transport,
+            user_stack,
             cpus: self.cpus.map(|cpus| cpus.0),
             results: self.results,
             metrics: self.metrics,

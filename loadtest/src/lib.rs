@@ -7,6 +7,7 @@
 //! - [`driver`] decides what each of a thread's connections does next; [`driver::plan`] is the load over time.
 //! - [`session`] judges one connection's echoes: [`websocket`] parses the frames, [`message`] knows the expected bytes,
 //!   [`times`] from when each latency counts; [`codecs`] compress and inflate.
+//! - [`stack`] is a TCP of our own, for connections without the kernel's sockets, and [`tun`] its network.
 //! - [`target`], [`source`] and [`tls`] define targets, source addresses and trusted certificates of connections.
 //! - [`members`] synchronises several processes in one run.
 //! - [`server`] finds or starts the server.
@@ -44,11 +45,13 @@ pub mod server;
 pub mod server_command;
 pub mod session;
 pub mod source;
+pub mod stack;
 pub mod stats;
 pub mod target;
 pub mod thresholds;
 pub mod times;
 pub mod tls;
+pub mod tun;
 pub mod usage;
 pub mod verdict;
 pub mod websocket;

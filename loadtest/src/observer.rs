@@ -173,7 +173,7 @@ impl Sampler {
             latency_histogram: latency_us.map(|_| Encoded::new(&histogram)),
             server: self.server(interval_s),
             load: self.load(interval_s),
-            kernel: KernelMemory::now().unwrap_or_default(),
+            kernel: KernelMemory::beside(self.server.unwrap_or_else(std::process::id)).unwrap_or_default(),
         }
     }
 

@@ -2,14 +2,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
 use thiserror::Error;
 
 use crate::said::Said;
@@ -54,8 +55,9 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts a server with room for `connections` on a free loopback port; returns when it listens. What it complains of
-    /// is repeated when it has ended, unless `is_quiet`: it must not mix with what is shown here.
+    /// Starts a server with room for `connections` on a free port: of the loopback device, or of an address in a network
+    /// namespace. Returns when it listens. What it complains of is repeated when it has ended, unless `is_quiet`: it must not
+    /// mix with what is shown here.
     ///
     /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
     pub fn start(
@@ -63,10 +65,12 @@ impl OwnServer {
         connections: u32,
         more_args: &[String],
         cpus: Option<&[usize]>,
+        place: Option<(IpAddr, BorrowedFd<'_>)>,
         is_quiet: bool,
     ) -> Result<Self, OwnServerError> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("ringecho").args([SERVE, "--listen", "127.0.0.1:0", "--max-connections"]);
+        let address = SocketAddr::new(place.map_or(Ipv4Addr::LOCALHOST.into(), |(address, _)| address), 0);
+        command.arg0("ringecho").args([SERVE, "--listen", &address.to_string(), "--max-connections"]);
         command.arg(capacity(connections, ringecho::sys::descriptor_limit()).to_string());
         if protocol == Protocol::Tcp {
             command.args(["--protocol", "tcp"]);
@@ -83,10 +87,15 @@ impl OwnServer {
         command.process_group(0);
         let affinity = cpus.map(cpu_set);
         let parent = rustix::process::getpid();
+        let namespace = place.map(|(_, namespace)| namespace.as_raw_fd());
         // SAFETY: between fork and exec the closure only makes system calls on values it owns: it neither allocates
-        // nor takes a lock.
+        // nor takes a lock. The descriptor is the caller's, who waits for `spawn`.
         unsafe {
             command.pre_exec(move || {
+                if let Some(namespace) = namespace {
+                    let namespace = BorrowedFd::borrow_raw(namespace);
+                    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+                }
                 set_parent_process_death_signal(Some(Signal::TERM))?;
                 if getppid() != Some(parent) {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));

@@ -1,6 +1,8 @@
 //! Conducts a run: from the limits and the first connection to the report.
 
 mod error;
+mod layout;
+mod network;
 mod together;
 
 pub use error::RunError;
@@ -13,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use self::layout::Layout;
 use self::together::Met;
 use crate::control::{Control, Phase};
 use crate::driver::plan::Ramp;
@@ -29,13 +32,14 @@ use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
 use crate::output::units::count;
 use crate::sampling::processes::Processes;
 use crate::sampling::{CpuTime, KernelMemory, Memory};
-use crate::scenario::{Scenario, Transport, threads_needed};
+use crate::scenario::{Scenario, Transport};
 use crate::server::{Server, ServerChoice};
 use crate::source::{SourceList, Sources, local_ports};
 use crate::stats::{Counter, Counts, Tally};
 use crate::target::routes::Routes;
 use crate::target::{Address, Protocol, Target};
 use crate::tls::{self, TlsOptions};
+use crate::tun::{Network, UserStack};
 use crate::usage::{self, LoadCpus, Mark};
 use crate::websocket::handshake::{Extras, UpgradeRequest};
 
@@ -75,6 +79,8 @@ pub struct Settings {
     pub cpus: Option<Vec<usize>>,
     /// The transport.
     pub transport: Transport,
+    /// A TCP of our own instead of the kernel's.
+    pub user_stack: Option<UserStack>,
     /// The output files, and the conditions on the results.
     pub results: Results,
     /// The address of the metrics during the run.
@@ -119,10 +125,11 @@ pub fn perform(settings: &Settings, interrupt: &Interrupt, live: &mut Live) -> R
 /// Runs once: the report is that of this process.
 fn perform_alone(settings: &Settings, interrupt: &Interrupt, live: &mut Live) -> Result<Report, RunError> {
     let layout = Layout::new(settings)?;
-    let server = Server::reach(settings)?;
+    let network = network::set_up(settings, layout.threads)?;
+    let server = Server::reach(settings, network.as_ref())?;
     live.begin(&server.url());
     let metrics = live.address();
-    let mut run = Run::start(settings, &layout, &server, interrupt, live)?;
+    let mut run = Run::start(settings, &layout, &server, network, interrupt, live)?;
     if let Some(banner) = server.banner() {
         run.observer.note(banner);
     }
@@ -138,52 +145,6 @@ pub fn watch_signals(together: Option<&Together>) -> Result<Interrupt, RunError>
         return Ok(together.interrupt().clone());
     }
     Interrupt::watch().map_err(|error| RunError::System("cannot handle signals", error))
-}
-
-/// Descriptors that a process needs besides its connections', generously.
-const OTHER_DESCRIPTORS: u64 = 100;
-
-/// With epoll all connections share one table of descriptors.
-fn check_descriptors(connections: u32, layout: &Layout) -> Result<(), RunError> {
-    if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
-        return Err(RunError::Descriptors(connections, layout.descriptors));
-    }
-    Ok(())
-}
-
-/// The number of threads, and their processors.
-struct Layout {
-    threads: u32,
-    cpus: Vec<usize>,
-    /// As many as a process, or a ring, may have.
-    descriptors: u64,
-}
-
-impl Layout {
-    fn new(settings: &Settings) -> Result<Self, RunError> {
-        let limit = ringecho::sys::raise_descriptor_limit()
-            .map_err(|error| RunError::System("cannot raise the limit on descriptors", error))?;
-        let usable = ringecho::sys::usable_cpus().map_err(|error| RunError::System("sched_getaffinity", error))?;
-        let server_cpus = match &settings.server {
-            ServerChoice::Own { cpus, .. } => cpus.as_deref(),
-            ServerChoice::Running { .. } | ServerChoice::Command { .. } => None,
-        };
-        let named = settings.cpus.iter().flatten().chain(server_cpus.into_iter().flatten());
-        if let Some(&missing) = named.into_iter().find(|cpu| !usable.contains(cpu)) {
-            return Err(RunError::Cpu(missing, usable));
-        }
-        let cpus = settings.cpus.clone().unwrap_or(usable);
-        let connections = settings.scenario.own().connections;
-        let needed = threads_needed(connections, 1, limit);
-        let threads = match settings.threads {
-            Some(threads) if threads < needed => {
-                return Err(RunError::TooFewThreads { threads, connections, needed, limit });
-            }
-            Some(threads) => threads.min(connections),
-            None => threads_needed(connections, cpus.len() as u32, limit),
-        };
-        Ok(Self { threads, cpus, descriptors: limit })
-    }
 }
 
 /// A run under way.
@@ -220,6 +181,7 @@ impl<'a> Run<'a> {
         settings: &'a Settings,
         layout: &Layout,
         server: &'a Server,
+        network: Option<Network>,
         interrupt: &Interrupt,
         live: &'a mut Live,
     ) -> Result<Self, RunError> {
@@ -239,9 +201,13 @@ impl<'a> Run<'a> {
         if !is_framed && (traffic.welcomes > 0 || !matches!(traffic.expect, Expect::Echo | Expect::Answers(1))) {
             return Err(RunError::ExpectTcp);
         }
-        let wanted = settings.sources.as_ref();
         let own_connections = scenario.own().connections;
-        let sources = Sources::new(targets, own_connections, ports, std::process::id(), wanted)?;
+        let sources = if network.is_some() {
+            network::check_reach(targets)?;
+            Sources::none()
+        } else {
+            Sources::new(targets, own_connections, ports, std::process::id(), settings.sources.as_ref())?
+        };
         let messages = Messages::of(traffic);
         let seed = u64::from(std::process::id()) << 20;
         let tls = match targets[0].protocol {
@@ -260,10 +226,11 @@ impl<'a> Run<'a> {
             })
         };
         let endpoints = targets.iter().map(endpoint).collect::<Result<_, RunError>>()?;
+        let wanted = if network.is_some() { Transport::Tun } else { settings.transport };
         let binds = !sources.of_connections(0, 1).is_empty();
-        let transport = engine::choose(settings.transport, &addresses, binds)?;
+        let transport = engine::choose(wanted, &addresses, binds)?;
         if transport == Transport::Epoll {
-            check_descriptors(own_connections, layout)?;
+            layout.check_descriptors(own_connections)?;
         }
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server.pid())?;
@@ -289,9 +256,10 @@ impl<'a> Run<'a> {
             threads: layout.threads,
             cpus: layout.cpus.len() as u32,
             transport,
+            network,
         });
         let threads = spawn_threads(&shared, layout)?;
-        let display = Display::new(settings.show, &headline(scenario, server, layout.threads), interrupt);
+        let display = Display::new(settings.show, &headline(scenario, server, layout.threads, transport), interrupt);
         let observer = Observer::new(server.pid(), traffic.mean_size(), display, live, together.clone());
         let load_cpus = LoadCpus { cpus: layout.cpus.iter().copied().collect(), threads: layout.threads as usize };
         Ok(Self {
@@ -367,7 +335,7 @@ impl<'a> Run<'a> {
             addresses: self.server.addresses(),
             server_pid: self.server.pid(),
             threads,
-            transport: self.shared.transport.name().to_owned(),
+            transport: self.shared.transport,
             started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             tally,
             ready,
@@ -551,11 +519,12 @@ fn spawn_threads(
 }
 
 /// Prints what the run is going to do.
-fn headline(scenario: &Scenario, server: &Server, threads: u32) -> String {
+fn headline(scenario: &Scenario, server: &Server, threads: u32, transport: Transport) -> String {
     let traffic = &scenario.traffic;
     let (members, own) = (scenario.portion.members, count(scenario.own().connections.into()));
     let by = if members > 1 { format!(" by {members} members, here {own},") } else { String::new() };
-    let target = server.url() + &by;
+    let over = if transport == Transport::Tun { " over a TCP of its own" } else { "" };
+    let target = server.url() + over + &by;
     let in_stages = |ramp: &Option<Ramp>| if ramp.is_some() { "up to " } else { "" };
     let (held, offered) = (in_stages(&scenario.plan.connections), in_stages(&scenario.plan.rate));
     let pace = traffic.open.map_or_else(
@@ -581,6 +550,7 @@ fn memory_now(server_pid: Option<u32>) -> Result<MemoryAt, RunError> {
     let server = server_pid.map(of_server).transpose()?;
     let own_pid = std::process::id();
     let load = Memory::of_process(own_pid).map_err(|error| RunError::Sample(own_pid, error))?;
-    let kernel = KernelMemory::now().map_err(|error| RunError::System("cannot read the kernel's memory", error))?;
+    let kernel = KernelMemory::beside(server_pid.unwrap_or(own_pid))
+        .map_err(|error| RunError::System("cannot read the kernel's memory", error))?;
     Ok(MemoryAt { server, load, kernel })
 }

@@ -143,23 +143,35 @@ pub struct KernelMemory {
     pub slab_bytes: u64,
     /// What could still be used (`MemAvailable`).
     pub available_bytes: u64,
-    /// TCP sockets in use, both ends if both are here (`/proc/net/sockstat`).
+    /// TCP sockets in use, both ends if both are here (`/proc/net/sockstat`, of the server's network namespace if its process
+    /// is known).
     pub tcp_sockets: u64,
     /// Pages of their queues, in bytes.
     pub tcp_queue_bytes: u64,
 }
 
 impl KernelMemory {
-    /// As it is now.
+    /// As it is now, with the sockets of this process's network namespace.
     pub fn now() -> io::Result<Self> {
+        Self::beside(std::process::id())
+    }
+
+    /// As it is now, with the sockets of that process's network namespace; if it has ended, of this one's.
+    pub fn beside(pid: u32) -> io::Result<Self> {
         let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-        let sockstat = std::fs::read_to_string("/proc/net/sockstat")?;
+        let sockets = |file: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/net/{file}"))
+                .or_else(|_| std::fs::read_to_string(format!("/proc/net/{file}")))
+        };
+        let sockstat = sockets("sockstat")?;
+        // A kernel without IPv6 has no such file.
+        let sockstat_v6 = sockets("sockstat6").unwrap_or_default();
         let memory = |name| kilobytes(&meminfo, name).ok_or_else(|| invalid("/proc/meminfo"));
-        let tcp = |name| tcp_field(&sockstat, name).ok_or_else(|| invalid("/proc/net/sockstat"));
+        let tcp = |name| field(&sockstat, "TCP:", name).ok_or_else(|| invalid("/proc/net/sockstat"));
         Ok(Self {
             slab_bytes: memory("Slab:")?,
             available_bytes: memory("MemAvailable:")?,
-            tcp_sockets: tcp("inuse")?,
+            tcp_sockets: tcp("inuse")? + field(&sockstat_v6, "TCP6:", "inuse").unwrap_or(0),
             tcp_queue_bytes: tcp("mem")? * rustix::param::page_size() as u64,
         })
     }
@@ -178,9 +190,9 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// A field of the `TCP:` line in `/proc/net/sockstat`.
-fn tcp_field(sockstat: &str, name: &str) -> Option<u64> {
-    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+/// A field of a line that begins so in `/proc/net/sockstat` or `sockstat6`.
+fn field(sockstat: &str, start: &str, name: &str) -> Option<u64> {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix(start))?;
     let mut words = line.split_whitespace().skip_while(|&word| word != name);
     words.nth(1)?.parse().ok()
 }
@@ -236,6 +248,7 @@ mod tests {
     #[test]
     fn lines_are_found_by_their_whole_name() {
         assert_eq!(kilobytes("SReclaimable: 1 kB\nSlab:     12 kB\n", "Slab:"), Some(12 * 1024));
-        assert_eq!(tcp_field("UDP: inuse 1\nTCP: inuse 5 orphan 0 tw 2 alloc 9 mem 3\n", "mem"), Some(3));
+        let sockstat = "UDP: inuse 1\nTCP: inuse 5 orphan 0 tw 2 alloc 9 mem 3\n";
+        assert_eq!((field(sockstat, "TCP:", "mem"), field(sockstat, "TCP6:", "inuse")), (Some(3), None));
     }
 }

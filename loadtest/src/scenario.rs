@@ -190,9 +190,28 @@ pub enum Transport {
     Ring,
     /// epoll, and a system call for each receive and send
     Epoll,
+    /// A TUN device, with ringload's own TCP: it comes with `--stack user`, and is no value of the option.
+    #[value(skip)]
+    Tun,
+}
+
+/// Whose TCP the connections have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum TcpStack {
+    /// The kernel's
+    #[default]
+    Kernel,
+    /// ringload's own, over a TUN device: it needs rights, and no socket for a connection
+    User,
 }
 
 impl Transport {
+    /// Whose TCP it has.
+    #[must_use]
+    pub fn stack(self) -> &'static str {
+        if self == Self::Tun { "user" } else { "kernel" }
+    }
+
     /// As it is written.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -200,6 +219,7 @@ impl Transport {
             Self::Auto => "auto",
             Self::Ring => "ring",
             Self::Epoll => "epoll",
+            Self::Tun => "tun",
         }
     }
 }

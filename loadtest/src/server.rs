@@ -7,6 +7,7 @@ use crate::own_server::OwnServer;
 use crate::run::{RunError, Settings};
 use crate::server_command::ServerCommand;
 use crate::target::{Protocol, Target};
+use crate::tun::Network;
 
 /// Which server.
 #[derive(Debug)]
@@ -51,10 +52,10 @@ enum Started {
 }
 
 impl Server {
-    /// Finds the server, or starts it.
+    /// Finds the server, or starts it: where the load's devices are, if they have a namespace of their own.
     ///
     /// Call it on a thread that lives as long as the server is to: the kernel ends a child with that thread.
-    pub fn reach(settings: &Settings) -> Result<Self, RunError> {
+    pub fn reach(settings: &Settings, network: Option<&Network>) -> Result<Self, RunError> {
         Ok(match &settings.server {
             ServerChoice::Running { urls, pid } => Self {
                 targets: Target::parse_all(urls, &settings.routes)?,
@@ -68,7 +69,8 @@ impl Server {
             }
             ServerChoice::Own { protocol, args, cpus } => {
                 let is_quiet = settings.show == Show::Nothing;
-                let own = OwnServer::start(*protocol, settings.scenario.connections, args, cpus.as_deref(), is_quiet)?;
+                let (connections, place) = (settings.scenario.connections, network.and_then(Network::place));
+                let own = OwnServer::start(*protocol, connections, args, cpus.as_deref(), place, is_quiet)?;
                 let targets = vec![Target::local(*protocol, own.address())];
                 Self { targets, pid: Some(own.pid()), started: Started::Own(own) }
             }

@@ -71,7 +71,7 @@ impl Sources {
         let addresses: Vec<SocketAddr> = targets.iter().flat_map(|target| &target.addresses).filter_map(inet).collect();
         let is_loopback = addresses.iter().all(|it| it.is_ipv4() && it.ip().is_loopback());
         if addresses.is_empty() {
-            return Ok(Self { blocks: Vec::new(), per_address: u32::MAX });
+            return Ok(Self::none());
         }
         let on_loopback = (ports / PORT_SHARE).max(1);
         let blocks = match wanted {
@@ -91,6 +91,12 @@ impl Sources {
         let even = u64::from(connections).div_ceil(count) as u32;
         let per_address = if blocks.is_empty() { u32::MAX } else { even.max(on_loopback.min(connections)).max(1) };
         Ok(Self { blocks, per_address })
+    }
+
+    /// None: the kernel, or another stack, chooses.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { blocks: Vec::new(), per_address: u32::MAX }
     }
 
     /// Connections that share one address.

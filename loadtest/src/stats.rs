@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::ends::{Cause, EarlyEnd, EarlyEnds, Failures};
 use crate::interval::LiveLatencies;
+use crate::stack;
 use crate::websocket::handshake::Refusal;
 
 /// Latencies above this are recorded as this, in nanoseconds.
@@ -374,6 +375,8 @@ pub struct Tally {
     pub live: Arc<LiveLatencies>,
     /// Which echoes count as measured just now.
     pub measuring: Measuring,
+    /// What a TCP of our own has met.
+    pub segments: stack::Counters,
 }
 
 impl Tally {
@@ -474,6 +477,7 @@ impl Tally {
             self.refusals.entry(status).or_insert_with(|| refusal.clone());
         }
         self.early_ends.add(&other.early_ends);
+        self.segments.add(&other.segments);
         for (violation, count) in &other.violations {
             *self.violations.entry(violation.clone()).or_default() += count;
         }

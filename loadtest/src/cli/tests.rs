@@ -32,6 +32,25 @@ fn nothing_said_is_a_run_against_an_own_server() {
 }
 
 #[test]
+fn a_stack_of_its_own_has_addresses_of_its_own_and_no_sockets() {
+    let user =
+        |args: &[&str]| resolve(args).map(|settings| settings.user_stack.map(|it| (it.name, it.clients.to_string())));
+    let named = |name: &str, clients: &str| Ok(Some((name.to_owned(), clients.to_owned())));
+    assert_eq!(user(&["--stack", "kernel"]), Ok(None));
+    assert_eq!(user(&["--stack", "user"]), named("ringload", "198.19.0.0/16"));
+    assert_eq!(user(&["--stack", "user", "--tun", "x", "--clients", "10.1.1.1/8"]), named("x", "10.0.0.0/8"));
+    for refused in [
+        &["--tun", "x"][..],
+        &["--clients", "10.0.0.0/8"],
+        &["--stack", "user", "--clients", "10.0.0.1"],
+        &["--stack", "user", "--transport", "ring"],
+        &["--stack", "user", "--source", "127.0.0.2", "ws://10.0.0.1:1/"],
+    ] {
+        assert!(user(refused).is_err(), "{refused:?}");
+    }
+}
+
+#[test]
 fn every_number_and_time_takes_a_unit() {
     let args = ["-c", "10k", "-s", "16KiB", "-t", "1m30s", "--warmup", "500ms", "-r", "2.5k", "--connect-rate", "1k/s"];
     let more = ["--active", "1k", "--ping-every", "30s", "--lifetime", "10m", "--connect-window", "1k"];

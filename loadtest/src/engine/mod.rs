@@ -1,13 +1,15 @@
 //! Transports: carry out the wants of the [driver](crate::driver), and report events to it.
 //!
-//! There are two transports, `ring` on `io_uring` and `epoll` for machines that forbid it, each with one ring or epoll set
-//! per thread. `layer` is what lies between them and the driver: nothing, or TLS. `sends` holds the send buffers.
+//! There are three transports: `ring` on `io_uring` and `epoll` for machines that forbid it, each with one ring or epoll set
+//! per thread, and `user`, a TCP of our own over one TUN device per thread. `layer` is what lies between them and the driver:
+//! nothing, or TLS. `sends` holds the send buffers.
 
 mod epoll;
 mod layer;
 mod ring;
 mod sends;
 mod tls;
+mod user;
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -24,7 +26,9 @@ use crate::control::Control;
 use crate::message::Messages;
 use crate::scenario::{Part, Scenario, Transport};
 use crate::source::Sources;
+use crate::stack::ConfigError;
 use crate::stats::Tally;
+use crate::tun::Network;
 use crate::websocket::handshake::UpgradeRequest;
 
 /// State shared by all threads of a run, read only (except for the control's atomics).
@@ -54,6 +58,8 @@ pub struct Shared {
     pub closing_progress_ns: AtomicU64,
     /// The transport: not [`Transport::Auto`] any more.
     pub transport: Transport,
+    /// The devices of [`Transport::Tun`].
+    pub network: Option<Network>,
 }
 
 /// One target.
@@ -103,13 +109,22 @@ pub enum EngineError {
     /// The ring broke down.
     #[error("io_uring_enter: {0}")]
     Enter(io::Error),
+    /// The TUN device broke down.
+    #[error("TUN device: {0}")]
+    Tun(io::Error),
+    /// There can be no stack for these connections.
+    #[error("--stack user: {0} (--clients names them)")]
+    Stack(ConfigError),
 }
 
 /// Runs one thread's part until the control says [`Stop`](crate::control::Phase::Stop).
 pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
+    if let Some(network) = &shared.network {
+        return user::run(shared, network, part);
+    }
     match shared.transport {
         Transport::Epoll => epoll::run(shared, part).map_err(EngineError::Epoll),
-        Transport::Ring | Transport::Auto => ring::run(shared, part),
+        _ => ring::run(shared, part),
     }
 }
 
@@ -117,7 +132,7 @@ pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
 /// is `wanted` or if this machine forbids rings, which is said in one line.
 pub fn choose(wanted: Transport, targets: &[SockAddr], binds: bool) -> Result<Transport, EngineError> {
     match (wanted, ring::check(targets, binds)) {
-        (Transport::Epoll, _) => Ok(Transport::Epoll),
+        (Transport::Epoll | Transport::Tun, _) => Ok(wanted),
         (_, Ok(())) => Ok(Transport::Ring),
         (Transport::Ring, Err(error)) => Err(error),
         (Transport::Auto, Err(error)) => {

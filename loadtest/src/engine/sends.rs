@@ -150,9 +150,39 @@ impl SendBuffer {
             return Offer::Bytes(bytes);
         };
         let vectors = self.vectors.get_or_insert_with(Vectors::new);
-        self.offered = vectors.set(bytes, id, at, messages);
+        let (parts, count) = parts_of(bytes, id, at, messages);
+        self.offered = vectors.set(&parts[..count]);
         Offer::Parts(&vectors.header)
     }
+
+    /// The same, for a reader that is no kernel: its parts, and how many there are.
+    #[inline]
+    pub(super) fn parts<'a>(&'a mut self, messages: &'a Messages) -> ([&'a [u8]; 1 + MAX_PARTS], usize) {
+        let bytes = &self.bytes[self.sent..self.len];
+        let Some((id, at)) = self.large else {
+            let mut parts = [&[][..]; 1 + MAX_PARTS];
+            parts[0] = bytes;
+            return (parts, 1);
+        };
+        parts_of(bytes, id, at, messages)
+    }
+}
+
+/// The rest of the copied bytes, then message `id` from position `start` on, as much as there is room for.
+fn parts_of<'a>(
+    bytes: &'a [u8],
+    id: MessageId,
+    start: usize,
+    messages: &'a Messages,
+) -> ([&'a [u8]; 1 + MAX_PARTS], usize) {
+    let mut parts = [bytes; 1 + MAX_PARTS];
+    let (mut count, mut at) = (1, start);
+    while count <= MAX_PARTS && at < messages.size_of(id) {
+        parts[count] = messages.masked_part(id, at);
+        at += parts[count].len();
+        count += 1;
+    }
+    (parts, count)
 }
 
 /// The bytes to pass to the kernel.
@@ -209,27 +239,14 @@ impl Vectors {
         unsafe { Box::new(std::mem::zeroed()) }
     }
 
-    /// The rest of the copied bytes, then message `id` from position `at` on, as much as there is room for. Returns how
-    /// many bytes that is.
-    fn set(&mut self, bytes: &[u8], id: MessageId, start: usize, messages: &Messages) -> usize {
-        let (mut count, mut at) = (0, start);
-        let size = messages.size_of(id);
-        let mut add = |part: &[u8]| {
-            self.parts[count] = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
-            count += 1;
-        };
-        add(bytes);
-        for _ in 0..MAX_PARTS {
-            if at == size {
-                break;
-            }
-            let part = messages.masked_part(id, at);
-            add(part);
-            at += part.len();
+    /// Sets the parts of the next send. Returns how many bytes that is.
+    fn set(&mut self, parts: &[&[u8]]) -> usize {
+        for (to, part) in self.parts.iter_mut().zip(parts) {
+            *to = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
-        self.header.msg_iovlen = count as _; // size_t in glibc, int in musl
-        bytes.len() + at - start
+        self.header.msg_iovlen = parts.len() as _; // size_t in glibc, int in musl
+        parts.iter().map(|part| part.len()).sum()
     }
 }
 

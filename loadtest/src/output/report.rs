@@ -17,8 +17,9 @@ use crate::driver::plan::Ramp;
 use crate::machine::Machine;
 use crate::sampling::quota::Throttling;
 use crate::sampling::{KernelMemory, Memory};
-use crate::scenario::{Arrivals, Scenario};
+use crate::scenario::{Arrivals, Scenario, Transport};
 use crate::series::{Encoded, Sample};
+use crate::stack::Counters;
 use crate::stats::{Counter, Counts, Latencies, Tally};
 use crate::verdict::{Doubts, Verdict};
 
@@ -89,8 +90,13 @@ pub struct RunReport {
     pub pid: u32,
     /// Its threads.
     pub threads: u32,
-    /// Its transport: `ring` or `epoll`.
+    /// Its transport: `ring` or `epoll`, or `tun`, which has packets and no sockets.
     pub transport: String,
+    /// Whose TCP its connections had: `kernel`, or `user` for its own.
+    #[serde(default = "kernels")]
+    pub stack: String,
+    /// What its own TCP has met.
+    pub segments: Option<Counters>,
     /// When the run began, in seconds since the Unix epoch.
     pub started_unix_s: f64,
     /// What was asked for.
@@ -99,6 +105,11 @@ pub struct RunReport {
     pub machine: Machine,
     /// Its place among the members that did one run together, of which this is its part.
     pub place: Option<Place>,
+}
+
+/// The stack of results that do not name one: those of before there were two.
+fn kernels() -> String {
+    Transport::default().stack().to_owned()
 }
 
 /// The load, as it was asked for: of a member, its part of it.
@@ -284,7 +295,9 @@ impl Report {
                 server_pid: outcome.server_pid,
                 pid: std::process::id(),
                 threads: outcome.threads,
-                transport: outcome.transport,
+                transport: outcome.transport.name().to_owned(),
+                stack: outcome.transport.stack().to_owned(),
+                segments: (outcome.transport == Transport::Tun).then_some(outcome.tally.segments),
                 started_unix_s: outcome.started.as_secs_f64(),
                 scenario: load,
                 machine: Machine::this(),
@@ -329,6 +342,18 @@ impl Report {
         let mut all: Vec<&str> = self.runs.iter().map(|run| run.scenario.verified.as_str()).collect();
         all.dedup();
         all.join("; elsewhere ")
+    }
+
+    /// What TCP of their own runs had and what it has met, in words; `None` if all had the kernel's.
+    #[must_use]
+    pub fn user_stack(&self) -> Option<String> {
+        let mut all = Counters::default();
+        let runs =
+            self.runs.iter().filter_map(|run| run.segments.as_ref()).inspect(|segments| all.add(segments)).count();
+        let of = if runs == self.runs.len() { "ringload's own" } else { "ringload's own in some runs" };
+        (runs > 0).then(|| {
+            format!("{of}: {} segments sent again, {} came out of order", count(all.repeated), count(all.early))
+        })
     }
 
     /// What the measured rate is one of.

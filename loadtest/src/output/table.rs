@@ -29,6 +29,9 @@ pub fn render(report: &Report, breaches: &[Breach]) -> String {
     if let Some(measured) = &report.measured {
         table.measured(measured, report.what_is_measured());
     }
+    if let Some(stack) = report.user_stack() {
+        table.row("TCP", stack);
+    }
     if let Some(wire) = report.wire() {
         table.row("wire", wire);
     }

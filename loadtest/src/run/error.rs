@@ -12,6 +12,7 @@ use crate::server_command::ServerCommandError;
 use crate::source::TooFewPorts;
 use crate::target::TargetError;
 use crate::tls::TlsError;
+use crate::tun::TunError;
 use crate::websocket::handshake::template::TemplateError;
 
 /// Why there was no run, or no end to it.
@@ -41,6 +42,12 @@ pub enum RunError {
     /// Local ports.
     #[error(transparent)]
     Ports(#[from] TooFewPorts),
+    /// The devices of `--stack user`.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// A target that no TUN device leads to.
+    #[error("--stack user does not reach {0}: {1}")]
+    Unreachable(String, &'static str),
     /// A thread's engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -118,6 +125,8 @@ impl RunError {
                 | Self::PingTcp
                 | Self::DeflateTcp
                 | Self::ExpectTcp
+                | Self::Unreachable(..)
+                | Self::Tun(TunError::Divide { .. })
                 | Self::Step(_)
         )
     }

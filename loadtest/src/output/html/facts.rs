@@ -179,6 +179,7 @@ pub(super) fn scenario(report: &Report) -> String {
 pub(in crate::output) fn asked_for(run: &RunReport) -> Vec<(String, String)> {
     let mut rows = vec![("target".to_owned(), run.target.clone()), ("threads".to_owned(), run.threads.to_string())];
     rows.push(("transport".to_owned(), run.transport.clone()));
+    rows.push(("TCP stack".to_owned(), run.stack.clone()));
     rows.extend(run.place.iter().map(|place| ("member".to_owned(), format!("{} of {}", place.member, place.members))));
     let stages = [("rate stages", &run.scenario.rate_stages), ("connection stages", &run.scenario.connection_stages)];
     rows.extend(stages.into_iter().filter_map(|(name, points)| Some((name.to_owned(), in_words(points.as_ref()?)))));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::MemoryAt;
 use crate::sampling::CpuTime;
 use crate::sampling::quota::Throttling;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Transport};
 use crate::series::Sample;
 use crate::stats::{Counts, Tally};
 
@@ -70,7 +70,7 @@ pub struct Outcome<'a> {
     /// Threads of the load generator.
     pub threads: u32,
     /// Its transport.
-    pub transport: String,
+    pub transport: Transport,
     /// When the run began, since the Unix epoch.
     pub started: Duration,
     /// What was counted.

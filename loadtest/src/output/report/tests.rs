@@ -42,7 +42,7 @@ pub(crate) fn report() -> Report {
         addresses: vec!["127.0.0.1:9001".to_owned()],
         server_pid: Some(7),
         threads: 1,
-        transport: "ring".to_owned(),
+        transport: crate::scenario::Transport::Ring,
         started: Duration::from_secs(1_700_000_000),
         ready: tally.counts[Counter::Settled] - tally.counts[Counter::Failed],
         at_first: tally.counts,

@@ -1,0 +1,171 @@
+//! A TUN device: what the kernel routes there is read from it, and what is written to it arrives in the kernel.
+//!
+//! Its settings are those of interfaces and take one `ioctl` each (netdevice(7)).
+
+use std::ffi::{CString, c_char, c_int, c_short};
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use socket2::{Domain, Socket, Type};
+
+use super::TunError;
+use super::block::Block;
+
+/// Packets that wait to be read: as many as arrive while the thread does something else, at more than a million a second for
+/// a twentieth of one. The kernel drops what comes beyond, and its TCP sends that again 200 ms later at the earliest.
+const QUEUE: u32 = 1 << 16;
+
+/// A device that is up.
+#[derive(Debug)]
+pub struct Device {
+    file: OwnedFd,
+    name: String,
+    mtu: u16,
+}
+
+impl Device {
+    /// Makes the device `name`, with an address of its own and a route to the others of each block. One that is up already
+    /// was prepared by the administrator, and is taken as it is.
+    pub(super) fn open(name: &str, blocks: &[Block], mtu: u16) -> Result<Self, TunError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open("/dev/net/tun").map_err(TunError::Missing)?;
+        let mut device = Self { file: file.into(), name: name.to_owned(), mtu };
+        device.set_up(blocks).map_err(|error| TunError::Device(name.to_owned(), error))?;
+        Ok(device)
+    }
+
+    /// The most that a packet may have.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn set_up(&mut self, blocks: &[Block]) -> io::Result<()> {
+        let mut request = self.request()?;
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as c_short;
+        call(self.file.as_raw_fd(), libc::TUNSETIFF as _, &mut request)?;
+        // Any socket will do to ask for the settings of an interface.
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
+        let socket = socket.as_raw_fd();
+        call(socket, libc::SIOCGIFFLAGS as _, &mut request)?;
+        // SAFETY: the kernel has just written the flags.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        if c_int::from(flags) & libc::IFF_UP == 0 {
+            self.configure(socket, blocks, flags)?;
+        }
+        let mut request = self.request()?;
+        call(socket, libc::SIOCGIFMTU as _, &mut request)?;
+        // SAFETY: the kernel has just written the MTU.
+        self.mtu = unsafe { request.ifr_ifru.ifru_mtu }.clamp(0, u16::MAX.into()) as u16;
+        Ok(())
+    }
+
+    fn configure(&self, socket: RawFd, blocks: &[Block], flags: c_short) -> io::Result<()> {
+        let mut request = self.request()?;
+        request.ifr_ifru.ifru_mtu = self.mtu.into();
+        call(socket, libc::SIOCSIFMTU as _, &mut request)?;
+        let index = self.index(socket)?;
+        set_queue(index, QUEUE)?;
+        request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as c_short;
+        call(socket, libc::SIOCSIFFLAGS as _, &mut request)?;
+        for block in blocks {
+            match block.own() {
+                IpAddr::V4(address) => self.add_v4(socket, address, block.prefix)?,
+                IpAddr::V6(address) => add_v6(index, address, block.prefix)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the device an address; its prefix makes the route to all others with it.
+    fn add_v4(&self, socket: RawFd, address: Ipv4Addr, prefix: u32) -> io::Result<()> {
+        let mut request = self.request()?;
+        request.ifr_ifru.ifru_addr = in_kernels_form(address);
+        call(socket, libc::SIOCSIFADDR as _, &mut request)?;
+        request.ifr_ifru.ifru_netmask = in_kernels_form(Ipv4Addr::from_bits(u32::MAX << (Ipv4Addr::BITS - prefix)));
+        call(socket, libc::SIOCSIFNETMASK as _, &mut request)
+    }
+
+    /// The kernel's number of the device.
+    fn index(&self, socket: RawFd) -> io::Result<c_int> {
+        let mut request = self.request()?;
+        call(socket, libc::SIOCGIFINDEX as _, &mut request)?;
+        // SAFETY: the kernel has just written the number.
+        Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+    }
+
+    /// A request about this device.
+    fn request(&self) -> io::Result<libc::ifreq> {
+        let name = CString::new(self.name.as_str())?;
+        let name = name.as_bytes_with_nul();
+        // SAFETY: all-zero bytes are valid: characters, and a union of numbers.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        if name.len() > request.ifr_name.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "its name is too long"));
+        }
+        for (to, &from) in request.ifr_name.iter_mut().zip(name) {
+            *to = from as c_char;
+        }
+        Ok(request)
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Gives a device an IPv6 address.
+fn add_v6(index: c_int, address: Ipv6Addr, prefix: u32) -> io::Result<()> {
+    let ifr6_addr = libc::in6_addr { s6_addr: address.octets() };
+    let mut request = libc::in6_ifreq { ifr6_addr, ifr6_prefixlen: prefix, ifr6_ifindex: index };
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM.cloexec(), None)?;
+    call(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &mut request)
+}
+
+/// Sets the length of a device's queue: by netlink (rtnetlink(7)), as the `ioctl` is for the first user namespace only.
+fn set_queue(index: c_int, packets: u32) -> io::Result<()> {
+    const LEN: u32 = 40;
+    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
+    let mut message = Vec::with_capacity(LEN as usize);
+    // The header: length, kind, flags, sequence number and sender, which do not matter here.
+    message.extend(LEN.to_ne_bytes());
+    message.extend(libc::RTM_NEWLINK.to_ne_bytes());
+    message.extend((flags as u16).to_ne_bytes());
+    message.extend([0; 8]);
+    // Which interface, and none of its flags; then the one attribute.
+    message.extend([0; 4]);
+    message.extend(index.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(8_u16.to_ne_bytes());
+    message.extend(libc::IFLA_TXQLEN.to_ne_bytes());
+    message.extend(packets.to_ne_bytes());
+    let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW.cloexec(), None)?;
+    socket.send(&message)?;
+    // The answer has the same header, then an error number, negative, or 0.
+    let mut answer = [0; 1024];
+    let count = (&socket).read(&mut answer)?;
+    let errno =
+        answer[..count].get(16..20).and_then(|it| it.first_chunk()).map_or(-libc::EIO, |&it| i32::from_ne_bytes(it));
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-errno)) }
+}
+
+fn in_kernels_form(address: Ipv4Addr) -> libc::sockaddr {
+    let mut bytes = [0; 14]; // a port, then the address
+    for (to, from) in bytes[2..].iter_mut().zip(address.octets()) {
+        *to = from as c_char;
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: bytes }
+}
+
+/// Asks the kernel for something: `code` must be one whose argument is a `T`.
+fn call<T>(fd: RawFd, code: libc::c_ulong, argument: &mut T) -> io::Result<()> {
+    // SAFETY: the callers above pair each code with the structure that it reads and writes, which outlives the call.
+    let result = unsafe { libc::ioctl(fd, code as _, std::ptr::from_mut(argument)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

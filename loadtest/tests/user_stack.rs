@@ -1,0 +1,371 @@
+//! `--stack user`: ringload's own TCP over TUN devices, against the kernel's, in network namespaces of which nothing is left.
+
+mod runner;
+mod server;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use runner::{PATIENCE, Running, check_schema, run, run_any, run_to_end, run_whole};
+use server::{Behaviour, start_on};
+
+const USER: [&str; 2] = ["--stack", "user"];
+
+/// The first device's own address, at which a server that listens on all addresses can be reached.
+const OWN: &str = "198.19.0.1";
+
+/// Why this cannot be tried here, if it cannot.
+fn obstacle() -> Option<String> {
+    let tried = std::thread::spawn(|| {
+        enter_a_namespace().map_err(|error| format!("no network namespace can be had here: {error}"))?;
+        let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+        device.map(drop).map_err(|error| format!("/dev/net/tun cannot be opened here: {error}"))
+    });
+    let obstacle = tried.join().expect("it only tries").err();
+    if let Some(obstacle) = &obstacle {
+        eprintln!("SKIPPED: {obstacle}");
+    }
+    obstacle
+}
+
+fn enter_a_namespace() -> rustix::io::Result<()> {
+    // SAFETY: descriptors stay shared: it is this thread's view of the network that changes.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+}
+
+/// Does it on a thread in a network namespace, with a server that behaves so.
+fn with_server(behaviour: Behaviour, test: impl FnOnce(SocketAddr) + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        enter_a_namespace().expect("it was tried");
+        ip("link set lo up");
+        let port = start_on("0.0.0.0:0", behaviour).port();
+        test(SocketAddr::new(OWN.parse().expect("an address"), port));
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_thousand_connections_echo_and_close_in_order() {
+    if obstacle().is_some() {
+        return;
+    }
+    for clients in ["198.19.0.0/16", "fd19::/64"] {
+        let load = ["-c", "1000", "-t", "500ms", "--warmup", "0", "--threads", "2", "--close-timeout", "30"];
+        let outcome = run_whole(&[&USER[..], &["--clients", clients], &load].concat());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert_eq!(outcome.number("/connections/opened"), 1000);
+        assert_eq!(outcome.number("/connections/closes_answered"), 1000, "{}", outcome.output);
+        assert!(outcome.number("/measured/echoes") > 1000, "{}", outcome.output);
+        assert_eq!(outcome.number("/messages/sent"), outcome.number("/messages/echoed"));
+        let run = &outcome.json["runs"][0];
+        assert_eq!((run["stack"].as_str(), run["transport"].as_str()), (Some("user"), Some("tun")));
+        assert!(outcome.output.contains("over a TCP of its own"), "{}", outcome.output);
+        assert!(outcome.output.contains("ringload's own: "), "{}", outcome.output);
+        assert!(run["segments"]["repeated"].is_u64(), "{run}");
+        check_schema(&outcome.json);
+        // All are the server's sockets: this side has none.
+        let sockets = outcome.number("/memory/idle/kernel/tcp_sockets");
+        assert!((1000..1100).contains(&sockets), "{sockets}");
+    }
+}
+
+#[test]
+fn good_echoes_of_all_sizes_and_depths_are_good() {
+    if obstacle().is_some() {
+        return;
+    }
+    for args in [
+        &["--size", "0"][..],
+        &["--size", "1-300", "--depth", "5"],
+        &["--size", "65536", "--text"],
+        &["--size", "3000000", "--depth", "3"],
+        &["--no-greet", "--active", "50%"],
+        &["--rate", "1000", "--arrivals", "poisson"],
+        &["--messages", "1000", "--duration", "20", "--threads", "2"],
+        &["--deflate", "--size", "20000"],
+        &["--tcp", "--size", "5000"],
+    ] {
+        // Of its own namespace with packets of 64 KiB, and of another one with those of Ethernet.
+        let check = move |outcome: runner::Outcome| {
+            assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.output);
+            assert_eq!(outcome.number("/connections/opened"), 4);
+            assert!(outcome.number("/measured/echoes") > 0, "{args:?}: {}", outcome.output);
+            assert_eq!(outcome.number("/messages/sent"), outcome.number("/messages/echoed"));
+        };
+        check(run_any(&[&USER[..], args].concat()));
+        if !args.contains(&"--tcp") {
+            with_server(Behaviour::Echo, move |address| check(run(address, &[&USER[..], args].concat())));
+        }
+    }
+}
+
+#[test]
+fn faults_are_seen() {
+    if obstacle().is_some() {
+        return;
+    }
+    for (behaviour, fault) in [
+        (Behaviour::CorruptTenth, "/messages/corrupted"),
+        (Behaviour::DropTenth, "/messages/lost"),
+        (Behaviour::RepeatTenth, "/messages/duplicated"),
+        (Behaviour::CloseAfterTen, "/connections/closed_early"),
+        (Behaviour::HangUpAfterTen, "/connections/closed_early"),
+        (Behaviour::Status(503), "/connections/failed"),
+        (Behaviour::HangUpAtOnce, "/connections/failed"),
+    ] {
+        with_server(behaviour, move |address| {
+            let outcome = run(address, &[&USER[..], &["--depth", "2"]].concat());
+            assert_eq!(outcome.code, Some(1), "{behaviour:?}: {}", outcome.output);
+            assert!(outcome.number(fault) > 0, "{behaviour:?}: {}", outcome.output);
+        });
+    }
+}
+
+#[test]
+fn a_refusal_a_reset_and_silence_are_what_they_are_called() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::ResetBehindClose, |mut address| {
+        let outcome = run(address, &USER);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert_eq!(outcome.number("/connections/closes_answered"), 4, "{}", outcome.output);
+        address.set_port(1);
+        assert_eq!(run(address, &USER).failures(), [("connection refused".to_owned(), 4)]);
+        // An address that is routed to the device, where no client has it.
+        let outcome = run("198.19.0.0:1".parse().unwrap(), &[&USER[..], &["--connect-timeout", "300ms"]].concat());
+        assert_eq!(outcome.code, Some(1), "{}", outcome.output);
+        assert_eq!(outcome.number("/connections/failed"), 4, "{}", outcome.output);
+    });
+}
+
+#[test]
+fn churn_pings_and_slow_readers_are_possible() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::Echo, |address| {
+        let args =
+            ["-c", "8", "--slow-readers", "2", "--reconnect-every", "0.02", "--ping-every", "0.05", "--duration", "1"];
+        let outcome = run(address, &[&USER[..], &args].concat());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert!(outcome.number("/connections/recycled") >= 5, "{}", outcome.output);
+        assert!(outcome.number("/messages/slow_sent") > 100, "{}", outcome.output);
+        assert_eq!(outcome.number("/messages/pings_sent"), outcome.number("/messages/pongs"), "{}", outcome.output);
+        assert_eq!(outcome.number("/messages/lost"), 0, "{}", outcome.output);
+    });
+}
+
+/// TLS to a server that is started by a command.
+#[test]
+fn tls_goes_through_it() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::Echo, |address| {
+        let port = address.port() ^ 1;
+        let command = format!("{} serve --listen tls:0.0.0.0:{port}", env!("CARGO_BIN_EXE_ringload"));
+        let url = format!("wss://{OWN}:{port}/");
+        for size in ["100", "300000"] {
+            let load = [url.as_str(), "--insecure", "--server-cmd", command.as_str(), "--size", size];
+            let outcome = run_any(&[&USER[..], &load].concat());
+            assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+            assert!(outcome.number("/measured/echoes") > 0, "{}", outcome.output);
+        }
+    });
+}
+
+/// Waits until it is so.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "not {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_run_that_was_killed() {
+    if obstacle().is_some() {
+        return;
+    }
+    let load = ["run", "--stack", "user", "-c", "10", "-t", "60s"];
+    let mut running = Running::start(&load);
+    running.wait_for("ringecho listening on 198.19.0.1:");
+    let pid = running.pid();
+    let server = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    let server = format!("/proc/{}", server.trim());
+    let namespace = |process: &str| fs::read_link(format!("{process}/ns/net")).expect("its namespace");
+    assert_eq!(namespace("/proc/self"), namespace(&format!("/proc/{pid}")), "ringload itself stays where it was");
+    assert_ne!(namespace("/proc/self"), namespace(&server));
+    running.signal(Signal::KILL);
+    assert_eq!(running.end().0, None);
+    wait_until("ended: the server", || fs::metadata(&server).is_err());
+
+    with_server(Behaviour::Echo, move |address| {
+        let url = format!("ws://{address}/");
+        let mut running = Running::start(&[&load[..], &["--tun", "trial", url.as_str()]].concat());
+        running.wait_for("connections to ws");
+        let has_device = || fs::read_to_string("/proc/thread-self/net/dev").expect("devices").contains("trial0:");
+        assert!(has_device());
+        running.signal(Signal::KILL);
+        assert_eq!(running.end().0, None);
+        wait_until("gone: the device", || !has_device());
+    });
+}
+
+/// Whether another user, without rights, may run programs of this directory; if not, that is said.
+fn has_others() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    let other = Command::new(env!("CARGO_BIN_EXE_ringload")).uid(OTHER).gid(OTHER).arg("--version").output();
+    let has_others = is_root && other.is_ok_and(|output| output.status.success());
+    if !has_others {
+        eprintln!("SKIPPED: there is no other user here that may run {}", env!("CARGO_BIN_EXE_ringload"));
+    }
+    has_others
+}
+
+/// `nobody`.
+const OTHER: u32 = 65_534;
+
+#[test]
+fn a_device_that_was_prepared_needs_no_rights() {
+    if obstacle().is_some() || !has_others() {
+        return;
+    }
+    with_server(Behaviour::Echo, |address| {
+        ip(&format!("tuntap add trial0 mode tun user {OTHER}"));
+        ip("addr add 198.19.0.1/16 dev trial0");
+        ip("link set trial0 up");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
+        command.args(["run", "--stack", "user", "--tun", "trial", "--threads", "1", &format!("ws://{address}/")]);
+        command.args(["-c", "10", "--messages", "100", "--warmup", "0"]).uid(OTHER).gid(OTHER);
+        let output = run_to_end(&mut command);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains("ok: 10 connections held"), "{said}");
+    });
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    if obstacle().is_none() {
+        with_server(Behaviour::Echo, |_| {
+            let outcome = run("127.0.0.1:9".parse().unwrap(), &USER);
+            assert_eq!(outcome.code, Some(2), "{}", outcome.output);
+            assert!(outcome.output.contains("loopback"), "{}", outcome.output);
+            let few = ["--clients", "10.0.0.0/30", "--threads", "2"];
+            let outcome = run("10.0.0.1:9".parse().unwrap(), &[&USER[..], &few].concat());
+            assert_eq!(outcome.code, Some(2), "{}", outcome.output);
+            assert!(outcome.output.contains("--clients 10.0.0.0/30 cannot be divided"), "{}", outcome.output);
+        });
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
+    command.args(["run", "--stack", "user", "-c", "4"]);
+    if rustix::process::geteuid().is_root() {
+        if !has_others() {
+            return;
+        }
+        command.uid(OTHER).gid(OTHER);
+    }
+    let output = run_to_end(&mut command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("CAP_NET_ADMIN") && said.contains("unshare --user"), "{said}");
+}
+
+/// A TUN device of this thread's namespace, with this address of its network of 256, and an Ethernet's MTU.
+fn device(address: &str) -> Arc<File> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("it was tried");
+    // SAFETY: all-zero bytes are valid: characters, and a union of numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"relay") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the kernel reads and writes the request, which outlives the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    ip(&format!("addr add {address}/24 dev relay"));
+    ip("link set relay up");
+    Arc::new(file)
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2");
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Hands on packets from one device to another. One in a hundred is lost, as many come twice, late, or with a bit changed.
+fn relay(from: &Arc<File>, to: &Arc<File>, mut seed: u64) {
+    let (from, to) = (Arc::clone(from), Arc::clone(to));
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        let mut late: Option<Vec<u8>> = None;
+        while let Ok(count) = (&*from).read(&mut buffer) {
+            let packet = &mut buffer[..count];
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let mut copies = 1;
+            match (seed >> 33) % 100 {
+                0 => copies = 0,
+                1 => copies = 2,
+                2 if late.is_none() => (late, copies) = (Some(packet.to_vec()), 0),
+                3 => packet[(seed >> 50) as usize % count] ^= 1,
+                _ => {}
+            }
+            for _ in 0..copies {
+                // One that cannot be written is lost, too.
+                let _ = (&*to).write(packet);
+            }
+            if copies > 0
+                && let Some(late) = late.take()
+            {
+                let _ = (&*to).write(&late);
+            }
+        }
+    });
+}
+
+/// A server elsewhere: in another namespace, to which this one is the router, over a network that does what networks do.
+#[test]
+fn streams_are_whole_over_a_network_that_is_not() {
+    if obstacle().is_some() {
+        return;
+    }
+    let (sender, receiver) = mpsc::channel();
+    let server = std::thread::spawn(move || {
+        enter_a_namespace().expect("it was tried");
+        let device = device("10.19.0.2");
+        ip("route add 198.19.0.0/16 via 10.19.0.1");
+        sender.send((device, start_on("10.19.0.2:0", Behaviour::Echo))).expect("it is waited for");
+    });
+    server.join().expect("a server");
+    let (far, address) = receiver.recv().expect("a server");
+    let load = std::thread::spawn(move || {
+        enter_a_namespace().expect("it was tried");
+        let near = device("10.19.0.1");
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a router");
+        relay(&near, &far, 1);
+        relay(&far, &near, 2);
+        let load = ["-c", "40", "--size", "1-6000", "--depth", "3", "--messages", "4000", "--duration", "120"];
+        let times = ["--connect-timeout", "60", "--drain-timeout", "60", "--close-timeout", "60"];
+        let outcome = run(address, &[&USER[..], &load, &times].concat());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert_eq!(outcome.number("/measured/echoes"), 4000, "{}", outcome.output);
+        assert_eq!(outcome.number("/connections/closes_answered"), 40, "{}", outcome.output);
+    });
+    if let Err(panic) = load.join() {
+        std::panic::resume_unwind(panic);
+    }
+}

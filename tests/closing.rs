@@ -48,6 +48,22 @@ fn close_codes_that_are_echoed() {
     }
 }
 
+/// A kernel may keep a socket that is closed until older operations on others have ended.
+#[test]
+fn connections_that_stay_do_not_keep_others_from_ending() {
+    let server = Server::start(&["--workers", "1"]);
+    let idle: Vec<Peer> = (0..3).map(|_| server.open()).collect();
+    for _ in 0..20 {
+        let mut peer = server.open();
+        peer.send(close_frame(1000, b""));
+        peer.expect_close(1000);
+        peer.expect_end();
+    }
+    for mut peer in idle {
+        peer.expect_echo(TEXT, "still there");
+    }
+}
+
 #[test]
 fn close_codes_that_may_not_be_sent() {
     let server = Server::start(&[]);

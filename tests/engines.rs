@@ -13,8 +13,13 @@ use common::{KIB, Random, pattern};
 use ringecho::protocol::{Session, Shared};
 use rustix::process::Signal;
 
-const ENGINES: [&str; 3] = ["uring", "tokio-uring", "epoll"];
 const FAILURE: i32 = 1;
+
+/// Those that run on this kernel: some are too old for the native engine.
+fn engines() -> Vec<&'static str> {
+    let native = ringio::ends_closed_sockets().unwrap_or(true).then_some("uring");
+    native.into_iter().chain(["tokio-uring", "epoll"]).collect()
+}
 
 fn start(engine: &str) -> Server {
     Server::start(&["--engine", engine, "--workers", "1"])
@@ -22,7 +27,7 @@ fn start(engine: &str) -> Server {
 
 #[test]
 fn the_start_up_line_names_the_engine() {
-    for engine in ENGINES {
+    for engine in engines() {
         let server = start(engine);
         let line = server.start_up_line();
         assert!(line.contains(&format!("| engine {engine} |")), "{line}");
@@ -185,10 +190,11 @@ fn assert_echo(server: &Server, engine: &str, pieces: &[&[u8]]) {
 #[test]
 fn the_same_bytes_for_the_same_input_cut_anywhere() {
     let session = small_session();
-    let servers: Vec<Server> = ENGINES.into_iter().map(start).collect();
-    for (server, engine) in servers.iter().zip(ENGINES) {
+    let servers: Vec<Server> = engines().into_iter().map(start).collect();
+    for (server, engine) in servers.iter().zip(engines()) {
         assert_echo(server, engine, &[&session]);
         for cut in 1..session.len() {
+            eprintln!("{engine}, cut at {cut}");
             let (first, second) = session.split_at(cut);
             assert_echo(server, engine, &[first, second]);
         }
@@ -207,7 +213,7 @@ fn the_same_bytes_for_large_messages() {
     }
     session.extend(frame(FIN | CLOSE, b""));
     let mut random = Random::new(5);
-    let servers: HashMap<_, _> = ENGINES.into_iter().map(|engine| (engine, start(engine))).collect();
+    let servers: HashMap<_, _> = engines().into_iter().map(|engine| (engine, start(engine))).collect();
     for _ in 0..5 {
         let mut pieces: Vec<&[u8]> = Vec::new();
         let mut rest = &session[..];
@@ -216,7 +222,7 @@ fn the_same_bytes_for_large_messages() {
             pieces.push(piece);
             rest = after;
         }
-        for engine in ENGINES {
+        for engine in engines() {
             assert_echo(&servers[engine], engine, &pieces);
         }
     }

@@ -95,6 +95,7 @@ mod memory;
 mod operation;
 mod piece;
 mod pool;
+mod probe;
 mod ring;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -108,6 +109,7 @@ pub use io_uring::{opcode, types};
 pub use operation::Operation;
 pub use piece::Piece;
 pub use pool::{Pool, PoolShape};
+pub use probe::ends_closed_sockets;
 pub use ring::{Ring, RingOptions, Wait};
 pub use token::{GENERATION_MASK, Kind, Token, next_generation};
 pub use turn::{RECEIVES_MAX, Usual};

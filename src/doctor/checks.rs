@@ -259,7 +259,7 @@ fn uring(facts: &Facts) -> Check {
     match facts.uring_disabled {
         Some(1..) => check.lifted_by("sysctl -w kernel.io_uring_disabled=0"),
         _ if facts.has_seccomp => check.lifted_by("a seccomp profile that allows io_uring_setup, _enter and _register"),
-        _ => check.lifted_by("Linux 6.1 or newer"),
+        _ => check.lifted_by("Linux 6.13 or newer"),
     }
 }
 

@@ -175,7 +175,7 @@ fn cause(engine: Engine, error: &io::Error) -> &'static str {
             "; io_uring is forbidden here (see sysctl kernel.io_uring_disabled, or the container's seccomp profile)"
         }
         (_, Some(libc::ENOSYS)) => "; this kernel has no io_uring, or a seccomp profile hides it",
-        (_, Some(libc::EINVAL | libc::EOPNOTSUPP)) => "; this kernel is too old for it (Linux 6.1 or newer is needed)",
+        (_, Some(libc::EINVAL | libc::EOPNOTSUPP)) => "; this kernel is too old for it (Linux 6.13 or newer is needed)",
         (_, Some(libc::ENOMEM)) => "; not enough memory, or RLIMIT_MEMLOCK is too low (ulimit -l)",
         _ => "",
     }

@@ -94,7 +94,7 @@ pub enum EngineError {
     /// No ring.
     #[error(
         "cannot set up io_uring: {0} (is it disabled by kernel.io_uring_disabled, or by a container's seccomp profile, or is \
-         the kernel older than 6.1?)"
+         the kernel older than 6.13?)"
     )]
     Ring(io::Error),
     /// A kernel without what is needed here.

@@ -35,6 +35,10 @@ pub(in crate::engine) fn probe() -> io::Result<()> {
     if let Some(code) = ring.lacks(&OPERATIONS)? {
         return Err(io::Error::new(io::ErrorKind::Unsupported, format!("io_uring has no operation {code}")));
     }
+    if !ringio::ends_closed_sockets()? {
+        let why = "io_uring keeps closed connections until older ones end (Linux 6.13 or newer does not)";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
     let shape = PoolShape { count: 1, size: 4096, incremental: true };
     let pool = ring.add_pool(shape)?;
     receive_two_bytes(&mut ring, &pool)

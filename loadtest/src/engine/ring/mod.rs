@@ -92,6 +92,9 @@ pub(super) fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
 pub(super) fn check(shared_targets: &[SockAddr], binds: bool) -> Result<(), EngineError> {
     let options = RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 };
     let ring = Ring::new(&options).map_err(EngineError::Ring)?;
+    if !ringio::ends_closed_sockets().map_err(EngineError::Ring)? {
+        return Err(EngineError::OldKernel("closes that take effect while other connections stay", "6.13"));
+    }
     check_kernel(&ring, !shared_targets.iter().all(SockAddr::is_unix), binds)
 }
 

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use ringecho_fuzz::packet::{self, ACK, FIN, Packet, Quote, RST, SYN, Segment};
-use ringload::stack::{Config, Ends, Events, Failure, Stack};
+use ringload::stack::{Config, Ends, Events, Failure, OFFLOAD_LEN, Stack};
 
 /// What a segment's payload can be at most: the MTU without the headers.
 const OWN_MSS: [u16; 2] = [1460, 1440];
@@ -47,23 +47,31 @@ impl Events for Log {
 }
 
 /// A stack with one connection that opens, over the family of that number, and its SYN.
-fn opening(family: u16) -> (Stack, Segment) {
+fn opening(family: u16, has_offloads: bool) -> (Stack, Segment) {
     let ends = Ends {
         first_v4: Some(Ipv4Addr::new(198, 19, 0, 0)),
         first_v6: Some("fd00::".parse().expect("an address")),
         hosts: 2,
         servers: vec!["10.0.0.1:80".parse().expect("an address"), "[fd01::1]:80".parse().expect("an address")],
     };
-    let config = Config { ends, connections: 10, mtu: 1500, reassembly_bytes: 1000, secret: [1, 2] };
+    let config = Config { ends, connections: 10, mtu: 1500, has_offloads, reassembly_bytes: 1000, secret: [1, 2] };
     let mut stack = Stack::new(config).expect("a stack");
     stack.connect(0, family, 0);
-    let syn = sent(&mut stack).pop().expect("a SYN");
+    let syn = sent(&mut stack, has_offloads).pop().expect("a SYN");
     (stack, syn)
 }
 
-fn sent(stack: &mut Stack) -> Vec<Segment> {
+/// What the stack sends. With offloads a device would make the checksums.
+fn sent(stack: &mut Stack, has_offloads: bool) -> Vec<Segment> {
     stack.flush();
-    let sent = stack.packets().map(packet::read_strictly).collect();
+    let read = |packet: &[u8]| {
+        let mut packet = packet[if has_offloads { OFFLOAD_LEN } else { 0 }..].to_vec();
+        if has_offloads {
+            packet::seal(&mut packet);
+        }
+        packet::read_strictly(&packet)
+    };
+    let sent = stack.packets().map(read).collect();
     stack.clear_packets();
     sent
 }
@@ -71,7 +79,7 @@ fn sent(stack: &mut Stack) -> Vec<Segment> {
 /// The fuzzer's bytes as a packet. The first says of what kind: any bytes; the same with right checksums; a segment from the
 /// server without its ports, or an ICMP message, in a packet that is in order. With a further bit what cannot be guessed is right:
 /// the acknowledgement of the SYN, or what an ICMP message quotes.
-fn made(bytes: &[u8], syn: &Segment) -> Option<(Vec<u8>, bool)> {
+fn made(bytes: &[u8], syn: &Segment) -> Option<Vec<u8>> {
     let (&mode, rest) = bytes.split_first()?;
     let (server, client) = (syn.target, syn.source);
     let mut packet = match mode & 3 {
@@ -93,22 +101,30 @@ fn made(bytes: &[u8], syn: &Segment) -> Option<(Vec<u8>, bool)> {
     if mode & 3 == 1 {
         packet::seal(&mut packet);
     }
-    Some((packet, mode & 4 != 0))
+    Some(packet)
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let family = bytes.first().map_or(0, |mode| u16::from(mode >> 7));
-    let (mut stack, syn) = opening(family);
-    let Some((mut packet, is_verified)) = made(bytes, &syn) else { return };
+    // A device with offloads says of packets that their checksums are right.
+    let is_verified = bytes.first().is_some_and(|mode| mode & 4 != 0);
+    let (mut stack, syn) = opening(family, is_verified);
+    let Some(mut packet) = made(bytes, &syn) else { return };
     let mut log = Log::default();
     let read = packet::read(&packet, is_verified);
-    stack.input(&mut packet, is_verified, 0, &mut log);
+    if is_verified {
+        packet.splice(0..0, [[2].as_slice(), &[0; OFFLOAD_LEN - 1]].concat());
+    }
+    stack.input(&mut packet, 0, &mut log);
     let unread = stack.counters().unread;
     assert_eq!(unread, u64::from(read.is_none()), "{read:?}");
-    let answers = sent(&mut stack);
+    let answers = sent(&mut stack, is_verified);
     match read {
         Some(Packet::Tcp(segment)) if (segment.source, segment.target) == (syn.target, syn.source) => {
-            answered(&mut stack, &syn, &segment, &log.0, &answers);
+            answered(&syn, &segment, &log.0, &answers);
+            if log.0 == [Event::Connected] {
+                measure(&mut stack, &segment, is_verified);
+            }
         }
         Some(Packet::Tcp(segment)) => stray(&segment, &log.0, &answers),
         Some(Packet::Icmp(quote)) => {
@@ -122,7 +138,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 /// In SYN-SENT, by the order of RFC 9293 section 3.10.7.3.
-fn answered(stack: &mut Stack, syn: &Segment, segment: &Segment, events: &[Event], answers: &[Segment]) {
+fn answered(syn: &Segment, segment: &Segment, events: &[Event], answers: &[Segment]) {
     let next = syn.seq.wrapping_add(1);
     let has = |flag| segment.flags & flag != 0;
     let (said, flags) = if has(ACK) && segment.ack != next {
@@ -144,20 +160,21 @@ fn answered(stack: &mut Stack, syn: &Segment, segment: &Segment, events: &[Event
         };
         assert_eq!((answer.seq, answer.ack), numbers, "{segment:?}");
     }
-    if said == Some(Event::Connected) {
-        measure(stack, segment);
-    }
 }
 
-/// The first data says what was read of the SYN's options and window.
-fn measure(stack: &mut Stack, segment: &Segment) {
+/// The first data says what was read of the SYN's options and window: a segment, or as many as a device is to make of it.
+fn measure(stack: &mut Stack, segment: &Segment, has_offloads: bool) {
     let family = usize::from(segment.source.is_ipv6());
     let mss = segment.mss.unwrap_or(DEFAULT_MSS[family]).clamp(LEAST_MSS, OWN_MSS[family]);
     let scale = segment.scale.unwrap_or(0);
     let window = segment.window >> scale << scale;
     assert_eq!(stack.send(0, &[&[7; 3000]], 0), 3000);
-    let first = sent(stack).first().map_or(0, |first| first.payload.len());
-    assert_eq!(first, usize::from(mss.min(window)), "{segment:?}");
+    let first = sent(stack, has_offloads).first().map_or(0, |first| first.payload.len());
+    if has_offloads {
+        assert!(first <= usize::from(window), "{segment:?}");
+    } else {
+        assert_eq!(first, usize::from(mss.min(window)), "{segment:?}");
+    }
 }
 
 /// What belongs to no connection: reset if it is for an address of the clients (section 3.10.7.1).

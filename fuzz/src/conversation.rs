@@ -233,7 +233,8 @@ impl Conversation {
         };
         // In the second case there are flows for one life only: each one meets the segments of the one before.
         let connections = if setting & 1 == 0 { KEYS } else { 40_000 };
-        let config = Config { ends, connections, mtu: MTU, reassembly_bytes: POOL, secret: [3, 4] };
+        let config =
+            Config { ends, connections, mtu: MTU, has_offloads: false, reassembly_bytes: POOL, secret: [3, 4] };
         Self {
             stack: Stack::new(config).expect("a stack"),
             lives: Lives { list: (0..KEYS).map(|_| None).collect(), current: None, is_calm: false },
@@ -431,7 +432,7 @@ impl Conversation {
     fn input(&mut self, packet: &mut [u8], segment: Option<Segment>) {
         self.lives.current = segment;
         let before = self.nexts();
-        self.stack.input(packet, false, self.now_ns, &mut self.lives);
+        self.stack.input(packet, self.now_ns, &mut self.lives);
         self.check(&before);
         self.lives.current = None;
     }

@@ -78,6 +78,7 @@ enum Command {
 }
 
 #[derive(Clone, Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 struct RunArgs {
     #[command(flatten)]
     scenario: ScenarioArgs,
@@ -128,6 +129,10 @@ struct RunArgs {
     /// --stack user: the clients' addresses, a block or one of each family [default: 198.19.0.0/16]
     #[arg(long, value_name = "CIDR")]
     clients: Option<Clients>,
+
+    /// --stack user: make checksums and segments here, as for devices without offloads
+    #[arg(long)]
+    no_offloads: bool,
 
     /// Processors for the load, like 1 or 0-3,6; each thread is pinned to one [default: all available]
     #[arg(long, value_name = "LIST")]
@@ -381,8 +386,9 @@ impl RunArgs {
     /// The TCP of our own, if it is asked for.
     fn user_stack(&self) -> Result<Option<UserStack>, String> {
         if self.stack == TcpStack::Kernel {
-            let is_plain = self.tun.is_none() && self.clients.is_none();
-            return if is_plain { Ok(None) } else { Err("--tun and --clients need --stack user".to_owned()) };
+            let is_plain = self.tun.is_none() && self.clients.is_none() && !self.no_offloads;
+            let wrong = "--tun, --clients and --no-offloads need --stack user";
+            return if is_plain { Ok(None) } else { Err(wrong.to_owned()) };
         }
         if self.transport != Transport::Auto {
             return Err("--transport is for the kernel's sockets, and --stack user has none".to_owned());
@@ -393,7 +399,8 @@ impl RunArgs {
             );
         }
         let clients = self.clients.clone().map_or_else(|| CLIENTS.parse(), Ok)?;
-        Ok(Some(UserStack { name: self.tun.clone().unwrap_or_else(|| TUN.to_owned()), clients }))
+        let name = self.tun.clone().unwrap_or_else(|| TUN.to_owned());
+        Ok(Some(UserStack { name, clients, has_offloads: !self.no_offloads }))
     }
 
     /// The settings of a search's run with this value.

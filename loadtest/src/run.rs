@@ -1,6 +1,7 @@
 //! Conducts a run: from the limits and the first connection to the report.
 
 mod error;
+mod layout;
 mod network;
 mod together;
 
@@ -14,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use self::layout::Layout;
 use self::together::Met;
 use crate::control::{Control, Phase};
 use crate::driver::plan::Ramp;
@@ -30,7 +32,7 @@ use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
 use crate::output::units::count;
 use crate::sampling::processes::Processes;
 use crate::sampling::{CpuTime, KernelMemory, Memory};
-use crate::scenario::{Scenario, Transport, threads_needed};
+use crate::scenario::{Scenario, Transport};
 use crate::server::{Server, ServerChoice};
 use crate::source::{SourceList, Sources, local_ports};
 use crate::stats::{Counter, Counts, Tally};
@@ -145,56 +147,6 @@ pub fn watch_signals(together: Option<&Together>) -> Result<Interrupt, RunError>
     Interrupt::watch().map_err(|error| RunError::System("cannot handle signals", error))
 }
 
-/// Descriptors that a process needs besides its connections', generously.
-const OTHER_DESCRIPTORS: u64 = 100;
-
-/// With epoll all connections share one table of descriptors.
-fn check_descriptors(connections: u32, layout: &Layout) -> Result<(), RunError> {
-    if u64::from(connections) + OTHER_DESCRIPTORS > layout.descriptors {
-        return Err(RunError::Descriptors(connections, layout.descriptors));
-    }
-    Ok(())
-}
-
-/// The number of threads, and their processors.
-struct Layout {
-    threads: u32,
-    cpus: Vec<usize>,
-    /// As many as a process, or a ring, may have.
-    descriptors: u64,
-}
-
-impl Layout {
-    fn new(settings: &Settings) -> Result<Self, RunError> {
-        let limit = ringecho::sys::raise_descriptor_limit()
-            .map_err(|error| RunError::System("cannot raise the limit on descriptors", error))?;
-        let usable = ringecho::sys::usable_cpus().map_err(|error| RunError::System("sched_getaffinity", error))?;
-        let server_cpus = match &settings.server {
-            ServerChoice::Own { cpus, .. } => cpus.as_deref(),
-            ServerChoice::Running { .. } | ServerChoice::Command { .. } => None,
-        };
-        let named = settings.cpus.iter().flatten().chain(server_cpus.into_iter().flatten());
-        if let Some(&missing) = named.into_iter().find(|cpu| !usable.contains(cpu)) {
-            return Err(RunError::Cpu(missing, usable));
-        }
-        let cpus = settings.cpus.clone().unwrap_or(usable);
-        let connections = settings.scenario.own().connections;
-        let needed_for = |cpus: u32| match settings.user_stack {
-            Some(_) => cpus.min(connections).max(1), // its connections have no descriptors
-            None => threads_needed(connections, cpus, limit),
-        };
-        let needed = needed_for(1);
-        let threads = match settings.threads {
-            Some(threads) if threads < needed => {
-                return Err(RunError::TooFewThreads { threads, connections, needed, limit });
-            }
-            Some(threads) => threads.min(connections),
-            None => needed_for(cpus.len() as u32),
-        };
-        Ok(Self { threads, cpus, descriptors: limit })
-    }
-}
-
 /// A run under way.
 struct Run<'a> {
     scenario: &'a Scenario,
@@ -278,7 +230,7 @@ impl<'a> Run<'a> {
         let binds = !sources.of_connections(0, 1).is_empty();
         let transport = engine::choose(wanted, &addresses, binds)?;
         if transport == Transport::Epoll {
-            check_descriptors(own_connections, layout)?;
+            layout.check_descriptors(own_connections)?;
         }
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server.pid())?;

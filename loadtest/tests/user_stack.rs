@@ -5,7 +5,7 @@ mod server;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -44,11 +44,17 @@ fn enter_a_namespace() -> rustix::io::Result<()> {
 
 /// Does it on a thread in a network namespace, with a server that behaves so.
 fn with_server(behaviour: Behaviour, test: impl FnOnce(SocketAddr) + Send + 'static) {
+    with_server_at(OWN, behaviour, test);
+}
+
+/// The same with a server of that address's family.
+fn with_server_at(own: &'static str, behaviour: Behaviour, test: impl FnOnce(SocketAddr) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         enter_a_namespace().expect("it was tried");
         ip("link set lo up");
-        let port = start_on("0.0.0.0:0", behaviour).port();
-        test(SocketAddr::new(OWN.parse().expect("an address"), port));
+        let own: IpAddr = own.parse().expect("an address");
+        let port = start_on(if own.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }, behaviour).port();
+        test(SocketAddr::new(own, port));
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -115,6 +121,7 @@ fn good_echoes_of_all_sizes_and_depths_are_good() {
         &["--rate", "1000", "--arrivals", "poisson"],
         &["--messages", "1000", "--duration", "20", "--threads", "2"],
         &["--deflate", "--size", "20000"],
+        &["--no-offloads", "--size", "1-300000", "--depth", "2"],
         &["--tcp", "--size", "5000"],
     ] {
         // Of its own namespace with packets of 64 KiB, and of another one with those of Ethernet.
@@ -128,6 +135,43 @@ fn good_echoes_of_all_sizes_and_depths_are_good() {
         if !args.contains(&"--tcp") {
             with_server(Behaviour::Echo, move |address| check(run(address, &[&USER[..], args].concat())));
         }
+    }
+}
+
+/// Bytes and packets that went to the stack through a device, and those from it.
+fn passed(device: &str) -> [(u64, u64); 2] {
+    let devices = fs::read_to_string("/proc/thread-self/net/dev").expect("devices");
+    let line = devices.lines().find_map(|line| line.trim().strip_prefix(device)).expect("the device");
+    let numbers: Vec<u64> = line.split_ascii_whitespace().map(|it| it.parse().expect("a number")).collect();
+    [(numbers[8], numbers[9]), (numbers[0], numbers[1])]
+}
+
+/// Packets of an Ethernet's length, or of many segments each, in both directions.
+#[test]
+fn large_messages_are_divided_by_the_device_if_it_can() {
+    if obstacle().is_some() {
+        return;
+    }
+    for (own, clients) in [(OWN, "198.19.0.0/16"), ("fd19::1", "fd19::/64")] {
+        with_server_at(own, Behaviour::Echo, move |address| {
+            ip("tuntap add trial0 mode tun");
+            ip(&format!("addr add {own}/{} dev trial0", clients.split_once('/').expect("a prefix").1));
+            ip("link set trial0 up");
+            for (more, is_long) in [(&[][..], true), (&["--no-offloads"], false), (&[], true)] {
+                let before = passed("trial0:");
+                let load = ["--tun", "trial", "--threads", "1", "--clients", clients, "--size", "1000000"];
+                let outcome =
+                    run(address, &[&USER[..], &load, &["--messages", "40", "--duration", "60"], more].concat());
+                assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+                assert_eq!(outcome.number("/measured/echoes"), 40, "{}", outcome.output);
+                let after = passed("trial0:");
+                for (before, after) in before.into_iter().zip(after) {
+                    let (bytes, packets) = (after.0 - before.0, after.1 - before.1);
+                    assert!(bytes > 40_000_000, "{bytes} bytes");
+                    assert_eq!(bytes / packets > 1500, is_long, "{more:?}: {bytes} bytes in {packets} packets");
+                }
+            }
+        });
     }
 }
 

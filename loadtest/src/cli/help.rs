@@ -63,7 +63,11 @@ const GROUPS: [Group; 9] = [
         more: &["server-args", "server-cpus", "tcp"],
     },
     Group { title: "Many machines", short: &[], more: &["members", "member", "meet", "meet-timeout", "meet-token"] },
-    Group { title: "This side", short: &[], more: &["threads", "cpus", "transport", "stack", "tun", "clients"] },
+    Group {
+        title: "This side",
+        short: &[],
+        more: &["threads", "cpus", "transport", "stack", "tun", "clients", "no-offloads"],
+    },
     Group {
         title: "Results",
         short: &["json", "html", "fail-if", "quiet"],

@@ -42,6 +42,7 @@ fn a_stack_of_its_own_has_addresses_of_its_own_and_no_sockets() {
     for refused in [
         &["--tun", "x"][..],
         &["--clients", "10.0.0.0/8"],
+        &["--no-offloads"],
         &["--stack", "user", "--clients", "10.0.0.1"],
         &["--stack", "user", "--transport", "ring"],
         &["--stack", "user", "--source", "127.0.0.2", "ws://10.0.0.1:1/"],

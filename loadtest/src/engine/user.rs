@@ -25,8 +25,8 @@ use crate::tun::{Device, Network};
 /// Packets that one turn reads at most, so that their answers do not wait for long.
 const PACKETS_MAX: usize = 128;
 
-/// The largest packet.
-const PACKET: usize = 1 << 16;
+/// The largest packet, with the header that a device with offloads has in front.
+const PACKET: usize = stack::OFFLOAD_LEN + (1 << 16);
 
 /// Memory of a thread for segments that come out of order: a TUN device keeps the order, so only losses make some.
 const REASSEMBLY_BYTES: usize = 4 << 20;
@@ -183,6 +183,7 @@ impl<'a> Worker<'a> {
             },
             connections: part.connections,
             mtu: lane.device.mtu(),
+            has_offloads: lane.device.has_offloads(),
             reassembly_bytes: REASSEMBLY_BYTES,
             secret: [u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])],
         };
@@ -300,7 +301,7 @@ impl<'a> Worker<'a> {
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            self.stack.input(&mut self.buffer[..count], false, self.now_ns, &mut self.driving);
+            self.stack.input(&mut self.buffer[..count], self.now_ns, &mut self.driving);
             self.follow_up();
         }
         Ok(true)

@@ -21,6 +21,11 @@ const BYTES_KEPT: usize = 4 << 10;
 /// RFC 6928: the initial window is ten segments.
 const INITIAL_SEGMENTS: u32 = 10;
 
+/// What one acknowledgement opens the window by in slow start. At first eight segments (RFC 9406 section 4.2, without pacing):
+/// that of a packet of several is one. Behind a loss two (RFC 3465 section 2.3).
+const SLOW_START_SEGMENTS: u32 = 8;
+const CAREFUL_SEGMENTS: u32 = 2;
+
 /// No deadline, no timer.
 const NEVER: u64 = u64::MAX;
 
@@ -57,7 +62,7 @@ pub(super) struct Flight {
 
 const _: () = assert!(size_of::<Flight>() <= 112, "when a server stalls, every connection may have one");
 
-/// The next segment to be sent: its bytes begin so far behind SND.UNA.
+/// What is to be sent next, a segment or several: its bytes begin so far behind SND.UNA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) at: usize,
@@ -90,25 +95,32 @@ impl Flight {
         }
     }
 
-    /// What the windows allow to be sent next.
-    pub(super) fn next_piece(&self, entry: &Entry) -> Option<Piece> {
+    /// What the windows allow to be sent next, in a packet of so many bytes: full segments and, at the end, what is left.
+    pub(super) fn next_piece(&self, entry: &Entry, len_max: usize) -> Option<Piece> {
         let at = self.nxt.wrapping_sub(entry.una) as usize;
         // Otherwise the FIN has been sent.
         let unsent = self.bytes.len().checked_sub(at)?;
         let window = entry.send_window().min(self.congestion.window) as usize;
-        let len = unsent.min(window.saturating_sub(at)).min(entry.mss.into());
-        let is_rest = len == unsent;
+        let len = unsent.min(window.saturating_sub(at)).min(len_max);
+        let (is_rest, mss) = (len == unsent, usize::from(entry.mss));
+        let len = if is_rest || len < mss { len } else { len - len % mss };
         // Sender's silly window syndrome avoidance (RFC 9293 section 3.8.6.2.1). There is no Nagle algorithm.
-        let is_silly = !is_rest && len < usize::from(entry.mss) && at > 0;
+        let is_silly = !is_rest && len < mss && at > 0;
         let is_last = is_rest && self.is_last;
         ((len > 0 && !is_silly) || (len == 0 && is_last)).then_some(Piece { at, len, is_last })
     }
 
-    /// The first piece again.
+    /// The first segment again.
     pub(super) fn first_piece(&self, entry: &Entry) -> Piece {
         let sent = self.max.wrapping_sub(entry.una) as usize;
         let len = self.bytes.len().min(sent).min(entry.mss.into());
         Piece { at: 0, len, is_last: self.is_last && len == self.bytes.len() && sent > len }
+    }
+
+    /// How many segments of a piece, which is to be sent, have been sent before.
+    pub(super) fn repeated(&self, entry: &Entry, piece: Piece) -> u64 {
+        let sent = self.max.wrapping_sub(entry.una).saturating_sub(piece.at as u32);
+        sent.min(piece.span()).div_ceil(entry.mss.max(1).into()).into()
     }
 
     /// A piece is sent now.
@@ -205,9 +217,12 @@ impl Congestion {
             self.is_recovering = false;
             self.window = self.threshold;
         } else if self.window < self.threshold {
-            self.window = self.window.saturating_add(bytes.min(2 * mss)); // RFC 3465: up to two segments
+            let segments = if self.threshold == u32::MAX { SLOW_START_SEGMENTS } else { CAREFUL_SEGMENTS };
+            self.window = self.window.saturating_add(bytes.min(segments * mss));
         } else {
-            self.window = self.window.saturating_add((mss * mss / self.window).max(1));
+            // A segment for each window (RFC 3465 section 2.1), however many segments were acknowledged at once.
+            let opened = u64::from(mss) * u64::from(bytes.min(self.window)) / u64::from(self.window);
+            self.window = self.window.saturating_add((opened as u32).max(1));
         }
         Repeat::Nothing
     }
@@ -350,8 +365,12 @@ mod tests {
     }
 
     fn send_all(flight: &mut Flight, entry: &Entry) -> Vec<(usize, usize, bool)> {
+        send_all_in(flight, entry, entry.mss.into())
+    }
+
+    fn send_all_in(flight: &mut Flight, entry: &Entry, len_max: usize) -> Vec<(usize, usize, bool)> {
         let mut pieces = Vec::new();
-        while let Some(piece) = flight.next_piece(entry) {
+        while let Some(piece) = flight.next_piece(entry, len_max) {
             pieces.push((piece.at, piece.len, piece.is_last));
             flight.sent(entry.una, piece, 0);
         }
@@ -367,9 +386,55 @@ mod tests {
         entry.window = 1000;
         flight.is_last = true;
         assert_eq!(send_all(&mut flight, &entry), [(0, 100, false), (100, 100, false), (200, 100, true)]);
-        assert!(flight.is_needed(entry.una) && flight.next_piece(&entry).is_none());
+        assert!(flight.is_needed(entry.una) && flight.next_piece(&entry, 100).is_none());
         flight.acked(entry.una, entry.una.wrapping_add(301), 0);
         assert!(!flight.is_needed(entry.una.wrapping_add(301)));
+    }
+
+    #[test]
+    fn a_packet_of_several_segments_ends_with_a_full_one_or_with_the_last() {
+        let (mut flight, mut entry) = flight(950, 480);
+        flight.is_last = true;
+        assert_eq!(send_all_in(&mut flight, &entry, 300), [(0, 300, false), (300, 100, false)], "80 would be silly");
+        entry.window = 2000;
+        assert_eq!(send_all_in(&mut flight, &entry, 300), [(400, 300, false), (700, 250, true)]);
+        flight.go_back(entry.una);
+        flight.congestion.timed_out(entry.una, flight.max, 100, true);
+        let repeated = flight.repeated(&entry, Piece { at: 0, len: 300, is_last: false });
+        assert_eq!((send_all_in(&mut flight, &entry, 300), repeated), (vec![(0, 100, false)], 3), "one at a time");
+        assert_eq!(flight.first_piece(&entry), Piece { at: 0, len: 100, is_last: false });
+    }
+
+    #[test]
+    fn what_is_sent_again_is_counted_in_segments() {
+        let (mut flight, entry) = flight(450, 1000);
+        let repeated = |flight: &Flight, at, len, is_last| flight.repeated(&entry, Piece { at, len, is_last });
+        assert_eq!(repeated(&flight, 0, 300, false), 0);
+        flight.sent(entry.una, Piece { at: 0, len: 250, is_last: false }, 0);
+        assert_eq!((repeated(&flight, 0, 300, false), repeated(&flight, 100, 100, false)), (3, 1));
+        assert_eq!((repeated(&flight, 200, 250, true), repeated(&flight, 250, 200, true)), (1, 0));
+        flight.sent(entry.una, Piece { at: 250, len: 200, is_last: true }, 0);
+        assert_eq!((repeated(&flight, 450, 0, true), repeated(&flight, 400, 50, true)), (1, 1));
+    }
+
+    #[test]
+    fn the_window_opens_by_what_is_acknowledged_in_one_packet_or_in_many() {
+        let mut congestion = Congestion::new(0, 100);
+        congestion.acked(600, 600, 100);
+        assert_eq!(congestion.window, 1600);
+        congestion.acked(1600, 2200, 100);
+        assert_eq!(congestion.window, 2400, "by eight segments at most");
+        congestion.timed_out(2200, 4200, 100, true);
+        congestion.acked(1000, 3200, 100);
+        assert_eq!(congestion.window, 300, "behind a loss by two");
+        congestion.window = congestion.threshold;
+        congestion.acked(1000, 4200, 100);
+        let at_once = congestion.window;
+        congestion.window = congestion.threshold;
+        for ack in (3300..=4200).step_by(100) {
+            congestion.acked(100, ack, 100);
+        }
+        assert_eq!((at_once, congestion.window / 10), (1100, 109), "a segment for each window");
     }
 
     #[test]
@@ -377,7 +442,7 @@ mod tests {
         let (mut flight, entry) = flight(500, 30);
         assert_eq!(send_all(&mut flight, &entry), [(0, 30, false)]);
         let (flight, entry) = self::flight(500, 0);
-        assert_eq!(flight.next_piece(&entry), None);
+        assert_eq!(flight.next_piece(&entry, 100), None);
     }
 
     #[test]

@@ -18,11 +18,15 @@ const MSS_MIN: u16 = 48;
 const PATH_MSS_MIN: u16 = 512;
 
 impl Stack {
-    /// Takes a packet. `is_verified` says that its TCP checksum need not be looked at (`VIRTIO_NET_HDR_F_DATA_VALID`, say).
-    /// What is told of it names bytes of the packet itself.
-    pub fn input(&mut self, packet: &mut [u8], is_verified: bool, now_ns: u64, events: &mut impl Events) {
+    /// Takes a packet, with [`Config::has_offloads`] behind the device's header. What is told of it names bytes of the packet
+    /// itself.
+    pub fn input(&mut self, bytes: &mut [u8], now_ns: u64, events: &mut impl Events) {
         self.now_ns = now_ns;
-        let Some((header, body)) = ip::parse(packet) else {
+        let read = self.out.strip(bytes).and_then(|(is_verified, packet)| {
+            let (header, body) = ip::parse(packet)?;
+            Some((is_verified, packet, header, body))
+        });
+        let Some((is_verified, packet, header, body)) = read else {
             self.counters.unread += 1;
             return;
         };

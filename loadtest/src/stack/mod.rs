@@ -30,8 +30,8 @@
 //! - `flight`: what active ones need more: bytes on their way, congestion window, deadline. `wheel`: their timers.
 //! - `path`: the round trip, one estimate for each server.
 //! - `reassembly`: segments out of order, in a bounded pool. `waiting`: TIME-WAIT, bounded, too.
-//! - `input` and `output` are the state machine; `segment`, `ip` and `icmp` are the formats; `secret` makes numbers that
-//!   cannot be guessed.
+//! - `input` and `output` are the state machine; `segment`, `ip`, `icmp` and `offload` are the formats; `secret` makes numbers
+//!   that cannot be guessed.
 //!
 //! # What is implemented
 //!
@@ -40,7 +40,9 @@
 //! | states, both sides' simultaneous open and close, half-close | RFC 9293 3.10 | active open only: a SYN to a closed port is reset |
 //! | data | RFC 9293 3.8.6 | no Nagle; silly windows avoided; zero windows probed; urgent data is taken as data |
 //! | retransmission | RFC 6298 | with Karn's algorithm; the estimate is shared (RFC 9040) |
-//! | congestion | RFC 5681, 6582, 6928 | ten segments at first, slow start, fast retransmit and recovery; no SACK, no pacing |
+//! | congestion | RFC 5681, 3465, 6928 | in bytes: ten segments at first, slow start, congestion avoidance; no pacing |
+//! | losses | RFC 5681, 6582 | fast retransmit and recovery; no SACK |
+//! | offloads | virtio-net's header | checksums and segments left to the device; packets of several segments taken |
 //! | acknowledgements | RFC 9293 3.8.6.3 | once a turn, not delayed; at once for a segment out of order |
 //! | options | RFC 7323, 9293 3.7.1 | MSS, window scale |
 //! | path MTU | RFC 1191, 8201 | from ICMP errors that quote a segment in flight (RFC 5927 4.1) |
@@ -61,6 +63,7 @@ mod flows;
 mod icmp;
 mod input;
 mod ip;
+mod offload;
 mod output;
 mod path;
 mod reassembly;
@@ -80,6 +83,7 @@ use self::entry::{Entry, Flag, State};
 use self::flight::{BYTES_MAX, FlightKey, Flights};
 pub use self::flows::Ends;
 use self::flows::Flows;
+pub use self::offload::LEN as OFFLOAD_LEN;
 use self::output::Packets;
 use self::path::Path;
 use self::reassembly::Reassembly;
@@ -104,6 +108,9 @@ pub struct Config {
     pub connections: u32,
     /// Bytes of a packet at most.
     pub mtu: u16,
+    /// The device makes checksums and segments, and may leave both to this side: in front of each packet, out and in, is
+    /// virtio-net's header, of [`OFFLOAD_LEN`] bytes.
+    pub has_offloads: bool,
     /// Memory for segments that come out of order.
     pub reassembly_bytes: usize,
     /// Random, and told to nobody.
@@ -219,7 +226,7 @@ impl Stack {
             reassembly: Reassembly::new(config.reassembly_bytes),
             waiting: WaitingRoom::default(),
             secret: Secret::new(config.secret),
-            out: Packets::default(),
+            out: Packets::new(config.has_offloads),
             acks: Vec::new(),
             counters: Counters::default(),
             mtu: config.mtu,

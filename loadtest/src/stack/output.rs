@@ -5,7 +5,7 @@ use super::flight::{FlightKey, Piece, Repeat};
 use super::path::{INITIAL_RTO_NS, back_off};
 use super::segment::{self, ACK, FIN, Head, PSH, RST, SYN};
 use super::waiting::Waiting;
-use super::{Events, Failure, Stack, ip, is_after};
+use super::{Events, Failure, Stack, ip, is_after, offload};
 
 /// SYNs that are sent again at most, as on Linux (`tcp_syn_retries`): two minutes in all.
 const SYN_REPEATS: u8 = 6;
@@ -14,17 +14,44 @@ const SYN_REPEATS: u8 = 6;
 const REPEATS: u8 = 15;
 
 /// Packets that are to be written, one behind the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Packets {
     bytes: Vec<u8>,
     /// Where each ends.
     ends: Vec<usize>,
+    /// Each has the device's header in front.
+    pub(super) has_offloads: bool,
 }
 
 impl Packets {
-    pub(super) fn push(&mut self, head: &Head, payload: [&[u8]; 2]) {
-        segment::write(&mut self.bytes, head, payload);
+    pub(super) fn new(has_offloads: bool) -> Self {
+        Self { bytes: Vec::new(), ends: Vec::new(), has_offloads }
+    }
+
+    /// Adds a packet. One whose payload is longer than `mss` is of several segments.
+    pub(super) fn push(&mut self, head: &Head, payload: [&[u8]; 2], mss: u16) {
+        if self.has_offloads {
+            offload::write(&mut self.bytes, head, payload, mss);
+        } else {
+            segment::write(&mut self.bytes, head, payload);
+        }
         self.ends.push(self.bytes.len());
+    }
+
+    /// Adds a packet without a payload.
+    pub(super) fn push_bare(&mut self, head: &Head) {
+        self.push(head, [&[], &[]], u16::MAX);
+    }
+
+    /// Payload bytes that a packet can have.
+    pub(super) fn payload_max(&self, mss: u16) -> usize {
+        if self.has_offloads { offload::payload_max(mss) } else { mss.into() }
+    }
+
+    /// Takes off a packet that was read what these have in front when they are written. Returns whether its TCP checksum need not
+    /// be looked at, and the packet.
+    pub(super) fn strip<'a>(&self, bytes: &'a mut [u8]) -> Option<(bool, &'a mut [u8])> {
+        if self.has_offloads { offload::strip(bytes) } else { Some((false, bytes)) }
     }
 
     pub(super) fn packets(&self) -> impl Iterator<Item = &[u8]> {
@@ -42,7 +69,8 @@ impl Stack {
     /// Sends what the windows allow, and has a timeout where something waits for an acknowledgement or for a window.
     pub(super) fn transmit(&mut self, key: u32) {
         let Some(name) = self.entry(key).flight else { return };
-        while let Some(piece) = self.flights[name].next_piece(&self.entries[key as usize]) {
+        let len_max = self.out.payload_max(self.entry(key).mss);
+        while let Some(piece) = self.flights[name].next_piece(&self.entries[key as usize], len_max) {
             self.emit_piece(key, name, piece);
         }
         let entry = self.entry(key);
@@ -106,7 +134,7 @@ impl Stack {
         }
     }
 
-    /// Sends a piece of what is in flight, with the acknowledgement that may be due.
+    /// Sends a piece of what is in flight, in one packet, with the acknowledgement that may be due.
     fn emit_piece(&mut self, key: u32, name: FlightKey, piece: Piece) {
         self.entries[key as usize].set(Flag::AckDue, false);
         let entry = self.entry(key);
@@ -119,9 +147,9 @@ impl Stack {
             control |= PSH;
         }
         let seq = entry.una.wrapping_add(piece.at as u32);
-        self.counters.repeated += u64::from(!is_after(seq.wrapping_add(piece.span()), flight.max));
+        self.counters.repeated += flight.repeated(&entry, piece);
         let head = self.head(key, &entry, control, seq);
-        self.out.push(&head, self.flights[name].slices(piece));
+        self.out.push(&head, self.flights[name].slices(piece), entry.mss);
         self.flights[name].sent(entry.una, piece, self.now_ns);
     }
 
@@ -135,7 +163,7 @@ impl Stack {
             scale: is_scaled.then_some(OWN_SCALE),
             ..self.head(key, &entry, control, entry.una)
         };
-        self.out.push(&head, [&[], &[]]);
+        self.out.push_bare(&head);
         if let Some(name) = entry.flight {
             // A SYN takes a sequence number, as a FIN does.
             self.flights[name].sent(entry.una, Piece { at: 0, len: 0, is_last: true }, self.now_ns);
@@ -147,7 +175,7 @@ impl Stack {
         self.entries[key as usize].set(Flag::AckDue, false);
         let entry = self.entry(key);
         let head = self.head(key, &entry, ACK, self.ack_seq(&entry));
-        self.out.push(&head, [&[], &[]]);
+        self.out.push_bare(&head);
     }
 
     /// Sends a challenge ACK (RFC 5961), if there have not been too many.
@@ -162,7 +190,7 @@ impl Stack {
     pub(super) fn emit_reset(&mut self, key: u32) {
         let entry = self.entry(key);
         let head = self.head(key, &entry, RST | ACK, self.ack_seq(&entry));
-        self.out.push(&head, [&[], &[]]);
+        self.out.push_bare(&head);
     }
 
     /// Answers a segment of no connection with a reset (RFC 9293 section 3.10.7.1).
@@ -178,14 +206,14 @@ impl Stack {
         };
         let (source, target) = (head.target, head.source);
         let answer = Head { source, target, seq, ack, control, window: 0, mss: None, scale: None };
-        self.out.push(&answer, [&[], &[]]);
+        self.out.push_bare(&answer);
     }
 
     /// Acknowledges what comes for a connection in TIME-WAIT.
     pub(super) fn ack_waiting(&mut self, head: &Head, waiting: Waiting) {
         let (source, target, window) = (head.target, head.source, u16::MAX);
         let (seq, ack, control) = (waiting.nxt, waiting.rcv_nxt, ACK);
-        self.out.push(&Head { source, target, seq, ack, control, window, mss: None, scale: None }, [&[], &[]]);
+        self.out.push_bare(&Head { source, target, seq, ack, control, window, mss: None, scale: None });
     }
 
     /// The sequence number of a segment without data: SND.NXT, unless the peer's window ends before.

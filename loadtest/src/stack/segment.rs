@@ -15,6 +15,9 @@ pub(super) const ACK: u8 = 16;
 /// Bytes of a TCP header without options.
 pub(super) const LEN: usize = 20;
 
+/// Where in it the checksum is.
+pub(super) const CHECKSUM_AT: usize = 16;
+
 /// The largest window scale (RFC 7323 section 2.3).
 const SCALE_MAX: u8 = 14;
 
@@ -99,6 +102,14 @@ fn read_options(mut options: &[u8], head: &mut Head) {
 
 /// Adds a packet to `out`: IP header, segment and payload, which may be in two parts.
 pub(super) fn write(out: &mut Vec<u8>, head: &Head, payload: [&[u8]; 2]) {
+    let segment_at = write_unsummed(out, head, payload);
+    let checksum = ip::fold(ip::sum(&out[segment_at..]));
+    out[segment_at + CHECKSUM_AT..][..2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// The same with the sum over the pseudo header in the checksum's place: all that is still to be added is in the segment itself.
+/// Returns where that begins.
+pub(super) fn write_unsummed(out: &mut Vec<u8>, head: &Head, payload: [&[u8]; 2]) -> usize {
     let mut options = [0; 8];
     let mut options_len = 0;
     if let Some(mss) = head.mss {
@@ -120,12 +131,13 @@ pub(super) fn write(out: &mut Vec<u8>, head: &Head, payload: [&[u8]; 2]) {
     out.extend_from_slice(&head.ack.to_be_bytes());
     out.extend_from_slice(&[((LEN + options_len) << 2) as u8, head.control]);
     out.extend_from_slice(&head.window.to_be_bytes());
-    out.extend_from_slice(&[0; 4]); // checksum, urgent pointer
+    let pseudo_sum = !ip::fold(ip::pseudo_sum(source, target, ip::TCP, len));
+    out.extend_from_slice(&pseudo_sum.to_be_bytes());
+    out.extend_from_slice(&[0; 2]); // urgent pointer
     out.extend_from_slice(&options[..options_len]);
     out.extend_from_slice(payload[0]);
     out.extend_from_slice(payload[1]);
-    let checksum = ip::fold(ip::pseudo_sum(source, target, ip::TCP, len) + ip::sum(&out[start..]));
-    out[start + 16..start + 18].copy_from_slice(&checksum.to_be_bytes());
+    start
 }
 
 #[cfg(test)]

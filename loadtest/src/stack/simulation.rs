@@ -1,10 +1,12 @@
-//! The stack against a small TCP of another kind, under seeded random schedules.
+//! The stack against a small TCP of another kind, under seeded random schedules, with a device between them that makes checksums
+//! and segments, or without one.
 //!
 //! A relay between them loses, repeats, delays (and so reorders) and damages packets; both sides send what they have in
 //! pieces, read when they like, and close in any order; slots are used again. Then the relay calms down. In the end all
 //! connections must have closed in order, and each side must have received what the other one sent. A failing seed is printed
 //! and replays with `RINGLOAD_STACK_SEED`; `RINGLOAD_STACK_SCHEDULES` says how many there are to be.
 
+mod device;
 mod relay;
 mod server;
 
@@ -117,6 +119,7 @@ struct Simulation {
     /// The servers' ends of all connections that there were.
     servers: Vec<Server>,
     relay: Relay,
+    has_offloads: bool,
     /// Connections that are still to begin.
     lives: usize,
     now_ns: u64,
@@ -127,6 +130,7 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = Random(SplitMix(seed));
         let connections = 1 + random.below(6);
+        let has_offloads = random.one_in(2);
         let ends = Ends {
             first_v4: Some(Ipv4Addr::new(198, 19, 0, 0)),
             first_v6: Some("fd00::".parse().expect("an address")),
@@ -137,6 +141,7 @@ impl Simulation {
             ends,
             connections: connections as u32,
             mtu: 576 + random.below(1000) as u16,
+            has_offloads,
             reassembly_bytes: 500 + random.below(20_000),
             secret: [seed, 1],
         };
@@ -145,6 +150,7 @@ impl Simulation {
             clients: Clients((0..connections).map(|_| Client { is_over: true, ..Client::default() }).collect()),
             servers: Vec::new(),
             relay: Relay::new(&mut random),
+            has_offloads,
             lives: connections + random.below(6),
             now_ns: random.0.next() >> 20, // any time of the clock
             next_look_ns: 0,
@@ -178,8 +184,10 @@ impl Simulation {
             if is_to_server {
                 self.on_server(&packet);
             } else {
-                let is_verified = false;
-                self.stack.input(&mut packet, is_verified, self.now_ns, &mut self.clients);
+                if self.has_offloads {
+                    packet = device::receive(packet, &mut self.random);
+                }
+                self.stack.input(&mut packet, self.now_ns, &mut self.clients);
             }
         }
         self.stack.advance(self.now_ns, &mut self.clients);
@@ -195,7 +203,10 @@ impl Simulation {
         }
         self.stack.flush();
         for packet in self.stack.packets() {
-            self.relay.push(packet.to_vec(), true, self.now_ns, &mut self.random);
+            let packets = if self.has_offloads { device::divide(packet) } else { vec![packet.to_vec()] };
+            for packet in packets {
+                self.relay.push(packet, true, self.now_ns, &mut self.random);
+            }
         }
         self.stack.clear_packets();
         for server in &mut self.servers {
@@ -213,7 +224,8 @@ impl Simulation {
         if let Some(server) = known {
             server.on_segment(&head, &packet[payload], self.now_ns);
         } else if head.control == SYN {
-            self.servers.push(Server::new(&head, &mut self.random, self.now_ns));
+            let together = if self.has_offloads { 1 + self.random.below(8) } else { 1 };
+            self.servers.push(Server::new(&head, together, &mut self.random, self.now_ns));
         }
     }
 

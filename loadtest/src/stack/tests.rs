@@ -3,6 +3,7 @@
 mod attacks;
 mod data;
 mod life;
+mod offloads;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -61,7 +62,7 @@ fn config(reassembly_bytes: usize) -> Config {
         hosts: 4,
         servers: vec!["10.0.0.1:80".parse().unwrap(), "[fd01::1]:80".parse().unwrap()],
     };
-    Config { ends, connections: 20_000, mtu: 1500, reassembly_bytes, secret: [1, 2] }
+    Config { ends, connections: 20_000, mtu: 1500, has_offloads: false, reassembly_bytes, secret: [1, 2] }
 }
 
 /// A stack with one connection, to a server that is played by the test.
@@ -80,7 +81,11 @@ struct Bench {
 impl Bench {
     /// A connection whose SYN is out.
     fn opening(server: u16) -> Self {
-        let mut stack = Stack::new(config(1000)).expect("a stack");
+        Self::opening_with(config(1000), server)
+    }
+
+    fn opening_with(config: Config, server: u16) -> Self {
+        let mut stack = Stack::new(config).expect("a stack");
         stack.connect(0, server, 0);
         let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let (client, server) = (unknown, unknown);
@@ -95,7 +100,11 @@ impl Bench {
 
     /// A connection that is open, of which nothing is on its way.
     fn open() -> Self {
-        let mut bench = Self::opening(0);
+        Self::open_with(config(1000), 0)
+    }
+
+    fn open_with(config: Config, server: u16) -> Self {
+        let mut bench = Self::opening_with(config, server);
         bench.answer(SYN | ACK);
         assert_eq!(bench.events(), [Event::Connected]);
         assert_eq!(bench.controls(), [(ACK, 0, 0)]);
@@ -123,17 +132,19 @@ impl Bench {
     }
 
     fn give(&mut self, head: &Head, payload: &[u8]) {
-        let mut packet = Vec::new();
-        segment::write(&mut packet, head, [payload, b""]);
-        self.stack.input(&mut packet, false, self.now_ns, &mut self.log);
+        let mut bytes = vec![0; if self.stack.out.has_offloads { OFFLOAD_LEN } else { 0 }];
+        segment::write(&mut bytes, head, [payload, b""]);
+        self.stack.input(&mut bytes, self.now_ns, &mut self.log);
     }
 
     /// All packets since the last time.
     fn sent(&mut self) -> Vec<(Head, Vec<u8>)> {
         self.stack.flush();
-        let read = |packet: &[u8]| {
+        let read = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            let (is_left_out, packet) = self.stack.out.strip(&mut bytes).expect("a header, if there is to be one");
             let (header, body) = ip::parse(packet).expect("a packet");
-            let (head, payload) = segment::parse(packet, &header, body, false).expect("a segment");
+            let (head, payload) = segment::parse(packet, &header, body, is_left_out).expect("a segment");
             (head, packet[payload].to_vec())
         };
         let sent = self.stack.packets().map(read).collect();
@@ -163,6 +174,10 @@ impl Bench {
 
     fn send(&mut self, bytes: &[u8]) -> usize {
         self.stack.send(0, &[bytes], self.now_ns)
+    }
+
+    fn finish(&mut self) {
+        self.stack.finish(0, self.now_ns);
     }
 
     /// Lets time pass until there is a packet or an event. Returns how many milliseconds that was.

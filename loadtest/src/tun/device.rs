@@ -1,6 +1,7 @@
 //! A TUN device: what the kernel routes there is read from it, and what is written to it arrives in the kernel.
 //!
-//! Its settings are those of interfaces and take one `ioctl` each (netdevice(7)).
+//! Its settings are those of interfaces and take one `ioctl` each (netdevice(7)). If the kernel's TUN has offloads, packets have
+//! virtio-net's header in front, out and in: checksums are left out on both sides, and segments are not divided.
 
 use std::ffi::{CString, c_char, c_int, c_short};
 use std::fs::OpenOptions;
@@ -13,10 +14,14 @@ use socket2::{Domain, Socket, Type};
 
 use super::TunError;
 use super::block::Block;
+use crate::stack::OFFLOAD_LEN;
 
 /// Packets that wait to be read: as many as arrive while the thread does something else, at more than a million a second for
 /// a twentieth of one. The kernel drops what comes beyond, and its TCP sends that again 200 ms later at the earliest.
 const QUEUE: u32 = 1 << 16;
+
+/// What the kernel may leave to this side: all that the stack takes, or as much of it as the kernel knows.
+const OFFLOADS: [libc::c_uint; 3] = [libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6, libc::TUN_F_CSUM, 0];
 
 /// A device that is up.
 #[derive(Debug)]
@@ -24,16 +29,25 @@ pub struct Device {
     file: OwnedFd,
     name: String,
     mtu: u16,
+    has_offloads: bool,
+}
+
+impl Drop for Device {
+    /// One that was prepared goes on to exist, for programs that may not expect what this one took.
+    fn drop(&mut self) {
+        let _ = take_offloads(self.file.as_raw_fd(), 0);
+    }
 }
 
 impl Device {
     /// Makes the device `name`, with an address of its own and a route to the others of each block. One that is up already
     /// was prepared by the administrator, and is taken as it is.
-    pub(super) fn open(name: &str, blocks: &[Block], mtu: u16) -> Result<Self, TunError> {
+    pub(super) fn open(name: &str, blocks: &[Block], mtu: u16, wants_offloads: bool) -> Result<Self, TunError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
         let file = options.open("/dev/net/tun").map_err(TunError::Missing)?;
-        let mut device = Self { file: file.into(), name: name.to_owned(), mtu };
+        let has_offloads = wants_offloads && can_offload(file.as_raw_fd());
+        let mut device = Self { file: file.into(), name: name.to_owned(), mtu, has_offloads };
         device.set_up(blocks).map_err(|error| TunError::Device(name.to_owned(), error))?;
         Ok(device)
     }
@@ -44,10 +58,15 @@ impl Device {
         self.mtu
     }
 
+    /// Whether packets have virtio-net's header in front, out and in.
+    #[must_use]
+    pub fn has_offloads(&self) -> bool {
+        self.has_offloads
+    }
+
     fn set_up(&mut self, blocks: &[Block]) -> io::Result<()> {
+        self.attach()?;
         let mut request = self.request()?;
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as c_short;
-        call(self.file.as_raw_fd(), libc::TUNSETIFF as _, &mut request)?;
         // Any socket will do to ask for the settings of an interface.
         let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
         let socket = socket.as_raw_fd();
@@ -61,6 +80,23 @@ impl Device {
         call(socket, libc::SIOCGIFMTU as _, &mut request)?;
         // SAFETY: the kernel has just written the MTU.
         self.mtu = unsafe { request.ifr_ifru.ifru_mtu }.clamp(0, u16::MAX.into()) as u16;
+        Ok(())
+    }
+
+    /// Makes the file that of the device.
+    fn attach(&self) -> io::Result<()> {
+        let file = self.file.as_raw_fd();
+        let offloads = if self.has_offloads { libc::IFF_VNET_HDR } else { 0 };
+        let mut request = self.request()?;
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | offloads) as c_short;
+        call(file, libc::TUNSETIFF as _, &mut request)?;
+        if self.has_offloads {
+            // One that was prepared may have a longer one. A kernel that does not know this has the one that is meant.
+            let _ = call(file, libc::TUNSETVNETHDRSZ as _, &mut (OFFLOAD_LEN as c_int));
+        }
+        let offloads = if self.has_offloads { &OFFLOADS[..] } else { &[0] };
+        // One that takes none of them leaves nothing to this side, and each packet's header says so.
+        let _ = offloads.iter().any(|&offloads| take_offloads(file, offloads).is_ok());
         Ok(())
     }
 
@@ -118,6 +154,19 @@ impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Whether the kernel's TUN devices know virtio-net's header.
+fn can_offload(file: RawFd) -> bool {
+    let mut features: libc::c_uint = 0;
+    call(file, libc::TUNGETFEATURES as _, &mut features).is_ok() && features & libc::IFF_VNET_HDR as libc::c_uint != 0
+}
+
+/// Has the kernel leave so much of its work to this side.
+fn take_offloads(file: RawFd, offloads: libc::c_uint) -> io::Result<()> {
+    // SAFETY: this one takes a number, and no address.
+    let result = unsafe { libc::ioctl(file, libc::TUNSETOFFLOAD as _, libc::c_ulong::from(offloads)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Gives a device an IPv6 address.

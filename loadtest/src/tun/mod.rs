@@ -37,6 +37,8 @@ pub struct UserStack {
     pub name: String,
     /// The clients' addresses.
     pub clients: Clients,
+    /// Checksums and segments are left to the devices, if they can make them.
+    pub has_offloads: bool,
 }
 
 /// Why there is no such network.
@@ -106,7 +108,7 @@ impl Network {
         let address = parts[0][0].own();
         let lanes = |mtu| {
             let lanes = parts.iter().enumerate();
-            lanes.map(|(index, blocks)| lane(&format!("{}{index}", user.name), blocks, mtu)).collect::<Result<_, _>>()
+            lanes.map(|(index, blocks)| lane(user, index, blocks, mtu)).collect::<Result<_, _>>()
         };
         let (namespace, lanes) = match for_own_server {
             None => (None, lanes(MTU)?),
@@ -125,9 +127,9 @@ impl Network {
     }
 }
 
-/// A device that has these blocks of addresses behind it, one of each family at most.
-fn lane(name: &str, blocks: &[Block], mtu: u16) -> Result<Lane, TunError> {
-    let device = Device::open(name, blocks, mtu)?;
+/// The device of that number, with these blocks of addresses behind it, one of each family at most.
+fn lane(user: &UserStack, index: usize, blocks: &[Block], mtu: u16) -> Result<Lane, TunError> {
+    let device = Device::open(&format!("{}{index}", user.name), blocks, mtu, user.has_offloads)?;
     let mut lane = Lane { device, first_v4: None, first_v6: None, hosts: u32::MAX };
     for block in blocks {
         match block.address(FIRST_CLIENT) {

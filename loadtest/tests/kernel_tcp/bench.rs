@@ -181,7 +181,8 @@ impl Bench {
         servers.extend(others.map(|address| address.parse::<SocketAddr>().expect("an address")));
         let first_v6 = Some("fd19::2".parse().expect("an address"));
         let ends = Ends { first_v4: Some(Ipv4Addr::new(198, 19, 0, 2)), first_v6, hosts: 1, servers };
-        let config = Config { ends, connections, mtu: 1500, reassembly_bytes: 1 << 20, secret: [5, 6] };
+        let config =
+            Config { ends, connections, mtu: 1500, has_offloads: false, reassembly_bytes: 1 << 20, secret: [5, 6] };
         Self {
             stack: Stack::new(config).expect("a stack"),
             link: Link::default(),
@@ -300,7 +301,7 @@ impl Bench {
             match to {
                 // The kernel refuses some that are damaged.
                 To::Kernel => drop((&self.device).write(&packet)),
-                To::Stack => self.stack.input(&mut packet, false, self.now_ns(), &mut self.log),
+                To::Stack => self.stack.input(&mut packet, self.now_ns(), &mut self.log),
             }
         }
     }

@@ -31,6 +31,8 @@ pub(super) struct Server {
     peer_has_finished: bool,
     pub(super) is_reset: bool,
     mss: usize,
+    /// Segments that go out as one packet, which the device would divide if it had to.
+    together: usize,
     /// The peer's window.
     window: usize,
     peer_scale: u8,
@@ -42,7 +44,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Answers a SYN.
-    pub(super) fn new(syn: &Head, random: &mut Random, now_ns: u64) -> Self {
+    pub(super) fn new(syn: &Head, together: usize, random: &mut Random, now_ns: u64) -> Self {
         let own_scale = (!random.one_in(3)).then(|| random.below(5) as u8);
         let near_the_end = 0_u32.wrapping_sub(random.below(5_000) as u32);
         let len = [0, 1, 3_000, 50_000][random.below(4)];
@@ -63,6 +65,7 @@ impl Server {
             peer_has_finished: false,
             is_reset: false,
             mss: usize::from(syn.mss.expect("a SYN has it")).min(100 + random.below(1500)),
+            together,
             window: syn.window.into(),
             peer_scale: own_scale.and(syn.scale).unwrap_or(0),
             own_scale,
@@ -133,7 +136,7 @@ impl Server {
         }
         let edge = (self.acked + self.window.min(10 * self.mss)).min(self.output.len());
         while self.sent < edge {
-            let end = edge.min(self.sent + self.mss);
+            let end = edge.min(self.sent + self.together * self.mss);
             self.emit(ACK, self.sent..end);
             self.sent = end;
         }

@@ -38,7 +38,7 @@ fn blind_syns_and_acknowledgements_are_challenged_with_a_limit() {
 fn report(bench: &mut Bench, error: Error, at: u32) {
     let (source, target, seq) = (bench.client, bench.server, bench.base.wrapping_add(at));
     let mut packet = icmp::write(&Report { error, source, target, seq });
-    bench.stack.input(&mut packet, false, bench.now_ns, &mut bench.log);
+    bench.stack.input(&mut packet, bench.now_ns, &mut bench.log);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn segments_for_nobody_are_answered_with_a_reset_and_resets_are_not() {
     bench.client.set_ip(Ipv4Addr::new(198, 20, 0, 0).into());
     bench.peer(ACK, 0, 3, b"");
     assert!(bench.controls().is_empty(), "addresses that are not ours");
-    bench.stack.input(&mut [0x45; 10], false, 0, &mut bench.log);
+    bench.stack.input(&mut [0x45; 10], 0, &mut bench.log);
     assert_eq!((bench.stack.counters().unread, bench.stack.counters().strays), (1, 1));
 }
 

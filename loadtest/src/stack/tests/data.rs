@@ -14,7 +14,7 @@ fn an_idle_connection_has_nothing_but_its_entry() {
         let (source, target, ack) = (syn.target, syn.source, syn.seq.wrapping_add(1));
         let mut answer = Vec::new();
         segment::write(&mut answer, &Head { source, target, seq: key, ack, control: SYN | ACK, ..syn }, [b"", b""]);
-        stack.input(&mut answer, false, 0, &mut log);
+        stack.input(&mut answer, 0, &mut log);
         stack.flush();
         stack.clear_packets();
     }

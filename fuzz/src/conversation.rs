@@ -24,8 +24,9 @@ const POOL: usize = 2_000;
 /// Payload bytes of a segment to and from a server of either family.
 const MTU: u16 = 1500;
 
-/// The client's window.
-const WINDOW: u32 = 65_535 << 2;
+/// The client's window, to a server that scales windows, and to one that does not.
+const WINDOW_SCALED: u32 = 65_535 << 2;
+const WINDOW: u32 = 65_535;
 
 /// How long a connection can go on without a packet: 16 timeouts of a minute at most, then a minute for the peer's FIN.
 const PATIENCE: u64 = 1_100 * SECOND;
@@ -85,6 +86,8 @@ struct Life {
     told: usize,
     /// The farthest sequence number of the server that the stack may have believed: what follows must not lie before.
     ahead: u32,
+    /// The client's window.
+    own_window: u32,
     /// Where the farthest window that was ever offered ends, and by how much the server scales it.
     edge: u32,
     scale: u8,
@@ -105,7 +108,7 @@ impl Life {
 
     /// A segment that is given to the stack may widen the window, and say what the server has sent by now.
     fn offered(&mut self, segment: &Segment) {
-        if segment.seq.wrapping_sub(self.next()) < WINDOW && segment.seq.wrapping_sub(self.ahead) as i32 > 0 {
+        if segment.seq.wrapping_sub(self.next()) < self.own_window && segment.seq.wrapping_sub(self.ahead) as i32 > 0 {
             self.ahead = segment.seq;
         }
         let is_valid = segment.ack.wrapping_sub(self.first) <= self.sent_end.wrapping_sub(self.first);
@@ -122,6 +125,7 @@ impl Life {
         self.base = Some(syn.seq.wrapping_add(1));
         self.ahead = syn.seq.wrapping_add(1);
         self.scale = syn.scale.unwrap_or(0).min(14);
+        self.own_window = if syn.scale.is_some() { WINDOW_SCALED } else { WINDOW };
         self.edge = self.first.wrapping_add(syn.window.into());
     }
 }
@@ -295,6 +299,7 @@ impl Conversation {
             base: None,
             told: 0,
             ahead: 0,
+            own_window: WINDOW,
             edge: first,
             scale: 0,
             is_open: false,

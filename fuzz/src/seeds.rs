@@ -17,6 +17,8 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(close());
     seeds.extend(handshake());
     seeds.extend(client());
+    seeds.extend(packets());
+    seeds.extend(stack());
     seeds.extend(proxy());
     seeds.extend(records());
     seeds.extend(extensions());
@@ -233,6 +235,71 @@ fn client() -> Vec<Seed> {
         ("client", name.to_owned(), [CUTS[number % CUTS.len()], stream].concat())
     };
     streams.into_iter().enumerate().map(seed).collect()
+}
+
+/// Packets for a connection that opens, behind their kind (`fuzz_targets/packets.rs`).
+fn packets() -> Vec<Seed> {
+    /// A segment behind its ports: numbers, control bits and window, checksum and urgent pointer, options.
+    fn tcp(words: u8, flags: u8, window: u8, rest: &[u8]) -> Vec<u8> {
+        [&[1, 2, 3, 4, 0, 0, 0, 0, words << 4, flags, window, 0, 0, 0, 0, 0][..], rest].concat()
+    }
+    let quoted = [&[3, 4, 0, 0, 0, 0, 5, 0, 0x45][..], &[0; 8], &[6], &[0; 20]].concat();
+    let kinds: [(&str, u8, Vec<u8>); 12] = [
+        ("syn-ack", 10, tcp(7, 0x12, 200, &[2, 4, 5, 180, 1, 3, 3, 7])),
+        ("syn-ack-bare", 10, tcp(5, 0x12, 1, b"with data")),
+        ("syn-ack-v6", 138, tcp(8, 0x12, 200, &[4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("syn-ack-malformed", 10, tcp(6, 0x12, 9, &[3, 3, 200, 9])),
+        ("syn", 2, tcp(5, 2, 9, b"")),
+        ("refusal", 10, tcp(5, 0x14, 0, b"")),
+        ("old-ack", 2, tcp(5, 0x10, 1, b"old")),
+        ("short", 2, tcp(4, 0x10, 1, b"")),
+        ("unreachable", 11, vec![3, 1]),
+        ("too-big-v6", 139, vec![2, 0, 0, 0, 5, 0]),
+        ("icmp", 3, quoted),
+        (
+            "v4",
+            1,
+            [
+                &[0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 198, 19, 0, 0, 0, 80, 4, 1][..],
+                &tcp(5, 2, 1, b""),
+            ]
+            .concat(),
+        ),
+    ];
+    kinds.into_iter().map(|(name, kind, bytes)| ("packets", name.to_owned(), [&[kind][..], &bytes].concat())).collect()
+}
+
+/// Lives of connections (`conversation.rs`): each thing that is done has a byte for its kind, and one for the connection.
+fn stack() -> Vec<Seed> {
+    const OPEN: &[u8] = &[0, 0, 11, 0, 0x41, 0];
+    const FLUSH: &[u8] = &[8, 0];
+    const SEND: &[u8] = &[0x31, 0, 200];
+    const FINISH: &[u8] = &[2, 0];
+    const CLOSE: &[u8] = &[3, 0];
+    const PASS: &[u8] = &[0x26, 0, 100];
+    const ACKED: &[u8] = &[12, 0, 0, 0, 0, 0];
+    const DATA: &[u8] = &[12, 0, 0, 0, 8, 50];
+    const SHUT: &[u8] = &[12, 0, 0, 0, 1, 0];
+    const EARLY: &[u8] = &[12, 0, 180, 0, 8, 50];
+    const FIN: &[u8] = &[0xac, 0, 0, 0, 0, 0];
+    let lives: [(&str, u8, &[&[u8]]); 12] = [
+        ("echo", 2, &[OPEN, SEND, DATA, FLUSH, SEND, ACKED]),
+        ("silence", 0, &[OPEN, SEND, PASS, PASS]),
+        ("opening", 0, &[&OPEN[..2], &[0x80, 1], PASS]),
+        ("simultaneous-open", 6, &[&OPEN[..2], &[11, 0, 0x51, 0], ACKED, DATA]),
+        ("client-closes", 6, &[OPEN, SEND, FINISH, ACKED, DATA, FIN, FIN, OPEN]),
+        ("server-closes", 4, &[OPEN, FIN, SEND, FINISH, ACKED]),
+        ("both-close", 2, &[OPEN, FINISH, &[0xac, 0, 0, 159, 0, 0], ACKED]),
+        ("let-go", 0, &[OPEN, CLOSE, ACKED, DATA]),
+        ("windows", 2, &[OPEN, SHUT, SEND, PASS, SHUT, ACKED, &[0x85, 0], DATA, &[5, 0]]),
+        ("out-of-order", 2, &[OPEN, EARLY, EARLY, DATA, DATA]),
+        ("resets", 1, &[OPEN, &[0xdc, 0, 200, 129, 0, 0, 0], &[0xdc, 0, 0, 0, 0, 0], OPEN]),
+        ("icmp", 0, &[&OPEN[..2], &[9, 0, 3, 4, 0, 70], &[9, 0, 3, 1, 0, 0]]),
+    ];
+    let seed = |(name, setting, acts): (&str, u8, &[&[u8]])| {
+        ("stack", name.to_owned(), [&[setting], &acts.concat()[..]].concat())
+    };
+    lives.into_iter().map(seed).collect()
 }
 
 #[cfg(test)]

@@ -86,6 +86,27 @@ fn a_thousand_connections_echo_and_close_in_order() {
     }
 }
 
+/// Three times as many as a process may have descriptors on a usual machine: this side has no sockets, and each of the
+/// server's workers has a table of its own.
+#[test]
+fn sixty_four_thousand_connections_open_echo_and_close_in_order() {
+    const CONNECTIONS: u64 = 64_000;
+    if obstacle().is_some() {
+        return;
+    }
+    let load = ["-c", "64000", "--active", "1%", "-t", "1s", "--warmup", "0", "--threads", "2"];
+    let times = ["--connect-timeout", "120", "--drain-timeout", "60", "--close-timeout", "120"];
+    let outcome = run_whole(&[&USER[..], &load, &times].concat());
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    let number = |name| outcome.number(name);
+    assert_eq!((number("/connections/opened"), number("/connections/failed")), (CONNECTIONS, 0), "{}", outcome.output);
+    assert_eq!(number("/connections/closes_answered"), CONNECTIONS, "{}", outcome.output);
+    // Each has its greeting back, and those that are active echo.
+    assert!(number("/messages/echoed") > CONNECTIONS, "{}", outcome.output);
+    assert_eq!(number("/messages/sent"), number("/messages/echoed"), "{}", outcome.output);
+    assert!(number("/measured/echoes") > 0, "{}", outcome.output);
+}
+
 #[test]
 fn good_echoes_of_all_sizes_and_depths_are_good() {
     if obstacle().is_some() {

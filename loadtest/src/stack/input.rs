@@ -182,8 +182,8 @@ impl Stack {
         }
         let Some(name) = entry.flight else { return true };
         self.flights[name].unanswered = 0;
-        if entry.window == 0 && head.window > 0 {
-            // What was sent as a probe was dropped.
+        if entry.window == 0 && head.window > 0 && self.flights[name].is_needed(entry.una) {
+            // What was sent as a probe was dropped. (A flight that only waits for the peer's FIN has another deadline.)
             let flight = &mut self.flights[name];
             flight.go_back(entry.una);
             flight.backoff = 0;

@@ -388,6 +388,12 @@ impl Stack {
         self.flights.len()
     }
 
+    /// Bytes of the pool for segments out of order that are in use.
+    #[must_use]
+    pub fn early_bytes(&self) -> usize {
+        self.reassembly.used()
+    }
+
     /// The entry of a connection, or that of one which has never been.
     fn entry(&self, key: u32) -> Entry {
         self.entries.get(key as usize).copied().unwrap_or_default()

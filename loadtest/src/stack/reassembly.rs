@@ -88,7 +88,6 @@ impl Reassembly {
     }
 
     /// Bytes in use.
-    #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         self.used
     }

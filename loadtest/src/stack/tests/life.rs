@@ -116,6 +116,21 @@ fn a_server_that_never_closes_is_waited_for_a_minute() {
     assert_eq!((bench.events(), bench.state(), bench.stack.active()), (vec![Event::Closed], State::Closed, 0));
 }
 
+/// Found by fuzzing: the wait had no end any more.
+#[test]
+fn a_window_that_opens_does_not_prolong_the_wait_for_the_servers_fin() {
+    let mut bench = Bench::open();
+    bench.stack.close(0, 0);
+    for window in [1000, 0, 1000] {
+        bench.window = window;
+        bench.peer(ACK, 0, 1, b"");
+    }
+    bench.sent();
+    let wait_ms = bench.wait();
+    assert!((60_000..60_100).contains(&wait_ms), "{wait_ms} ms");
+    assert_eq!((bench.events(), bench.stack.active()), (vec![Event::Closed], 0));
+}
+
 #[test]
 fn a_reset_of_what_is_closed_on_both_sides_is_its_end() {
     let mut bench = Bench::open();

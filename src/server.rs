@@ -424,7 +424,6 @@ fn bind_entry(
 ) -> Result<(), ServerError> {
     let is_tls = listen.is_tls;
     let door = Door { proxy: listen.proxy, ..Door::new(listen.protocol) };
-    let unix_door = || Door { hides_more: true, ..door.clone() };
     match &listen.at {
         At::Inet(addresses) => {
             for (address, socket) in bind_addresses(addresses, tcp_keepalive, patience)? {
@@ -434,22 +433,20 @@ fn bind_entry(
         At::Unix { path, mode } => {
             let address = Address::Unix(path.clone());
             let (socket, file) = patiently(&address, patience, || unix::bind(path, *mode))?;
-            bound.push(Bound { socket, address, door: unix_door(), is_tls, file: Some(file) });
+            bound.push(Bound { socket, address, door: door.clone(), is_tls, file: Some(file) });
         }
         At::Abstract(name) => {
             let address = Address::Abstract(name.clone());
             let socket = patiently(&address, patience, || unix::bind_abstract(name))?;
-            bound.push(Bound { socket, address, door: unix_door(), is_tls, file: None });
+            bound.push(Bound { socket, address, door: door.clone(), is_tls, file: None });
         }
         At::Systemd => {
             for (socket, address) in systemd::take().map_err(|cause| ServerError::Systemd { cause })? {
-                let is_inet = address.inet().is_some();
-                if is_inet {
+                if address.inet().is_some() {
                     let set = keep_alive(&SockRef::from(&socket), tcp_keepalive);
                     set.map_err(|source| ServerError::Listen { address: address.clone(), source })?;
                 }
-                let door = if is_inet { door.clone() } else { unix_door() };
-                bound.push(Bound { socket, address, door, is_tls, file: None });
+                bound.push(Bound { socket, address, door: door.clone(), is_tls, file: None });
             }
         }
     }

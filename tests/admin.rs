@@ -158,7 +158,6 @@ fn what_connections_do_is_counted() {
     }
 }
 
-/// An open message holds an inflater, and with it memory, until it ends or its connection does.
 /// A receive that brings a message says that it has brought all: no other one is made to find nothing.
 #[test]
 fn an_echo_takes_one_receive() {
@@ -174,6 +173,7 @@ fn an_echo_takes_one_receive() {
     assert!(empty < MESSAGES as f64 / 10.0, "{empty} receives have found nothing");
 }
 
+/// An open message holds an inflater, and with it memory, until it ends or its connection does.
 #[test]
 fn what_is_compressed_is_counted() {
     let (server, admin) = start(&["--workers", "1", "--deflate", "verify"]);

@@ -18,6 +18,7 @@ use common::peer::{Frame, Peer};
 use common::server::{Server, command, engine, limit_descriptors, run_to_end};
 use common::{MIB, PATIENCE, eventually, pattern};
 use rustix::process::Signal;
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// A path that no other test has.
 struct TestPath(PathBuf);
@@ -316,6 +317,24 @@ fn sockets_of_the_service_manager() {
         drop(early);
         assert_eq!(server.stop().code, Some(0));
         assert!(path.0.exists(), "the file is the service manager's");
+    }
+}
+
+/// MPTCP sockets (`SocketProtocol=mptcp` of a unit) do not say after a receive whether they hold more.
+#[test]
+fn multipath_tcp_of_the_service_manager() {
+    let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) else { return };
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(16).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _server = Server::launch(with_sockets(vec![high(listener)], "systemd"));
+    let client = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).unwrap();
+    client.connect(&address).unwrap();
+    let mut peer = Peer::over(TcpStream::from(client));
+    peer.send(common::peer::UPGRADE);
+    peer.expect_upgrade();
+    for size in [10, 100_000, MIB] {
+        peer.expect_echo(BINARY, pattern(1, size));
     }
 }
 

@@ -330,6 +330,11 @@ impl Lifecycle {
     /// Handles the waiting input as if it had been received now.
     pub(crate) fn resume(&mut self, shared: &mut Shared, now: u32) -> Option<Received> {
         self.facts.clear(Facts::LADEN);
+        if !self.state.is_served() {
+            // Its stage has failed.
+            self.session.release(shared);
+            return Some(Received::NOTHING);
+        }
         let Reply { output, event, frames, messages, kinds, then } = self.session.resume(shared)?;
         if self.state == State::Open {
             self.since = now;

@@ -162,6 +162,7 @@ fn remedy(engine: Engine, error: &io::Error) -> String {
         (_, Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP)) => {
             ": use --engine epoll or auto"
         }
+        (_, None) if error.kind() == io::ErrorKind::Unsupported => ": use --engine epoll or auto",
         _ => "",
     };
     format!("{}{advice}", cause(engine, error))
@@ -175,8 +176,26 @@ fn cause(engine: Engine, error: &io::Error) -> &'static str {
             "; io_uring is forbidden here (see sysctl kernel.io_uring_disabled, or the container's seccomp profile)"
         }
         (_, Some(libc::ENOSYS)) => "; this kernel has no io_uring, or a seccomp profile hides it",
-        (_, Some(libc::EINVAL | libc::EOPNOTSUPP)) => "; this kernel is too old for it (Linux 6.13 or newer is needed)",
+        (Engine::Uring, Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+            "; this kernel is too old for it (Linux 6.13 or newer is needed)"
+        }
+        (_, Some(libc::EINVAL | libc::EOPNOTSUPP)) => "; this kernel is too old for it",
         (_, Some(libc::ENOMEM)) => "; not enough memory, or RLIMIT_MEMLOCK is too low (ulimit -l)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the probe has found missing itself has no error number.
+    #[test]
+    fn what_runs_instead_is_named_whatever_is_missing() {
+        let old = || io::Error::new(io::ErrorKind::Unsupported, "io_uring keeps closed connections");
+        for source in [old(), io::Error::from_raw_os_error(libc::EINVAL), io::Error::from_raw_os_error(libc::EPERM)] {
+            let error = EngineError::Start { engine: Engine::Uring, source };
+            assert!(error.to_string().ends_with("use --engine epoll or auto"), "{error}");
+        }
     }
 }

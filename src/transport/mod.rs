@@ -34,8 +34,8 @@ pub(crate) struct Door {
     pub(crate) proxy: Option<Versions>,
     /// TLS comes next.
     pub(crate) tls: Option<Arc<Acceptor>>,
-    /// Its sockets do not say after a receive whether they hold more (`IORING_CQE_F_SOCK_NONEMPTY`): Unix sockets before
-    /// Linux 6.17.
+    /// Its sockets do not say after a receive whether they hold more (`IORING_CQE_F_SOCK_NONEMPTY`), as the native engine has
+    /// found out.
     pub(crate) hides_more: bool,
 }
 

@@ -1,5 +1,7 @@
+use flate2::{Compress, Compression, FlushCompress};
+
 use super::*;
-use crate::protocol::Settings;
+use crate::protocol::{Deflate, Settings};
 
 const TIMEOUTS: Timeouts =
     Timeouts { handshake: Some(10), idle: Some(21), stall: Some(40), close: Some(5), tick_us: 10_000 };
@@ -30,6 +32,26 @@ fn a_handshake_that_is_not_complete_is_aborted_to_the_tick() {
     receive(&mut life, &REQUEST[..20], 9);
     assert_eq!(life.due(&TIMEOUTS, false, 12), Due::Later(Some(13)), "a part of a request is no progress");
     assert_eq!(life.due(&TIMEOUTS, false, 13), Due::Abort);
+}
+
+/// A TLS record that is broken, behind one with a bomb.
+#[test]
+fn input_that_waits_when_its_stage_fails_is_dropped() {
+    let mut compress = Compress::new(Compression::fast(), false);
+    let mut bomb = Vec::with_capacity(64 << 10);
+    compress.compress_vec(&vec![0; 4 << 20], &mut bomb, FlushCompress::Sync).expect("compressed");
+    bomb.truncate(bomb.len() - 4);
+    let frame = [&[0xc1, 0xfe], &(bomb.len() as u16).to_be_bytes()[..], &[0; 4], &bomb].concat();
+    let offer = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    let request = [&REQUEST[..REQUEST.len() - 2], offer].concat();
+    let mut shared = Shared::new(Settings { deflate: Deflate::Pass, ..Settings::default() });
+    let mut life = Lifecycle::new(Protocol::WebSocket, true, 0);
+    life.received(&mut shared, &mut [&request[..], &frame, CLOSE].concat(), 1);
+    assert!(life.facts.has(Facts::LADEN) && shared.held() > 0);
+    life.refused(2);
+    let received = life.resume(&mut shared, 3).expect("it has waited");
+    assert!(received.output.is_empty() && received.event.is_none());
+    assert_eq!((life.state(), life.facts.has(Facts::LADEN), shared.held()), (State::Lingering, false, 0));
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::ioctl_fionbio;
+use rustix::net::{AddressFamily, ipproto, sockopt};
 
 use super::admission::Admission;
 use super::threads::{self, Workers};
 use super::{Engine, EngineError, system};
-use crate::transport::Door;
+use crate::transport::{Door, Doors};
 use crate::worker::{Control, Plan, WhenFull};
 use accepts::{Accepts, Listeners};
 
@@ -26,9 +27,18 @@ mod worker;
 
 pub(super) use probe::{features, probe};
 
-/// This kernel's Unix sockets say whether they hold more.
-fn tell_of_more(plan: &mut Plan) {
-    plan.doors = plan.doors.iter().map(|door| Door { hides_more: false, ..door.clone() }).collect();
+/// The doors of these listeners, with what their sockets say after a receive.
+fn look_at(doors: &[Door], listeners: &[OwnedFd]) -> Doors {
+    let door = |(door, listener): (&Door, &OwnedFd)| Door { hides_more: hides_more(listener), ..door.clone() };
+    doors.iter().zip(listeners).map(door).collect()
+}
+
+/// Whether the sockets of a listener do not say after a receive whether they hold more: Unix sockets before Linux 6.17, and MPTCP.
+fn hides_more(listener: &OwnedFd) -> bool {
+    if sockopt::socket_domain(listener).is_ok_and(|domain| domain == AddressFamily::UNIX) {
+        return !probe::unix_sockets_tell_of_more().unwrap_or(false);
+    }
+    sockopt::socket_protocol(listener).is_ok_and(|protocol| protocol != Some(ipproto::TCP))
 }
 
 /// Starts the workers, which share the listeners.
@@ -40,9 +50,11 @@ pub(super) fn start(
     // An accept of the ring waits only where the listener blocks.
     let cannot = system("prepare a listener");
     listeners.iter().try_for_each(|listener| Ok(ioctl_fionbio(listener, false)?)).map_err(cannot)?;
-    let hides_more = |plan: &Plan| plan.doors.iter().any(|door| door.hides_more);
-    if plans.first().is_some_and(hides_more) && probe::unix_sockets_tell_of_more().unwrap_or(false) {
-        plans.iter_mut().for_each(tell_of_more);
+    if let Some(plan) = plans.first() {
+        let doors = look_at(&plan.doors, &listeners);
+        for plan in &mut plans {
+            plan.doors = Arc::clone(&doors);
+        }
     }
     let controls = threads::controls(plans.len())?;
     let doorkeeper = threads::doorkeeper_control(when_full)?;

@@ -105,7 +105,7 @@ fn why_not(runs: &[&Run], metric: Metric) -> String {
         Some((FaultKind::NotSupported, why, _)) => format!("not supported: {why}"),
         Some((kind, why, count)) => format!("{} in {count} of {} rounds: {why}", kind.short(), runs.len()),
         None if runs.is_empty() => "not measured yet".to_owned(),
-        None => "not measured: it means nothing in this cell, or could not be told".to_owned(),
+        None => "not measured: not meaningful in this cell, or not available".to_owned(),
     }
 }
 

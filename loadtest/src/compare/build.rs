@@ -32,7 +32,7 @@ pub fn build(server: &Server) -> Option<Result<PathBuf, String>> {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = said.lines().collect();
             let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
-            Err(format!("the build failed ({status}); all of it is in {}, it ends with:\n  {last}", log.display()))
+            Err(format!("the build failed ({status}); its output is in {} and ends with:\n  {last}", log.display()))
         }
         Err(error) => Err(format!("the build cannot be started in {}: {error}", server.dir.display())),
     })

@@ -83,7 +83,7 @@ impl Need {
                 find_program(name, dir).is_none().then(|| format!("needs `{name}`, which is not in PATH"))
             }
             Self::File(path) => {
-                (!dir.join(path).exists()).then(|| format!("needs {}, which is not there", dir.join(path).display()))
+                (!dir.join(path).exists()).then(|| format!("needs {}, which does not exist", dir.join(path).display()))
             }
             Self::IoUring => ringio_error().map(|error| format!("needs io_uring: {error}")),
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),

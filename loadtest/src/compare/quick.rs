@@ -49,12 +49,12 @@ pub fn comparison(commands: &[NamedCommand], urls: &[String], cells: &Cells) -> 
     let url = match urls {
         [] => None,
         [url] => Some(url.as_str()),
-        _ => return Err("with --server there is one URL for all, in which {port} stands for each one's own".to_owned()),
+        _ => return Err("with --server give one URL for all servers; {port} in it is each server's port".to_owned()),
     };
     let mut servers = Vec::new();
     for command in commands {
         if !command.command.contains("{port}") && url.is_none_or(|url| url.contains("{port}")) {
-            let help = "write {port} where it is told its port, or give a URL without it";
+            let help = "write {port} in place of its port, or give a URL without {port}";
             return Err(format!("--server {:?}: it does not know where to listen: {help}", command.name));
         }
         if servers.iter().any(|server: &super::file::Server| server.name == command.name) {

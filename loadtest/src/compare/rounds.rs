@@ -205,7 +205,7 @@ impl<'a> Conductor<'a> {
                 }
                 let rate = self.results.cells[slot.cell].rate_per_s;
                 rate.map(|rate| (cell.clone(), Some(rate)))
-                    .ok_or_else(|| "no server had a rate in the discarded round, so there is none for all".to_owned())
+                    .ok_or_else(|| "no server had a rate in the discarded round, so there is no common rate".to_owned())
             }
         }
     }

@@ -444,7 +444,7 @@ impl Conductor {
             let Some(peer) = seat.peer.filter(|_| seat.lost.is_none() && late(seat.heard_ns, SILENCE_NS)) else {
                 continue;
             };
-            self.refuse(peer, "member 0 has not heard of this member for too long, and gone on without it");
+            self.refuse(peer, "member 0 heard nothing from this member for too long, and went on without it");
             self.lose(member, &format!("nothing was heard of it for {} s", SILENCE_NS / 1_000_000_000), now_ns);
         }
         let time = crate::parsing::show_duration(std::time::Duration::from_nanos(self.setup.meet_timeout_ns));

@@ -111,7 +111,7 @@ impl Missing {
     /// The meeting in words.
     #[must_use]
     pub fn text(&self) -> String {
-        format!("{} lost {:.1} s after the start ({}): what it did is not in here", self.name, self.from_s, self.why)
+        format!("{} lost {:.1} s after the start ({}): its work is not included", self.name, self.from_s, self.why)
     }
 }
 

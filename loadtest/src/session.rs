@@ -1,4 +1,5 @@
-//! The judge of one connection's echoes: what was sent, what has come back, and whether it is the same.
+//! The checks of one connection's echoes: which messages were sent, which have come back, and whether the bytes are
+//! equal.
 //!
 //! No I/O and no clock: bytes and time come in as arguments.
 
@@ -11,25 +12,25 @@ use crate::stats::{Counter, Tally};
 use crate::times::{NO_TIMES, SendTimes};
 use crate::websocket::frames::{Event, FrameReader, ServerClose, Violation};
 
-/// Overtaken messages that a connection remembers; what has been overtaken by so many is lost.
+/// Limit of overtaken messages that a connection remembers; older ones count as lost.
 const MAX_OVERTAKEN: usize = 4096;
 
-/// So many of the identification's letters must be right for a message to be taken for a damaged echo, rather than for
-/// something else altogether.
+/// The least number of identification bytes that must match for a message to count as a damaged echo rather than as
+/// something else.
 const FAMILIAR: usize = ID_LEN / 2;
 
 /// The state of a connection's messages. Small: there may be a million of them.
 #[derive(Debug)]
 pub struct Session {
     reader: FrameReader,
-    /// Only there while something is not as it should be.
+    /// Allocated only while echoes are out of order or in doubt.
     trouble: Option<Box<Trouble>>,
-    /// When the message in flight was sent, or where in [`SendTimes`] this session's times are.
+    /// When the message in flight was sent, or the position of this session's times in [`SendTimes`].
     times: u64,
     number: u32,
     /// Messages sent; the next one's sequence number.
     sent: u32,
-    /// Messages that are settled or overtaken: the next echo's sequence number.
+    /// Messages settled or overtaken: the sequence number of the next expected echo.
     echoed: u32,
     /// Payload bytes of the arriving message so far.
     received: u32,
@@ -42,25 +43,25 @@ pub struct Judging<'a> {
     pub now_ns: u64,
     /// The sent messages.
     pub messages: &'a Messages,
-    /// Since when it counts.
+    /// When the measured time began.
     pub times: &'a mut SendTimes,
     /// The counters.
     pub tally: &'a mut Tally,
-    /// This side has sent its Close: echoes are late.
+    /// This side has sent its Close: echoes count as late.
     pub is_closing: bool,
-    /// The server has sent its Close: there must be no more data.
+    /// The server has sent its Close: no more data may follow.
     pub is_closed: bool,
-    /// The inflaters, if compression was offered.
+    /// The inflaters, if compression is offered.
     pub codecs: Option<&'a mut Codecs>,
-    /// The connection's key, by which they know it.
+    /// The connection's key in the inflaters.
     pub key: u32,
 }
 
-/// Requests of the server besides echoes.
+/// Control frames from the server.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// The payload of a ping that is to be answered: the latest (RFC 6455 section 5.5.3), if it came before the server's
-    /// Close (section 5.5.2).
+    /// The payload of the latest ping to be answered (RFC 6455 section 5.5.3), if it came before the server's Close
+    /// (section 5.5.2).
     pub ping: Option<Box<[u8]>>,
     /// The payloads of pongs.
     pub pongs: Vec<Box<[u8]>>,
@@ -71,15 +72,16 @@ pub struct Signals {
 /// The out-of-order state of a connection.
 #[derive(Debug, Default)]
 struct Trouble {
-    /// The arriving message is not the expected one, or not as expected.
+    /// The arriving message is unexpected, or differs from the expected one.
     doubt: Option<Doubt>,
-    /// Messages that a later one has overtaken, in their order, and since when they count.
+    /// Overtaken messages in order, each with the time since which it counts.
     overtaken: VecDeque<(u32, Option<u64>)>,
-    /// Messages with which the server is still to begin: they are not judged.
+    /// Number of welcome messages that the server is still to send; they are not checked.
     welcomes: u32,
 }
 
-/// A message that is not the expected one: as much of its identification as has arrived, until it is known what it is.
+/// An arriving message that differs from the expected one: the part of its identification received so far, and the
+/// verdict.
 #[derive(Debug)]
 struct Doubt {
     id: [u8; ID_LEN],
@@ -89,22 +91,22 @@ struct Doubt {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The identification has not arrived in full.
+    /// The identification is incomplete.
     Open,
     /// The expected message with wrong bytes.
     Corrupted,
-    /// An earlier message that had been overtaken; whether its bytes are right so far.
+    /// An earlier, overtaken message; `intact` says whether its bytes have matched so far.
     Overtaken { sequence: u32, intact: bool },
-    /// A message that has come before.
+    /// A message that has already come back.
     Duplicated,
-    /// Not a sent message, or an echo damaged beyond recognition: the latter if its length is right.
+    /// Not a sent message, or an echo damaged beyond recognition. It counts as damaged if its length is right.
     Strange,
     /// A message that was never sent.
     Unexpected,
 }
 
 impl Session {
-    /// A connection with this number in the whole run.
+    /// The session of connection number `number` in the whole run.
     #[must_use]
     pub fn new(number: u32, messages: &Messages) -> Self {
         let welcomes = messages.welcomes();
@@ -119,14 +121,14 @@ impl Session {
         self.number
     }
 
-    /// Messages whose echo is still to come, but for those that have been overtaken.
+    /// Messages in flight, without overtaken ones.
     #[inline]
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.sent.wrapping_sub(self.echoed)
     }
 
-    /// Messages sent, the greeting among them.
+    /// Messages sent, including the greeting.
     #[inline]
     #[must_use]
     pub fn sent(&self) -> u32 {
@@ -177,15 +179,14 @@ impl Session {
         id
     }
 
-    /// Takes the next message to send, whose latency will not be asked for: a connection that is to be idle gets no
-    /// place for times.
+    /// Takes the next message to send without recording a time: an idle connection needs no place for times.
     #[inline]
     pub fn send_untimed(&mut self, tally: &mut Tally) -> MessageId {
         tally.count(Counter::Sent);
         self.send_unread()
     }
 
-    /// Takes the next message to send, whose echo is not going to be read.
+    /// Takes the next message to send, whose echo will not be read.
     #[inline]
     pub fn send_unread(&mut self) -> MessageId {
         let id = self.next_id();
@@ -193,12 +194,12 @@ impl Session {
         id
     }
 
-    /// Compression was agreed on.
+    /// The connection has agreed on compression.
     pub fn allow_compression(&mut self) {
         self.reader.allow_compression();
     }
 
-    /// Takes what has arrived.
+    /// Processes received bytes.
     #[inline]
     pub fn receive(&mut self, mut input: &[u8], judging: &mut Judging) -> Result<Signals, Violation> {
         let mut signals = Signals::default();
@@ -222,7 +223,7 @@ impl Session {
         Ok(signals)
     }
 
-    /// Some of a compressed message's payload: what is in it is judged.
+    /// Inflates part of a compressed message's payload and checks the result.
     #[inline(never)]
     fn inflate(&mut self, text: bool, bytes: &[u8], end: bool, judging: &mut Judging) -> Result<(), Violation> {
         let Some(codecs) = judging.codecs.take() else { return Err(Violation::ReservedBit) };
@@ -235,7 +236,7 @@ impl Session {
         outcome
     }
 
-    /// Some of a message.
+    /// Checks part of a message's payload.
     #[inline]
     fn take(&mut self, text: bool, bytes: &[u8], end: bool, judging: &mut Judging) {
         if self.trouble.is_some() && self.is_welcome(end, judging) {
@@ -263,7 +264,7 @@ impl Session {
         }
     }
 
-    /// Whether a message is one of those with which the server begins; `end` says that it has come in full.
+    /// Whether a message is one of the server's welcome messages; `end` says that it is complete.
     #[cold]
     fn is_welcome(&mut self, end: bool, judging: &mut Judging) -> bool {
         let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.welcomes > 0) else { return false };
@@ -277,12 +278,12 @@ impl Session {
         true
     }
 
-    /// An answer has come, of which nothing else is known: it is for the oldest message in flight, if there is one.
+    /// An answer of unknown content has arrived: it is credited to the oldest message in flight, if there is one.
     fn answered(&mut self, judging: &mut Judging) {
         if self.in_flight() == 0 {
             return judging.tally.count(Counter::Pushed);
         }
-        // Answers so far: the bytes of answers are of no interest.
+        // `received` counts answers here: their bytes are not checked.
         self.received += 1;
         if let Expect::Answers(count) = judging.messages.expect()
             && self.received >= count
@@ -307,7 +308,7 @@ impl Session {
         Ok(Some(Event::Payload { text: messages.is_text(), compressed: false, bytes, end }))
     }
 
-    /// The next message whose echo is to come.
+    /// The message whose echo is expected next.
     #[inline]
     fn expected(&self) -> MessageId {
         MessageId { connection: self.number, sequence: self.echoed }
@@ -318,7 +319,7 @@ impl Session {
         self.trouble.as_ref().is_some_and(|trouble| trouble.doubt.is_some())
     }
 
-    /// The arriving message is complete: counts it as what it is.
+    /// The arriving message is complete: counts it by its verdict.
     #[inline]
     fn settle(&mut self, judging: &mut Judging) {
         let received = std::mem::take(&mut self.received) as usize;
@@ -330,7 +331,7 @@ impl Session {
         self.settle_expected(end, judging);
     }
 
-    /// The expected message has come, and ends as `end`.
+    /// The expected message is complete and counts as `end`.
     #[inline]
     fn settle_expected(&mut self, end: Counter, judging: &mut Judging) {
         let since_ns = judging.times.settled(self.times, self.number, self.echoed);
@@ -347,7 +348,7 @@ impl Session {
         let doubt = self.trouble.as_mut().and_then(|trouble| trouble.doubt.take());
         match doubt.map(|doubt| doubt.verdict) {
             None if received == expected_size => self.settle_expected(good_end(judging), judging),
-            // An open verdict here means that the message ended early, with an empty frame.
+            // A verdict still open here means that the message ended early, with an empty frame.
             None | Some(Verdict::Corrupted | Verdict::Open) => self.settle_expected(Counter::Corrupted, judging),
             Some(Verdict::Strange) if received == expected_size && self.in_flight() > 0 => {
                 self.settle_expected(Counter::Corrupted, judging);
@@ -365,7 +366,7 @@ impl Session {
         }
     }
 
-    /// A message that had been overtaken has come after all.
+    /// An overtaken message has come back after all.
     fn settle_overtaken(&mut self, sequence: u32, is_intact: bool, judging: &mut Judging) {
         let Some(trouble) = &mut self.trouble else { return };
         let Ok(at) = trouble.overtaken.binary_search_by_key(&sequence, |&(sequence, _)| sequence) else { return };
@@ -377,7 +378,7 @@ impl Session {
         }
     }
 
-    /// Finds out what a message is that is not the expected one, or not as expected.
+    /// Identifies a message that differs from the expected one.
     #[cold]
     fn doubt(&mut self, text: bool, bytes: &[u8], end: bool, judging: &mut Judging) {
         let (at, messages, expected) = (self.received as usize, judging.messages, self.expected());
@@ -385,7 +386,7 @@ impl Session {
         let in_flight = self.in_flight();
         let is_first = self.echoed == 0;
         let doubt = self.trouble.get_or_insert_default().doubt.get_or_insert_with(|| {
-            // The bytes before this piece were as expected.
+            // The bytes before this piece matched.
             Doubt { id: expected.encode(), have: at.min(ID_LEN), verdict: Verdict::Open }
         });
         if let Verdict::Overtaken { sequence, intact } = &mut doubt.verdict {
@@ -396,11 +397,11 @@ impl Session {
         if doubt.verdict != Verdict::Open {
             return;
         }
-        // Corrupted unless it is found out to be another message: that needs all of the identification.
+        // Corrupted, unless the identification names another message: that needs all of its bytes.
         if !has_id || at >= ID_LEN {
             doubt.verdict = match in_flight {
                 0 => Verdict::Unexpected,
-                // The first message may well be a welcome.
+                // The first message may be a welcome.
                 _ if !has_id && is_first => Verdict::Strange,
                 _ => Verdict::Corrupted,
             };
@@ -410,7 +411,7 @@ impl Session {
         doubt.id[doubt.have..doubt.have + taken].copy_from_slice(&bytes[..taken]);
         doubt.have += taken;
         if doubt.have < ID_LEN {
-            // Too short to say what it is, if this is all: an echo only if that is to be so short.
+            // Too short to be identified: it is an echo only if that is as short.
             if end {
                 doubt.verdict = Verdict::Strange;
             }
@@ -423,8 +424,8 @@ impl Session {
         }
     }
 
-    /// What a message with this identification is, whose first bytes behind it are `rest`. `None` if it is one that is in
-    /// flight, and right so far: then it is the expected one now.
+    /// The verdict on a message with this identification, whose next bytes are `rest`. `None` if it is a message in
+    /// flight that has matched so far: it is then the expected one.
     fn identify(&mut self, id: &[u8; ID_LEN], text: bool, rest: &[u8], judging: &mut Judging) -> Option<Verdict> {
         let in_flight = self.in_flight();
         let expected = self.expected().encode();
@@ -456,7 +457,7 @@ impl Session {
         }
     }
 
-    /// Message `sequence` has come before those from the expected one on.
+    /// Message `sequence` has overtaken all messages from the expected one on.
     fn overtake(&mut self, sequence: u32, judging: &mut Judging) {
         let overtaken = &mut self.trouble.get_or_insert_default().overtaken;
         while self.echoed != sequence {
@@ -470,7 +471,7 @@ impl Session {
         }
     }
 
-    /// The connection is gone: what has not come back is lost, and what was due until `until_ns` and not sent never will be.
+    /// The connection has ended: messages without an echo count as lost, and those due until `until_ns` as unsent.
     pub fn abandon(&mut self, times: &mut SendTimes, tally: &mut Tally, until_ns: u64) {
         let overtaken = self.trouble.take().map_or(0, |trouble| trouble.overtaken.len());
         tally.counts[Counter::Lost] += u64::from(self.in_flight()) + overtaken as u64;
@@ -478,13 +479,13 @@ impl Session {
         tally.counts[Counter::Unsent] += times.release(std::mem::replace(&mut self.times, NO_TIMES), until_ns);
     }
 
-    /// The connection is gone, and its echoes were not to be read.
+    /// The connection of a slow reader has ended.
     pub fn forget(&mut self) {
         self.echoed = self.sent;
     }
 }
 
-/// The state in which a good echo ends.
+/// The counter for a good echo.
 #[inline]
 fn good_end(judging: &Judging) -> Counter {
     if judging.is_closing { Counter::Late } else { Counter::Echoed }

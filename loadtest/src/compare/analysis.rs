@@ -1,5 +1,5 @@
-//! Conclusions from the measurements: medians, ratios to the baseline with their verdicts, groups of servers that cannot be
-//! told apart, drift, and conditions that fail a comparison.
+//! Conclusions from the measurements: medians, ratios to the baseline with their verdicts, groups of servers without a
+//! significant difference, drift, and conditions that fail a comparison.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,10 +10,10 @@ use super::results::{CellReport, Compared, FaultKind, Results, Run};
 use super::statistics::{Paired, Verdict, drift, holm, median};
 use crate::verdict::Bound;
 
-/// Rounds that count, of one server in one cell by one metric: round and value.
+/// The valid values of one server in one cell for one metric, as pairs of round and value.
 type Values = Vec<(u32, f64)>;
 
-/// Computes [`Results::comparisons`] anew.
+/// Recomputes [`Results::comparisons`].
 pub fn analyse(results: &mut Results) {
     let mut all = Vec::new();
     for metric in Metric::ALL {
@@ -29,8 +29,8 @@ pub fn analyse(results: &mut Results) {
     results.comparisons = all;
 }
 
-/// One server in one cell, before the correction for the number of pairs. `None` if there is nothing to be said by this
-/// metric: it was not measured, and is not what the cell is for.
+/// One server in one cell, before the correction for the number of pairs. `None` if there is no value for this metric
+/// and it is not the cell's own.
 fn compare(results: &Results, server: &str, cell: &CellReport, metric: Metric) -> Option<(Compared, Option<Paired>)> {
     let runs = counted_runs(results, server, &cell.name);
     let own = values(&runs, metric);
@@ -76,7 +76,7 @@ fn values(runs: &[&Run], metric: Metric) -> Values {
     values
 }
 
-/// Ratios of the rounds that count for both. A value of 0 (memory that did not grow) has no ratio.
+/// Ratios of the rounds that are valid for both. A value of 0 (memory that did not grow) has no ratio.
 fn ratios(own: &Values, base: &Values) -> Vec<f64> {
     let of_round = |&(round, value): &(u32, f64)| {
         let (_, base) = base.iter().find(|it| it.0 == round)?;
@@ -92,7 +92,7 @@ pub fn ratios_of(results: &Results, server: &str, cell: &CellReport) -> Vec<f64>
     ratios(&of(server), &of(&results.settings.baseline))
 }
 
-/// Why no round of a server counts: the fault that most of them have.
+/// Why no round of a server is valid: its most frequent fault.
 fn why_not(runs: &[&Run], metric: Metric) -> String {
     let mut counts: Vec<(FaultKind, &str, usize)> = Vec::new();
     for fault in runs.iter().flat_map(|run| &run.faults).filter(|fault| fault.kind.spoils(metric)) {
@@ -105,7 +105,7 @@ fn why_not(runs: &[&Run], metric: Metric) -> String {
         Some((FaultKind::NotSupported, why, _)) => format!("not supported: {why}"),
         Some((kind, why, count)) => format!("{} in {count} of {} rounds: {why}", kind.short(), runs.len()),
         None if runs.is_empty() => "not measured yet".to_owned(),
-        None => "not measured: it means nothing in this cell, or could not be told".to_owned(),
+        None => "not measured: not meaningful in this cell, or not available".to_owned(),
     }
 }
 
@@ -122,8 +122,8 @@ fn judge(results: &Results, compared: &mut [(Compared, Option<Paired>)]) {
     }
 }
 
-/// The servers of a cell that cannot be told apart from the best of each group, the best group first. References are in
-/// none.
+/// Groups of a cell's servers that do not differ significantly from the best of their group, the best group first.
+/// References are not ranked.
 #[must_use]
 pub fn groups(results: &Results, cell: &CellReport) -> Vec<Vec<String>> {
     let metric = cell.metric;
@@ -147,7 +147,7 @@ pub fn groups(results: &Results, cell: &CellReport) -> Vec<Vec<String>> {
     groups
 }
 
-/// Which of these are worse than the first of them, corrected for their number.
+/// Which servers are significantly worse than the first one, corrected for their number.
 fn behind_first(results: &Results, cell: &CellReport, order: &[&Compared]) -> Vec<bool> {
     let settings = &results.settings;
     let of = |it: &Compared| values(&counted_runs(results, &it.server, &cell.name), cell.metric);
@@ -191,8 +191,8 @@ pub fn warnings(results: &Results) -> Vec<String> {
     warnings
 }
 
-/// A condition like `ringecho/ws cpu-per-echo > 1.03`, or with ` in CELL` behind the metric: where it holds, in any cell, the
-/// comparison has failed.
+/// A condition like `ringecho/ws cpu-per-echo > 1.03`, or with ` in CELL` after the metric. If it holds in any cell,
+/// the comparison fails.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     text: String,
@@ -244,7 +244,7 @@ impl fmt::Display for Condition {
 }
 
 impl Condition {
-    /// Names in the condition that no result of this comparison has.
+    /// Names in the condition that do not occur in the results.
     pub fn check_names<'a>(
         &self,
         servers: impl Iterator<Item = &'a str> + Clone,
@@ -264,7 +264,7 @@ impl Condition {
         }
     }
 
-    /// Where it holds: a sentence for each cell. A missing measurement counts as holding.
+    /// The cells in which it holds, with a sentence for each. A missing measurement counts as holding.
     #[must_use]
     pub fn breaches(&self, results: &Results) -> Vec<String> {
         let mut breaches = Vec::new();

@@ -1,4 +1,4 @@
-//! Builds servers, and keeps the output of the builds.
+//! Builds servers and stores the output of the builds.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::process::Stdio;
 use super::file::Server;
 use super::process::shell;
 
-/// Number of lines shown of a failed build.
+/// Number of last lines shown of a failed build.
 const LAST_LINES: usize = 20;
 
-/// Builds `server`; `None` if there is nothing to build. Gives the file with all that the build said, or why it failed.
+/// Builds `server`; `None` if it has no build command. Returns the file with the build's output, or the error.
 pub fn build(server: &Server) -> Option<Result<PathBuf, String>> {
     let command = server.build.as_ref()?;
     if let Some(why) = &server.skip {
@@ -32,7 +32,7 @@ pub fn build(server: &Server) -> Option<Result<PathBuf, String>> {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = said.lines().collect();
             let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
-            Err(format!("the build failed ({status}); all of it is in {}, it ends with:\n  {last}", log.display()))
+            Err(format!("the build failed ({status}); its output is in {} and ends with:\n  {last}", log.display()))
         }
         Err(error) => Err(format!("the build cannot be started in {}: {error}", server.dir.display())),
     })

@@ -7,7 +7,7 @@ use super::results::{CellReport, Results, ServerReport};
 use super::table::{Matrix, add};
 use crate::output::html::escape;
 
-/// Colours for a picture that stands alone, in a README say, in light and in dark.
+/// Colours of a standalone picture, for light and dark mode.
 const ALONE: &str = "\
 svg { background: #fff; } text { font: 13px system-ui, sans-serif; fill: #57606a; } .title { font-weight: 600; fill: #1b1f24; }
 .tick.x { text-anchor: middle; } .tick.y { text-anchor: end; } .grid { stroke: #d8dee4; } .axis { stroke: #57606a; }
@@ -23,8 +23,8 @@ svg { background: #fff; } text { font: 13px system-ui, sans-serif; fill: #57606a
   .bar { fill: #6b7785; } .bar.own, text.own { fill: #58a6ff; } .bar.reference { fill: #3d4752; }
 }";
 
-/// A chart that stands alone: of one cell with processor times and one with memory, bars of both beside each other; else the
-/// ratios in all cells below each other.
+/// A standalone chart: for one cell with processor times and one with memory, bars of both side by side; otherwise the
+/// ratios in all cells, one below the other.
 #[must_use]
 pub fn alone(results: &Results) -> String {
     let matrix = Matrix::of(results);
@@ -62,12 +62,12 @@ fn all_dots(matrix: &Matrix) -> (String, f64) {
     (body, y + 10.0)
 }
 
-/// Where the bars of processor time and of memory begin, and how long they are at most; behind them is room for figures.
+/// The left edges and the maximum lengths of the bars of processor time and of memory; figures follow the bars.
 const BARS: [f64; 2] = [170.0, 425.0];
 const BAR_MAX: f64 = 140.0;
 const BAR_ROW: f64 = 22.0;
 
-/// Servers by processor time; the bars of memory are logarithmic, for there servers differ by factors of a thousand.
+/// Servers by processor time. The bars of memory are logarithmic, since servers differ by factors of a thousand.
 fn bars(matrix: &Matrix, cpu: &CellReport, memory: &CellReport) -> (String, f64) {
     let value = |server: &ServerReport, cell: &CellReport| {
         let compared = matrix.compared(server, cell)?;

@@ -1,9 +1,9 @@
-//! Properties of the machine that affect its speed: shown in reports, so that readers can compare runs.
+//! Properties of the machine that affect its speed, shown in reports so that readers can compare runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Each that this machine tells.
+/// The known properties of this machine.
 #[must_use]
 pub fn of_this_machine() -> BTreeMap<String, String> {
     let mut conditions = BTreeMap::new();
@@ -27,7 +27,7 @@ pub fn of_this_machine() -> BTreeMap<String, String> {
     conditions
 }
 
-/// What the kernel does against flaws of this processor that costs time.
+/// The kernel's mitigations of processor vulnerabilities that cost time.
 fn mitigations(directory: &Path) -> String {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found: Vec<String> = entries

@@ -1,4 +1,4 @@
-//! The definition of a comparison: TOML files parsed into checked, plain data. docs/COMPARISON.md describes the form.
+//! The definition of a comparison: TOML files parsed into checked, plain data. docs/COMPARISON.md describes the format.
 
 mod cells;
 mod mistake;
@@ -15,8 +15,8 @@ pub use self::raw::{Class, Fresh, Idle, Port, Rate, StopSignal};
 use super::needs::Need;
 use super::words::{nearest, unknown};
 
-/// Defaults of `[compare]`, as docs/COMPARISON.md says: with 9 rounds the second smallest and second largest of the ratios
-/// are an interval of 96 %.
+/// Defaults of `[compare]`, as documented in docs/COMPARISON.md. With 9 rounds the second smallest and second largest
+/// ratios form an interval of 96 %.
 const ROUNDS: u32 = 9;
 const DISCARD: u32 = 1;
 const DURATION: Duration = Duration::from_secs(2);
@@ -30,17 +30,17 @@ const URL: &str = "ws://127.0.0.1:{port}/";
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Rounds beyond this are a slip.
+/// A limit against typing errors.
 const MAX_ROUNDS: u32 = 1000;
 
-/// A whole comparison.
+/// The definition of a comparison.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// Of all of it.
+    /// The settings that apply to all servers and cells.
     pub settings: Settings,
-    /// In the order of the files.
+    /// The servers, in the order of the files.
     pub servers: Vec<Server>,
-    /// In the order of the files.
+    /// The cells, in the order of the files.
     pub cells: Vec<Cell>,
 }
 
@@ -63,7 +63,7 @@ pub struct Settings {
     pub retries: u32,
 }
 
-/// `[[server]]`, with what it has from `[defaults]`.
+/// `[[server]]`, merged with `[defaults]`.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "docs/COMPARISON.md describes the keys of the same names")]
 pub struct Server {
@@ -72,10 +72,10 @@ pub struct Server {
     pub language: Option<String>,
     pub version: Option<String>,
     pub version_cmd: Option<String>,
-    /// Absolute.
+    /// The server's directory, absolute.
     pub dir: PathBuf,
     pub build: Option<String>,
-    /// Split into words, with placeholders.
+    /// The command, split into words, with placeholders.
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub port: Port,
@@ -91,7 +91,7 @@ pub struct Server {
     pub skip: Option<String>,
 }
 
-/// How it is known that a server takes connections.
+/// How a server's readiness is detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadyWhen {
     /// Something listens at its URL.
@@ -102,19 +102,19 @@ pub enum ReadyWhen {
     Log(String),
 }
 
-/// What a server can do at most; `None` is no limit.
+/// The limits of a server; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a message.
+    /// The largest message in bytes.
     pub max_message: Option<u64>,
-    /// Connections; `None` is what the limit on descriptors leaves.
+    /// Connections; `None` is limited only by the descriptors.
     pub max_connections: Option<u64>,
-    /// Messages in flight on a connection.
+    /// Messages in flight per connection.
     pub max_depth: Option<u64>,
 }
 
 impl Comparison {
-    /// Reads `files` and what they include.
+    /// Reads `files` and the files they include.
     pub fn read(files: &[PathBuf]) -> Result<Self, Mistake> {
         let mut reading = Reading::default();
         for file in files {
@@ -123,14 +123,14 @@ impl Comparison {
         reading.finish(files)
     }
 
-    /// The baseline's place among the servers.
+    /// The baseline's index among the servers.
     #[must_use]
     pub fn baseline(&self) -> Option<usize> {
         self.servers.iter().position(|server| server.name == self.settings.baseline)
     }
 
-    /// Leaves only the servers and cells that `words` name: a word with `*` names all that match. Words that name servers
-    /// leave all cells, and the other way round. The baseline always stays.
+    /// Keeps only the servers and cells that `words` name; `*` in a word matches anything. If only servers are named,
+    /// all cells stay, and the other way round. The baseline always stays.
     pub fn keep_only(&mut self, words: &[String]) -> Result<(), String> {
         let only = Only::of(words, self.servers.iter().map(|it| &*it.name), self.cells.iter().map(|it| &*it.name))?;
         let baseline = self.settings.baseline.clone();
@@ -147,7 +147,7 @@ pub(super) struct Only<'a> {
 }
 
 impl<'a> Only<'a> {
-    /// What these words name; each must name something.
+    /// The items that these words name; each word must match something.
     pub(super) fn of<'n>(
         words: &'a [String],
         servers: impl Iterator<Item = &'n str>,
@@ -175,7 +175,7 @@ impl<'a> Only<'a> {
     }
 }
 
-/// Whether `name` is what `pattern` says, in which `*` stands for anything.
+/// Whether `name` matches `pattern`, in which `*` stands for anything.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
@@ -200,7 +200,7 @@ struct Reading {
     cells: Vec<(usize, Range<usize>, raw::Cell)>,
 }
 
-/// A file's text, to say where in it a mistake is.
+/// A file's text, for the position of an error.
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
@@ -219,7 +219,8 @@ impl Source {
 }
 
 impl Reading {
-    /// Reads a file, for the `include` at `by` of an earlier one or by itself. What has been read already is not again.
+    /// Reads a file, either directly or for the `include` at `by` of an earlier one. A file that has been read already
+    /// is skipped.
     fn read(&mut self, path: &Path, by: Option<(usize, Range<usize>)>) -> Result<(), Mistake> {
         let found = path.canonicalize().and_then(|identity| Ok((std::fs::read_to_string(path)?, identity)));
         let (text, identity) = found.map_err(|error| match by {
@@ -350,7 +351,7 @@ impl Reading {
     }
 }
 
-/// Names stand in file names, on the command line and in tables.
+/// Checks a name: names occur in file names, on the command line and in tables.
 fn check_name(name: &str) -> Result<(), String> {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
     if !name.is_empty() && name.chars().all(is_good) {
@@ -359,10 +360,10 @@ fn check_name(name: &str) -> Result<(), String> {
     Err(format!("`name`: {name:?} is not made of letters, digits and -_.+"))
 }
 
-/// What may stand in braces in a server's texts.
+/// The placeholders allowed in a server's texts.
 pub(super) const PLACEHOLDERS: [&str; 4] = ["port", "cpus", "threads", "ringecho"];
 
-/// Refuses words in braces that are no placeholders. Braces around other than lower-case letters are left alone: JSON, say.
+/// Rejects unknown placeholders. Braces around anything other than lower-case letters are kept, such as JSON.
 fn check_placeholders(key: &str, text: &str) -> Result<(), String> {
     for part in text.split('{').skip(1) {
         let Some((word, _)) = part.split_once('}') else { continue };
@@ -459,7 +460,7 @@ pub(super) fn check_quick_name(name: &str) -> Result<(), String> {
     check_name(name)
 }
 
-/// A server of the command line: everything else is as it is by default.
+/// A server from the command line, with defaults for everything else.
 pub(super) fn quick_server(name: &str, command: &str, url: Option<&str>) -> Result<Server, String> {
     let directory = std::env::current_dir().map_err(|error| format!("the current directory: {error}"))?;
     let spanned = |text: &str| toml::Spanned::new(0..0, text.to_owned());
@@ -474,7 +475,7 @@ pub(super) fn quick_server(name: &str, command: &str, url: Option<&str>) -> Resu
         .map_err(|mistake| format!("--server {name}: {}", mistake.message()))
 }
 
-/// `[compare]` for servers of the command line.
+/// `[compare]` for servers from the command line.
 pub(super) fn quick_settings(baseline: &str, rounds: u32, duration: Duration, warmup: Duration) -> Settings {
     Settings {
         title: "Comparison".to_owned(),
@@ -493,7 +494,7 @@ pub(super) fn quick_settings(baseline: &str, rounds: u32, duration: Duration, wa
     }
 }
 
-/// Cells of the command line.
+/// Cells from the command line.
 pub(super) fn quick_cells(
     settings: &Settings,
     connections: &[u32],

@@ -18,41 +18,41 @@ use crate::websocket::frames::{
 };
 use crate::websocket::handshake::{Answer, Extras, UpgradeRequest};
 
-/// For all of a check. A server that is slower than this at one message is none that could be measured.
+/// Time limit of a whole check. A server that needs more time for one message cannot be measured.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one read or write waits before the other is tried: a server may send before it has received all.
+/// Timeout of one read or write, after which the other is tried: a server may send before it has received everything.
 const TURN: Duration = Duration::from_millis(5);
 
-/// What is read at once.
+/// Size of the read buffer.
 const READ: usize = 64 << 10;
 
-/// The large message.
+/// Size of the large message.
 const LARGE: usize = 1 << 20;
 
-/// Messages in one segment.
+/// Number of messages in one segment.
 const AT_ONCE: usize = 16;
 
-/// The opcode of a fragment that is not the first.
+/// The opcode of a continuation frame.
 const CONTINUATION: u8 = 0;
 
-/// Masking keys need not be secret here: no proxy has to be protected from a measurement.
+/// The masking key need not be random here: no proxy is between the two sides.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A check and what came of it.
+/// A check and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     /// Its name.
     pub name: String,
-    /// What was wrong; absent if nothing was.
+    /// The fault; absent if the check has passed.
     pub fault: Option<String>,
 }
 
 type CheckOf = fn(&Target) -> Result<(), String>;
 
-/// With frames.
+/// The checks of WebSocket servers.
 const CHECKS: [(&str, CheckOf); 8] = [
     ("handshake", |target| Client::open(target).map(drop)),
     ("text", |target| Client::open(target)?.echo(Opcode::Text, "Grüße, κόσμε, 世界 \u{1f30d}".as_bytes())),
@@ -64,14 +64,14 @@ const CHECKS: [(&str, CheckOf); 8] = [
     ("close", |target| Client::open(target)?.close()),
 ];
 
-/// Without.
+/// The checks of TCP servers, without frames.
 const TCP_CHECKS: [(&str, CheckOf); 3] = [
     ("bytes", |target| Client::connect(target)?.echo_bytes(&pattern(300))),
     ("1 MiB", |target| Client::connect(target)?.echo_bytes(&pattern(LARGE))),
     ("end", |target| Client::connect(target)?.end()),
 ];
 
-/// Makes all checks on the server at `target`, but for that of the large message if it takes at most `max_message` bytes.
+/// Runs all checks on the server at `target`. The large message is left out if `max_message` is smaller.
 #[must_use]
 pub fn check(target: &Target, max_message: Option<u64>) -> Vec<Check> {
     let checks: &[(&str, CheckOf)] = if target.protocol == Protocol::Tcp { &TCP_CHECKS } else { &CHECKS };
@@ -80,7 +80,7 @@ pub fn check(target: &Target, max_message: Option<u64>) -> Vec<Check> {
     made.map(|(name, check)| Check { name: (*name).to_owned(), fault: check(target).err() }).collect()
 }
 
-/// Bytes of which each differs from its neighbours.
+/// Bytes that differ from their neighbours.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at.wrapping_mul(31) ^ (at >> 8)) as u8).collect()
 }
@@ -119,7 +119,7 @@ impl Write for Stream {
     }
 }
 
-/// What a server sends, put together.
+/// A message or control frame from the server, reassembled.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Message { text: bool, bytes: Vec<u8> },
@@ -131,7 +131,7 @@ enum Said {
 struct Client {
     stream: Stream,
     reader: FrameReader,
-    /// The message that is arriving.
+    /// The payload of the incomplete message.
     message: Vec<u8>,
     said: std::collections::VecDeque<Said>,
     has_ended: bool,
@@ -177,7 +177,7 @@ impl Client {
         })
     }
 
-    /// Connects, and upgrades.
+    /// Connects and performs the handshake.
     fn open(target: &Target) -> Result<Self, String> {
         let mut client = Self::connect(target)?;
         let request = UpgradeRequest::new(target, &Extras::default(), 1).map_err(|error| error.to_string())?;
@@ -198,7 +198,7 @@ impl Client {
         }
     }
 
-    /// Sends `bytes` while it receives; returns when all is sent and `is_done` with what came.
+    /// Sends `bytes` while receiving; returns once all is sent and `is_done` holds for the received items.
     fn exchange(
         &mut self,
         mut bytes: &[u8],
@@ -220,7 +220,7 @@ impl Client {
                 }
                 Ok(received) => received,
                 Err(error) if is_pause(&error) => 0,
-                // Behind both Closes a reset is an end as well.
+                // After both Closes a reset counts as the end as well.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset && bytes.is_empty() => {
                     self.has_ended = true;
                     0
@@ -239,7 +239,7 @@ impl Client {
         }
     }
 
-    /// Takes frames.
+    /// Processes received frames.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
         while let Some(event) = self.reader.next(&mut bytes).map_err(|violation| violation.to_string())? {
             match event {
@@ -251,15 +251,15 @@ impl Client {
                 }
                 Event::Pong(payload) => self.said.push_back(Said::Pong(payload.into())),
                 Event::Close(close) => self.said.push_back(Said::Close(close.code)),
-                // It may ask whether this side is alive; a peer that takes five seconds without an answer for an end is not
-                // what is looked for here.
+                // Pings stay unanswered: a check takes five seconds at most, and whether a server closes for lack of a
+                // pong is not checked.
                 Event::Ping(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Sends `bytes`, and waits for `count` things that the server says.
+    /// Sends `bytes` and waits for `count` items from the server.
     fn ask(&mut self, bytes: &[u8], count: usize) -> Result<Vec<Said>, String> {
         if self.said.len() < count || !bytes.is_empty() {
             self.exchange(bytes, |client, bytes| {
@@ -304,8 +304,9 @@ impl Client {
         same(&said, &payloads.iter().map(|it| (Opcode::Binary, it.as_slice())).collect::<Vec<_>>())
     }
 
-    /// The closing handshake behind an echo: the Close, and the end of the connection. (An echo that is still to come when Close
-    /// is received may be left out: RFC 6455 asks for it nowhere, and some libraries answer Close while they parse.)
+    /// The closing handshake after an echo: the Close, and the end of the connection. (The server may drop an echo
+    /// still pending when it receives the Close: RFC 6455 does not require it, and some libraries answer a Close while
+    /// they parse.)
     fn close(&mut self) -> Result<(), String> {
         self.echo(Opcode::Binary, b"last")?;
         let said = self.ask(&control(Opcode::Close, &close_code::NORMAL.to_be_bytes()), 1)?;
@@ -333,7 +334,7 @@ impl Client {
         if received == payload { Ok(()) } else { Err("what came back is not what was sent".to_owned()) }
     }
 
-    /// Without frames: this side ends the connection, and the server follows.
+    /// Without frames: this side shuts down the connection, and the server does the same.
     fn end(&mut self) -> Result<(), String> {
         self.echo_bytes(b"last")?;
         if let Stream::Tcp(stream) = &self.stream {
@@ -343,7 +344,7 @@ impl Client {
     }
 }
 
-/// Anybody's certificate will do: it is not trust that is measured.
+/// Accepts any certificate: trust is not under test.
 fn encrypted(target: &Target, stream: TcpStream) -> Result<Stream, String> {
     let options = TlsOptions { insecure: true, ..TlsOptions::default() };
     let config = tls::config(&options).map_err(|error| error.to_string())?;
@@ -356,7 +357,7 @@ fn is_pause(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// A masked frame with this first byte.
+/// A masked frame with the given first byte.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; MAX_CLIENT_HEADER + payload.len()];
     let header = write_client_header(Opcode::Binary, payload.len(), KEY, &mut bytes);
@@ -374,7 +375,7 @@ fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Whether these are echoes of those messages.
+/// Whether the received items are the echoes of these messages.
 fn same(said: &[Said], sent: &[(Opcode, &[u8])]) -> Result<(), String> {
     for (index, (said, (opcode, payload))) in said.iter().zip(sent).enumerate() {
         let Said::Message { text, bytes } = said else {

@@ -1,27 +1,27 @@
 //! Idle processors that poll before they halt.
 //!
-//! In a virtual machine, waking a halted processor costs the waker 10 to 20 µs in the hypervisor, varying with the load of
-//! the host: for an echo on one connection that is more than everything else. With the governor `haltpoll`, root may let
-//! idle processors poll instead.
+//! In a virtual machine, waking a halted processor costs the waker 10 to 20 µs in the hypervisor, depending on the load
+//! of the host. For an echo on one connection that is more than all other costs. With the governor `haltpoll`, root can
+//! make idle processors poll instead.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::Idle;
 
-/// Polls for 200 µs, which is longer than an echo on one connection takes the other side (docs/ENGINES.md), from the first time
-/// on, and never learns to poll less.
+/// Polls for 200 µs, which is longer than the peer takes for an echo on one connection (docs/ENGINES.md). It does so
+/// from the first time on, and the time never shrinks.
 const POLLING: [(&str, &str); 3] =
     [("guest_halt_poll_ns", "200000"), ("guest_halt_poll_grow_start", "200000"), ("guest_halt_poll_allow_shrink", "N")];
 
-/// How idle processors wait until this is dropped, which sets what was set before.
+/// The idle mode of the processors; the earlier settings are restored on drop.
 #[derive(Debug, Default)]
 pub struct Idling {
     before: Vec<(PathBuf, String)>,
 }
 
 impl Idling {
-    /// Sets what is asked for, and gives what to tell of it, if there is anything.
+    /// Applies the requested mode; returns a text for the report, if there is anything to report.
     pub fn begin(idle: Idle) -> (Self, Option<&'static str>) {
         if idle == Idle::AsIs {
             return (Self::default(), None);

@@ -1,5 +1,5 @@
-//! One measurement: a run of this command as a separate process on the load's processors, against a running server, and the
-//! checks that decide which of its values are valid.
+//! One measurement: a run of this program as a separate process on the load's processors, against a running server, and
+//! the checks that decide which of its values are valid.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
@@ -21,58 +21,58 @@ use crate::parsing::show_duration;
 use crate::said::Said;
 use crate::verdict::Bound;
 
-/// How often the run is looked at: what that costs must not show on the processors.
+/// Interval at which the run is checked: long enough that the checks cost no measurable processor time.
 const TICK: Duration = Duration::from_millis(50);
 
-/// A server has so long to notice that all connections have left, before what it keeps is looked at.
+/// Time for a server to notice that all connections have closed, before its remaining memory is sampled.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// Others took the processors if they used more than this share of those of a side.
+/// Above this share of a side's processors, usage by other processes makes a measurement invalid.
 const OTHERS: f64 = 0.05;
 
-/// Little's law: what is in flight is rate times mean latency; the two may differ by this share.
+/// Little's law: the number in flight is rate times mean latency. The two may differ by this share.
 const LITTLE: f64 = 0.10;
 
-/// The generator's own lateness must stay below this part of a latency (see `verdict.rs`).
+/// Limit of the generator's own lag, as a share of a latency (see `verdict.rs`).
 const MAX_LAG_SHARE: f64 = 0.25;
 
-/// Of the rate that all are given, less than this came back: the server did not keep up.
+/// Below this share of the offered rate the server did not keep up.
 const KEPT_UP: f64 = 0.98;
 
-/// With fewer connections than this, opening them takes too little time to be told apart from what else goes on.
+/// With fewer connections, opening them takes too little time for a measurement.
 const CONNECT_MIN: u64 = 100;
 
-/// What a measurement gave.
+/// The result of a measurement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measurement {
     /// The values.
     pub values: BTreeMap<Metric, f64>,
-    /// What limited it.
+    /// What limited the rate.
     pub bound: Option<Bound>,
-    /// Why it does not count, or some of it.
+    /// Why some or all of its values are not valid.
     pub faults: Vec<Fault>,
 }
 
 impl Measurement {
-    /// One that gave nothing.
+    /// A measurement without values.
     #[must_use]
     pub fn failed(kind: FaultKind, why: impl Into<String>) -> Self {
         Self { faults: vec![Fault { kind, why: why.into() }], ..Self::default() }
     }
 
-    /// Whether the cell's own metric does not count.
+    /// Whether the cell's own metric is not valid.
     #[must_use]
     pub fn is_spoiled(&self, metric: Metric) -> bool {
         self.faults.iter().any(|fault| fault.kind.spoils(metric))
     }
 }
 
-/// Where a measurement's own results go meanwhile.
+/// The temporary file for the run's results.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A file of its own for this process.
+    /// A file specific to this process.
     #[must_use]
     pub fn new() -> Self {
         Self(std::env::temp_dir().join(format!("ringload-compare-{}.json", std::process::id())))
@@ -91,7 +91,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The arguments of `ringload run` for a cell; `rate_per_s` is that of an open loop.
+/// The arguments of `ringload run` for a cell; `rate_per_s` is the rate of an open loop.
 #[must_use]
 pub fn arguments(
     cell: &Cell,
@@ -131,7 +131,7 @@ pub fn arguments(
     args
 }
 
-/// Measures `server` in `cell`. `None` if it was interrupted. `look` is called meanwhile.
+/// Measures `server` in `cell`; calls `look` meanwhile. `None` if it was interrupted.
 pub fn measure(
     server: &mut ServerProcess,
     cell: &Cell,
@@ -160,7 +160,7 @@ pub fn measure(
     Some(with_memory(measurement, server))
 }
 
-/// Adds what the server's memory was at most, and is when all have left.
+/// Adds the server's peak memory, and its memory after all connections have closed.
 fn with_memory(mut measurement: Measurement, server: &ServerProcess) -> Measurement {
     if let Some(peak) = server.peak_bytes() {
         measurement.values.insert(Metric::PeakMemory, peak as f64);
@@ -172,7 +172,7 @@ fn with_memory(mut measurement: Measurement, server: &ServerProcess) -> Measurem
     measurement
 }
 
-/// A run of this command.
+/// A run of this program.
 struct LoadProcess {
     child: Child,
     said: Said,
@@ -181,11 +181,11 @@ struct LoadProcess {
 impl LoadProcess {
     fn start(args: &[String]) -> std::io::Result<Self> {
         let (output, input) = std::io::pipe()?;
-        // Not /proc/self/exe by its target: that may have been built anew meanwhile.
+        // Not the target of /proc/self/exe: that file may have been rebuilt meanwhile.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("ringload").args(args).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
         command.process_group(0);
-        // SAFETY: between fork and exec there is one bare system call.
+        // SAFETY: between fork and exec the closure makes a single system call.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
@@ -194,14 +194,14 @@ impl LoadProcess {
         Ok(Self { child, said: Said::by(output) })
     }
 
-    /// Waits for its end. `None` if it was interrupted, otherwise whether there are results, and why not.
+    /// Waits for its end. `None` if it was interrupted, otherwise whether there are results, or the error.
     fn wait(mut self, interrupt: &Interrupt, look: &mut dyn FnMut()) -> Option<Result<(), String>> {
         let mut was_asked = None;
         loop {
             match self.child.try_wait() {
                 Ok(None) => {}
                 Ok(Some(_)) if was_asked.is_some() => return None,
-                // 0: all was well, 1: something was wrong, and the results say what.
+                // 0: no fault, 1: faults, which are in the results.
                 Ok(Some(status)) if matches!(status.code(), Some(0 | 1)) => return Some(Ok(())),
                 Ok(Some(status)) => {
                     return Some(Err(format!("the load ended ({status}); it said:\n{}", self.said.quoted())));
@@ -211,7 +211,7 @@ impl LoadProcess {
             look();
             if interrupt.is_raised() {
                 let since = *was_asked.get_or_insert_with(Instant::now);
-                // The first time it ends in order; it is given a second for that.
+                // The first signal asks for an orderly end, which has one second.
                 let is_late = since.elapsed() > Duration::from_secs(1);
                 let signal = if is_late { Signal::KILL } else { Signal::TERM };
                 let _ = kill_process(Pid::from_child(&self.child), signal);
@@ -221,7 +221,7 @@ impl LoadProcess {
     }
 }
 
-/// What of a run's results counts.
+/// Determines which values of a run are valid.
 #[must_use]
 pub fn judge(report: &Report, cell: &Cell, rate_per_s: Option<f64>) -> Measurement {
     let mut measurement = Measurement {
@@ -294,7 +294,7 @@ fn values(report: &Report) -> BTreeMap<Metric, f64> {
     values
 }
 
-/// What went wrong with connections or messages.
+/// The faults of connections or messages.
 fn what_failed(report: &Report) -> Option<String> {
     let connections = &report.connections;
     if let Some(failure) = connections.failures.first() {
@@ -314,7 +314,7 @@ fn what_failed(report: &Report) -> Option<String> {
     Some(format!("{} lost, {} corrupted, {} others wrong", counted(it.lost, "echo"), count(it.corrupted), count(wrong)))
 }
 
-/// Compression was offered and not agreed on: such a server did another work than the others.
+/// A fault if compression was offered and not agreed on: such a server did other work than the rest.
 fn declined(report: &Report) -> Option<String> {
     let is_offered = report.runs.iter().any(|run| run.scenario.deflate.is_some());
     let declined = report.connections.opened.saturating_sub(report.connections.deflating);
@@ -330,7 +330,7 @@ fn others(measured: &MeasuredReport) -> Option<String> {
     })
 }
 
-/// Little's law, where it is known how many messages were in flight all the time.
+/// Checks Little's law where the number of messages in flight is known and constant.
 fn inconsistency(report: &Report, measured: &MeasuredReport, cell: &Cell) -> Option<String> {
     if cell.rate.is_some() || cell.messages_per_connection.is_some() {
         return None;
@@ -350,7 +350,7 @@ fn generator(report: &Report) -> Option<String> {
     Some(verdict.reason.clone())
 }
 
-/// A latency in an open loop of which too much is how late the generator itself was.
+/// A latency in an open loop of which the generator's own lag is too large a part.
 struct Late {
     metric: Metric,
     lag_us: f64,

@@ -12,7 +12,7 @@ use crate::output::units;
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// Processor time of the server for an echo, in microseconds.
+    /// Processor time of the server per echo, in microseconds.
     CpuPerEcho,
     /// The part of it in user space.
     UserPerEcho,
@@ -27,17 +27,17 @@ pub enum Metric {
     /// 99.9th percentile of the latencies.
     #[serde(rename = "p99.9")]
     P999,
-    /// Processor time of the server for a connection, in microseconds.
+    /// Processor time of the server per connection, in microseconds.
     ConnectCpu,
     /// Connections opened per second.
     ConnectRate,
-    /// User memory of the server for each idle connection.
+    /// User memory of the server per idle connection.
     BytesPerConnection,
-    /// Kernel objects for each idle connection, of both ends.
+    /// Kernel objects per idle connection, of both ends.
     KernelBytesPerConnection,
-    /// The most memory that the server had resident, in bytes.
+    /// Peak resident memory of the server, in bytes.
     PeakMemory,
-    /// What it had resident when all connections had left.
+    /// Its resident memory after all connections have closed.
     MemoryAfter,
 }
 
@@ -50,7 +50,7 @@ enum Unit {
 }
 
 impl Metric {
-    /// All of them, in the order of reports.
+    /// All metrics, in the order of reports.
     pub const ALL: [Self; 13] = [
         Self::CpuPerEcho,
         Self::UserPerEcho,
@@ -67,7 +67,7 @@ impl Metric {
         Self::MemoryAfter,
     ];
 
-    /// As it is written.
+    /// The name in files, conditions and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ impl Metric {
         }
     }
 
-    /// For people.
+    /// The name for people.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -107,7 +107,7 @@ impl Metric {
         }
     }
 
-    /// What the head of a column says.
+    /// The heading of a column.
     #[must_use]
     pub fn short_title(self) -> &'static str {
         match self {
@@ -123,13 +123,15 @@ impl Metric {
         matches!(self, Self::Rate | Self::ConnectRate)
     }
 
-    /// Whether it is a time or a rate, so that better means faster; the others are memory, where it means smaller.
+    /// Whether it is a time or a rate, so that better means faster; the other metrics are memory, where better means
+    /// smaller.
     #[must_use]
     pub fn is_speed(self) -> bool {
         self.unit() != Unit::Bytes
     }
 
-    /// Whether it says the same whichever side was the limit: a rate and a latency in a closed loop are the generator's as well.
+    /// Whether it is valid whichever side was the limit. A rate and a latency in a closed loop depend on the generator
+    /// as well.
     #[must_use]
     pub fn is_of_the_server_alone(self) -> bool {
         matches!(
@@ -160,7 +162,7 @@ impl Metric {
         }
     }
 
-    /// A value for people.
+    /// A value with its unit, for people.
     #[must_use]
     pub fn show(self, value: f64) -> String {
         match self.unit() {

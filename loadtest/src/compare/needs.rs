@@ -11,7 +11,7 @@ use crate::parsing;
 pub enum Need {
     /// A kernel of at least this release.
     Kernel(u32, u32),
-    /// Processors that may be used.
+    /// Number of available processors.
     Cpus(u64),
     /// Bytes of memory.
     Memory(u64),
@@ -19,9 +19,9 @@ pub enum Need {
     Program(String),
     /// A file or directory below the server's directory.
     File(PathBuf),
-    /// A kernel that lets this user set up a ring.
+    /// A kernel that allows this user to set up a ring (io_uring).
     IoUring,
-    /// The user.
+    /// The user that runs the comparison.
     Root,
 }
 
@@ -55,13 +55,13 @@ impl FromStr for Need {
 }
 
 impl Need {
-    /// Whether it has to be there before the server is built: files may be what the build makes.
+    /// Whether it is checked before the build: files may be a result of the build.
     #[must_use]
     pub fn is_for_building(&self) -> bool {
         !matches!(self, Self::File(_))
     }
 
-    /// What is missing for a server in `dir`, if anything is.
+    /// The missing requirement of a server in `dir`, if any.
     #[must_use]
     pub fn missing(&self, dir: &Path) -> Option<String> {
         match self {
@@ -83,7 +83,7 @@ impl Need {
                 find_program(name, dir).is_none().then(|| format!("needs `{name}`, which is not in PATH"))
             }
             Self::File(path) => {
-                (!dir.join(path).exists()).then(|| format!("needs {}, which is not there", dir.join(path).display()))
+                (!dir.join(path).exists()).then(|| format!("needs {}, which does not exist", dir.join(path).display()))
             }
             Self::IoUring => ringio_error().map(|error| format!("needs io_uring: {error}")),
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
@@ -91,7 +91,7 @@ impl Need {
     }
 }
 
-/// Why no ring can be set up, if that is so.
+/// Why no ring can be set up; `None` if one can.
 fn ringio_error() -> Option<String> {
     let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     if setting.trim() == "2" {
@@ -104,7 +104,7 @@ fn ringio_error() -> Option<String> {
     (result < 0 && matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))).then(|| error.to_string())
 }
 
-/// Where a program is: below `dir` if its name has a slash, otherwise in `PATH`.
+/// The path of a program: below `dir` if its name has a slash, otherwise in `PATH`.
 pub(super) fn find_program(name: &str, dir: &Path) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| {
         use std::os::unix::fs::PermissionsExt;

@@ -12,7 +12,7 @@ use super::table::{Matrix, add, legend, rate_note};
 use crate::output::html::{begin, end_with, escape};
 use crate::output::units::{bytes, percent};
 
-/// Writes the page of one comparison, or of several below each other.
+/// Writes the page of one comparison, or of several in sequence.
 pub fn write(all: &[(String, Results)], file: &mut impl Write) -> io::Result<()> {
     let title = all.first().map_or("Comparison", |(_, results)| results.title.as_str());
     begin(title, file)?;
@@ -125,7 +125,7 @@ fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize
     format!("<td class=\"{classes}\"{tip}><b>{value}</b>{bar}<small{verdict}>{more}</small></td>")
 }
 
-/// Groups instead of ranks.
+/// Groups of servers instead of ranks.
 fn tied(matrix: &Matrix) -> String {
     let mut html =
         "<section><h2>Servers that cannot be told apart</h2>\n<p class=\"unit\">Best first; within brackets the order says \

@@ -8,21 +8,21 @@ use super::statistics::{Interval, Verdict};
 use super::table::{Matrix, add};
 use crate::output::html::escape;
 
-/// The picture in its own units; the page scales it.
+/// The size of the picture in its own units; the page scales it.
 pub(super) const WIDTH: f64 = 640.0;
-/// Room for names at the left, and for the numbers of the axis.
+/// Margins for names at the left and for the axis labels.
 const LEFT: f64 = 215.0;
 const RIGHT: f64 = 20.0;
 pub(super) const TOP: f64 = 8.0;
 pub(super) const BOTTOM: f64 = 34.0;
-/// A row, high enough for the letters of narrow pages (style.css: 18 px).
+/// The height of a row, enough for the letters of narrow pages (style.css: 18 px).
 pub(super) const ROW: f64 = 27.0;
 
-/// Ratios beyond these are shown at the edge.
+/// Ratios beyond these are drawn at the edge.
 const LEAST: f64 = 0.05;
 const MOST: f64 = 50.0;
 
-/// Names longer than this are cut, with the whole name as a tip.
+/// Longer names are cut; a tooltip shows the whole name.
 const NAME_MAX: usize = 20;
 
 /// Ratios on a logarithmic axis.
@@ -34,7 +34,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// With room for these and for 1.
+    /// An axis that includes these ratios and 1.
     fn of(values: impl Iterator<Item = f64>) -> Self {
         let (mut low, mut high) = (0.8_f64, 1.25_f64);
         for value in values {
@@ -49,10 +49,10 @@ impl Scale {
         self.from + (value / self.low).ln() / (self.high / self.low).ln() * (self.to - self.from)
     }
 
-    /// Values worth a label, far enough from each other.
+    /// The values with a label, at a sufficient distance.
     fn ticks(&self) -> Vec<f64> {
         let all = [0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0];
-        // 1 first: it is what is compared with.
+        // 1 first, as the reference.
         let mut kept = vec![1.0];
         for value in all.into_iter().filter(|it| (self.low..=self.high).contains(it)) {
             if kept.iter().all(|&it| (self.at(it) - self.at(value)).abs() >= 55.0) {
@@ -147,7 +147,7 @@ fn interval(svg: &mut String, scale: &Scale, ratio: &Interval, y: f64, class: &s
     );
 }
 
-/// A small interval for a field of the matrix; all have the same axis, from a quarter to four times the baseline's.
+/// A small interval for a field of the matrix; all share one axis, from a quarter to four times the baseline's value.
 #[must_use]
 pub fn bar(ratio: &Interval, verdict: Option<Verdict>) -> String {
     let at = |value: f64| 60.0 + (value.clamp(0.25, 4.0).ln() / 4.0_f64.ln()) * 56.0;
@@ -162,12 +162,13 @@ pub fn bar(ratio: &Interval, verdict: Option<Verdict>) -> String {
     )
 }
 
-/// Processor time for an echo against memory for an idle connection, both on logarithmic axes. `None` without both.
+/// Processor time per echo against memory per idle connection, both on logarithmic axes. `None` unless both were
+/// measured.
 #[must_use]
 pub fn scatter(matrix: &Matrix) -> Option<(String, &'static str)> {
     let has = |metric| matrix.cells.iter().find(|cell| cell.metric == metric);
     let cpu = has(Metric::CpuPerEcho)?;
-    // Memory for each connection, or else the most that there was.
+    // Memory per connection, or else the peak.
     let (memory, title) = match has(Metric::BytesPerConnection) {
         Some(cell) => (*cell, "memory for each idle connection"),
         None => (*cpu, "peak memory"),
@@ -184,7 +185,7 @@ pub fn scatter(matrix: &Matrix) -> Option<(String, &'static str)> {
     (points.len() >= 2).then(|| (draw_points(&points, metric), title))
 }
 
-/// From a bit below the smallest to a bit above the largest, at least a factor of two.
+/// A range slightly wider than the values, at least a factor of two.
 fn logarithmic(values: impl Iterator<Item = f64>, from: f64, to: f64) -> impl Fn(f64) -> f64 {
     let (mut low, mut high) = (f64::INFINITY, 0.0_f64);
     for value in values {
@@ -218,7 +219,8 @@ fn draw_points(points: &[(String, f64, f64)], metric: Metric) -> String {
                 "<circle class=\"round same\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"><title>{shown_name}: {shown}</title></circle>\n"
             ),
         );
-        // A label where it lies on no other one, as wide as letters of narrow pages make it; otherwise the tip has to do.
+        // A label is drawn where it overlaps no other one at the letter width of narrow pages; otherwise there is only
+        // a tooltip.
         let width = 10.5 * name.chars().count() as f64;
         let places =
             [(x + 8.0, y + 6.0), (x - 8.0 - width, y + 6.0), (x - width / 2.0, y - 9.0), (x - width / 2.0, y + 24.0)];

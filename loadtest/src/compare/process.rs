@@ -1,4 +1,4 @@
-//! A server's process: started on its processors and in a control group of its own, awaited, sampled, and stopped.
+//! A server's process: started on its processors in its own control group, awaited, sampled, and stopped.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -26,31 +26,32 @@ use crate::target::{Address, Target, TargetError};
 /// Interval at which a server is checked while it starts or ends.
 const TICK: Duration = Duration::from_millis(10);
 
-/// For one answer while a server starts.
+/// Timeout of one request while a server starts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Free ports are looked for from here up to the kernel's range of local ports, out of which connections take theirs.
+/// Free ports are searched from here up to the kernel's range of local ports, which connections use.
 const FIRST_PORT: u16 = 20_000;
 
 /// The remedy for a missing program.
 const TO_BUILD: &str = ": it is to be built (`ringload compare build`)";
 
-/// Variables with this prefix are flags of ringecho in the user's environment, and not for the server under test.
+/// Variables with this prefix are flags of ringecho in the user's environment; they are not passed to the server under
+/// test.
 const VARIABLES: &[u8] = b"RINGECHO_";
 
-/// Why a server does not run.
+/// An error in starting a server.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// Its program is not there.
+    /// Its program does not exist.
     #[error("{0} is not there{1}")]
     Missing(String, &'static str),
-    /// Its URL.
+    /// Its URL is not valid.
     #[error(transparent)]
     Url(#[from] TargetError),
-    /// It would not be the one that is measured.
+    /// Another process answers at its address already.
     #[error("something listens on {0} already: the port is taken")]
     Taken(Address),
-    /// The search for a port.
+    /// No free port was found.
     #[error("there is no free port from {FIRST_PORT} up to the kernel's range of local ports")]
     NoPort,
     /// The process could not be started.
@@ -59,29 +60,29 @@ pub enum StartError {
     /// It ended before it was ready.
     #[error("it ended ({0}) before it was ready; it said:\n{1}")]
     Ended(ExitStatus, String),
-    /// It is not ready in time.
+    /// It was not ready in time.
     #[error("it was not ready ({what}) after {after:.1} s; it said:\n{said}")]
     Silent {
         /// The awaited condition.
         what: String,
-        /// For how long.
+        /// The timeout.
         after: f64,
         /// Its output.
         said: String,
     },
-    /// It could not be asked whether it still runs.
+    /// Its state could not be queried.
     #[error("it cannot be watched: {0}")]
     Watch(io::Error),
 }
 
-/// How a server ended when it was told to.
+/// How a server ended after it was told to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
-    /// It did not end in time, and was killed.
+    /// It did not end in time and was killed.
     pub was_killed: bool,
 }
 
-/// A server that takes connections. It never outlives this process.
+/// A running server. It never outlives this process.
 #[derive(Debug)]
 pub struct ServerProcess {
     child: Child,
@@ -134,7 +135,7 @@ impl Place {
 impl ServerProcess {
     /// Starts `server` on `cpus`, and returns when it is ready.
     ///
-    /// Call it on a thread that lives as long as the server is to: the kernel ends the child with that thread.
+    /// Call it on a thread that lives as long as the server should: the kernel kills the child when that thread ends.
     pub fn start(server: &Server, cpus: &[usize]) -> Result<Self, StartError> {
         let place = Place::new(server, cpus)?;
         let words = place.words(&server.command);
@@ -158,7 +159,7 @@ impl ServerProcess {
         let awaited = if let ReadyWhen::Log(text) = &server.ready { Some(place.fill(text)) } else { None };
         let (child, said) = spawn(command, cpus, group.as_ref(), awaited).map_err(StartError::Spawn)?;
         guard_group(Some(child.id()));
-        // From here on `Drop` ends the child, whatever happens.
+        // From here on `Drop` ends the child.
         let mut process = Self {
             child,
             said,
@@ -185,7 +186,7 @@ impl ServerProcess {
                     ReadyWhen::Http(path) => format!("no good answer to a GET of {path}"),
                     ReadyWhen::Log(text) => format!("{text:?} was not printed, or nothing listened on {address}"),
                 };
-                // A server that hangs will print no more: its output is quoted as it is.
+                // A hung server prints no more: its output is quoted as it is.
                 self.stop();
                 let after = server.ready_timeout.as_secs_f64();
                 return Err(StartError::Silent { what, after, said: self.said.quoted() });
@@ -204,7 +205,7 @@ impl ServerProcess {
         }
     }
 
-    /// Whether a GET gets an answer that is no server error.
+    /// Whether a GET gets an answer other than a server error.
     fn answers(&self, path: &str) -> io::Result<bool> {
         let Some(Address::Inet(address)) = self.target.addresses.first() else { return Ok(false) };
         let mut stream = TcpStream::connect_timeout(address, ANSWER_TIMEOUT)?;
@@ -221,7 +222,7 @@ impl ServerProcess {
         &self.url
     }
 
-    /// The same, resolved.
+    /// Its resolved address.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
@@ -233,25 +234,25 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// How it ended, if it has, and its last output.
+    /// How it ended, if it has, with its last output.
     pub fn end(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok()??;
         Some(format!("it ended ({status}); it said:\n{}", self.said.quoted()))
     }
 
-    /// Whether it is accounted for by a control group, so that what has ended in it counts.
+    /// Whether a control group accounts for it, so that ended processes are included.
     #[must_use]
     pub fn has_group(&self) -> bool {
         self.group.is_some()
     }
 
-    /// The most memory of its control group.
+    /// The peak memory of its control group.
     #[must_use]
     pub fn group_peak_bytes(&self) -> Option<u64> {
         self.group.as_ref()?.memory_peak_bytes()
     }
 
-    /// The most memory that its processes had resident, each at its time (`VmHWM`).
+    /// The sum of its processes' peak resident memory (`VmHWM`); the peaks may be at different times.
     #[must_use]
     pub fn peak_bytes(&self) -> Option<u64> {
         let processes = Processes::of(self.pid()).ok()?;
@@ -260,19 +261,19 @@ impl ServerProcess {
         (!peaks.is_empty()).then(|| peaks.iter().sum())
     }
 
-    /// Their resident memory now, shared pages counted once where that is known.
+    /// Their current resident memory; shared pages count once where that is known.
     #[must_use]
     pub fn memory_bytes(&self) -> Option<u64> {
         let memory = Processes::of(self.pid()).ok()?.memory().ok()?;
         Some(memory.pss_bytes.unwrap_or(memory.rss_bytes))
     }
 
-    /// Asks the whole group to end, and ends it if it does not.
+    /// Asks the whole process group to end, and kills it after the timeout.
     pub fn stop(&mut self) -> Stopped {
         let Some(group) = Pid::from_raw(self.child.id() as i32) else { return Stopped::default() };
         let mut was_killed = false;
         if self.has_not_ended() {
-            // An error only says that it has just ended.
+            // An error only means that it has just ended.
             let _ = kill_process_group(group, self.signal);
             let deadline = Instant::now() + self.stop_timeout;
             while self.has_not_ended() && Instant::now() < deadline {
@@ -285,7 +286,7 @@ impl ServerProcess {
             group.kill();
         }
         guard_group(None);
-        // It has been killed: it ends.
+        // It has been killed, so it will end.
         let _ = self.child.wait();
         Stopped { was_killed }
     }
@@ -301,8 +302,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Starts the server in a process group of its own: Ctrl-C ends the comparison in order, and that ends the server. Its
-/// output goes to a pipe, which is read all the time.
+/// Starts the server in its own process group: Ctrl-C then reaches only the comparison, which stops the server in
+/// order. A thread reads the pipe with the server's output.
 fn spawn(
     mut command: Command,
     cpus: &[usize],
@@ -350,13 +351,13 @@ fn signal(signal: StopSignal) -> Signal {
     }
 }
 
-/// A port at which nothing listens and no connection ends: each server gets another one, so that what is left of the last
-/// one's connections does not matter.
+/// A port without a listener or a connection. Each server gets a new port, so that remaining connections of the last
+/// server do not interfere.
 fn free_port() -> Option<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let low = range.split_whitespace().next().and_then(|low| low.parse::<u16>().ok()).unwrap_or(u16::MAX);
-    // If local ports begin low there is nothing below them, and any port will do.
+    // If the local ports begin that low, no range is left below them: 40,000 ports from `FIRST_PORT` on are tried.
     let (first, count) = if low > FIRST_PORT + 100 { (FIRST_PORT, low - FIRST_PORT) } else { (FIRST_PORT, 40_000) };
     let own = (std::process::id() % u32::from(count)) as u16;
     for _ in 0..count {
@@ -369,18 +370,18 @@ fn free_port() -> Option<u16> {
     None
 }
 
-/// This process looks on: not from the servers' processors, if there are others. The load inherits what is left.
+/// Keeps this process off the servers' processors, if there are others. The load inherits the remaining ones.
 pub fn keep_off(server_cpus: &[usize], load_cpus: &[usize]) {
     let usable = ringecho::sys::usable_cpus().unwrap_or_default();
     let is_left = |cpu: &usize| !server_cpus.contains(cpu) || load_cpus.contains(cpu);
     let left: Vec<usize> = usable.into_iter().filter(is_left).collect();
     if !left.is_empty() {
-        // Without it, it is only a little less precise.
+        // Without it the measurements are only a little less precise.
         let _ = sched_setaffinity(None, &cpu_set(&left));
     }
 }
 
-/// The version of a server's program: the first line that its command prints.
+/// The version of a server: the first line that its version command prints.
 pub fn version(server: &Server) -> Option<String> {
     if server.version.is_some() {
         return server.version.clone();
@@ -391,7 +392,7 @@ pub fn version(server: &Server) -> Option<String> {
     output.status.success().then_some(line)
 }
 
-/// A command as a shell runs it.
+/// A command for display, quoted for a shell.
 pub fn shell(command: &str, dir: &Path) -> Command {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).current_dir(dir);

@@ -1,4 +1,4 @@
-//! Progress of a comparison: on a terminal the matrix as it fills and the time left, elsewhere a line per measurement, or
+//! Progress of a comparison: on a terminal the matrix so far and the time left, otherwise a line per measurement, or
 //! nothing.
 
 mod screen;
@@ -33,35 +33,35 @@ struct State {
     baseline: String,
     servers: Vec<String>,
     cells: Vec<(String, Metric)>,
-    /// Values that count, by server and cell.
+    /// Valid values, by server and cell.
     values: Vec<Vec<Vec<f64>>>,
-    /// Measurements in which the cell's metric did not count, by server and cell.
+    /// Number of measurements in which the cell's metric was not valid, by server and cell.
     spoiled: Vec<Vec<u32>>,
     discard: u32,
     rounds: u32,
-    /// The current measurement, and which repetition it is.
+    /// The current measurement, and its attempt.
     now: Option<(Slot, u32)>,
     done: usize,
     total: usize,
-    /// Durations of the measurements of each cell, and how many are left.
+    /// Durations of the measurements of each cell, and the number of measurements left.
     elapsed: Vec<Vec<f64>>,
     to_come: Vec<usize>,
-    /// Expected duration of a measurement before there has been any.
+    /// Expected duration of a measurement before the first one.
     expected_s: Vec<f64>,
     begun: Option<Instant>,
     is_ending: bool,
 }
 
-/// Expected overhead of starting and stopping a server and opening connections, before it is known better.
+/// Expected overhead of starting and stopping a server and of opening connections, before it is measured.
 const OVERHEAD_S: f64 = 1.0;
 
 impl Progress {
-    /// Shows as much as `show` says.
+    /// Starts the display requested by `show`.
     #[must_use]
     pub fn new(show: Show, interrupt: &Interrupt) -> Self {
         let shown = match show {
             Show::Nothing => Shown::Nothing,
-            // A terminal that cannot be drawn on still takes lines.
+            // A terminal that cannot show a screen still takes lines.
             Show::Best if is_on_stdout() && terminal::can_be_taken() => match Screen::open(interrupt.clone()) {
                 Ok(screen) => Shown::Screen(Box::new(screen)),
                 Err(_) => Shown::Lines,
@@ -71,7 +71,7 @@ impl Progress {
         Self { shown, state: State::default() }
     }
 
-    /// A server has been looked at.
+    /// A server has been checked.
     pub(super) fn checked(&mut self, server: &ServerReport) {
         let text = match &server.skipped {
             Some(why) => format!("{}: skipped: {}", server.name, first_line(why)),
@@ -84,7 +84,7 @@ impl Progress {
         }
     }
 
-    /// Measuring begins.
+    /// The measurements begin.
     pub(super) fn begin(&mut self, results: &Results, plan: &[Slot]) {
         let (servers, cells) = (results.servers.len(), results.cells.len());
         let state = &mut self.state;
@@ -114,19 +114,19 @@ impl Progress {
         }
     }
 
-    /// This is measured now, for the `attempt`th time.
+    /// This measurement begins, as attempt number `attempt`.
     pub(super) fn measuring(&mut self, slot: Slot, attempt: u32) {
         self.state.now = Some((slot, attempt));
         self.look();
     }
 
-    /// This is not measured: it has been already, or its server is skipped.
+    /// This measurement is skipped: it has been made already, or its server is skipped.
     pub(super) fn skip(&mut self, slot: Slot) {
         self.state.done += 1;
         self.state.to_come[slot.cell] -= 1;
     }
 
-    /// This has been measured.
+    /// This measurement is complete.
     pub(super) fn done(&mut self, slot: Slot, run: &Run) {
         self.skip(slot);
         self.state.elapsed[slot.cell].push(run.elapsed_s);
@@ -136,7 +136,7 @@ impl Progress {
         }
     }
 
-    /// To be called all the time.
+    /// To be called repeatedly.
     pub(super) fn look(&mut self) {
         if let Shown::Screen(screen) = &mut self.shown {
             self.state.is_ending = screen.is_interrupted();
@@ -144,7 +144,7 @@ impl Progress {
         }
     }
 
-    /// All is measured.
+    /// All measurements are complete.
     pub(super) fn end(&mut self) {
         self.shown = Shown::Nothing;
     }
@@ -161,7 +161,7 @@ impl State {
         }
     }
 
-    /// The time left: each cell takes as long as it has taken.
+    /// The time left, estimated from each cell's durations so far.
     fn left_s(&self) -> f64 {
         let of_cell = |(cell, &count): (usize, &usize)| {
             let each = median(&self.elapsed[cell]).unwrap_or(self.expected_s[cell]);
@@ -177,7 +177,7 @@ impl State {
         format!("round {} of {}", round - self.discard + 1, self.rounds)
     }
 
-    /// A line for what has been measured.
+    /// The line for a measurement.
     fn line(&self, slot: Slot, run: &Run) -> String {
         let metric = self.cells[slot.cell].1;
         let value = run.value(metric).map_or("-".to_owned(), |value| metric.show(value));
@@ -190,7 +190,7 @@ impl State {
         format!("[{done}/{total}, {left} left] {round}, {}, {}: {value}{fault}", run.cell, run.server)
     }
 
-    /// A field of the matrix: the median, or what is known instead.
+    /// A field of the matrix: the median, or else the state.
     fn field(&self, server: usize, cell: usize) -> String {
         let metric = self.cells[cell].1;
         match median(&self.values[server][cell]) {
@@ -200,7 +200,7 @@ impl State {
         }
     }
 
-    /// The comparison with the baseline so far.
+    /// The ratio to the baseline so far.
     fn ratio(&self, server: usize, cell: usize) -> Option<f64> {
         let base = self.servers.iter().position(|it| *it == self.baseline).filter(|&base| base != server)?;
         let (own, base) = (median(&self.values[server][cell])?, median(&self.values[base][cell])?);

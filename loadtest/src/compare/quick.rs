@@ -9,9 +9,9 @@ use crate::message::sizes::Sizes;
 /// `NAME=CMD`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedCommand {
-    /// Of the server.
+    /// The server's name.
     pub name: String,
-    /// How it is started, with placeholders.
+    /// The command, with placeholders.
     pub command: String,
 }
 
@@ -29,32 +29,32 @@ impl FromStr for NamedCommand {
 /// The load.
 #[derive(Clone, Debug)]
 pub struct Cells {
-    /// How many, in a cell for each.
+    /// Numbers of connections, with a cell for each.
     pub connections: Vec<u32>,
     /// Payload bytes.
     pub sizes: Vec<Sizes>,
-    /// Messages in flight.
+    /// Messages in flight per connection.
     pub depths: Vec<u32>,
     /// Measured time.
     pub duration: Duration,
-    /// Load before it.
+    /// Warm-up before it.
     pub warmup: Duration,
 }
 
-/// Rounds: with seven, the interval goes from the smallest ratio to the largest, and covers 98 %.
+/// Default rounds: with seven, the interval spans all ratios and covers 98 %.
 const ROUNDS: u32 = 7;
 
-/// A comparison of `commands` with each other; the first one is the baseline. `urls` is none, or one for all.
+/// A comparison of `commands`; the first one is the baseline. `urls` is empty, or has one URL for all.
 pub fn comparison(commands: &[NamedCommand], urls: &[String], cells: &Cells) -> Result<Comparison, String> {
     let url = match urls {
         [] => None,
         [url] => Some(url.as_str()),
-        _ => return Err("with --server there is one URL for all, in which {port} stands for each one's own".to_owned()),
+        _ => return Err("with --server give one URL for all servers; {port} in it is each server's port".to_owned()),
     };
     let mut servers = Vec::new();
     for command in commands {
         if !command.command.contains("{port}") && url.is_none_or(|url| url.contains("{port}")) {
-            let help = "write {port} where it is told its port, or give a URL without it";
+            let help = "write {port} in place of its port, or give a URL without {port}";
             return Err(format!("--server {:?}: it does not know where to listen: {help}", command.name));
         }
         if servers.iter().any(|server: &super::file::Server| server.name == command.name) {

@@ -1,4 +1,4 @@
-//! The results of a comparison: settings, every measurement, and conclusions. This is the form of the JSON, from which
+//! The results of a comparison: settings, all measurements, and conclusions. This is the form of the JSON, from which
 //! reports are made and an interrupted comparison is resumed.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::statistics::{Interval, Verdict};
 use crate::machine::Machine;
 use crate::verdict::Bound;
 
-/// Changes with the form of [`Results`].
+/// The version of the form of [`Results`].
 pub const VERSION: u32 = 1;
 
 /// The results.
@@ -23,35 +23,35 @@ pub const VERSION: u32 = 1;
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Results {
-    /// Of this form; it changes with it. It also says that this is a comparison.
+    /// The version of this form. The field also marks the file as a comparison.
     pub comparison_version: u32,
     /// The version of ringload.
     pub ringload: String,
     /// Of the comparison.
     pub title: String,
-    /// Decides all orders and resamples: with it they can be had again.
+    /// The seed of all orders and resamples, which makes them reproducible.
     pub seed: u64,
     /// When it began, in seconds since the Unix epoch.
     pub started_unix_s: f64,
-    /// Whether all that was to be measured has been.
+    /// Whether all planned measurements were made.
     pub is_complete: bool,
-    /// How it was compared.
+    /// The settings of the comparison.
     pub settings: Settings,
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// What else was noticed about the machine.
+    /// Further properties of the machine and its state.
     pub conditions: BTreeMap<String, String>,
-    /// The servers, with those that were skipped.
+    /// The servers, including skipped ones.
     pub servers: Vec<ServerReport>,
     /// The cells.
     pub cells: Vec<CellReport>,
-    /// Every measurement, in the order in which they were made.
+    /// All measurements, in the order in which they were made.
     pub runs: Vec<Run>,
-    /// What follows from them: each server in each cell, by each metric.
+    /// The conclusions: each server in each cell, for each metric.
     pub comparisons: Vec<Compared>,
 }
 
-/// How it was compared: `[compare]` of the file.
+/// The settings: `[compare]` of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -77,27 +77,27 @@ pub struct Settings {
 pub struct ServerReport {
     /// Its name.
     pub name: String,
-    /// What kind it is.
+    /// The kind of server.
     pub class: Class,
-    /// What it is written in.
+    /// Its programming language.
     pub language: Option<String>,
     /// Its version.
     pub version: Option<String>,
-    /// A sentence on it.
+    /// A description in one sentence.
     pub about: Option<String>,
-    /// Why it is not as its documentation has it.
+    /// Why its configuration differs from its documentation.
     pub tuned: Option<String>,
-    /// How it is built.
+    /// The command that builds it.
     pub build: Option<String>,
-    /// How it is started.
+    /// The command that starts it.
     pub command: String,
-    /// Variables that it is given.
+    /// Its environment variables.
     pub env: BTreeMap<String, String>,
-    /// What it was asked to do right before it was measured.
+    /// The correctness checks made right before the measurements.
     pub gate: Vec<Check>,
-    /// Why it was not measured.
+    /// Why it was not measured; absent if it was.
     pub skipped: Option<String>,
-    /// Anything else: that it ignores the signal to end, say.
+    /// Other remarks, for example that it ignores the signal to end.
     pub remarks: Vec<String>,
 }
 
@@ -113,9 +113,9 @@ pub struct CellReport {
     pub size: String,
     pub depth: Option<u32>,
     pub active: Option<String>,
-    /// As it was given; absent in a closed loop.
+    /// The rate as given; absent in a closed loop.
     pub rate: Option<String>,
-    /// What that came to.
+    /// The resulting rate.
     pub rate_per_s: Option<f64>,
     pub messages_per_connection: Option<u32>,
     pub slow_readers: u32,
@@ -137,21 +137,21 @@ pub struct Run {
     pub cell: String,
     /// The round; those below `discard` do not count.
     pub round: u32,
-    /// How often it was measured in this round: the last time counts.
+    /// Number of attempts in this round; the last one counts.
     pub attempts: u32,
-    /// When, in seconds since the Unix epoch.
+    /// When it began, in seconds since the Unix epoch.
     pub started_unix_s: f64,
-    /// How long all of it took.
+    /// How long it took in all.
     pub elapsed_s: f64,
-    /// What was measured.
+    /// The measured values.
     pub values: BTreeMap<Metric, f64>,
     /// What limited it.
     pub bound: Option<Bound>,
-    /// Whether a control group accounts for the server, so that processes which have ended count.
+    /// Whether a control group accounts for the server, so that ended processes are included.
     pub by_control_group: bool,
-    /// The most memory of that group, that of the kernel and of cached files among it.
+    /// The peak memory of that group, including kernel memory and cached files.
     pub group_peak_bytes: Option<u64>,
-    /// Why it does not count, or some of it.
+    /// Why some or all of its values are not valid.
     pub faults: Vec<Fault>,
 }
 
@@ -160,9 +160,9 @@ pub struct Run {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// What it is.
+    /// The kind of fault.
     pub kind: FaultKind,
-    /// In words.
+    /// The description.
     pub why: String,
 }
 
@@ -171,23 +171,23 @@ pub struct Fault {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
-    /// The server did not start, died, or an echo was lost or wrong.
+    /// The server did not start or died, or an echo was lost or wrong.
     Failed,
-    /// Beyond what it can do by its own account.
+    /// The cell exceeds a limit that the server states itself.
     NotSupported,
-    /// Others took the processors.
+    /// Other processes used the processors.
     Others,
-    /// The numbers cannot be true together (Little's law).
+    /// The numbers contradict each other (Little's law).
     Inconsistent,
-    /// The generator was the limit, or was late itself.
+    /// The generator was the limit, or lagged itself.
     Generator,
-    /// The server did not keep up with the rate that all are given.
+    /// The server did not keep up with the rate that is the same for all servers.
     TooSlow,
 }
 
 impl FaultKind {
-    /// Whether a measurement with this fault says nothing about `metric`. What the server used for an echo or a connection
-    /// is its own, whichever side was the limit.
+    /// Whether this fault makes `metric` invalid. The server's usage per echo or connection stays valid when the
+    /// generator was the limit.
     #[must_use]
     pub fn spoils(self, metric: Metric) -> bool {
         match self {
@@ -197,7 +197,7 @@ impl FaultKind {
         }
     }
 
-    /// In one word or two, for a table.
+    /// One or two words, for a table.
     #[must_use]
     pub fn short(self) -> &'static str {
         match self {
@@ -211,7 +211,7 @@ impl FaultKind {
     }
 }
 
-/// One server in one cell by one metric.
+/// The conclusion for one server in one cell and one metric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -220,42 +220,42 @@ pub struct Compared {
     pub server: String,
     /// The cell's.
     pub cell: String,
-    /// What is compared.
+    /// The metric.
     pub metric: Metric,
-    /// The median over the rounds that count.
+    /// The median over the valid rounds.
     pub value: Option<f64>,
-    /// The rounds that count.
+    /// The number of valid rounds.
     pub rounds: u32,
-    /// To the baseline in the same rounds; absent if there is none, with the reason.
+    /// The ratio to the baseline in the same rounds; absent if there is none, with the reason.
     pub ratio: Option<Interval>,
-    /// How likely it would be by chance, before the correction for the number of pairs.
+    /// The probability of such a difference by chance, before the correction for the number of pairs.
     pub p: Option<f64>,
-    /// What is to be thought of it.
+    /// The verdict.
     pub verdict: Option<Verdict>,
     /// Why there is no ratio.
     pub reason: Option<String>,
-    /// How its values followed the rounds, if that was more than chance.
+    /// The correlation of its values with the rounds, if it is more than chance.
     pub drift: Option<f64>,
-    /// In rounds that count, what limited them was the generator.
+    /// Whether the generator was the limit in some valid rounds.
     pub is_generator_bound: bool,
 }
 
-/// Why results cannot be read or written.
+/// An error in reading or writing results.
 #[derive(Debug, Error)]
 pub enum ResultsError {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read {0}: {1}")]
     Read(PathBuf, io::Error),
-    /// Its content.
+    /// The content is not valid.
     #[error("{0} does not hold results of `ringload compare`: {1}")]
     Content(PathBuf, serde_json::Error),
-    /// Its version.
+    /// The version is not supported.
     #[error("{0} has version {1} of the results' form, this ringload reads version {VERSION}")]
     Version(PathBuf, u32),
-    /// A file to write.
+    /// The file cannot be written.
     #[error("cannot write {0}: {1}")]
     Write(PathBuf, io::Error),
-    /// Results of something else.
+    /// The results are from another comparison.
     #[error("{0} cannot be resumed: {1} (give another --json, or remove the file)")]
     Other(PathBuf, String),
 }
@@ -276,7 +276,7 @@ impl Results {
         serde_json::from_str(&text).map_err(content)
     }
 
-    /// Writes them, all or nothing: a file that was there stays until the new one is complete.
+    /// Writes the results atomically: an existing file stays until the new one is complete.
     pub fn write(&self, path: &Path) -> Result<(), ResultsError> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".part");
@@ -291,7 +291,7 @@ impl Results {
         written.map_err(|error| ResultsError::Write(path.to_owned(), error))
     }
 
-    /// What is about to be measured.
+    /// The results before the first measurement.
     #[must_use]
     pub fn of(comparison: &Comparison, seed: u64) -> Self {
         let file::Settings { title, .. } = &comparison.settings;
@@ -313,8 +313,7 @@ impl Results {
         }
     }
 
-    /// Goes on with `earlier` results, which must be of the same comparison; more rounds, servers and cells may be asked for
-    /// now.
+    /// Resumes `earlier` results, which must be of the same comparison; rounds, servers and cells may have been added.
     pub fn resume(mut self, earlier: Self, path: &Path) -> Result<Self, ResultsError> {
         let other = |why: String| ResultsError::Other(path.to_owned(), why);
         let (mut now, before) = (as_written(&self.settings), &earlier.settings);
@@ -349,20 +348,20 @@ impl Results {
         Ok(self)
     }
 
-    /// Whether this has been measured.
+    /// Whether this measurement has been made.
     #[must_use]
     pub fn has(&self, server: &str, cell: &str, round: u32) -> bool {
         self.runs.iter().any(|run| run.round == round && run.server == server && run.cell == cell)
     }
 
-    /// What there is to be said of a server in a cell by a metric.
+    /// The conclusion for a server in a cell and a metric.
     #[must_use]
     pub fn compared(&self, server: &str, cell: &str, metric: Metric) -> Option<&Compared> {
         self.comparisons.iter().find(|it| it.metric == metric && it.server == server && it.cell == cell)
     }
 
-    /// Leaves only the servers and cells that `words` name, as [`Comparison::keep_only`](super::file::Comparison::keep_only)
-    /// does.
+    /// Keeps only the servers and cells that `words` name, like
+    /// [`Comparison::keep_only`](super::file::Comparison::keep_only).
     pub fn keep_only(&mut self, words: &[String]) -> Result<(), String> {
         let only = Only::of(words, self.servers.iter().map(|it| &*it.name), self.cells.iter().map(|it| &*it.name))?;
         let baseline = self.settings.baseline.clone();
@@ -379,7 +378,7 @@ impl Results {
     }
 }
 
-/// As it is when it has been written and read: the last digit of a number may differ.
+/// The results as written and read again: the last digit of a number may differ.
 fn as_written<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
     let text = serde_json::to_string(value).expect("plain data");
     serde_json::from_str(&text).expect("it has just been written")
@@ -421,7 +420,7 @@ impl ServerReport {
         }
     }
 
-    /// Adds a remark, once.
+    /// Adds a remark unless it is there already.
     pub fn remark(&mut self, text: &str) {
         if !self.remarks.iter().any(|it| it == text) {
             self.remarks.push(text.to_owned());
@@ -457,7 +456,7 @@ impl CellReport {
 }
 
 impl Run {
-    /// The value that counts for `metric`; `None` if it was not measured, or is spoiled.
+    /// The valid value for `metric`; `None` if it was not measured or a fault makes it invalid.
     #[must_use]
     pub fn value(&self, metric: Metric) -> Option<f64> {
         if self.faults.iter().any(|fault| fault.kind.spoils(metric)) {

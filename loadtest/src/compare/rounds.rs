@@ -1,4 +1,4 @@
-//! The rounds of a comparison: the order in which servers are measured, and the results that are stored.
+//! The rounds of a comparison: the order of the measurements, and the storing of results.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::statistics::Random;
 use crate::interrupt::Interrupt;
 use crate::output::units::{bytes, count};
 
-/// Descriptors that a server needs beside those of its connections, generously.
+/// Descriptors that a server needs besides those of its connections, with a margin.
 const OTHER_DESCRIPTORS: u64 = 100;
 
 /// A comparison under way.
@@ -30,19 +30,19 @@ pub struct Conductor<'a> {
     progress: Progress,
 }
 
-/// A measurement that is to be made: places of the server and the cell, and the round.
+/// A planned measurement: the indices of server and cell, and the round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The server's place in the file.
+    /// The server's index in the file.
     pub server: usize,
-    /// The cell's.
+    /// The cell's index.
     pub cell: usize,
-    /// The round, from 0 on, the discarded ones among them.
+    /// The round from 0 on, including the discarded rounds.
     pub round: u32,
 }
 
 impl<'a> Conductor<'a> {
-    /// One that begins, or goes on, with these results.
+    /// A comparison that starts, or resumes, with these results.
     #[must_use]
     pub fn new(
         comparison: &'a Comparison,
@@ -54,11 +54,11 @@ impl<'a> Conductor<'a> {
         Self { comparison, results, path, interrupt, progress }
     }
 
-    /// Conducts all of it.
+    /// Runs the whole comparison.
     pub fn run(mut self) -> Result<Results, ResultsError> {
         self.pass_gates();
         process::keep_off(&self.comparison.settings.server_cpus, &self.comparison.settings.load_cpus);
-        // Until all is measured.
+        // Until all measurements are made.
         let (_idling, told) = Idling::begin(self.comparison.settings.idle);
         if let Some(told) = told {
             self.results.conditions.insert("idle processors".to_owned(), told.to_owned());
@@ -93,7 +93,7 @@ impl<'a> Conductor<'a> {
         Ok(self.results)
     }
 
-    /// Looks at each server before any is measured: whether it can run here, starts, and does what is right.
+    /// Checks each server before any is measured: whether it can run here, starts, and behaves correctly.
     fn pass_gates(&mut self) {
         for (server, report) in self.comparison.servers.iter().zip(&mut self.results.servers) {
             if self.interrupt.is_raised() {
@@ -106,8 +106,8 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Whether the server that runs is another one, or is to be started anew. What a server keeps of earlier connections
-    /// would be missing in its memory for idle ones: for those it is always new.
+    /// Whether the server must be restarted, because another one is running or a fresh one is required. Idle cells
+    /// always need a fresh server: memory kept from earlier connections would be missing from its growth.
     fn must_be_fresh(&self, running: Option<usize>, slot: Slot) -> bool {
         let is_fresh_each_time =
             self.comparison.settings.fresh == Fresh::Cell || self.comparison.cells[slot.cell].is_idle();
@@ -122,7 +122,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// One measurement, repeated as long as it does not count and may be; `None` if it was interrupted.
+    /// Makes one measurement and repeats it while it is invalid and retries are left; `None` if it was interrupted.
     fn measure(&mut self, slot: Slot, running: &mut Option<(usize, ServerProcess)>) -> Option<Run> {
         let (server, cell) = (&self.comparison.servers[slot.server], &self.comparison.cells[slot.cell]);
         let begun = Instant::now();
@@ -153,7 +153,7 @@ impl<'a> Conductor<'a> {
             if !is_to_be_repeated {
                 break measurement;
             }
-            // The cause may have been the server's state.
+            // The server's state may have been the cause.
             self.stop(running.take());
         };
         (run.values, run.bound, run.faults) = (measurement.values, measurement.bound, measurement.faults);
@@ -188,8 +188,8 @@ impl<'a> Conductor<'a> {
         Some(measurement)
     }
 
-    /// The cell as it is measured now, with its rate: in the discarded rounds, in which the rate for all is found, an open
-    /// loop is a closed one.
+    /// The cell as measured in this round, with its rate. For a rate that is a share of the slowest server's, the
+    /// discarded rounds run a closed loop to find that rate.
     fn cell_of(&mut self, slot: Slot) -> Result<(Cell, Option<f64>), String> {
         let cell = &self.comparison.cells[slot.cell];
         match cell.rate {
@@ -205,12 +205,12 @@ impl<'a> Conductor<'a> {
                 }
                 let rate = self.results.cells[slot.cell].rate_per_s;
                 rate.map(|rate| (cell.clone(), Some(rate)))
-                    .ok_or_else(|| "no server had a rate in the discarded round, so there is none for all".to_owned())
+                    .ok_or_else(|| "no server had a rate in the discarded round, so there is no common rate".to_owned())
             }
         }
     }
 
-    /// Keeps what has been measured, so that nothing is lost if this ends here.
+    /// Saves the results so far, so that an early end loses nothing.
     fn save(&mut self) -> Result<(), ResultsError> {
         analyse(&mut self.results);
         match &self.path {
@@ -220,7 +220,7 @@ impl<'a> Conductor<'a> {
     }
 }
 
-/// The lowest rate that a server reached when rates were to be found.
+/// The lowest rate that a server reached in the discarded rounds.
 fn slowest(results: &Results, cell: &str) -> Option<f64> {
     let runs = results.runs.iter().filter(|run| run.cell == cell && run.round < results.settings.discard);
     let rate = |run: &Run| {
@@ -231,16 +231,16 @@ fn slowest(results: &Results, cell: &str) -> Option<f64> {
     runs.filter_map(rate).reduce(f64::min)
 }
 
-/// All measurements in their order. In each round cells come in an order of their own, and in each cell servers: those that
-/// are compared are measured one right after the other. With servers that are started once a round it is the other way
-/// round.
+/// All measurements in order. Each round shuffles the cells, and the servers within each cell, so that servers being
+/// compared are measured one right after the other. If servers are started once per round, each server goes through all
+/// cells instead.
 #[must_use]
 pub fn plan(comparison: &Comparison, seed: u64) -> Vec<Slot> {
     let settings = &comparison.settings;
     let rounds = comparison.cells.iter().map(|cell| cell.rounds).max().unwrap_or(0) + settings.discard;
     let mut plan = Vec::new();
     for round in 0..rounds {
-        // Each round's order depends on the seed and its number alone, so that resuming finds it again.
+        // Each round's order depends only on the seed and the round's number, so that a resumed comparison repeats it.
         let mut random = Random(seed ^ u64::from(round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let shuffled = |random: &mut Random, count: usize| {
             let mut places: Vec<usize> = (0..count).collect();
@@ -267,7 +267,7 @@ pub fn plan(comparison: &Comparison, seed: u64) -> Vec<Slot> {
     plan
 }
 
-/// Why a cell is beyond a server by its own account, if it is.
+/// The server's own limit that a cell exceeds, if any.
 #[must_use]
 pub fn beyond(server: &Server, cell: &Cell) -> Option<String> {
     let limits = &server.limits;
@@ -287,8 +287,7 @@ pub fn beyond(server: &Server, cell: &Cell) -> Option<String> {
     Some(format!("it takes at most {} messages in flight", count(most)))
 }
 
-/// Looks at one server: what it needs, whether it starts, and whether it does what is right. What is wrong becomes the
-/// reason for skipping it.
+/// Checks one server: its requirements, its start and its correctness. An error becomes the reason for skipping it.
 pub fn check(server: &Server, cpus: &[usize], report: &mut super::results::ServerReport) {
     report.version = process::version(server);
     if let Some(missing) = server.needs.iter().find_map(|need| need.missing(&server.dir)) {

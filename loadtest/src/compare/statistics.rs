@@ -1,24 +1,25 @@
 //! Statistics: whether a difference is significant, from a few rounds of each server.
 //!
-//! The compared quantity is the ratio of a server's value to the baseline's *of the same round*: changes of the machine
-//! between rounds affect both. The median of the ratios counts, never the best. Its interval makes no assumption about their
-//! distribution: with few rounds it lies between two of the ratios themselves, with many it is a bootstrap interval. A
-//! difference is significant only if that interval excludes 1 *and* so does a paired t test on the logarithms, at a level
-//! corrected for the number of pairs (Holm): with nine rounds the interval alone cannot be sharpened for hundreds of pairs,
-//! and the test alone assumes too much.
+//! The compared quantity is the ratio of a server's value to the baseline's *in the same round*, since changes of the
+//! machine between rounds affect both. The result is the median of the ratios, never the best. Its interval makes no
+//! assumption about their distribution: with few rounds it lies between two of the ratios, with many it is a bootstrap
+//! interval. A difference is significant only if that interval excludes 1 *and* so does a paired t test on the
+//! logarithms, at a level corrected for the number of pairs (Holm). With nine rounds the interval alone cannot be
+//! sharpened for hundreds of pairs, and the test alone assumes too much.
 
 use serde::{Deserialize, Serialize};
 
-/// With so many rounds or more the interval is a bootstrap's: with fewer its resamples are too much alike for the median.
+/// From this number of rounds on the interval is a bootstrap's: with fewer, resampled medians take too few different
+/// values.
 const BOOTSTRAP_FROM: usize = 20;
 
-/// Resamples of a bootstrap: the ends of the interval then vary by less than a hundredth of its width.
+/// Number of bootstrap resamples: the ends of the interval then vary by less than a hundredth of its width.
 const RESAMPLES: usize = 10_000;
 
-/// Below this, Spearman's correlation between a value and its round is no drift: with nine rounds chance alone reaches
-/// 0.68 in one series of twenty.
+/// The smallest Spearman correlation between value and round that counts as drift: with nine rounds chance alone
+/// reaches 0.68 in one series of twenty.
 const DRIFT_MIN: f64 = 0.5;
-/// A drift by chance that likely is not told: reports have hundreds of series.
+/// A drift that is more likely by chance than this is not reported: reports have hundreds of series.
 const DRIFT_LEVEL: f64 = 0.01;
 
 /// A ratio with its interval.
@@ -32,27 +33,28 @@ pub struct Interval {
     pub low: f64,
     /// The upper end.
     pub high: f64,
-    /// How likely such an interval holds the true median: at least what was asked for, unless there are too few rounds.
+    /// The probability that such an interval holds the true median: at least the requested one, unless there are too
+    /// few rounds.
     pub coverage: f64,
 }
 
-/// What a comparison says.
+/// The verdict of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Better than the baseline, by more than what is called the same.
+    /// Better than the baseline, by more than the threshold.
     Better,
-    /// Not different by more than that.
+    /// The difference is within the threshold.
     Same,
     /// Worse.
     Worse,
-    /// The rounds differ too much, or are too few.
+    /// The rounds vary too much, or are too few.
     CannotTell,
 }
 
 impl Verdict {
-    /// For people; `is_speed` where better means faster.
+    /// The verdict in a word; `is_speed` where better means faster.
     #[must_use]
     pub fn name(self, is_speed: bool) -> &'static str {
         match (self, is_speed) {
@@ -69,14 +71,14 @@ impl Verdict {
 /// A comparison of one pair before the correction for the number of pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Paired {
-    /// Of the ratios.
+    /// The interval of the ratios.
     pub interval: Interval,
-    /// How likely ratios differ so much from 1 by chance.
+    /// The probability of such ratios by chance.
     pub p: f64,
 }
 
 impl Paired {
-    /// Of the ratios of a pair, one for each round; `None` without any.
+    /// From the ratios of a pair, one per round; `None` without any.
     #[must_use]
     pub fn of(ratios: &[f64], confidence: f64, seed: u64) -> Option<Self> {
         let interval = Interval::of(ratios, confidence, seed)?;
@@ -84,7 +86,7 @@ impl Paired {
         Some(Self { interval, p: t_test(&logarithms) })
     }
 
-    /// The verdict, where less is better unless `is_more_better`; `is_significant` is what the correction leaves.
+    /// The verdict. Less is better unless `is_more_better`; `is_significant` is the corrected result of the test.
     #[must_use]
     pub fn verdict(&self, is_significant: bool, same_within: f64, confidence: f64, is_more_better: bool) -> Verdict {
         let Interval { median, low, high, coverage } = self.interval;
@@ -106,7 +108,7 @@ impl Paired {
 }
 
 impl Interval {
-    /// Of the median of `values`.
+    /// The interval of the median of `values`.
     #[must_use]
     pub fn of(values: &[f64], confidence: f64, seed: u64) -> Option<Self> {
         if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
@@ -137,8 +139,8 @@ fn median_of_sorted(sorted: &[f64]) -> f64 {
     if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] }
 }
 
-/// How many of `count` sorted values are left out at each end so that the true median is between the two that follow with
-/// at least this confidence, and what the confidence then is. Each value lies on either side of the median like a coin.
+/// How many of `count` sorted values to leave out at each end so that the true median lies between the next two with at
+/// least this confidence, and the actual confidence. Each value lies above or below the median with equal probability.
 fn ranks(count: usize, confidence: f64) -> (usize, f64) {
     let coverage = |rank: usize| 1.0 - 2.0 * binomial_below(count, rank);
     let mut rank = 0;
@@ -148,7 +150,7 @@ fn ranks(count: usize, confidence: f64) -> (usize, f64) {
     (rank, coverage(rank))
 }
 
-/// How likely at most `most` of `count` coins show heads.
+/// The probability of at most `most` heads in `count` tosses of a coin.
 fn binomial_below(count: usize, most: usize) -> f64 {
     let (mut term, mut sum) = (0.5_f64.powi(count as i32), 0.0);
     for heads in 0..=most {
@@ -173,7 +175,7 @@ fn bootstrap(values: &[f64], confidence: f64, seed: u64) -> (f64, f64) {
     (at(tail), at(1.0 - tail))
 }
 
-/// How likely a mean as far from 0 as that of `values` is by chance (Student's t test, two-sided).
+/// The probability of a mean as far from 0 as that of `values` by chance (Student's t test, two-sided).
 fn t_test(values: &[f64]) -> f64 {
     let count = values.len() as f64;
     if values.len() < 2 {
@@ -187,7 +189,7 @@ fn t_test(values: &[f64]) -> f64 {
     student_two_sided(mean / (variance / count).sqrt(), count - 1.0)
 }
 
-/// How likely |T| >= |t| with so many degrees of freedom.
+/// The probability of |T| >= |t| with this number of degrees of freedom.
 fn student_two_sided(t: f64, freedom: f64) -> f64 {
     incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t * t))
 }
@@ -197,7 +199,7 @@ fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
     if x <= 0.0 || x >= 1.0 {
         return x.clamp(0.0, 1.0);
     }
-    // The fraction converges fast on this side of the mean only.
+    // The fraction converges fast only on this side of the mean.
     if x > (a + 1.0) / (a + b + 2.0) {
         return 1.0 - incomplete_beta(b, a, 1.0 - x);
     }
@@ -249,7 +251,7 @@ fn ln_gamma(x: f64) -> f64 {
     0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * t.ln() - t + sum.ln()
 }
 
-/// Which of many tests are significant at `level` for all of them together (Holm).
+/// Which of many tests are significant at a joint `level` (Holm).
 #[must_use]
 pub fn holm(p_values: &[f64], level: f64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
@@ -264,7 +266,7 @@ pub fn holm(p_values: &[f64], level: f64) -> Vec<bool> {
     significant
 }
 
-/// How values followed the rounds (Spearman's rank correlation), if that is more than chance.
+/// The correlation of values with their rounds (Spearman), if it is more than chance.
 #[must_use]
 pub fn drift(values: &[f64]) -> Option<f64> {
     let count = values.len() as f64;
@@ -281,7 +283,7 @@ pub fn drift(values: &[f64]) -> Option<f64> {
     (rho.abs() > DRIFT_MIN && p < DRIFT_LEVEL).then_some(rho)
 }
 
-/// Each value's rank; equal ones share theirs.
+/// Each value's rank; equal values share a mean rank.
 #[expect(clippy::float_cmp, reason = "a tie is one of equal values")]
 fn ranked(values: &[f64]) -> Vec<f64> {
     let rank = |value: &f64| {
@@ -300,7 +302,7 @@ fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     (of_a > 0.0 && of_b > 0.0).then(|| both / (of_a * of_b).sqrt())
 }
 
-/// A sequence of numbers that a seed decides (`SplitMix64`): orders and resamples can be had again.
+/// A seeded sequence of random numbers (`SplitMix64`): orders and resamples can be reproduced.
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
@@ -319,7 +321,7 @@ impl Random {
         ((u128::from(self.next_u64()) * end as u128) >> 64) as usize
     }
 
-    /// Puts `list` into an order by chance (Fisher and Yates).
+    /// Shuffles `list` (Fisher and Yates).
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
             list.swap(last, self.below(last + 1));

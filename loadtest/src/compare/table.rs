@@ -8,21 +8,21 @@ use super::results::{CellReport, Compared, Results, ServerReport};
 use super::statistics::{Interval, Verdict};
 use crate::output::units::percent;
 
-/// A matrix that can be shown.
+/// The matrix of a comparison.
 #[derive(Debug)]
 pub struct Matrix<'a> {
-    /// All of it.
+    /// The results.
     pub results: &'a Results,
-    /// Servers that were measured: the baseline first, then in the order of the file.
+    /// Measured servers: the baseline first, then in the order of the file.
     pub servers: Vec<&'a ServerReport>,
     /// Cells.
     pub cells: Vec<&'a CellReport>,
-    /// By cell: servers that cannot be told apart, the best first.
+    /// By cell: groups of servers without a significant difference, the best first.
     pub groups: Vec<Vec<Vec<String>>>,
 }
 
 impl<'a> Matrix<'a> {
-    /// Of these results.
+    /// The matrix of these results.
     #[must_use]
     pub fn of(results: &'a Results) -> Self {
         let mut servers: Vec<&ServerReport> = results.measured_servers().collect();
@@ -32,19 +32,20 @@ impl<'a> Matrix<'a> {
         Self { results, servers, cells, groups }
     }
 
-    /// What is known of a server in a cell.
+    /// The conclusion for a server in a cell.
     #[must_use]
     pub fn compared(&self, server: &ServerReport, cell: &CellReport) -> Option<&'a Compared> {
         self.results.compared(&server.name, &cell.name, cell.metric)
     }
 
-    /// Whether nothing better than this server is known in the cell, so that it is first or tied for it.
+    /// Whether the server is first in the cell or tied for it.
     #[must_use]
     pub fn is_first(&self, server: &ServerReport, cell: usize) -> bool {
         self.groups[cell].first().is_some_and(|first| first.contains(&server.name))
     }
 
-    /// A field as text: the value, its ratio to the baseline with the interval and the verdict, or why there is none.
+    /// A field as text: the value, its ratio to the baseline with the interval and the verdict, or the reason why there
+    /// is none.
     #[must_use]
     pub fn field(&self, server: &ServerReport, cell: &CellReport) -> (String, String) {
         let Some(compared) = self.compared(server, cell) else { return ("-".to_owned(), String::new()) };
@@ -78,14 +79,14 @@ fn verdict_text(verdict: Verdict, ratio: &Interval, is_speed: bool) -> String {
     }
 }
 
-/// A reason's first words: the rest is in the JSON and under the page's matrix.
+/// The first words of a reason: the full text is in the JSON and below the page's matrix.
 #[must_use]
 pub fn short(reason: &str) -> &str {
     let reason = reason.lines().next().unwrap_or_default();
     reason.split_once(": ").map_or(reason, |(first, _)| first)
 }
 
-/// One sentence on each pair and cell, for a terminal.
+/// One sentence per pair and cell, for a terminal.
 #[must_use]
 pub fn text(results: &Results) -> String {
     let matrix = Matrix::of(results);
@@ -110,7 +111,7 @@ pub fn text(results: &Results) -> String {
     text
 }
 
-/// What a reader has to know of the figures, in a few sentences.
+/// Notes for the reader of the figures, in a few sentences.
 #[must_use]
 pub fn legend(results: &Results) -> String {
     let settings = &results.settings;
@@ -131,7 +132,7 @@ pub fn legend(results: &Results) -> String {
     )
 }
 
-/// The rate of an open loop, as it was found.
+/// The rate found for an open loop.
 #[must_use]
 pub fn rate_note(cell: &CellReport) -> String {
     match (&cell.rate, cell.rate_per_s) {
@@ -140,7 +141,7 @@ pub fn rate_note(cell: &CellReport) -> String {
     }
 }
 
-/// The matrix as a table in Markdown.
+/// The matrix as a Markdown table.
 #[must_use]
 pub fn markdown(results: &Results) -> String {
     let matrix = Matrix::of(results);
@@ -187,7 +188,7 @@ fn skipped(server: &ServerReport) -> Option<String> {
     Some(format!("- {}: {}\n", escape(&server.name), escape(why)))
 }
 
-/// Results of several days or machines beside each other, as Markdown: the ratios to the baseline in each.
+/// The ratios to the baseline in results of several days or machines side by side, as Markdown.
 #[must_use]
 pub fn side_by_side(all: &[(String, Results)]) -> String {
     let mut text = String::new();
@@ -227,7 +228,7 @@ pub fn side_by_side(all: &[(String, Results)]) -> String {
     text
 }
 
-/// Text as it may stand in a table in Markdown.
+/// Text escaped for a Markdown table.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,10 +1,10 @@
 //! Unknown words, and suggestions for them.
 
-/// Words this similar (Jaro-Winkler, 1 is equal) are taken for slips of each other: `conections` and `connections` are at
-/// 0.98, `size` and `rounds` at 0.47.
+/// Words with at least this similarity (Jaro-Winkler, 1 is equal) are taken for misspellings of each other:
+/// `conections` and `connections` are at 0.98, `size` and `rounds` at 0.47.
 const SIMILAR: f64 = 0.8;
 
-/// Says that `word` is no `kind`, and which of `known` was probably meant, or else all of them.
+/// The error that `word` is no `kind`, with the known word that was probably meant, or else all of them.
 pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     match nearest(word, &known) {
@@ -13,7 +13,7 @@ pub(super) fn unknown<'a>(kind: &str, word: &str, known: impl IntoIterator<Item 
     }
 }
 
-/// The most similar word, if it is similar enough.
+/// The most similar word, if its similarity is sufficient.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
     let similarity = |it: &str| strsim::jaro_winkler(&word, &it.to_lowercase());

@@ -1,5 +1,5 @@
-//! The end of a connection: closed in order, closed by the server, or given up. Its entry is freed when the transport has
-//! released it, too.
+//! The end of a connection: closed in order, closed by the server, or given up. Its entry is freed once the transport
+//! has released it.
 
 use std::sync::atomic::Ordering;
 
@@ -11,30 +11,30 @@ use crate::scenario::Scenario;
 use crate::stats::{Cause, Counter, EarlyEnd};
 use crate::websocket::frames::{ServerClose, Violation};
 
-/// Closing handshakes in flight at most, all threads together, and the least for one thread.
+/// Limit of closing handshakes in flight, over all threads, and the minimum per thread.
 const WINDOW: u32 = 1024;
 const WINDOW_MIN: u32 = 16;
 
-/// Connections unanswered for this time no longer count as in flight: a server that answers no Close must not delay every
-/// window.
+/// A connection whose Close is unanswered after this time no longer occupies the window: a server that answers no Close
+/// must not hold up every window.
 const WINDOW_PATIENCE_NS: u64 = 1_000_000_000;
 
-/// When both Closes are there, the server is to end the TCP connection; when it has ended none for this time, this side
-/// does, as RFC 6455 section 7.1.1 lets it.
+/// After both Closes the server ends the TCP connection. If it has ended none for this time, this side does, as RFC
+/// 6455 section 7.1.1 allows.
 const LINGER_NS: u64 = 1_000_000_000;
 
 /// The orderly closing of connections.
 #[derive(Debug)]
 pub(super) struct Closing {
-    /// The next key to look at.
+    /// The next key to visit.
     next: usize,
     window: u32,
     in_flight: u32,
-    /// Deadlines of those in flight: until when they count.
+    /// Deadlines after which closing handshakes no longer occupy the window.
     in_window: Deadlines,
-    /// Deadlines of connections whose closing handshake is not complete.
+    /// Deadlines of closing handshakes.
     incomplete: Deadlines,
-    /// Deadlines of connections that have seen both Closes.
+    /// Deadlines for the end of TCP after both Closes.
     lingering: Deadlines,
 }
 
@@ -52,7 +52,7 @@ impl Closing {
 }
 
 impl<T: Default> Driver<'_, T> {
-    /// When something about closing is due.
+    /// When the next deadline or step of closing is due.
     pub(super) fn closing_deadline_ns(&self) -> Option<u64> {
         let Closing { in_window, incomplete, lingering, .. } = &self.closing;
         let until_ns = self.close_timeout_ns();
@@ -65,8 +65,8 @@ impl<T: Default> Driver<'_, T> {
         self.load.scenario.close_timeout.as_nanos() as u64
     }
 
-    /// Nothing is given up until then: when all connections are closed, the server has `allowed_ns` for its next step with
-    /// any of them, on whichever thread, and not for all of them.
+    /// The time before which no connection is given up. In the close phase `allowed_ns` starts again with each step of
+    /// the server on any connection of any thread.
     fn progress_counts_until_ns(&self, allowed_ns: u64) -> u64 {
         if self.phase != Phase::Close {
             return 0;
@@ -74,12 +74,12 @@ impl<T: Default> Driver<'_, T> {
         self.load.closing_progress_ns.load(Ordering::Relaxed).saturating_add(allowed_ns)
     }
 
-    /// The server has answered a Close, or ended a TCP connection after both.
+    /// Notes that the server has answered a Close, or ended a TCP connection after both Closes.
     fn note_closing_progress(&self) {
         self.load.closing_progress_ns.fetch_max(self.now_ns, Ordering::Relaxed);
     }
 
-    /// Begins closing handshakes on the next connections, as many as may be in flight.
+    /// Starts closing handshakes on the next connections, as far as the window allows.
     pub(super) fn close_more(&mut self) {
         let end = self.closing.next.saturating_add(TURN).min(self.connections.capacity());
         while self.closing.in_flight < self.closing.window && self.closing.next < end {
@@ -94,9 +94,10 @@ impl<T: Default> Driver<'_, T> {
                     self.closing.in_window.set(self.now_ns, key, began_us);
                     self.send_close(key);
                 }
-                // A closing handshake is under way, with deadlines of its own.
+                // A closing handshake is under way already, with its own deadline.
                 Stage::Closing | Stage::Ending => {}
-                // Without frames there is no Close, slow readers would not see its answer, and the others are half open.
+                // No Close is possible without frames; slow readers would not read the answer, and the others are not
+                // upgraded.
                 _ => self.finish(key),
             }
         }
@@ -117,7 +118,7 @@ impl<T: Default> Driver<'_, T> {
         self.ask_to_send(key);
     }
 
-    /// One side's Close has followed the other's, perhaps: then the server is to end the TCP connection.
+    /// Waits for the server to end the TCP connection if both Closes are complete.
     pub(super) fn linger_if_closed(&mut self, key: u32) {
         let connection = &self.connections[key as usize];
         if connection.stage == Stage::Closing && has_closed(connection) {
@@ -125,13 +126,13 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Closes a connection in order while there is load: not before all its messages have come back.
+    /// Closes a connection in order during the load, after all its messages have come back.
     pub(super) fn leave(&mut self, key: u32) {
         self.connections[key as usize].set(Flag::Leaving, true);
         self.close_if_settled(key);
     }
 
-    /// Goes on with that when a message has come back.
+    /// Closes such a connection once no message is in flight.
     pub(super) fn close_if_settled(&mut self, key: u32) {
         let connection = &self.connections[key as usize];
         if connection.stage != Stage::Open || connection.session.in_flight() > 0 {
@@ -140,8 +141,8 @@ impl<T: Default> Driver<'_, T> {
         if self.load.messages.are_framed() { self.send_close(key) } else { self.finish(key) }
     }
 
-    /// The server's Close has arrived, and this side's is to have the same code if it is still to be sent. Then the server
-    /// is to close the TCP connection (RFC 6455 section 7.1.1).
+    /// The server's Close has arrived. If this side's is not sent yet, it repeats the code. The server then closes the
+    /// TCP connection (RFC 6455 section 7.1.1).
     pub(super) fn on_close(&mut self, key: u32, close: ServerClose) {
         let connection = &mut self.connections[key as usize];
         connection.set(Flag::ServerClosed, true);
@@ -164,7 +165,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Gives up waiting for the server's next step with connections that are being closed.
+    /// Gives up connections whose deadline for the server's next closing step is over.
     pub(super) fn expire_closes(&mut self) {
         while let Some(late) = self.pop_late(|closing| &mut closing.in_window, |it| it.has(Flag::InCloseWindow)) {
             self.leave_window(late.key);
@@ -183,7 +184,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// The next connection whose deadline of this kind is over, of those that are closing and for which it is pending.
+    /// The next connection with an expired deadline of this kind that is closing and still waits for that step.
     fn pop_late(
         &mut self,
         deadlines: impl Fn(&mut Closing) -> &mut Deadlines,
@@ -196,7 +197,7 @@ impl<T: Default> Driver<'_, T> {
         })
     }
 
-    /// The TCP connection has ended: for this cause if it was not upgraded yet, in this way if it was.
+    /// The TCP connection has ended: with `cause` before the upgrade, with `end` after it.
     #[cold]
     pub fn ended(&mut self, key: u32, cause: Cause, end: EarlyEnd) {
         let Some(connection) = self.connections.get(key as usize) else { return };
@@ -214,8 +215,8 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// The server has broken the protocol: what follows cannot be understood, so the connection is given up. The server
-    /// is told why (RFC 6455 section 7.1.7) unless it would have to be waited for.
+    /// The server has broken the protocol, so its further output cannot be parsed: the connection is given up. A Close
+    /// tells the server why (RFC 6455 section 7.1.7), unless sending it would block.
     #[cold]
     pub(super) fn on_violation(&mut self, key: u32, violation: Violation) {
         self.tally.count(Counter::Violations);
@@ -237,20 +238,20 @@ impl<T: Default> Driver<'_, T> {
             self.tally.closed_early(end);
         }
         self.settle_greeting(key);
-        // The server has ended the connection: what has become of the pings is no question any more.
+        // The server has ended the connection: its pending pings count as neither answered nor unanswered.
         if let Some(pings) = self.pings.remove(&key) {
             pings.abandon(&mut self.tally, true);
         }
     }
 
-    /// An attempt that gets no further than its greeting is settled all the same.
+    /// An attempt that ends during its greeting counts as settled, too.
     fn settle_greeting(&mut self, key: u32) {
         if self.connections[key as usize].stage == Stage::Greeting {
             self.tally.count(Counter::Settled);
         }
     }
 
-    /// Gives a connection up: the transport releases it.
+    /// Gives a connection up and has the transport release it.
     pub(super) fn finish(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
         if connection.stage == Stage::Ending {
@@ -276,7 +277,7 @@ impl<T: Default> Driver<'_, T> {
         self.connections.get(key as usize).is_none_or(|connection| connection.stage == Stage::Ending)
     }
 
-    /// The transport has let go of a connection: its slot may be used again.
+    /// The transport has released a connection: its slot may be reused.
     pub fn released(&mut self, key: u32) {
         let Some(gone) = self.connections.try_remove(key as usize) else { return };
         debug_assert!(gone.stage == Stage::Ending, "a connection was released unasked");
@@ -289,7 +290,7 @@ impl<T: Default> Driver<'_, T> {
     }
 }
 
-/// Whether both Closes are there.
+/// Whether both sides have sent their Close.
 fn has_closed<T>(connection: &Connection<T>) -> bool {
     connection.has(Flag::ServerClosed) && !connection.has(Flag::CloseDue)
 }

@@ -10,19 +10,19 @@ use crate::times::SendTimes;
 pub(super) enum Stage {
     /// The transport is connecting.
     Connecting,
-    /// The upgrade request is due or sent; its answer is awaited.
+    /// The upgrade request is due or sent; the answer is pending.
     Upgrading,
-    /// Upgraded; the greeting's echo is awaited.
+    /// Upgraded; the echo of the greeting is pending.
     Greeting,
     /// Ready.
     Open,
-    /// This side's Close is due or sent; the server is to end the TCP connection.
+    /// This side's Close is due or sent; the server is then to end the TCP connection.
     Closing,
-    /// Given up: the transport is letting go of it.
+    /// Given up: the transport is releasing it.
     Ending,
 }
 
-/// One connection, with what its transport keeps beside it: at most eight bytes.
+/// One connection, with the transport's own slot of at most eight bytes.
 #[derive(Debug)]
 pub(super) struct Connection<T> {
     pub(super) session: Session,
@@ -39,31 +39,31 @@ pub(super) struct Connection<T> {
 const _: () = assert!(size_of::<Connection<[u32; 2]>>() <= 64, "a connection is one cache line");
 const _: () = assert!(size_of::<Option<Connection<[u32; 2]>>>() <= 64, "the slab finds room for its tag in `Stage`");
 
-/// A yes or no that a connection remembers.
+/// The flags of a connection.
 #[derive(Clone, Copy, Debug)]
 #[repr(u16)]
 pub(super) enum Flag {
-    /// Echoes all the time while there is load.
+    /// Sends messages as the load demands.
     Active = 1,
-    /// Sends and does not read.
+    /// A slow reader: sends and does not read.
     SlowReader = 2,
     /// The upgrade request is to be sent.
     RequestDue = 4,
     /// A Close is to be sent.
     CloseDue = 8,
-    /// A pong is to be sent; the driver has its payload.
+    /// A pong is to be sent; its payload is in the driver.
     PongDue = 16,
     /// A ping is to be sent.
     PingDue = 32,
     /// The server has sent its Close.
     ServerClosed = 64,
-    /// The Close went out at the end of the run, and counts among those in the closing window.
+    /// The Close was sent in the close phase and occupies a place in the closing window.
     InCloseWindow = 128,
-    /// Is to be closed in order, and not to be sent on any more.
+    /// Is to be closed in order; it sends no more messages.
     Leaving = 256,
-    /// Is to be opened again when it has left.
+    /// Is to be reopened once it has been released.
     Returning = 512,
-    /// Did not connect within its address's part of the time, and is to be tried at the next one.
+    /// Did not connect within the time for its address; the attempt goes on at the next address.
     Rerouted = 1024,
 }
 
@@ -74,7 +74,7 @@ impl<T> Connection<T> {
         Self { session, slot, began_us, flags: 0, stage: Stage::Connecting, failures: 0 }
     }
 
-    /// The age of the attempt.
+    /// The time since the attempt began.
     pub(super) fn age_ns(&self, now_ns: u64) -> u64 {
         u64::from(((now_ns / 1000) as u32).wrapping_sub(self.began_us)) * 1000
     }
@@ -93,7 +93,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Whether it has not become ready yet, and may.
+    /// Whether it is still being opened.
     #[inline]
     pub(super) fn is_attempt(&self) -> bool {
         matches!(self.stage, Stage::Connecting | Stage::Upgrading | Stage::Greeting)
@@ -117,13 +117,13 @@ impl<T> Connection<T> {
         self.stage == Stage::Open && self.has(Flag::SlowReader)
     }
 
-    /// Whether a frame is to be sent that is no message.
+    /// Whether a control frame is to be sent.
     #[inline]
     pub(super) fn has_control_due(&self) -> bool {
         self.flags & (Flag::CloseDue as u16 | Flag::PongDue as u16 | Flag::PingDue as u16) != 0
     }
 
-    /// Counts what has not come back as lost, unless this side was not going to read it.
+    /// Counts messages without an echo as lost, unless this side is a slow reader.
     pub(super) fn abandon(&mut self, times: &mut SendTimes, tally: &mut Tally, until_ns: u64) {
         if self.is_unread() {
             self.session.forget();

@@ -2,19 +2,19 @@
 
 use std::collections::VecDeque;
 
-/// Deadlines that are all set the same time ahead, and so are due in the order in which they were set.
+/// A queue of deadlines that are all set the same time ahead, so they expire in the order in which they were set.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     after_ns: u64,
     queue: VecDeque<Deadline>,
 }
 
-/// The deadline of one attempt's connection, which may be gone by then, and its slot in use by another.
+/// The deadline of one attempt's connection. The connection may have ended by then, and its slot may have been reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deadline {
     due_ns: u64,
     pub(super) key: u32,
-    /// When the attempt began, as the connection has it.
+    /// When the attempt began: compared with the connection's own value.
     pub(super) began_us: u32,
 }
 
@@ -27,7 +27,7 @@ impl Deadlines {
         self.queue.push_back(Deadline { due_ns: now_ns.saturating_add(self.after_ns), key, began_us });
     }
 
-    /// The next one that is due at `now_ns`; those for which nothing is pending any more are dropped on the way.
+    /// The next deadline that has expired at `now_ns`; deadlines that are no longer pending are dropped.
     pub(super) fn pop(&mut self, now_ns: u64, is_pending: impl Fn(Deadline) -> bool) -> Option<Deadline> {
         while let Some(&deadline) = self.queue.front() {
             let is_pending = is_pending(deadline);
@@ -47,27 +47,28 @@ impl Deadlines {
         self.after_ns
     }
 
-    /// When the next one may be due.
+    /// When the next deadline may be due.
     #[inline]
     pub(super) fn next_ns(&self) -> Option<u64> {
         self.queue.front().map(|deadline| deadline.due_ns)
     }
 }
 
-/// A turn that comes so much later than a deadline was not waited for: the thread had no processor, or was stopped.
+/// A turn this long after a deadline shows that the thread had no processor or was stopped.
 const LATE_NS: u64 = 100_000_000;
 
-/// Time within which events that happened meanwhile are noticed.
+/// Time to process the events that happened in the meantime.
 const GRACE_NS: u64 = 1_000_000_000;
 
-/// Time to notice what the other side has done in time, where this side had none to look.
+/// Extra time before deadlines expire after the thread was held up: the server may have acted in time, without its
+/// events being processed yet.
 #[derive(Debug, Default)]
 pub(super) struct Grace {
     until_ns: Option<u64>,
 }
 
 impl Grace {
-    /// Whether deadlines, of which the next one is due at `due_ns`, may be judged.
+    /// Whether deadlines may expire now; the next one is due at `due_ns`.
     pub(super) fn is_over(&mut self, due_ns: Option<u64>, now_ns: u64) -> bool {
         let Some(due_ns) = due_ns else { return true };
         if now_ns > self.postpone(due_ns).saturating_add(LATE_NS) {
@@ -80,7 +81,7 @@ impl Grace {
         true
     }
 
-    /// When a deadline that is due at `due_ns` can be judged.
+    /// When a deadline that is due at `due_ns` may expire.
     pub(super) fn postpone(&self, due_ns: u64) -> u64 {
         self.until_ns.map_or(due_ns, |until_ns| until_ns.max(due_ns))
     }
@@ -99,7 +100,7 @@ mod tests {
         assert!(!grace.is_over(Some(GRACE_NS), woken_ns));
         assert_eq!(grace.postpone(GRACE_NS), woken_ns + GRACE_NS, "there is something to wake up for");
         assert!(!grace.is_over(Some(GRACE_NS), woken_ns + GRACE_NS - 1));
-        // Held up again meanwhile.
+        // Held up again in the meantime.
         assert!(!grace.is_over(Some(GRACE_NS), woken_ns + 3 * GRACE_NS));
         assert!(grace.is_over(Some(GRACE_NS), woken_ns + 4 * GRACE_NS));
         assert!(grace.is_over(Some(20 * GRACE_NS), 20 * GRACE_NS));
@@ -112,7 +113,7 @@ mod tests {
         deadlines.set(10, 7, 2);
         deadlines.set(20, 8, 3);
         assert_eq!(deadlines.next_ns(), Some(100));
-        // The first attempt in slot 7 is gone; the slot's next one has its own time.
+        // The first attempt in slot 7 has ended; the next attempt in the slot has its own deadline.
         let is_pending = |it: Deadline| it.began_us != 1;
         assert_eq!(deadlines.pop(105, is_pending), None);
         assert_eq!(deadlines.next_ns(), Some(110));

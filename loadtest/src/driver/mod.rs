@@ -1,10 +1,11 @@
-//! The decisions of one load thread about its connections, over their whole life, without I/O: no ring, no socket and no
+//! The decisions of one load thread about its connections over their whole life, without I/O: no ring, no socket, no
 //! clock.
 //!
 //! A transport reports events (connected, bytes received, sent, room again, ended, the time) and carries out the wants
-//! ([`Want`]) that come back. It asks for the bytes of a connection by [`Driver::fill`] when there is room for them, so that
-//! no output is stored. `opening`, `sending` and `closing` are the phases of a connection's life, `upkeep` is what happens
-//! to it in between. Each calls only later phases, except for `opening::begin`, which reopens a connection.
+//! ([`Want`]) that the driver returns. The transport asks for a connection's output with [`Driver::fill`] when it has
+//! room, so the driver stores no output. `opening`, `sending` and `closing` are the phases of a connection's life;
+//! `upkeep` has the churn and pings in between. Each module calls only later ones, except for `opening::begin`, which
+//! reopens a connection.
 
 mod closing;
 mod connection;
@@ -37,7 +38,7 @@ use crate::stats::{Counter, Tally};
 use crate::times::SendTimes;
 use crate::websocket::handshake::UpgradeRequest;
 
-/// Connections that one turn starts, sweeps or closes at most, so that completions never wait for long.
+/// Limit of connections that one turn starts, sweeps or closes, so that completions are handled soon.
 const TURN: usize = 256;
 
 /// The load of a driver.
@@ -47,22 +48,23 @@ pub struct Load<'a> {
     pub scenario: &'a Scenario,
     /// The messages.
     pub messages: &'a Messages,
-    /// The targets: connections take turns.
+    /// The targets; connections are assigned to them round robin.
     pub routes: Vec<Route<'a>>,
-    /// The thread's part of it.
+    /// This thread's part of the load.
     pub part: Part,
     /// The number of threads.
     pub threads: u32,
-    /// When the server last answered a Close of any of them, or ended TCP behind it: closing has time as long as it goes on.
+    /// When the server last answered a Close on any thread, or ended a TCP connection after it: as long as there is
+    /// progress, closing goes on.
     pub closing_progress_ns: &'a AtomicU64,
 }
 
 /// One target.
 #[derive(Clone, Debug)]
 pub struct Route<'a> {
-    /// The requests for this target.
+    /// The upgrade requests for this target.
     pub request: &'a UpgradeRequest,
-    /// The numbers of its addresses: one at least. Connections take turns.
+    /// The numbers of its addresses, at least one; connections are assigned to them round robin.
     pub addresses: Range<usize>,
 }
 
@@ -76,64 +78,64 @@ impl<'a> Load<'a> {
         self.route_of(number).request
     }
 
-    /// The number of the address that connection number `number` goes to after so many failures at others.
+    /// The number of the address for connection number `number` after `failures` failed addresses.
     fn address_of(&self, number: u32, failures: u8) -> usize {
         let own = &self.route_of(number).addresses;
         own.start + (number as usize / self.routes.len() + usize::from(failures)) % own.len()
     }
 
-    /// The largest number of addresses of a target.
+    /// The largest number of addresses that a target has.
     fn addresses_at_most(&self) -> usize {
         self.routes.iter().map(|route| route.addresses.len()).max().unwrap_or(1)
     }
 
-    /// Whether there is another address for connection number `number` after so many failures.
+    /// Whether connection number `number` has another address to try after `failures` failed ones.
     fn has_next_address(&self, number: u32, failures: u8) -> bool {
         usize::from(failures) < self.route_of(number).addresses.len()
     }
 }
 
-/// The wants of a driver: what a transport is to do.
+/// A request of the driver to its transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// Connect; then tell [`Driver::connected`] or [`Driver::connect_failed`].
+    /// Connect; the transport then calls [`Driver::connected`] or [`Driver::connect_failed`].
     Connect {
-        /// The connection's slot: below the part's number of connections.
+        /// The connection's slot, less than the part's number of connections.
         key: u32,
-        /// Its number in the whole run.
+        /// The connection's number in the whole run.
         number: u32,
         /// The number of the address.
         address: usize,
     },
-    /// Send what [`Driver::fill`] gives, as soon as all that was given before is sent; then tell [`Driver::sent`], or
-    /// [`Driver::room`] if it had to wait for the peer.
+    /// Send the output of [`Driver::fill`] once all earlier output is sent. The transport then calls [`Driver::sent`],
+    /// or [`Driver::room`] if the output had to wait for the peer.
     Send {
         /// The connection.
         key: u32,
     },
-    /// Let go of the connection: end what is under way for it. If [`Driver::has_last_words`], these are to be sent first
-    /// unless that needs waiting. Then tell [`Driver::released`].
+    /// Release the connection and cancel its pending operations. If [`Driver::has_last_words`], its last output is sent
+    /// first, unless that would block. The transport then calls [`Driver::released`].
     Release {
         /// The connection.
         key: u32,
     },
 }
 
-/// The output buffer of a transport: empty, with room for a request or two control frames.
+/// The output buffer of a transport: empty at first, with room for a request or two control frames.
 pub trait Output {
     /// Whether message `id` can be added.
     fn has_room(&self, id: MessageId, messages: &Messages) -> bool;
-    /// Adds message `id`, as one masked frame if there are frames. Returns how many bytes that is.
+    /// Adds message `id`, as one masked frame if frames are used. Returns the number of bytes added.
     fn add_message(&mut self, id: MessageId, messages: &Messages) -> usize;
-    /// Whether a frame of so many bytes can be added.
+    /// Whether a frame of `bytes` bytes can be added.
     fn has_room_for(&self, bytes: usize) -> bool;
-    /// Adds a frame of so many bytes, all of which are written by `write`.
+    /// Adds a frame of `bytes` bytes, all written by `write`.
     fn add_frame(&mut self, bytes: usize, write: impl FnOnce(&mut [u8]));
-    /// Adds as many bytes as `write` says it has written.
+    /// Adds the number of bytes that `write` returns.
     fn add(&mut self, write: impl FnOnce(&mut [u8]) -> usize);
 }
 
-/// One thread's connections and counts. `T` is what the transport keeps beside each connection.
+/// One thread's connections and counts. `T` is the transport's own state of each connection.
 pub struct Driver<'a, T> {
     load: Load<'a>,
     connections: Slab<Connection<T>>,
@@ -145,11 +147,11 @@ pub struct Driver<'a, T> {
     closing: Closing,
     rotations: Rotations,
     grace: Grace,
-    /// Payloads of pings that are to be answered.
+    /// Payloads of pings to be answered.
     pongs: HashMap<u32, Box<[u8]>>,
-    /// Codes of Close frames that are to be sent, other than that of an orderly end.
+    /// Codes of Close frames to be sent, where they differ from that of an orderly close.
     close_codes: HashMap<u32, u16>,
-    /// This side's pings that await their pongs.
+    /// This side's pings without a pong so far.
     pings: HashMap<u32, Pings>,
     pings_begun: u32,
     wants: VecDeque<Want>,
@@ -157,26 +159,26 @@ pub struct Driver<'a, T> {
     now_ns: u64,
     /// When load began.
     load_began_ns: Option<u64>,
-    /// Open loop: when sending ended. What was due until then is still being sent; the next phase begins afterwards.
+    /// Open loop: when sending ended. Messages due by then are still being sent; the next phase begins afterwards.
     sending_ended_ns: Option<u64>,
-    /// The progress of the first sends of a load along the connections, by key.
+    /// The next key of the sweep that starts the load on each connection.
     sweep: Option<usize>,
-    /// There was more to do than one turn allows.
+    /// The last turn reached its limit of work.
     is_held_up: bool,
-    /// Messages that may still be sent.
+    /// Messages left to send.
     quota: u64,
-    /// Messages that one connection carries, its greeting among them; `u32::MAX` is no limit.
+    /// Limit of messages per connection, its greeting included; `u32::MAX` is no limit.
     messages_most: u32,
 }
 
 impl<'a, T: Default> Driver<'a, T> {
-    /// A driver in the connect phase, at `now_ns`; all times are in nanoseconds since the same moment.
+    /// A driver in the connect phase, at `now_ns`; all times are nanoseconds since a common epoch.
     #[must_use]
     pub fn new(load: Load<'a>, tally: Tally, now_ns: u64) -> Self {
         let (scenario, part) = (load.scenario, load.part);
         let share = f64::from(part.connections) / f64::from(scenario.connections);
         Self {
-            // Reserved, not touched: memory is taken as connections come.
+            // Reserved, not touched: pages are allocated as connections are opened.
             connections: Slab::with_capacity(part.connections as usize),
             times: SendTimes::new(scenario, now_ns),
             tally,
@@ -205,7 +207,7 @@ impl<'a, T: Default> Driver<'a, T> {
         }
     }
 
-    /// The next thing that the transport is to do.
+    /// The next action for the transport.
     #[inline]
     pub fn next_want(&mut self) -> Option<Want> {
         self.wants.pop_front()
@@ -217,21 +219,21 @@ impl<'a, T: Default> Driver<'a, T> {
         &self.tally
     }
 
-    /// For what a transport counts.
+    /// For the transport's own counters.
     #[inline]
     pub fn tally_mut(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
-    /// The phase that the driver follows: that which it was told last, or, in an open loop, the one before as long as
-    /// messages are sent that were due in it.
+    /// The phase that the driver follows: the current one, or, in an open loop, the previous one while messages due in
+    /// it are still being sent.
     #[inline]
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// The transport's part of a connection, if it exists.
+    /// The transport's own state of a connection, if the connection exists.
     #[inline]
     pub fn slot(&mut self, key: u32) -> Option<&mut T> {
         self.connections.get_mut(key as usize).map(|connection| &mut connection.slot)
@@ -243,13 +245,13 @@ impl<'a, T: Default> Driver<'a, T> {
         self.connections.get(key as usize).map(|connection| connection.session.number())
     }
 
-    /// Keys of connections are below this.
+    /// The upper bound (exclusive) of connection keys.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.connections.capacity() as u32
     }
 
-    /// Whether a connection is to be received from.
+    /// Whether the transport is to read from the connection.
     #[inline]
     #[must_use]
     pub fn wants_input(&self, key: u32) -> bool {
@@ -257,13 +259,13 @@ impl<'a, T: Default> Driver<'a, T> {
         connection.is_some_and(|connection| connection.stage != Stage::Ending && !connection.is_unread())
     }
 
-    /// Events that follow happen at this time.
+    /// Sets the time of the events that follow.
     #[inline]
     pub fn set_now(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
     }
 
-    /// Time passes, and the run is in `phase`: does a turn's worth of what is due.
+    /// Advances the time and the phase, and does a turn's worth of the work that is due.
     pub fn advance(&mut self, now_ns: u64, phase: Phase) {
         self.now_ns = now_ns;
         self.is_held_up = false;
@@ -300,7 +302,7 @@ impl<'a, T: Default> Driver<'a, T> {
         self.is_held_up || self.sweep.is_some() || self.sending_ended_ns.is_some()
     }
 
-    /// When [`Driver::advance`] has something to do again without an event, and when after that as far as it is known.
+    /// When [`Driver::advance`] next has work to do without an event, and the time after that, as far as it is known.
     pub fn upcoming(&mut self) -> (Option<u64>, Option<u64>) {
         let (mut next_ns, mut after_ns) = (None, None);
         let plan_ns = match self.phase {
@@ -317,13 +319,13 @@ impl<'a, T: Default> Driver<'a, T> {
         (deadlines.into_iter().flatten().chain(next_ns).min(), after_ns)
     }
 
-    /// When the time of an attempt or of a closing handshake may be over.
+    /// When the deadline of an attempt or of a closing handshake may be due.
     fn deadline_ns(&self) -> Option<u64> {
         [self.opening.deadline_ns(), self.closing_deadline_ns()].into_iter().flatten().min()
     }
 
-    /// Whether nothing depends on how soon an echo is noticed: neither a message that it makes room for, nor the time that
-    /// it took to open a connection.
+    /// Whether the thread may handle echoes late: no message waits for an earlier one's echo, and no connect time is being
+    /// measured.
     #[must_use]
     pub fn is_patient(&self) -> bool {
         let traffic = &self.load.scenario.traffic;
@@ -366,7 +368,7 @@ impl<'a, T: Default> Driver<'a, T> {
         }
     }
 
-    /// Sends on the next connections for the first time.
+    /// Starts the load on the next connections.
     fn sweep_turn(&mut self) {
         let Some(start) = self.sweep else { return };
         let end = start.saturating_add(TURN).min(self.connections.capacity());
@@ -378,7 +380,7 @@ impl<'a, T: Default> Driver<'a, T> {
         self.sweep = (end < self.connections.capacity()).then_some(end);
     }
 
-    /// The transport has connected.
+    /// The transport has connected a socket.
     pub fn connected(&mut self, key: u32) {
         let Some(connection) = self.connections.get_mut(key as usize) else { return };
         if connection.stage != Stage::Connecting {
@@ -393,13 +395,13 @@ impl<'a, T: Default> Driver<'a, T> {
         self.ask_to_send(key);
     }
 
-    /// All that was given is sent.
+    /// All output of the last [`Driver::fill`] is sent.
     #[inline]
     pub fn sent(&mut self, key: u32) {
         self.ask_to_send(key);
     }
 
-    /// All that was given is sent, after waiting for the peer to make room.
+    /// All output is sent, after the peer's receive window was full.
     pub fn room(&mut self, key: u32) {
         let clock = self.connections.get(key as usize).and_then(|connection| connection.session.clock());
         if let (Some(clock), Some(schedule)) = (clock, self.times.schedule()) {
@@ -408,7 +410,7 @@ impl<'a, T: Default> Driver<'a, T> {
         self.ask_to_send(key);
     }
 
-    /// Bytes from the server, which have arrived at `arrived_ns`.
+    /// Processes bytes from the server that arrived at `arrived_ns`.
     #[inline]
     pub fn received(&mut self, key: u32, bytes: &[u8], arrived_ns: u64) {
         let Some(connection) = self.connections.get_mut(key as usize) else { return };
@@ -471,7 +473,7 @@ impl<'a, T: Default> Driver<'a, T> {
         }
     }
 
-    /// The run is over: what has not come back is lost.
+    /// Ends the run: messages without an echo count as lost.
     #[must_use]
     pub fn stop(mut self) -> Tally {
         for (_, connection) in &mut self.connections {

@@ -1,4 +1,4 @@
-//! The opening of connections: connect, upgrade, greet; within the timeout, and as many as the plan wants.
+//! The opening of connections: connect, upgrade and greet, within the timeout and up to the number that the plan wants.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,37 +15,37 @@ use crate::websocket::handshake::{Answer, Refusal};
 /// Interval at which a changing plan is evaluated: short enough for a smooth ramp.
 const PLAN_TICK_NS: u64 = 10_000_000;
 
-/// Attempts that must have failed, with none that succeeded, before the others are not tried any more: a whole window of
-/// them, but at least so many, because a window may be as small as one.
+/// The least number of failed attempts, with no success, after which the remaining ones are skipped. It is a whole
+/// window of attempts, but at least this many, because a window may be as small as one.
 const HOPELESS_MIN: u32 = 16;
 
-/// Attempts that have begun and are not settled.
+/// The attempts to open connections: their numbers, pacing and deadlines.
 pub(super) struct Opening {
-    /// Attempts that have begun, but for those that open a connection again.
+    /// Attempts that have begun, without reconnections.
     begun: u32,
-    /// Numbers that have been used, from the part's first one on.
+    /// Connection numbers used so far, from the part's first one on.
     numbered: u32,
-    /// The number of them held: all except those that the plan has retired.
+    /// Connection numbers held: all used ones except those that the plan has retired.
     held: u32,
-    /// Numbers that the plan has given back.
+    /// Connection numbers that the plan has retired, for reuse.
     retired: Vec<u32>,
     pacing: ConnectPacing,
-    /// Failures without a success from which on there is no hope.
+    /// Failures without a success after which opening is given up.
     hopeless_from: u32,
     is_hopeless: bool,
     deadlines: Deadlines,
-    /// Of attempts at targets with several addresses: when the part of the time is over that each address has to connect.
+    /// For targets with several addresses: deadlines of the current address's share of the connect time.
     turns: Deadlines,
-    /// Beginnings of answers that came in several pieces.
+    /// Partial answers to upgrade requests that arrived in several pieces.
     answers: HashMap<u32, Vec<u8>>,
     /// The position from which the plan searches for a connection to close.
     retire_cursor: usize,
-    /// When the plan was looked at last.
+    /// When the plan was last evaluated.
     planned_ns: u64,
 }
 
 impl Opening {
-    /// For a thread that has `share` of all connections, to targets with at most so many addresses.
+    /// For a thread that has `share` of all connections, to targets with at most `addresses_at_most` addresses.
     pub(super) fn new(scenario: &Scenario, share: f64, addresses_at_most: usize, now_ns: u64) -> Self {
         let connect = &scenario.connect;
         let window = (f64::from(connect.window) * share).ceil() as u32;
@@ -65,7 +65,7 @@ impl Opening {
         }
     }
 
-    /// When the next attempt's time is over, or its time at an address.
+    /// When the next attempt's deadline is due, in all or at its address.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         [self.deadlines.next_ns(), self.turns.next_ns()].into_iter().flatten().min()
     }
@@ -94,13 +94,13 @@ impl<T: Default> Driver<'_, T> {
             return 0;
         }
         let in_flight = (self.tally.counts[Counter::Attempted] - self.tally.counts[Counter::Settled]) as u32;
-        // Slots of connections that are leaving are still in use.
+        // Connections that are closing still occupy their slots.
         let free = self.load.part.connections.saturating_sub(self.connections.len() as u32);
         let wanted = self.wanted().saturating_sub(opening.held);
         opening.pacing.allowance(now_ns, opening.begun, in_flight).min(wanted).min(free)
     }
 
-    /// The number of connections that this thread is to hold now.
+    /// The number of connections that the plan wants this thread to hold now.
     fn wanted(&self) -> u32 {
         let (scenario, part) = (self.load.scenario, self.load.part);
         match &scenario.plan.connections {
@@ -112,21 +112,21 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// When `open_more` has something to do again without an event.
+    /// When `open_more` next has work to do without an event.
     pub(super) fn opening_due_ns(&self) -> Option<u64> {
         (self.opening_allowance(u64::MAX) > 0).then(|| self.opening.pacing.due_ns(self.opening.begun).unwrap_or(0))
     }
 
-    /// When the plan is to be looked at again.
+    /// When the plan is to be evaluated next.
     pub(super) fn plan_due_ns(&self) -> Option<u64> {
         let plan = self.load.scenario.plan.connections.as_ref()?;
         let ends_ns = self.load_began_ns?.saturating_add(plan.duration().as_nanos() as u64);
-        // After the last stage, until it is done.
+        // After the last stage the evaluation goes on until the wanted number is held.
         let is_done = self.opening.planned_ns > ends_ns && self.opening.held == self.wanted();
         (!is_done && !self.opening.is_hopeless).then(|| self.opening.planned_ns + PLAN_TICK_NS)
     }
 
-    /// Opens and closes connections while there is load, if that is planned.
+    /// Opens and closes connections during the load, as the plan says.
     pub(super) fn follow_plan(&mut self) {
         if self.plan_due_ns().is_none_or(|due_ns| due_ns > self.now_ns) {
             return;
@@ -137,7 +137,7 @@ impl<T: Default> Driver<'_, T> {
         let capacity = self.connections.capacity();
         let mut left = (surplus.min(TURN as u32), TURN.min(capacity));
         while left.0 > 0 && left.1 > 0 {
-            // The newest connections are in the highest slots, by and large.
+            // The newest connections are mostly in the highest slots.
             self.opening.retire_cursor = self.opening.retire_cursor.checked_sub(1).unwrap_or(capacity - 1);
             left.1 -= 1;
             let key = self.opening.retire_cursor;
@@ -150,7 +150,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Begins to open connection number `number`.
+    /// Starts to open connection number `number`.
     pub(super) fn begin(&mut self, number: u32) {
         self.tally.count(Counter::Attempted);
         let scenario = self.load.scenario;
@@ -167,7 +167,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Makes the transport connect to the address whose turn it is.
+    /// Has the transport connect to the attempt's current address.
     fn connect(&mut self, key: u32) {
         let connection = &self.connections[key as usize];
         let number = connection.session.number();
@@ -206,7 +206,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// The answer has not come in full, and will not: what has come of it may say more than `cause`.
+    /// Fails an attempt whose answer will not be completed: a partial answer may name a better cause than `cause`.
     #[cold]
     pub(super) fn fail_unanswered(&mut self, key: u32, cause: Cause) {
         let number = self.connections[key as usize].session.number();
@@ -218,7 +218,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// The server has answered the upgrade request with another status.
+    /// The server has answered the upgrade request with a status other than 101.
     fn refused(&mut self, key: u32, refusal: Refusal) {
         let connection = &self.connections[key as usize];
         self.tally.refuse(refusal, self.load.address_of(connection.session.number(), connection.failures));
@@ -237,7 +237,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// An attempt has become a connection that can be used.
+    /// An attempt has succeeded: the connection is ready.
     pub(super) fn on_open(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
         connection.stage = Stage::Open;
@@ -246,7 +246,8 @@ impl<T: Default> Driver<'_, T> {
         self.tally.count(Counter::Ready);
     }
 
-    /// The transport could not connect, and has closed the socket: goes on with the next address if there is one.
+    /// The transport could not connect and has closed the socket: the attempt goes on at the next address, if there is
+    /// one.
     #[cold]
     pub fn connect_failed(&mut self, key: u32, cause: Cause) {
         let Some(connection) = self.connections.get_mut(key as usize) else { return };
@@ -270,7 +271,7 @@ impl<T: Default> Driver<'_, T> {
         self.finish(key);
     }
 
-    /// What has failed a whole window's times and never succeeded is not tried to the end: with long timeouts that would
+    /// Skips the remaining attempts after a whole window of failures without a success: with long timeouts they would
     /// take minutes or hours.
     fn give_up_if_hopeless(&mut self) {
         let counts = &self.tally.counts;
@@ -301,8 +302,9 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Has attempts that do not get connected go on with the next address: the first one has its part of the time, the second
-    /// one what is left of two parts, and so on, so that all have had theirs before the attempt's time is over.
+    /// Moves attempts that are still connecting on to the next address. The time is divided by the number of addresses:
+    /// an address that fails early leaves its time to the next one, and each address gets its share before the attempt
+    /// times out.
     pub(super) fn expire_addresses(&mut self) {
         loop {
             let connections = &self.connections;
@@ -316,7 +318,7 @@ impl<T: Default> Driver<'_, T> {
             if !self.load.has_next_address(number, failures + 1) {
                 continue;
             }
-            // Began is known in whole microseconds.
+            // `began_us` is truncated to whole microseconds.
             let parts_begun = connection.age_ns(self.now_ns + 1000) / self.opening.turns.after_ns().max(1);
             if parts_begun <= u64::from(failures) {
                 self.opening.turns.set(self.now_ns, late.key, late.began_us);
@@ -328,20 +330,21 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// The transport has let go of an attempt at an address: it is the same attempt at the next one, in the same slot.
+    /// The transport has released an attempt at one address: the same attempt goes on at the next address, in the same
+    /// slot.
     fn reroute(&mut self, gone: &Connection<T>) {
         let mut connection = Connection::new(gone.session.number(), self.load.messages, self.now_ns, T::default());
         (connection.began_us, connection.failures) = (gone.began_us, gone.failures + 1);
         for flag in [Flag::Active, Flag::SlowReader] {
             connection.set(flag, gone.has(flag));
         }
-        // The slab fills the slot first that was emptied last: the attempt keeps its deadline.
+        // The slab reuses the slot that was freed last, so the attempt keeps its deadline.
         let key = self.connections.insert(connection) as u32;
         self.opening.turns.set(self.now_ns, key, gone.began_us);
         self.connect(key);
     }
 
-    /// A connection has left: its number is free, or begins anew.
+    /// A connection has been released: its number is free, or it reconnects.
     pub(super) fn on_left(&mut self, gone: &Connection<T>, key: u32) {
         self.opening.answers.remove(&key);
         if gone.has(Flag::Rerouted) && self.phase < Phase::Close {

@@ -4,20 +4,19 @@
 
 use std::time::Duration;
 
-/// What is to change while there is load. By default nothing does: all connections are open, and the rate is that of
-/// the scenario's open loop.
+/// The changes during the load. By default there are none: all connections are open, and the rate is that of the
+/// scenario's open loop.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Connections to hold. `Scenario::connections` is the most that are open at a time, [`Ramp::max`]; in the connect
-    /// phase as many are opened as are wanted at time 0.
+    /// The number of connections to hold. `Scenario::connections` is the most that are open at a time, [`Ramp::max`];
+    /// the connect phase opens the number for time 0.
     pub connections: Option<Ramp>,
-    /// Messages a second of an open loop, by all of the scenario's active connections together: each sends its share.
-    /// The rate in `Traffic::open` is the highest one, [`Ramp::max`].
+    /// The rate of an open loop in messages per second, over all of the scenario's active connections: each sends an
+    /// equal share. The rate in `Traffic::open` is the highest one, [`Ramp::max`].
     pub rate: Option<Ramp>,
 }
 
-/// A piecewise linear function of time. Before its first point it has the first one's value, behind its last point the
-/// last one's.
+/// A piecewise linear function of time. It is constant before its first point and after its last one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ramp(Vec<Point>);
 
@@ -25,13 +24,13 @@ pub struct Ramp(Vec<Point>);
 struct Point {
     at_ns: f64,
     value: f64,
-    /// The integral of the function from time 0 to here, in values times nanoseconds.
+    /// The integral of the function from time 0 to this point, in values times nanoseconds.
     area: f64,
 }
 
 impl Ramp {
-    /// Begins with `start`, and reaches each stage's value, in a straight line, at the end of that stage's time. A stage
-    /// of no time is a step. Values must be finite and not negative.
+    /// Starts with `start` and changes linearly to each stage's value within that stage's time. A stage of zero length
+    /// is a step. Values must be finite and not negative.
     #[must_use]
     pub fn new(start: f64, stages: &[(Duration, f64)]) -> Self {
         let mut points = vec![Point { at_ns: 0.0, value: start, area: 0.0 }];
@@ -45,7 +44,7 @@ impl Ramp {
         Self(points)
     }
 
-    /// Times, in seconds, and values, between which it is straight.
+    /// The points, as times in seconds and values; the function is linear between them.
     pub fn points(&self) -> impl Iterator<Item = (f64, f64)> {
         self.0.iter().map(|point| (point.at_ns / 1e9, point.value))
     }
@@ -66,7 +65,7 @@ impl Ramp {
         self.0.iter().map(|point| point.value).fold(0.0, f64::max)
     }
 
-    /// The time of all stages together.
+    /// The total time of all stages.
     #[must_use]
     pub fn duration(&self) -> Duration {
         Duration::from_nanos(self.0[self.0.len() - 1].at_ns as u64)
@@ -93,19 +92,19 @@ impl Ramp {
             return Some(from.at_ns);
         }
         let slope = to.map_or(0.0, |to| slope(from, to));
-        // missing = value x time + slope x time^2 / 2, by the form that does not cancel.
+        // missing = value x time + slope x time^2 / 2, solved in the form without cancellation.
         let root = (from.value * from.value + 2.0 * slope * missing).max(0.0).sqrt();
         (from.value + root > 0.0).then(|| from.at_ns + 2.0 * missing / (from.value + root))
     }
 
-    /// The last point for which `is_before`, the first one at least, and the one behind it.
+    /// The last point for which `is_before` holds, or else the first one, and the point after it.
     fn segment(&self, is_before: impl Fn(&Point) -> bool) -> (Point, Option<Point>) {
         let index = self.0.partition_point(is_before).saturating_sub(1);
         (self.0[index], self.0.get(index + 1).copied())
     }
 }
 
-/// By how much the value changes in a nanosecond.
+/// The change of the value per nanosecond.
 fn slope(from: Point, to: Point) -> f64 {
     if to.at_ns > from.at_ns { (to.value - from.value) / (to.at_ns - from.at_ns) } else { 0.0 }
 }
@@ -143,7 +142,7 @@ mod tests {
         for step in 1..600 {
             let time_ns = f64::from(step) * 0.05 * SECOND;
             let found_ns = ramp.time_of_area(ramp.area_until(time_ns)).expect("it grows again and again");
-            // While nothing is sent the area is constant; its time is the first one.
+            // At a rate of 0 the integral is constant; the earliest time is returned.
             let is_pause = (15.0..=18.0).contains(&(time_ns / SECOND));
             let expected_ns = if is_pause { 15.0 * SECOND } else { time_ns };
             assert!((found_ns - expected_ns).abs() < 1e-4 * SECOND, "{found_ns} {expected_ns}");

@@ -1,4 +1,4 @@
-//! Sending: the next bytes of a connection.
+//! Sending: the next output of a connection.
 
 use super::connection::{Flag, Stage};
 use super::{Driver, Output, TURN, Want};
@@ -8,11 +8,11 @@ use crate::websocket::frames::{
     MAX_CLIENT_HEADER, Opcode, client_header_len, close_code, write_compressed_header, write_control,
 };
 
-/// Messages that a slow reader sends in one go.
+/// Number of messages that a slow reader sends at a time.
 const UNREAD_AT_A_TIME: u64 = 16;
 
 impl<T: Default> Driver<'_, T> {
-    /// Asks the transport to send if the connection has something to be sent.
+    /// Asks the transport to send if the connection has output due.
     #[inline]
     pub(super) fn ask_to_send(&mut self, key: u32) {
         if self.is_something_due(key) {
@@ -32,16 +32,16 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Whether a connection that is to be released has a Close to send before, without waiting.
+    /// Whether a connection to be released has a Close to send first, if that does not block.
     #[must_use]
     pub fn has_last_words(&self, key: u32) -> bool {
         let connection = self.connections.get(key as usize);
         connection.is_some_and(|connection| connection.stage == Stage::Ending && connection.has(Flag::CloseDue))
     }
 
-    /// Puts into `output` what the connection is to send now, if anything. Returns whether there is more to be sent at once,
-    /// for which there was no room or which is of another kind: a transport must not wait for an event before it tells that
-    /// this much is sent.
+    /// Fills `output` with the connection's next output, if there is any. Returns whether more is due now that did not
+    /// fit or is of another kind. The transport must then call [`Driver::sent`] as soon as this output is sent, without
+    /// waiting for another event.
     pub fn fill(&mut self, key: u32, output: &mut impl Output) -> bool {
         let Some(connection) = self.connections.get_mut(key as usize) else { return false };
         match connection.stage {
@@ -67,8 +67,8 @@ impl<T: Default> Driver<'_, T> {
         false
     }
 
-    /// How many messages the connection may send now: in a closed loop as many as have come back, in an open loop one if
-    /// one is due.
+    /// The number of messages that the connection may send now. In a closed loop it is the free depth, in an open loop
+    /// 1 if a message is due.
     #[inline]
     fn messages_due(&mut self, key: u32) -> u64 {
         let connection = &self.connections[key as usize];
@@ -88,7 +88,7 @@ impl<T: Default> Driver<'_, T> {
         u64::from(room).min(self.quota)
     }
 
-    /// Open loop: whether a message is due and may be sent; sees to it that the next one will be noticed.
+    /// Open loop: whether a message is due and may be sent. If not, the connection is scheduled for its next one.
     fn due_by_the_clock(&mut self, key: u32, room: u32) -> u64 {
         let now_ns = self.due_until_ns();
         let connection = &mut self.connections[key as usize];
@@ -110,12 +110,13 @@ impl<T: Default> Driver<'_, T> {
         due
     }
 
-    /// Open loop: messages that are due at this time may be sent.
+    /// Open loop: the time up to which due messages may be sent.
     fn due_until_ns(&self) -> u64 {
         self.sending_ended_ns.unwrap_or(self.now_ns)
     }
 
-    /// Open loop: asks to send on connections whose time has come, a turn's worth. Returns whether there may be more.
+    /// Open loop: asks to send on connections that have a message due, a turn's worth. Returns whether there may be
+    /// more.
     pub(super) fn find_what_is_due(&mut self, now_ns: u64) -> bool {
         let Some(schedule) = self.times.schedule() else { return false };
         for _ in 0..TURN {
@@ -125,7 +126,7 @@ impl<T: Default> Driver<'_, T> {
         true
     }
 
-    /// Open loop: what was due until `ended_ns` and has not been sent never will be.
+    /// Open loop: counts messages that were due until `ended_ns` and have not been sent as unsent.
     pub(super) fn count_unsent(&mut self, ended_ns: u64) {
         let from_ns = self.tally.measured_from_ns();
         if self.quota > 0
@@ -137,7 +138,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Fills up to as many messages as are due into one buffer. Returns whether there are more.
+    /// Fills `output` with as many due messages as fit. Returns whether there are more.
     fn fill_messages(&mut self, key: u32, output: &mut impl Output) -> bool {
         let messages = self.load.messages;
         let is_open_loop = self.load.scenario.traffic.open.is_some();
@@ -182,7 +183,7 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Adds a message to what is sent, compressed if that was agreed on.
+    /// Adds a message to the output, compressed if the connection has agreed on it.
     #[inline]
     fn add_message(&mut self, key: u32, id: MessageId, output: &mut impl Output) {
         let bytes = match &self.codecs {
@@ -210,8 +211,8 @@ impl<T: Default> Driver<'_, T> {
         bytes
     }
 
-    /// Open loop: whether the next message on a connection has waited for its time only, so that it is this side that is
-    /// late with it.
+    /// Open loop: whether only the schedule has delayed the next message of a connection. Then a late send is the
+    /// generator's own lag.
     fn has_waited_for_time(&mut self, key: u32) -> bool {
         let clock = self.connections[key as usize].session.clock();
         match (clock, self.times.schedule()) {
@@ -220,8 +221,8 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Open loop: notes how late this side is with a message that it sends. What was held up by the server, because it
-    /// had no room or too much was in flight, is not late by this side's fault.
+    /// Open loop: records the generator's lag of a message being sent. A message held up by the server, by backpressure
+    /// or by the limit in flight, has no lag.
     fn count_lag(&mut self, key: u32, has_waited_for_time: bool) {
         let clock = self.connections[key as usize].session.clock();
         let (Some(clock), Some(schedule)) = (clock, self.times.schedule()) else { return };
@@ -233,7 +234,7 @@ impl<T: Default> Driver<'_, T> {
     /// Fills in a Close, a ping or a pong; the Close is the last frame on a connection.
     fn fill_control(&mut self, key: u32, output: &mut impl Output) {
         let number = self.connections[key as usize].session.number();
-        // Control frames' masking keys need not be those of any message.
+        // The masking keys of control frames are independent of those of messages.
         let mask = self.load.messages.masking_key(MessageId { connection: !number, sequence: 0 });
         let answered = self.pongs.remove(&key);
         let close_code = self.close_codes.remove(&key).unwrap_or(close_code::NORMAL);
@@ -267,8 +268,8 @@ impl<T: Default> Driver<'_, T> {
     }
 }
 
-/// Bytes of the frame of a message of `size` bytes at most: compressed, what cannot be compressed becomes longer by up to an
-/// eighth, where each byte takes nine bits.
+/// The largest frame of a message of `size` bytes. Compression makes incompressible data longer by up to an eighth,
+/// where each byte takes nine bits.
 fn compressed_at_most(size: usize) -> usize {
     MAX_CLIENT_HEADER + size + size / 8 + 64
 }

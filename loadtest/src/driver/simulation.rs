@@ -1,10 +1,11 @@
 //! The driver against a simulated transport and server, under seeded random schedules.
 //!
-//! Connections succeed, fail or hang; sends are taken in parts and in any order among connections, and bytes arrive in
-//! pieces; servers refuse, corrupt, drop and repeat messages, close, reset, fall silent, linger, and treat pings as they
-//! like; some agree on compression, and compress some of their echoes; load comes in closed and open loops, with quotas, churn, pings, plans and slow readers. At the end of a schedule
-//! the counts must add up, and be what the server saw. A failing seed is printed and replays with
-//! `RINGLOAD_SIMULATION_SEED`; `RINGLOAD_SIMULATION_SCHEDULES` says how many there are to be.
+//! Connections succeed, fail or hang. The transport accepts output in pieces and in any order among connections, and
+//! input arrives in pieces. Servers refuse, corrupt, drop and repeat messages, close, reset, stall, linger, and answer
+//! pings in different ways; some agree on compression and compress some of their echoes. The load is a closed or an
+//! open loop, with quotas, churn, pings, plans and slow readers. At the end of a schedule the counts must add up and
+//! agree with what the server saw. A failing seed is printed and replays with `RINGLOAD_SIMULATION_SEED`;
+//! `RINGLOAD_SIMULATION_SCHEDULES` sets the number of schedules.
 
 mod random;
 mod server;
@@ -32,13 +33,13 @@ use crate::websocket::handshake::{Extras, UpgradeRequest};
 /// Random steps of each phase.
 const STEPS: usize = 60;
 
-/// Rounds within which all that can come to an end does.
+/// Limit of rounds for a phase to complete.
 const PATIENCE: usize = 5_000;
 
 const MS: u64 = 1_000_000;
 const SIZE: usize = 40;
 
-/// Made once: messages need a table, requests a template.
+/// Built once: messages need a table, requests a template.
 static MESSAGES: LazyLock<[Messages; 2]> =
     LazyLock::new(|| [Messages::new(SIZE, false, true), Messages::new(SIZE, false, true).unframed()]);
 static REQUESTS: LazyLock<[UpgradeRequest; 3]> = LazyLock::new(|| {
@@ -48,19 +49,20 @@ static REQUESTS: LazyLock<[UpgradeRequest; 3]> = LazyLock::new(|| {
         .map(|offer| UpgradeRequest::new(&target, &offering(offer), 1).expect("a request"))
 });
 
-/// Compression as it is offered, if it is.
+/// The offers of compression.
 const OFFERS: [Offer; 2] =
     [Offer { no_context: false, window_bits: None }, Offer { no_context: true, window_bits: Some(9) }];
 
-/// Compressed messages of all schedules.
+/// Compressed messages, over all schedules.
 static COMPRESSED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Histograms take longer to make than a schedule to run, and are not looked at: all schedules share these.
+    /// Shared by all schedules: histograms take longer to allocate than a schedule takes to run, and no check reads
+    /// them.
     static TALLY: RefCell<Tally> = RefCell::default();
 }
 
-/// What a connection sends, as a transport takes it.
+/// The output buffer of the simulated transport.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -110,19 +112,19 @@ struct Line {
     is_connected: bool,
     never_connects: bool,
     server: Server,
-    /// Given by the driver, and not taken yet.
+    /// Output that the driver has filled in and the peer has not accepted yet.
     unsent: Vec<u8>,
     has_waited: bool,
-    /// All was taken: the driver is to be told.
+    /// All output was accepted; the driver is to be notified.
     is_sent: bool,
-    /// It was taken at once, and nothing tells the transport so: the driver is told when the transport wakes up for
-    /// something else.
+    /// The output was accepted at once, without a completion: the driver is notified when the transport wakes up for
+    /// another event.
     is_silent: bool,
     /// Bytes of the server's output that have been delivered.
     delivered: usize,
 }
 
-/// What the servers have seen of all connections, and what was delivered of their answers.
+/// What the servers have received on all connections, and which of their answers were delivered.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     received: u64,
@@ -145,7 +147,7 @@ struct Simulation<'a> {
     phase: Phase,
     now_ns: u64,
     seen: Seen,
-    /// Everything goes as fast as it can, and servers do nothing of their own accord.
+    /// All events happen as soon as they can, and servers do nothing on their own.
     is_calm: bool,
 }
 
@@ -179,7 +181,7 @@ impl<'a> Simulation<'a> {
         &self.driver.tally().counts
     }
 
-    /// Does what the driver wants.
+    /// Carries out the driver's wants.
     fn act(&mut self) {
         while let Some(want) = self.driver.next_want() {
             match want {
@@ -210,7 +212,7 @@ impl<'a> Simulation<'a> {
         let line = self.lines[key as usize].as_mut().expect("a connection that is there sends");
         assert!(line.is_connected, "nothing is sent before there is a connection");
         if !line.unsent.is_empty() || line.is_sent {
-            line.is_silent = false; // the transport does not sleep before it has gone on
+            line.is_silent = false; // the transport does not sleep before it has filled the next output
             return;
         }
         let mut buffer = Buffer { bytes: Vec::new(), capacity: 64 + self.random.below(200) };
@@ -224,7 +226,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// The peer takes so many bytes of what is to be sent.
+    /// The peer accepts at most `most` bytes of the pending output.
     fn flush(&mut self, key: u32, most: usize) {
         let Some(line) = &mut self.lines[key as usize] else { return };
         let count = most.min(line.unsent.len());
@@ -247,7 +249,7 @@ impl<'a> Simulation<'a> {
         self.driver.released(key);
     }
 
-    /// Something happens on one connection, if anything can. Returns whether it did.
+    /// Makes an event happen on one connection, if one is possible. Returns whether it did.
     fn happen(&mut self, key: u32) -> bool {
         let Some(line) = &mut self.lines[key as usize] else { return false };
         if !line.is_connected {
@@ -266,7 +268,7 @@ impl<'a> Simulation<'a> {
             return true;
         }
         if !line.unsent.is_empty() && !line.server.is_over {
-            // A server whose answers are not read does not read for ever.
+            // A server stops reading while its own answers are not read.
             if !self.driver.wants_input(key) && line.server.output.len() > 2_000 {
                 return false;
             }
@@ -303,7 +305,7 @@ impl<'a> Simulation<'a> {
             self.lines[key as usize] = None;
             let causes = [Cause::Refused, Cause::LocalLimit(24)];
             self.driver.connect_failed(key, causes[self.random.below(2)]);
-            // Released without ever having been a connection, unless there is another address.
+            // The attempt ends before it was connected, or goes on at another address.
             while let Some(want) = self.driver.next_want() {
                 match want {
                     Want::Release { key: released } if released == key => self.driver.released(key),
@@ -319,7 +321,7 @@ impl<'a> Simulation<'a> {
         true
     }
 
-    /// Some of the server's output arrives.
+    /// Part of the server's output arrives.
     fn deliver(&mut self, key: u32) {
         let Some(line) = &mut self.lines[key as usize] else { return };
         let available = line.server.output.len();
@@ -343,14 +345,14 @@ impl<'a> Simulation<'a> {
         self.act();
     }
 
-    /// Time passes.
+    /// Advances the clock.
     fn tick(&mut self, ns: u64) {
         self.now_ns += ns;
         self.driver.advance(self.now_ns, self.phase);
         self.act();
     }
 
-    /// Random steps in this phase.
+    /// Takes random steps in this phase.
     fn play(&mut self, steps: usize, is_done: impl Fn(&Counts) -> bool) {
         for _ in 0..steps {
             if is_done(self.counts()) && self.driver.phase() == self.phase {
@@ -365,7 +367,8 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Goes on, as fast as it goes and then as time passes, until it is done. Something must always be on its way.
+    /// Runs until `is_done`: all possible events first, then the clock moves on. Each round must have an event or a
+    /// deadline ahead.
     fn go_on(&mut self, rounds: usize, is_done: impl Fn(&Self) -> bool) -> bool {
         self.is_calm = true;
         for _ in 0..rounds {
@@ -393,14 +396,14 @@ impl<'a> Simulation<'a> {
         is_done(self) && self.driver.phase() == self.phase
     }
 
-    /// Connections of whose sends only the next waking tells that they are over.
+    /// Connections whose completed sends the driver learns of only at the transport's next wake-up.
     fn silent(&self) -> Vec<u32> {
         let is_silent = |line: &Option<Line>| line.as_ref().is_some_and(|line| line.is_sent && line.is_silent);
         (0..self.lines.len() as u32).filter(|&key| is_silent(&self.lines[key as usize])).collect()
     }
 
-    /// The transport sleeps until something happens: nothing may be left that could be sent now. (An open loop's clocks do
-    /// not take being asked.)
+    /// The transport goes to sleep: no output may be due now. (Open loops are left out, since asking changes their
+    /// clocks.)
     fn check_sleep(&mut self) {
         if self.scenario.traffic.open.is_none() {
             for key in self.silent() {
@@ -414,7 +417,7 @@ impl<'a> Simulation<'a> {
         self.tick(0);
     }
 
-    /// A whole run.
+    /// Runs all phases.
     fn run(mut self) {
         let wanted = u64::from(self.scenario.connections_at_first());
         self.tick(0);
@@ -439,7 +442,7 @@ impl<'a> Simulation<'a> {
         self.check();
     }
 
-    /// Everything adds up, and is what the servers saw.
+    /// Checks that the counts add up and agree with what the servers saw.
     fn check(self) {
         use Counter::{
             Attempted, ClosedEarly, ClosesAnswered, ClosesSent, CompressedReceived, CompressedSent, Corrupted,
@@ -461,7 +464,7 @@ impl<'a> Simulation<'a> {
         assert_eq!(counts[Unexpected], 0, "{counts:?}");
         assert!(seen.received <= counts[Sent] + counts[SlowSent], "{counts:?} {seen:?}");
         assert_eq!(counts[Violations], seen.violations, "{counts:?} {seen:?}");
-        // What is being opened when all are closed is neither.
+        // Attempts still under way when the close phase begins are never settled.
         assert!(counts[Settled] <= counts[Attempted] && counts[Opened] == counts[Ended], "{counts:?}");
         let is_settled = counts[Ready] + counts[Failed] <= counts[Settled];
         assert!(is_settled && counts[Settled] <= counts[Opened] + counts[Failed] + counts[Ended], "{counts:?}");
@@ -492,7 +495,7 @@ fn libc_reset() -> i32 {
     104
 }
 
-/// A load of any kind.
+/// A random load.
 fn scenario(random: &mut Random) -> Scenario {
     let connections = if random.one_in(60) { 24 } else { 1 + random.below(3) as u32 };
     let slow_readers = u32::from(connections > 1 && random.one_in(8));

@@ -1,4 +1,4 @@
-//! Cases that a random schedule meets too rarely, or cannot judge.
+//! Cases that random schedules reach too rarely or cannot judge.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::websocket::handshake::{Extras, UpgradeRequest};
 
 const MS: u64 = 1_000_000;
 
-/// Takes what is sent, and counts it.
+/// An output that counts what is added.
 #[derive(Default)]
 struct Bytes(Vec<u8>);
 
@@ -49,12 +49,12 @@ impl super::Output for Bytes {
     }
 }
 
-/// Lets a perfect server echo bytes, without frames, in no time; connections are there at once.
+/// A perfect server that echoes bytes without frames in no time; connections open at once.
 fn serve(driver: &mut Driver<'_, ()>, now_ns: u64) {
     serve_some(driver, now_ns, usize::MAX);
 }
 
-/// The same for so many wants at most.
+/// The same, for at most this many wants.
 fn serve_some(driver: &mut Driver<'_, ()>, now_ns: u64, most: usize) {
     for _ in 0..most {
         let Some(want) = driver.next_want() else { return };
@@ -75,7 +75,7 @@ fn with_driver(scenario: &Scenario, test: impl FnOnce(Driver<'_, ()>)) {
     with_driver_to(1, scenario, test);
 }
 
-/// With a target that has so many addresses.
+/// For a target with this many addresses.
 fn with_driver_to(addresses: usize, scenario: &Scenario, test: impl FnOnce(Driver<'_, ()>)) {
     let messages = Messages::new(20, false, true).unframed();
     let target = Target::parse("tcp://127.0.0.1:1", &Routes::default()).unwrap();
@@ -99,13 +99,14 @@ fn lag_and_latency_are_those_of_the_same_messages() {
         };
         go(0, Phase::Connect);
         go(10, Phase::WarmUp);
-        // The thread was held up from the warm-up into the measured time: what was due before that is none of its.
+        // The thread was delayed from the warm-up into the measured time: messages that were due earlier do not belong
+        // to it.
         go(600, Phase::Measure);
         for ms in 601..900 {
             go(ms, Phase::Measure);
         }
         go(900, Phase::Measure);
-        // And again, at the end of it.
+        // The same at the end of the measured time.
         go(1000, Phase::Drain);
         go(1001, Phase::Drain);
         let tally = driver.tally();
@@ -170,7 +171,7 @@ fn an_address_that_does_not_answer_takes_its_part_of_the_time_and_the_next_one_i
     let mut scenario = scenario(3, 0, None);
     scenario.connect.greet = false;
     with_driver_to(2, &scenario, |mut driver| {
-        // Of two addresses the first is silent, and the second refuses connection 1.
+        // Of two addresses the first does not answer, and the second refuses connection 1.
         let mut connects = Vec::new();
         for ms in (0..=1100).step_by(50) {
             driver.advance(ms * MS, Phase::Connect);
@@ -189,7 +190,7 @@ fn an_address_that_does_not_answer_takes_its_part_of_the_time_and_the_next_one_i
                 }
             }
         }
-        // Connection 1 begins at the second address; the first one is its last, and has all the time that is left.
+        // Connection 1 begins at the second address; the first address is its last one and gets all of the time left.
         assert_eq!(connects, [(0, 0, 0), (0, 1, 1), (0, 2, 0), (0, 1, 0), (500, 0, 1), (500, 2, 1)]);
         let tally = driver.tally();
         assert_eq!((tally.counts[Counter::Ready], tally.counts[Counter::Failed]), (2, 1), "{:?}", tally.counts);
@@ -207,7 +208,7 @@ fn a_stall_of_this_side_fails_no_attempt_that_the_server_has_answered() {
     with_driver(&scenario, |mut driver| {
         driver.advance(0, Phase::Connect);
         let Some(Want::Connect { key, .. }) = driver.next_want() else { panic!("there is an attempt") };
-        // The thread was held up for five seconds, of the one that the attempt has, before it looks at what has happened.
+        // The thread was delayed for five seconds, while the attempt has one second, before it processes its events.
         driver.advance(5000 * MS, Phase::Connect);
         assert!(driver.upcoming().0.is_some_and(|due_ns| due_ns > 5000 * MS), "it looks first");
         driver.connected(key);
@@ -216,7 +217,7 @@ fn a_stall_of_this_side_fails_no_attempt_that_the_server_has_answered() {
     });
 }
 
-/// The layering, kept by a test: decisions are made without the means to carry them out.
+/// The layering: the driver must not import the means of I/O.
 #[test]
 fn the_driver_imports_no_ring_no_socket_and_no_clock() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/driver");
@@ -259,7 +260,7 @@ fn a_connection_that_has_carried_its_messages_is_opened_again() {
         with_driver(&scenario, |mut driver| {
             for ms in 0..100 {
                 driver.advance(ms * MS, if ms == 0 { Phase::Connect } else { Phase::Measure });
-                // A turn of a server without a clock would go on for ever: it is given so many wants at a time.
+                // A server without a clock would keep the loop going for ever: each turn has a limit of wants.
                 serve_some(&mut driver, ms * MS, 100);
             }
             let counts = &driver.tally().counts;

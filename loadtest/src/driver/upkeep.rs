@@ -1,4 +1,4 @@
-//! Churn and pings: connections are reopened and pinged, one after the other.
+//! Churn and pings: connections are reopened and pinged in rotation.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use crate::message::MessageId;
 use crate::scenario::Scenario;
 use crate::stats::{Counter, Tally};
 
-/// Visits this thread's connections in turn, one at each interval.
+/// Visits this thread's connections round robin, one per interval.
 #[derive(Debug)]
 struct Rotation {
     interval_ns: u64,
     next_ns: u64,
-    /// The next key to look at.
+    /// The next key to visit.
     cursor: usize,
 }
 
@@ -30,8 +30,8 @@ impl Rotation {
         Self { interval_ns: (interval.as_nanos() as u64).max(1), next_ns: u64::MAX, cursor: 0 }
     }
 
-    /// The next connection of those below `capacity` that are open, if it is time. Turns that were missed are made up for,
-    /// unless there was no connection to take them.
+    /// The next open connection below `capacity`, if one is due. Missed visits are made up for, unless no connection
+    /// was open.
     fn next(&mut self, now_ns: u64, capacity: usize, is_open: impl Fn(usize) -> bool) -> Option<usize> {
         if self.next_ns > now_ns {
             return None;
@@ -57,20 +57,20 @@ impl Rotations {
         }
     }
 
-    /// Starts them all.
+    /// Starts all rotations.
     pub(super) fn begin(&mut self, now_ns: u64) {
         for rotation in [&mut self.reconnects, &mut self.pings].into_iter().flatten() {
             rotation.next_ns = now_ns + rotation.interval_ns;
         }
     }
 
-    /// When the next turn comes.
+    /// When the next visit is due.
     pub(super) fn next_ns(&self) -> Option<u64> {
         [&self.reconnects, &self.pings].into_iter().flatten().map(|rotation| rotation.next_ns).min()
     }
 }
 
-/// Pings of one connection that have not been answered, oldest first.
+/// One connection's pings without a pong, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Pings(VecDeque<Ping>);
 
@@ -80,10 +80,10 @@ struct Ping {
     sent_ns: u64,
 }
 
-/// Bytes in a ping: the number of its connection and its own, in letters.
+/// Payload bytes of a ping: the numbers of its connection and of the ping, as text.
 pub(super) const PING_LEN: usize = crate::message::ID_LEN;
 
-/// Pings that a connection remembers; one that has so many behind it will not be answered any more.
+/// Limit of pings remembered per connection; an older ping counts as unanswered.
 const PINGS_MAX: usize = 64;
 
 impl Pings {
@@ -98,8 +98,7 @@ impl Pings {
         }
     }
 
-    /// A pong answers the ping with the same payload. A server may leave out the pings before that one (RFC 6455 section
-    /// 5.5.3).
+    /// Matches a pong to the ping with the same payload. The server may skip earlier pings (RFC 6455 section 5.5.3).
     pub(super) fn answered(&mut self, payload: &[u8], now_ns: u64, tally: &mut Tally) {
         let Some(at) = self.0.iter().position(|ping| ping.payload == payload) else {
             return tally.count(Counter::PongsUnasked);
@@ -113,7 +112,7 @@ impl Pings {
         self.0.is_empty()
     }
 
-    /// The connection is gone. If the server has ended it, what has become of the pings is no question any more.
+    /// The connection has ended. If the server ended it, its pending pings do not count as unanswered.
     pub(super) fn abandon(self, tally: &mut Tally, was_closed_early: bool) {
         let count = self.0.len() as u64;
         tally.counts[Counter::PingsAwaited] -= count;
@@ -124,7 +123,7 @@ impl Pings {
 }
 
 impl<T: Default> Driver<'_, T> {
-    /// Opens again and pings the connections whose turn it is.
+    /// Reopens and pings the connections that are due.
     pub(super) fn keep_up(&mut self) {
         let (now_ns, capacity) = (self.now_ns, self.connections.capacity());
         for _ in 0..TURN {
@@ -144,14 +143,14 @@ impl<T: Default> Driver<'_, T> {
         }
     }
 
-    /// Closes a connection in order, to open it again.
+    /// Closes a connection in order and then reopens it.
     fn renew(&mut self, key: u32) {
         self.tally.count(Counter::Recycled);
         self.connections[key as usize].set(Flag::Returning, true);
         self.leave(key);
     }
 
-    /// The same with a connection that has sent all that it may, when all of that has come back.
+    /// Does so with a connection that has sent all its messages, once all of them have come back.
     #[cold]
     pub(super) fn renew_if_settled(&mut self, key: u32) {
         let connection = &self.connections[key as usize];

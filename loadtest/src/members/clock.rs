@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
-/// Number of remembered round trips: those of the last ten seconds or so.
+/// Number of remembered round trips: about the last ten seconds.
 const KEPT: usize = 64;
 
-/// Maximum drift of two clocks: crystals are within 50 ppm each. So an old round trip, however short, is worth less.
+/// Maximum drift of two clocks: crystals are accurate to 50 ppm each. The error bound of an old round trip grows with
+/// it.
 const DRIFT_PPM: u64 = 100;
 
 /// The measured offset.
@@ -14,27 +15,27 @@ const DRIFT_PPM: u64 = 100;
 pub struct Offset {
     /// The conductor's clock minus this one.
     pub ns: i64,
-    /// How far that may be off in either direction.
+    /// The error bound, in either direction.
     pub bound_ns: u64,
-    /// The round trip that it is from.
+    /// The round trip behind this measurement.
     pub round_trip_ns: u64,
 }
 
 impl Offset {
-    /// A time of the conductor's clock by this one.
+    /// Converts a time of the conductor's clock to this one.
     #[must_use]
     pub fn own_ns(&self, conductor_ns: u64) -> u64 {
         conductor_ns.saturating_add_signed(self.ns.saturating_neg())
     }
 
-    /// The opposite.
+    /// Converts a time of this clock to the conductor's.
     #[must_use]
     pub fn conductor_ns(&self, own_ns: u64) -> u64 {
         own_ns.saturating_add_signed(self.ns)
     }
 }
 
-/// Measures it.
+/// Estimates the offset from round trips.
 #[derive(Debug, Default)]
 pub struct OffsetMeter(VecDeque<Trip>);
 
@@ -43,7 +44,7 @@ pub struct OffsetMeter(VecDeque<Trip>);
 struct Trip {
     offset_ns: i64,
     round_trip_ns: u64,
-    /// When it was over.
+    /// When the pong arrived.
     at_ns: u64,
 }
 
@@ -54,7 +55,7 @@ impl Trip {
 }
 
 impl OffsetMeter {
-    /// A ping that was sent at `sent_ns` has come back at `now_ns`; it was `conductor_ns` at the conductor.
+    /// Records a ping sent at `sent_ns` whose pong arrived at `now_ns`; the conductor's clock read `conductor_ns`.
     pub fn note(&mut self, sent_ns: u64, conductor_ns: u64, now_ns: u64) {
         let round_trip_ns = now_ns.saturating_sub(sent_ns);
         let middle_ns = sent_ns + round_trip_ns / 2;
@@ -65,7 +66,7 @@ impl OffsetMeter {
         self.0.push_back(Trip { offset_ns, round_trip_ns, at_ns: now_ns });
     }
 
-    /// The best that is known at `now_ns`; `None` before the first round trip.
+    /// The best estimate at `now_ns`; `None` before the first round trip.
     #[must_use]
     pub fn best(&self, now_ns: u64) -> Option<Offset> {
         let best = self.0.iter().min_by_key(|trip| trip.bound_ns(now_ns))?;
@@ -83,7 +84,8 @@ mod tests {
         for seed in 0..200 {
             let mut random = SplitMix(seed);
             let mut below = |limit: u64| random.next() % limit;
-            // The conductor's clock began up to an hour before or behind this one, and runs up to 80 ppm faster or slower.
+            // The conductor's clock started up to an hour before or after this one, and runs up to 80 ppm faster or
+            // slower.
             let (ahead_ns, drift) =
                 (below(7_200_000_000_000).cast_signed() - 3_600_000_000_000, below(161) as f64 - 80.0);
             let conductor = |own_ns: u64| {

@@ -1,5 +1,5 @@
-//! The conductor: which peers are members, when a phase begins, which members are lost, when the run is over. No socket and
-//! no clock: events come with their time, actions are returned by [`Conductor::next_action`].
+//! The conductor: admits members, starts phases, notices lost members and ends the run. It has no socket and no clock:
+//! events come with their time, and [`Conductor::next_action`] returns actions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,71 +12,71 @@ use crate::sampling::KernelMemory;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// A phase begins so long after all are ready for it, at least: a member's main thread must have noticed by then, and it looks
-/// every 20 ms, if it gets a processor.
+/// Minimum time from the barrier to the start of the next phase: each member's main thread must notice the start before
+/// it. The thread looks every 20 ms if it gets a processor.
 const LEAD_NS: u64 = 250_000_000;
 
-/// And at least so many of the longest round trip between any member and the conductor.
+/// The same minimum in multiples of the longest round trip between a member and the conductor.
 const LEAD_ROUND_TRIPS: u64 = 4;
 
-/// A member that has not been heard of for so long is lost. Each one pings once a second; a virtual machine that is moved may be
-/// stopped for some seconds.
+/// A member silent for this time is lost. Members ping once a second; the migration of a virtual machine may stop it
+/// for some seconds.
 pub const SILENCE_NS: u64 = 15_000_000_000;
 
-/// A process that does not look at the time for longer than this is stopped.
+/// A longer gap between two ticks shows that this process was stopped.
 pub const STOPPED_NS: u64 = 1_000_000_000;
 
-/// A connection that has not said a hello for so long is closed.
+/// A connection without a hello for this time is closed.
 const HELLO_NS: u64 = 10_000_000_000;
 
-/// Limit of connections without a hello at the same time, beside one for each member.
+/// Limit of concurrent connections without a hello, in addition to one per member.
 const STRANGERS: usize = 64;
 
-/// A sample that is older than this is not shown any more.
+/// Samples older than this are not shown.
 const SAMPLE_NS: u64 = 2_500_000_000;
 
-/// The exit code of all if there was no run.
+/// The exit code of all members if no run was possible.
 pub const CANNOT_RUN: u8 = 3;
 
-/// Names a connection.
+/// The number of a connection.
 pub type PeerId = u64;
 
-/// The run that is conducted.
+/// The settings of the conductor.
 #[derive(Debug)]
 pub struct Setup {
     /// The number of members.
     pub members: u32,
     /// The token of all members.
     pub token: Token,
-    /// The version of ringload that all must be.
+    /// The version of ringload, which must be the same for all members.
     pub ringload: String,
-    /// The scenario that all must have.
+    /// The scenario, which must be the same for all members.
     pub scenario: Fingerprint,
-    /// Time to wait for all of them.
+    /// Time to wait for all members.
     pub meet_timeout_ns: u64,
 }
 
-/// The actions of a conductor.
+/// An action for the conductor's thread.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Send this.
+    /// Send this message.
     Send(PeerId, FromConductor),
-    /// The peer has proved to be a member: its messages may be long.
+    /// The peer is authenticated as a member: the larger limit of messages applies.
     Trust(PeerId),
-    /// Close the connection when all is sent.
+    /// Close the connection once all its output is sent.
     Close(PeerId),
 }
 
-/// How it ended.
+/// The end of the meeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// The exit code.
     pub code: u8,
-    /// Why, or where the report is.
+    /// The reason, or where the report is.
     pub said: String,
 }
 
-/// The conductor.
+/// The conductor's state.
 #[derive(Debug)]
 pub struct Conductor {
     setup: Setup,
@@ -84,7 +84,7 @@ pub struct Conductor {
     peers: BTreeMap<PeerId, Peer>,
     seats: Vec<Seat>,
     stage: Stage,
-    /// The progress of all members in this run.
+    /// The last milestone that all members have passed in this run.
     passed: Milestone,
     run: u32,
     actions: VecDeque<Action>,
@@ -94,7 +94,7 @@ pub struct Conductor {
     end: Option<End>,
 }
 
-/// A connection.
+/// The state of a connection.
 #[derive(Debug)]
 struct Peer {
     address: String,
@@ -103,7 +103,7 @@ struct Peer {
     member: Option<u32>,
 }
 
-/// A member, or where one is to come.
+/// A member's seat, taken or free.
 #[derive(Debug, Default)]
 struct Seat {
     peer: Option<PeerId>,
@@ -128,17 +128,17 @@ struct Lost {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Members come.
+    /// Waiting for members to arrive.
     Meeting { since_ns: u64 },
     /// No run is under way.
     Between,
-    /// Members prepare a run.
+    /// Members are preparing a run.
     Preparing { since_ns: u64 },
-    /// It has begun.
+    /// A run is under way.
     Running { began_ns: u64 },
 }
 
-/// The progress of a member in a run, in order. Phases that end by the clock need no barrier, and are not listed.
+/// The progress of a member in a run, in order. Phases that end by the clock need no barrier and have no milestone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Milestone {
     #[default]
@@ -149,7 +149,7 @@ enum Milestone {
 }
 
 impl Conductor {
-    /// Members may come from `now_ns` on.
+    /// A conductor that admits members from `now_ns` on.
     #[must_use]
     pub fn new(setup: Setup, now_ns: u64) -> Self {
         let seats = (0..setup.members).map(|_| Seat::default()).collect();
@@ -169,12 +169,12 @@ impl Conductor {
         }
     }
 
-    /// The next thing to do.
+    /// The next action.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// The pong for a ping of this peer that has just come: it is worth more the sooner it goes.
+    /// The pong for a ping that this peer has just sent. It is sent at once, so that the round trip stays short.
     pub fn next_answer(&mut self, peer: PeerId) -> Option<FromConductor> {
         match self.actions.back() {
             Some(Action::Send(to, pong @ FromConductor::Pong { .. })) if *to == peer => {
@@ -192,7 +192,7 @@ impl Conductor {
         self.run
     }
 
-    /// Whether the peer has proved to be a member.
+    /// Whether the peer is authenticated as a member.
     #[must_use]
     pub fn is_member(&self, peer: PeerId) -> bool {
         self.peers.get(&peer).is_some_and(|it| it.member.is_some())
@@ -204,18 +204,18 @@ impl Conductor {
         self.seats.iter().filter(|seat| seat.peer.is_some()).count()
     }
 
-    /// Something to be shown, if there is.
+    /// Takes the notes to be shown.
     pub fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
 
-    /// How it ended, if it has.
+    /// The end of the meeting, if it has ended.
     #[must_use]
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// Whether all members have come.
+    /// Whether all members have arrived.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         !matches!(self.stage, Stage::Meeting { .. })
@@ -240,7 +240,7 @@ impl Conductor {
         }
     }
 
-    /// A message has come. What makes no sense ends the connection.
+    /// Processes a message. An invalid one closes the connection.
     pub fn received(&mut self, peer: PeerId, message: FromMember, now_ns: u64) {
         let Some(it) = self.peers.get(&peer) else { return };
         match (it.member, message) {
@@ -300,8 +300,8 @@ impl Conductor {
         }
     }
 
-    /// The hello of a member that can take part, or why one that has the token cannot. No other one will come in its place, so that
-    /// ends it for all.
+    /// Accepts the hello of a member that can take part, or says why a member with the token cannot. Its seat then
+    /// stays empty, so the meeting ends for all.
     fn fitting(&self, hello: Option<Hello>) -> Result<Hello, String> {
         let Setup { members, ringload, scenario, .. } = &self.setup;
         let Some(hello) = hello else {
@@ -355,7 +355,7 @@ impl Conductor {
                 self.peers.get_mut(&peer).expect("it has just been heard").member = None;
                 self.lose(member, &why, now_ns);
             }
-            // Of a run that is over, or once more.
+            // A message of an earlier run, or a repeated one.
             _ => {}
         }
     }
@@ -366,7 +366,7 @@ impl Conductor {
         self.go_on(now_ns);
     }
 
-    /// If all have come to the next milestone, what is behind it may begin.
+    /// Starts the next phase once all members have reached the next milestone.
     fn go_on(&mut self, now_ns: u64) {
         let live = self.seats.iter().filter(|seat| seat.lost.is_none());
         let Some(all) = live.clone().map(|seat| seat.reached).min().filter(|&all| all > self.passed) else { return };
@@ -385,7 +385,7 @@ impl Conductor {
         self.tell_all(&FromConductor::Start { run: self.run, after, at_ns, has_load });
     }
 
-    /// A member asks for an early end: in order if there has been a start, else at once.
+    /// A member asks for an early end: in order if a run has started, else at once.
     fn stop(&mut self, by: u32, signal: i32) {
         if self.has_begun() {
             if !std::mem::replace(&mut self.is_stopping, true) {
@@ -398,16 +398,16 @@ impl Conductor {
         }
     }
 
-    /// Whether there has been a start: of the run, or in a search of one before.
+    /// Whether a run has started, this one or an earlier one of a search.
     fn has_begun(&self) -> bool {
         self.run > 1 || matches!(self.stage, Stage::Running { .. }) || (self.run == 1 && self.stage == Stage::Between)
     }
 
-    /// A member does not go on. Before the start that ends the run for all; later the others go on.
+    /// A member is lost. Before the start this ends the meeting for all; after it the other members go on.
     fn lose(&mut self, member: u32, why: &str, now_ns: u64) {
         let is_between_runs = self.run > 0 && self.stage == Stage::Between;
         let seat = &mut self.seats[member as usize];
-        // Its part of the results may be there already; then only a next run would miss it.
+        // If the member has already delivered its part of the results, only a next run would miss it.
         if self.end.is_some() || seat.lost.is_some() || seat.report.is_some() || is_between_runs {
             return;
         }
@@ -421,8 +421,8 @@ impl Conductor {
         }
     }
 
-    /// Time passes. It must be told of several times a second: when it was not, this process was stopped, and perhaps the members
-    /// with it, so that their silence says nothing.
+    /// Advances the time; to be called several times a second. After a longer gap this process was stopped, perhaps
+    /// together with its members, so the gap does not count as their silence.
     pub fn tick(&mut self, now_ns: u64) {
         let stopped_ns = now_ns.saturating_sub(self.ticked_ns + STOPPED_NS);
         self.ticked_ns = now_ns;
@@ -444,7 +444,7 @@ impl Conductor {
             let Some(peer) = seat.peer.filter(|_| seat.lost.is_none() && late(seat.heard_ns, SILENCE_NS)) else {
                 continue;
             };
-            self.refuse(peer, "member 0 has not heard of this member for too long, and gone on without it");
+            self.refuse(peer, "member 0 heard nothing from this member for too long, and went on without it");
             self.lose(member, &format!("nothing was heard of it for {} s", SILENCE_NS / 1_000_000_000), now_ns);
         }
         let time = crate::parsing::show_duration(std::time::Duration::from_nanos(self.setup.meet_timeout_ns));
@@ -477,7 +477,7 @@ impl Conductor {
         self.end_peer(peer, End { code: CANNOT_RUN, said: why.to_owned() });
     }
 
-    /// Tells one peer that it is over, and closes its connection.
+    /// Sends one peer the end and closes its connection.
     fn end_peer(&mut self, peer: PeerId, End { code, said }: End) {
         self.actions.push_back(Action::Send(peer, FromConductor::End { code, said }));
         self.close(peer);
@@ -488,7 +488,7 @@ impl Conductor {
         self.actions.push_back(Action::Close(peer));
     }
 
-    /// Begins the next run: its number. In a search it tries `value`.
+    /// Starts the next run and returns its number. In a search it tries `value`.
     pub fn step(&mut self, value: Option<u64>, now_ns: u64) -> u32 {
         self.run += 1;
         self.passed = Milestone::Nothing;
@@ -507,7 +507,7 @@ impl Conductor {
         self.run
     }
 
-    /// It is over for all: the first reason counts.
+    /// Ends the meeting for all; only the first call counts.
     pub fn finish(&mut self, code: u8, said: &str) {
         if self.end.is_none() {
             self.end = Some(End { code, said: said.to_owned() });
@@ -515,8 +515,8 @@ impl Conductor {
         }
     }
 
-    /// The sum of the sample and counts of member `own` and the latest ones of the others. A host's kernel and the server's process count
-    /// once, however many members see them.
+    /// The sum of member `own`'s sample and counts and the latest ones of the other members. A host's kernel and the
+    /// server's process count once, even if several members report them.
     #[must_use]
     pub fn sum(&self, own: u32, sample: &Sample, counts: &Counts, now_ns: u64) -> (Sample, Counts) {
         let (mut sum, mut all) = (sample.clone(), *counts);
@@ -541,7 +541,7 @@ impl Conductor {
         (sum, all)
     }
 
-    /// All members' parts of the results, in their order, and which are missing, when there are no more to come.
+    /// The results of all members in order, and the missing members; `None` while results are still to come.
     pub fn take_reports(&mut self) -> Option<(Vec<Report>, Vec<Missing>)> {
         let is_all = self.seats.iter().all(|seat| seat.lost.is_some() || seat.report.is_some());
         if self.run == 0 || !is_all {
@@ -577,7 +577,7 @@ mod tests {
         for (seat, host) in conductor.seats.iter_mut().zip(["a", "a", "b", "b"]) {
             (seat.host, seat.sample) = (host.to_owned(), Some((0, sample.clone())));
         }
-        // The first one does not see the server, which is on its host.
+        // The first member does not know the server, which runs on its host.
         let own = Sample { server: None, ..sample.clone() };
         let (sum, _) = conductor.sum(0, &own, &Counts::default(), 0);
         let servers = sum.server.map(|server| server.cpu_user_cores);

@@ -1,5 +1,5 @@
-//! A member's end of the connection: the clock offset, when each phase begins, whether the run is over. No socket and no
-//! clock, as with the [conductor](super::conductor).
+//! A member's end of the connection: the clock offset, the start of each phase and the end of the run. Without socket
+//! and clock, like the [conductor](super::conductor).
 
 use std::collections::VecDeque;
 
@@ -9,24 +9,24 @@ use super::message::{FromConductor, FromMember, Hello};
 use super::token::{Side, Token};
 use crate::control::Phase;
 
-/// Round trips before each phase. The shortest of 16 is hardly ever one that had to wait for a processor.
+/// Round trips measured before each phase. The shortest of 16 is rarely one that waited for a processor.
 const TRIPS_BEFORE_PHASE: u32 = 16;
 
-/// Round trips each second beside that: the sign of life, and the measure of how the clocks drift.
+/// Additional round trips each second: a keep-alive, and a measurement of the clocks' drift.
 const TRIPS_EACH_SECOND: u32 = 4;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A message that waits for round trips goes out after this time in any case.
+/// Limit of time that a message waits for round trips.
 const MEASURE_NS: u64 = SECOND_NS;
 
-/// One member's end of the connection.
+/// The state of a member's end of the connection.
 #[derive(Debug)]
 pub struct Member {
     hello: Hello,
     token: Token,
     meter: OffsetMeter,
-    /// Round trips that are still wanted, one after the other.
+    /// Round trips still to be measured, one at a time.
     trips: u32,
     is_ping_out: bool,
     next_trips_ns: u64,
@@ -34,31 +34,31 @@ pub struct Member {
     ticked_ns: u64,
     meeting: Option<String>,
     outbox: VecDeque<FromMember>,
-    /// What is said when the clock has been measured, and since when it waits.
+    /// The milestone to report once the clock has been measured, and since when it waits.
     waiting: Option<(Milestone, u64)>,
     step: Option<Step>,
     start: Option<Start>,
     stop: Option<(i32, u32)>,
     end: Option<End>,
-    /// The conductor has said so itself.
+    /// The end was received from the conductor.
     is_told_to_end: bool,
 }
 
-/// A run to be done.
+/// A run to be prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Its number.
     pub run: u32,
-    /// The value that it tries in a search.
+    /// The value of a search for this run.
     pub value: Option<u64>,
 }
 
-/// The beginning of a phase.
+/// The start of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     run: u32,
     after: Option<Phase>,
-    /// By the conductor's clock.
+    /// When it begins, by the conductor's clock.
     at_ns: u64,
     /// Whether any member has connections for a load.
     pub has_load: bool,
@@ -67,14 +67,14 @@ pub struct Start {
 /// The milestones that a member reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Milestone {
-    /// The run can begin.
+    /// The member is ready for the run.
     Ready,
-    /// This phase is over, as far as the member is concerned.
+    /// The member has finished this phase, and whether it has connections for a load.
     Through(Phase, bool),
 }
 
 impl Member {
-    /// A new connection, which begins with `hello`.
+    /// A new connection, which starts with `hello`.
     #[must_use]
     pub fn new(hello: Hello, token: Token, now_ns: u64) -> Self {
         Self {
@@ -106,36 +106,36 @@ impl Member {
         })
     }
 
-    /// The identity of this meeting, as soon as the conductor has proved to have the token.
+    /// The identity of this meeting, once the conductor has proved that it has the token.
     #[must_use]
     pub fn meeting(&self) -> Option<&str> {
         self.meeting.as_deref()
     }
 
-    /// The latest run that was begun.
+    /// The latest run that was announced.
     #[must_use]
     pub fn step(&self) -> Option<Step> {
         self.step
     }
 
-    /// The signal that ends the run early, and the member that got it. It is told once.
+    /// Takes the signal that ends the run early, and the number of the member that received it.
     pub fn take_stop(&mut self) -> Option<(i32, u32)> {
         self.stop.take()
     }
 
-    /// How it ended, if it has.
+    /// The end of the meeting, if it has ended.
     #[must_use]
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// Whether the conductor has said that this is the end.
+    /// Whether the end was received from the conductor.
     #[must_use]
     pub fn is_told_to_end(&self) -> bool {
         self.is_told_to_end
     }
 
-    /// Whether all that was to be said has been.
+    /// Whether all messages have been passed on to be sent.
     #[must_use]
     pub fn has_said_all(&self) -> bool {
         self.outbox.is_empty()
@@ -147,7 +147,7 @@ impl Member {
         self.meter.best(now_ns)
     }
 
-    /// When what comes behind `after` begins in this run, by this side's clock, if that is known.
+    /// When the phase after `after` begins in this run, by this side's clock, if that is known.
     #[must_use]
     pub fn start(&self, after: Option<Phase>, now_ns: u64) -> Option<(u64, Start)> {
         let run = self.step?.run;
@@ -164,7 +164,7 @@ impl Member {
         self.end.get_or_insert(End { code: CANNOT_RUN, said });
     }
 
-    /// A message has come.
+    /// Processes a message.
     pub fn received(&mut self, message: FromConductor, now_ns: u64) {
         self.heard_ns = now_ns;
         match message {
@@ -185,7 +185,7 @@ impl Member {
                 self.is_told_to_end = true;
                 self.end.get_or_insert(End { code, said });
             }
-            // A peer that has not proved to be the conductor conducts nothing.
+            // Messages are ignored until the peer has proved to be the conductor.
             _ if self.meeting.is_none() => {}
             FromConductor::Pong { sent_ns, at_ns } => {
                 self.meter.note(sent_ns.min(now_ns), at_ns, now_ns);
@@ -239,7 +239,7 @@ impl Member {
         });
     }
 
-    /// Time passes. As with the conductor, silence while this process was stopped says nothing.
+    /// Advances the time. As in the conductor, silence while this process was stopped does not count.
     pub fn tick(&mut self, now_ns: u64) {
         self.heard_ns += now_ns.saturating_sub(self.ticked_ns + STOPPED_NS);
         self.ticked_ns = now_ns;

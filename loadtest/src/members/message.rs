@@ -11,81 +11,81 @@ use crate::output::report::Report;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// Changes with what is said here.
+/// The version of the protocol: changes with the messages.
 pub const PROTOCOL: u32 = 1;
 
-/// The longest message of a peer that has not proved to be a member: a hello has some 2 KiB.
+/// Limit of a message from a peer that is not authenticated as a member; a hello has about 2 KiB.
 pub const STRANGER_LIMIT: usize = 64 << 10;
 
-/// The longest message of a member: a report with a series of 3,600 samples (the most there are) of 10 KiB each has 36 MiB.
+/// Limit of a message from a member: a report with the largest series, 3,600 samples of 10 KiB each, has 36 MiB.
 pub const MEMBER_LIMIT: usize = 64 << 20;
 
-/// Messages of the conductor.
+/// Messages from the conductor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromConductor {
-    /// The first message on a connection: a hello must sign these random bytes.
+    /// The first message on a connection: the member's hello must sign this nonce.
     Challenge {
-        /// In hexadecimal digits.
+        /// Random bytes in hexadecimal digits.
         nonce: String,
     },
     /// The hello is accepted.
     Welcome {
-        /// The conductor has the same token: it signs the member's nonce.
+        /// The signature of the member's nonce: proves that the conductor has the token.
         proof: String,
         /// The identity of this meeting.
         meeting: String,
     },
-    /// The answer to a ping, at once.
+    /// The immediate answer to a ping.
     Pong {
-        /// As the ping had it: the member's clock.
+        /// The member's clock, copied from the ping.
         sent_ns: u64,
         /// The conductor's clock.
         at_ns: u64,
     },
-    /// The next run, the first one of which is 1: prepare it, and say [`FromMember::Ready`].
+    /// Prepare a run and then send [`FromMember::Ready`]. Runs are numbered from 1.
     Step {
         /// Its number.
         run: u32,
-        /// The value that it tries in a search.
+        /// The value of a search for this run.
         value: Option<u64>,
     },
-    /// The phase after `after` begins; all members have finished that one.
+    /// Start of the phase after `after`, which all members have finished.
     Start {
         /// The run.
         run: u32,
-        /// The phase that ends; `None` if it is the run that begins.
+        /// The phase that ends; `None` at the start of the run.
         after: Option<Phase>,
-        /// When, by the conductor's clock.
+        /// When the phase begins, by the conductor's clock.
         at_ns: u64,
         /// Whether any member has connections for a load.
         has_load: bool,
     },
-    /// The run is to end early, in order.
+    /// End the run early, in order.
     Stop {
-        /// The signal that asked for it.
+        /// The signal behind it.
         signal: i32,
-        /// The member that got it.
+        /// The member that received the signal.
         by: u32,
     },
-    /// It is over: each member ends with this exit code.
+    /// The meeting is over: each member ends with this exit code.
     End {
         /// The exit code.
         code: u8,
-        /// Why, or where the report is.
+        /// The reason, or where the report is.
         said: String,
     },
 }
 
-/// Messages of a member.
+/// Messages from a member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromMember {
-    /// The first message: a [`Hello`] in JSON, as it was signed.
+    /// The first message: a [`Hello`] as JSON text, which is signed.
     Hello {
-        /// The text.
+        /// The JSON text.
         said: String,
-        /// Its signature, with the token as the key.
+        /// Its signature, made with the token.
         proof: String,
     },
     /// Asks for the conductor's clock.
@@ -93,14 +93,14 @@ pub enum FromMember {
         /// The member's clock.
         sent_ns: u64,
     },
-    /// The run can begin.
+    /// The member is ready for the run.
     Ready {
-        /// Which.
+        /// The run.
         run: u32,
-        /// The least time to the conductor and back that was measured just now.
+        /// The shortest round trip to the conductor measured just now.
         round_trip_ns: u64,
     },
-    /// The member is through with a phase, and waits for the others.
+    /// The member has finished a phase and waits at the barrier.
     Through {
         /// The run.
         run: u32,
@@ -108,7 +108,7 @@ pub enum FromMember {
         phase: Phase,
         /// Whether the member has connections for a load.
         has_load: bool,
-        /// As in `Ready`.
+        /// The shortest round trip, as in `Ready`.
         round_trip_ns: u64,
     },
     /// The sample of the last second.
@@ -120,29 +120,29 @@ pub enum FromMember {
         /// Counts since the run's beginning.
         counts: Box<Counts>,
     },
-    /// A signal asks for an early end of the run.
+    /// A signal asks to end the run early.
     Stop {
         /// The signal.
         signal: i32,
     },
-    /// The member cannot go on.
+    /// The member has failed.
     Failed {
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// The run is over, and this is the member's part of the results.
+    /// The run is over: the member's part of the results.
     Report {
         /// The run.
         run: u32,
-        /// The part.
+        /// The member's part.
         report: Box<Report>,
     },
 }
 
-/// A member, and what it has come to do.
+/// The identity of a member, and the run that it expects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`PROTOCOL`].
+    /// Its [`PROTOCOL`].
     pub protocol: u32,
     /// The version of ringload.
     pub ringload: String,
@@ -152,22 +152,23 @@ pub struct Hello {
     pub members: u32,
     /// The name of its host.
     pub host: String,
-    /// Random bytes that the conductor is to sign.
+    /// The nonce that the conductor is to sign.
     pub nonce: String,
     /// The scenario.
     pub scenario: Fingerprint,
 }
 
-/// A digest of each option of a scenario: two are the same if these are, else it shows which option differs, but not its values.
+/// A digest of each option of a scenario. Scenarios are equal if all digests are; a difference shows the name of the
+/// option, but not its values.
 pub type Fingerprint = BTreeMap<String, String>;
 
-/// Why bytes are no message.
+/// An error in decoding a message.
 #[derive(Debug, Error)]
 pub enum DecodeError {
-    /// Too many of them.
+    /// It is longer than the limit.
     #[error("a message of {0} bytes, more than {1}")]
     TooLong(usize, usize),
-    /// Another form.
+    /// It is not valid JSON of this form.
     #[error("not a message: {0}")]
     Form(#[from] serde_json::Error),
 }
@@ -181,11 +182,11 @@ pub fn encode(message: &impl Serialize, bytes: &mut Vec<u8>) {
     bytes[start..start + 4].copy_from_slice(&len.to_be_bytes());
 }
 
-/// Makes messages of bytes, however they are cut. It takes memory for what has come, not for what a length promises.
+/// Decodes messages from a byte stream. Memory grows with the bytes received, not with the announced length.
 #[derive(Debug)]
 pub struct Decoder {
     bytes: Vec<u8>,
-    /// The longest message.
+    /// The limit of a message's length.
     pub limit: usize,
 }
 
@@ -196,7 +197,7 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// More bytes have come.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }

@@ -1,11 +1,12 @@
 //! One run by many processes on one or more machines: one start, one stop, one report.
 //!
-//! Member 0 conducts the run, and also is a member like the others. Each member does its [`Portion`] of the scenario, which
-//! is divided among members as among the threads of a machine. At the barriers between phases all members wait for each
-//! other, and then begin at one instant, by their own clocks.
+//! Member 0 runs the conductor and is a member as well. Each member runs its [`Portion`] of the scenario, which is
+//! divided among members as among the threads of one machine. Members wait at barriers between phases and then start
+//! together at one instant, each by its own clock.
 //!
 //! - [`message`] has the messages, [`token`] proves that a peer belongs to the run, [`clock`] measures clock offsets.
-//! - [`conductor`] and [`member`] decide, without a socket; [`net`] moves their bytes, [`prompt`] wakes threads promptly.
+//! - [`conductor`] and [`member`] decide, without sockets; [`net`] does their I/O, [`prompt`] makes threads wake up
+//! promptly.
 //! - [`Together`] is the interface to the rest of ringload.
 
 pub mod clock;
@@ -41,7 +42,7 @@ use crate::scenario::Portion;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// From one attempt to reach member 0 to the next.
+/// Interval between two attempts to connect to member 0.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Time for one attempt.
@@ -50,35 +51,35 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// Interval at which a wait checks for signals.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Time that member 0 waits at the end until all have been told.
+/// Limit of time for member 0 to deliver the end to all members.
 const PARTING: Duration = Duration::from_secs(6);
 
-/// Time that a failing member waits until it has said so.
+/// Limit of time for a failing member to deliver its last message.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A member's stack for the thread with the socket.
+/// Stack size of the thread with the sockets.
 const STACK: usize = 512 << 10;
 
 /// The settings of a meeting.
 #[derive(Clone, Debug)]
 pub struct Meet {
-    /// Which part is this process's.
+    /// This process's portion of the scenario.
     pub portion: Portion,
     /// The address where member 0 listens, as host and port.
     pub at: String,
-    /// Time to wait for the others.
+    /// Time to wait for the other members.
     pub timeout: Duration,
     /// The token of all members.
     pub token: Token,
-    /// The scenario, as all must have it.
+    /// The scenario, which must be the same for all members.
     pub scenario: Fingerprint,
 }
 
-/// A member's view of the others. Clones are the same.
+/// A member's handle on the meeting. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Together {
     common: Arc<Common>,
-    /// The value that the next run tries, in a search.
+    /// The value of a search for the next run.
     pub value: Option<u64>,
 }
 
@@ -87,9 +88,9 @@ struct Common {
     meet: Meet,
     interrupt: Interrupt,
     link: Arc<Shared<Member>>,
-    /// At member 0.
+    /// The conductor, at member 0.
     conductor: Option<Arc<Shared<Conductor>>>,
-    /// When this run's phases began here.
+    /// The times at which this run's phases began here.
     starts: Mutex<Starts>,
 }
 
@@ -100,9 +101,9 @@ struct Starts {
 }
 
 impl Together {
-    /// Meets the others: member 0 waits until all have come, the others until it is there.
+    /// Joins the meeting: member 0 waits for all members, the others wait for member 0.
     pub fn meet(meet: Meet, interrupt: Interrupt) -> Result<Self, RunError> {
-        // The clock's zero.
+        // Starts this process's clock.
         let _ = now_ns();
         let mut conductor = None;
         let link = if meet.portion.member == 0 {
@@ -120,19 +121,19 @@ impl Together {
         Ok(together)
     }
 
-    /// Which part of a scenario is this process's.
+    /// This process's portion of a scenario.
     #[must_use]
     pub fn portion(&self) -> Portion {
         self.common.meet.portion
     }
 
-    /// Whether this is member 0.
+    /// Whether this is member 0, which runs the conductor.
     #[must_use]
     pub fn conducts(&self) -> bool {
         self.common.conductor.is_some()
     }
 
-    /// A request to end the run early, at any member.
+    /// The interrupt that ends the run early at all members.
     #[must_use]
     pub fn interrupt(&self) -> &Interrupt {
         &self.common.interrupt
@@ -142,7 +143,7 @@ impl Together {
         self.common.starts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error if it is over for all.
+    /// An error if the meeting has ended.
     fn check(&self) -> Result<(), RunError> {
         match self.common.link.lock().end() {
             Some(end) => Err(RunError::Ended { code: end.code, said: end.said.clone() }),
@@ -150,7 +151,7 @@ impl Together {
         }
     }
 
-    /// At member 0, waits until all have come, and says how many have.
+    /// At member 0, waits for all members, and prints how many have arrived.
     fn wait_for_all(&self) -> Result<(), RunError> {
         let Some(conductor) = &self.common.conductor else { return Ok(()) };
         let (members, at) = (self.portion().members, &self.common.meet.at);
@@ -179,14 +180,14 @@ impl Together {
         self.common.conductor.as_ref().map(|it| it.lock().take_notes()).unwrap_or_default()
     }
 
-    /// At member 0, has all prepare the next run.
+    /// At member 0, has all members prepare the next run.
     pub fn announce(&self) {
         if let Some(conductor) = &self.common.conductor {
             conductor.tell(|it| it.step(self.value, now_ns()));
         }
     }
 
-    /// At the other members, waits for the run behind number `last`, and says what it is.
+    /// At the other members, waits for the run after number `last`.
     pub fn next_step(&self, last: u32) -> Result<Step, RunError> {
         loop {
             let next = self.common.link.wait(LOOK, |it| it.step().filter(|step| step.run > last));
@@ -197,10 +198,10 @@ impl Together {
         }
     }
 
-    /// Everything is prepared: waits until all can begin, and then for the moment to do it, which it returns.
+    /// Reports that this member is prepared, waits for the common start, sleeps until then, and returns it.
     pub fn begin(&self) -> Result<Instant, RunError> {
         *self.starts() = Starts::default();
-        // At member 0 the announcement has to come round first.
+        // Member 0 first waits for its own announcement to arrive.
         let run = self.common.conductor.as_ref().map_or(0, |it| it.lock().run());
         let link = &self.common.link;
         while link.wait(LOOK, |it| it.step().filter(|step| step.run >= run)).is_none() {
@@ -217,26 +218,26 @@ impl Together {
         }
     }
 
-    /// This member is through with `phase`; `has_load` says whether it has connections for a load.
+    /// Reports that this member has finished `phase`; `has_load` says whether it has connections for a load.
     pub fn through(&self, phase: Phase, has_load: bool) {
         self.common.link.tell(|it| it.reached(Milestone::Through(phase, has_load), now_ns()));
     }
 
-    /// When all begin what comes behind `phase`, if that is known, and whether any has connections for a load.
+    /// When the phase after `phase` begins, if that is known, and whether any member has connections for a load.
     #[must_use]
     pub fn start_after(&self, phase: Phase) -> Option<(Instant, bool)> {
         let (at_ns, start) = self.common.link.lock().start(Some(phase), now_ns())?;
         Some((instant_of(at_ns), start.has_load))
     }
 
-    /// The series of samples begins now.
+    /// Records the start of the series of samples.
     pub fn series_begins(&self) {
         let now_ns = now_ns();
         let offset = self.common.link.lock().offset(now_ns);
         self.starts().began_s = offset.map_or(0, |offset| offset.conductor_ns(now_ns)) as f64 / 1e9;
     }
 
-    /// `phase` has begun here at `begun`; it was to begin `at`.
+    /// Records that `phase` began here at `begun`, planned for `at`.
     pub fn phase_begun(&self, phase: Phase, at: Instant, begun: Instant) {
         let Some(offset) = self.common.link.lock().offset(now_ns()) else { return };
         let start = PhaseStart {
@@ -261,7 +262,7 @@ impl Together {
         None
     }
 
-    /// Hands in this member's part of the results. At member 0, waits for those of the others, and returns the whole.
+    /// Delivers this member's part of the results. Member 0 waits for the other parts and returns the merged results.
     pub fn hand_in(&self, mut report: Report) -> Result<Report, RunError> {
         let run = self.common.link.lock().step().map_or(0, |step| step.run);
         let meeting = self.common.link.lock().meeting().unwrap_or_default().to_owned();
@@ -277,7 +278,7 @@ impl Together {
         loop {
             if let Some((parts, missing)) = conductor.wait(LOOK, Conductor::take_reports) {
                 let mut whole = merge::merge(&parts).expect("member 0's own part is among them");
-                // If there is no other one, there was nothing to be merged.
+                // With a single part there was nothing to merge.
                 whole.meeting = whole.meeting.or_else(|| Meeting::of(&parts));
                 whole.miss(missing);
                 return Ok(whole);
@@ -286,27 +287,28 @@ impl Together {
         }
     }
 
-    /// This member cannot go on.
+    /// Reports that this member has failed.
     pub fn fail(&self, why: &str) {
         if self.conducts() {
             return self.finish(conductor::CANNOT_RUN, &format!("member 0 failed: {why}"));
         }
         self.common.link.tell(|it| it.say(FromMember::Failed { why: why.to_owned() }));
-        // The process ends behind this.
+        // The process ends after this.
         self.common.link.wait(LAST_WORDS, |it| (it.has_said_all() || it.end().is_some()).then_some(()));
     }
 
-    /// At member 0, ends it for all with this exit code. Returns when they have been told.
+    /// At member 0, ends the meeting for all with this exit code. Returns once all members have been told.
     pub fn finish(&self, code: u8, said: &str) {
         let Some(conductor) = &self.common.conductor else { return };
         conductor.tell(|it| it.finish(code, said));
         self.part();
     }
 
-    /// At member 0, behind the end: waits until all have been told, for that ends with this process.
+    /// At member 0, after the end: waits for the conductor's thread to tell all members, since the thread ends with
+    /// this process.
     fn part(&self) {
         let Some(conductor) = &self.common.conductor else { return };
-        // The conductor's thread lets go of it when it has told all.
+        // The conductor's thread drops its reference once it has told all members.
         let until = Instant::now() + PARTING;
         while Arc::strong_count(conductor) > 1 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
@@ -314,9 +316,9 @@ impl Together {
     }
 }
 
-/// Begins to conduct, with `own` as member 0's connection.
+/// Starts the conductor, with `own` as member 0's connection.
 fn lead(meet: &Meet, own: OwnedFd) -> Result<Arc<Shared<Conductor>>, RunError> {
-    // Each member's connection takes one; a shell's 1,024 are fewer than there may be members.
+    // Each member's connection takes a descriptor; a shell's limit of 1,024 may be less than the number of members.
     ringecho::sys::raise_descriptor_limit()
         .map_err(|error| RunError::System("cannot raise the limit on descriptors", error))?;
     let listener = listen(&meet.at).map_err(|error| RunError::Meet(meet.at.clone(), error))?;
@@ -333,8 +335,8 @@ fn lead(meet: &Meet, own: OwnedFd) -> Result<Arc<Shared<Conductor>>, RunError> {
     Ok(conductor)
 }
 
-/// Listens at an address of this machine, or, if the name means another one (a service's, say), none yet, or one that others do not
-/// reach, at all.
+/// Listens at the named address if it belongs to this machine. Otherwise (the name is a service's, does not resolve
+/// yet, or is not reachable for other machines) it listens at all addresses.
 fn listen(at: &str) -> io::Result<TcpListener> {
     let (host, port) = at.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
     let port = port.parse::<u16>().map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -352,14 +354,14 @@ fn listen(at: &str) -> io::Result<TcpListener> {
     }
 }
 
-/// Whether the others know this machine's name by other addresses: Debian has its own at 127.0.1.1, in `/etc/hosts`.
+/// Whether `host` is this machine's own name and on loopback only here: Debian maps it to 127.0.1.1 in `/etc/hosts`.
 fn is_loopback_here_only(host: &str, hostname: &str, named: &[SocketAddr]) -> bool {
     let label = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let is_own_name = label(host) == label(hostname) && label(host) != "localhost" && host.parse::<Ipv4Addr>().is_err();
     is_own_name && named.iter().all(|address| address.ip().is_loopback())
 }
 
-/// Connects to member 0 and says a hello, again and again until it is there or the time is over.
+/// Connects to member 0 and sends a hello; tries again until member 0 answers or the time is over.
 fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunError> {
     let until = Instant::now() + meet.timeout;
     loop {
@@ -392,18 +394,18 @@ fn reach(meet: &Meet, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunE
 #[derive(Debug, PartialEq, Eq)]
 enum Acceptance {
     Accepted,
-    /// It is over, for this member or, with the code of all, for all: the conductor says so, or is lost behind its welcome.
+    /// The meeting has ended, for this member or for all: the conductor said so, or was lost after its welcome.
     Ended(End),
-    /// Why there is no answer.
+    /// There was no answer, for this reason.
     Unanswered(String),
 }
 
-/// Waits until the conductor has accepted this member, or not.
+/// Waits until the conductor has accepted or refused this member.
 fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Acceptance {
     let (mut until, mut raised) = (until, None);
     loop {
         if interrupt.is_raised() {
-            // The conductor may have accepted it already: then all are to end for the same reason.
+            // The conductor may have accepted this member already: then all members are to end for the same reason.
             until = until.min(*raised.get_or_insert_with(|| Instant::now() + LAST_WORDS));
         }
         let outcome = link.wait(LOOK, |it| match it.end() {
@@ -420,7 +422,7 @@ fn accepted(link: &Shared<Member>, until: Instant, interrupt: &Interrupt) -> Acc
     }
 }
 
-/// Begins to be a member over this connection.
+/// Starts the member's thread on this connection.
 fn link(meet: &Meet, stream: OwnedFd, interrupt: &Interrupt) -> Result<Arc<Shared<Member>>, RunError> {
     let it = Member::new(hello(meet), meet.token.clone(), now_ns());
     let link = net::shared(it).map_err(|error| RunError::System("eventfd", error))?;
@@ -504,7 +506,7 @@ mod tests {
         }
     }
 
-    /// Member 1 by hand: it meets, has the meeting ended, and takes its time to read that.
+    /// Member 1, driven by hand: it joins, asks for the end of the meeting, and reads the answer late.
     fn be_slow_to_part(at: &str, interrupt: &Interrupt, has_parted: &AtomicBool) {
         let (mut stream, mut decoder) = (TcpStream::connect(at).unwrap(), Decoder::default());
         let FromConductor::Challenge { nonce } = next(&mut stream, &mut decoder) else { panic!("no challenge") };

@@ -1,5 +1,5 @@
-//! The sockets between members and conductor: one thread on either side, which waits for all of its sockets and passes
-//! messages to [`Conductor`] or [`Member`].
+//! The sockets between members and conductor. One thread on either side waits for all its sockets and passes messages
+//! to [`Conductor`] or [`Member`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,22 +18,22 @@ use super::member::Member;
 use super::message::{Decoder, FromConductor, FromMember, MEMBER_LIMIT, encode};
 use crate::interrupt::Interrupt;
 
-/// Both threads look at their deadlines, and at signals, so often.
+/// Interval at which both threads check deadlines and signals.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// Limit of bytes read from one connection per turn: others wait meanwhile, and with them the measuring of their clocks.
+/// Limit of bytes read from one connection per turn: other connections, and their clock measurements, wait meanwhile.
 const READ_AT_ONCE: usize = 256 << 10;
 
-/// More than this is not kept for a peer that does not read.
+/// Limit of pending output for a slow reader.
 const MAX_PENDING: usize = MEMBER_LIMIT;
 
-/// Time that a conductor that has ended waits for its members to have read that: they close their connections then.
+/// Time that an ended conductor waits for its members to read the end and close their connections.
 const PARTING: Duration = Duration::from_secs(5);
 
-/// Time to wait for hellos that are on their way.
+/// After the end, time to wait for hellos that are on their way.
 const HELLO: Duration = Duration::from_secs(1);
 
-/// The same for a peer that is refused.
+/// Time from the last message to a peer until its connection is dropped.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The time by this process's clock, in nanoseconds.
@@ -42,25 +42,25 @@ pub fn now_ns() -> u64 {
     base().elapsed().as_nanos() as u64
 }
 
-/// When the clock shows that.
+/// The instant of a time of this clock.
 #[must_use]
 pub fn instant_of(ns: u64) -> Instant {
     base() + Duration::from_nanos(ns)
 }
 
-/// The time of the clock then.
+/// The time of this clock at an instant.
 #[must_use]
 pub fn ns_of(instant: Instant) -> u64 {
     instant.saturating_duration_since(base()).as_nanos() as u64
 }
 
-/// The clock's zero: different in each process, so that an offset which is not measured shows at once.
+/// The clock's epoch: it differs between processes, so a missing offset correction shows at once.
 fn base() -> Instant {
     static BASE: OnceLock<Instant> = OnceLock::new();
     *BASE.get_or_init(Instant::now)
 }
 
-/// A value that a thread with sockets shares with the main thread, either of which can wake the other.
+/// A value that the main thread shares with a thread that waits for sockets. Each can wake the other.
 #[derive(Debug)]
 pub struct Shared<T> {
     value: Mutex<T>,
@@ -69,26 +69,26 @@ pub struct Shared<T> {
 }
 
 impl<T> Shared<T> {
-    /// Of this value.
+    /// Shares `value`.
     pub fn new(value: T) -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { value: Mutex::new(value), changed: Condvar::new(), bell })
     }
 
-    /// The value.
+    /// Locks the value.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the value, and wakes the thread with the sockets.
+    /// Changes the value and wakes the thread with the sockets.
     pub fn tell<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = change(&mut self.lock());
-        // It only fails if there are very many rings already.
+        // This fails only if the eventfd's counter would overflow: then the thread is woken anyway.
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         result
     }
 
-    /// Waits until `look` finds something, or for `time`.
+    /// Waits until `look` returns a value, at most for `time`.
     pub fn wait<R>(&self, time: Duration, mut look: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
         let until = Instant::now() + time;
         let mut value = self.lock();
@@ -106,12 +106,12 @@ impl<T> Shared<T> {
     }
 }
 
-/// One connection.
+/// A connection with its buffers.
 struct Channel {
     stream: File,
     decoder: Decoder,
     pending: Vec<u8>,
-    /// Since when all that was to be said has been.
+    /// Since when the connection is closing: no more messages are queued.
     closing: Option<Instant>,
 }
 
@@ -121,7 +121,7 @@ impl Channel {
         Ok(Self { stream: stream.into(), decoder: Decoder::default(), pending: Vec::new(), closing: None })
     }
 
-    /// Passes the messages that have arrived to `take`. An error says why there will be no more.
+    /// Passes received messages to `take`. An error is the reason why the connection has ended.
     fn receive<M: DeserializeOwned>(&mut self, mut take: impl FnMut(M)) -> Result<(), String> {
         let mut bytes = [0; 16 << 10];
         let mut all = 0;
@@ -159,13 +159,13 @@ impl Channel {
         if self.pending.len() > MAX_PENDING { Err("it does not read".to_owned()) } else { Ok(()) }
     }
 
-    /// Nothing more is said. The peer is to close first: to close over what it has sent would be a reset, which may destroy the
-    /// last words on their way.
+    /// Stops sending. The peer is to close first: closing with unread input would send a reset, which may destroy the
+    /// last messages on their way.
     fn close(&mut self) {
         self.closing.get_or_insert_with(Instant::now);
     }
 
-    /// Whether it is time to let go of it.
+    /// Whether the connection may be dropped.
     fn is_over(&mut self) -> bool {
         let Some(since) = self.closing else { return false };
         if self.pending.is_empty() {
@@ -182,7 +182,8 @@ impl Channel {
 
 const ENDED: &str = "its connection ended";
 
-/// Why there is nothing more to come. Whether a process that is killed had read everything decides if there is a reset.
+/// The reason for the end of a connection. A killed process may cause a reset or an EOF, depending on whether it had
+/// unread input.
 fn ended(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ENDED.to_owned(),
@@ -190,9 +191,9 @@ fn ended(error: &io::Error) -> String {
     }
 }
 
-/// Waits for any of these, or for a tick.
+/// Waits for an event on any of these, or for a tick.
 fn wait(fds: &mut [PollFd]) {
-    // An interrupted wait is one that was short.
+    // An interrupted wait is just a shorter one.
     let _ = poll(fds, Some(&TICK));
 }
 
@@ -201,13 +202,13 @@ fn descriptor<'a>(fd: &'a impl AsFd) -> PollFd<'a> {
     PollFd::from_borrowed_fd(fd, PollFlags::IN)
 }
 
-/// Sets up the TCP connection: messages are small and wait for each other.
+/// Sets up the TCP connection. Small messages must not wait for each other's ACKs (Nagle).
 fn quick(stream: TcpStream) -> io::Result<OwnedFd> {
     stream.set_nodelay(true)?;
     Ok(stream.into())
 }
 
-/// The conductor's thread: returns when it has ended and all members have been told.
+/// The conductor's thread: returns once the meeting has ended and all members have been told.
 pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: OwnedFd) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut channels: BTreeMap<PeerId, Channel> = BTreeMap::new();
@@ -223,7 +224,7 @@ pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: Owned
         conductor.quiet();
         let mut all = conductor.lock();
         let mut add = |address: String, stream: io::Result<OwnedFd>, all: &mut Conductor| {
-            // One that is broken already needs no answer.
+            // A connection that is already broken needs no answer.
             if let Ok(channel) = stream.and_then(Channel::new) {
                 channels.insert(next_peer, channel);
                 all.connected(next_peer, address, now_ns());
@@ -236,13 +237,13 @@ pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: Owned
         may_accept = loop {
             match listener.accept() {
                 Ok((stream, address)) => add(address.to_string(), quick(stream), &mut all),
-                // Without a descriptor for it the connection waits, and so does the next attempt, for a tick.
+                // Without a free descriptor the connection stays in the backlog, and accepting pauses for a tick.
                 Err(error) => break error.kind() == ErrorKind::WouldBlock,
             }
         };
         channels.retain(|&peer, channel| {
             let received = channel.receive(|message: FromMember| all.received(peer, message, now_ns()));
-            // A pong is as good as the time that it takes to go out.
+            // A delayed pong would make the clock measurement worse.
             answer(&mut all, peer, channel);
             received.map_err(|why| all.gone(peer, &why, now_ns())).is_ok()
         });
@@ -260,7 +261,7 @@ pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: Owned
         });
         if all.end().is_some() {
             let since = *ended.get_or_insert_with(Instant::now);
-            // A hello that is on its way is answered with the reason; what says none has no part in it.
+            // A hello that is on its way is answered with the reason; a connection without one is dropped.
             let is_late = since.elapsed() > HELLO;
             channels.retain(|&peer, channel| !is_late || all.is_member(peer) || channel.closing.is_some());
         }
@@ -270,7 +271,7 @@ pub fn conduct(conductor: &Shared<Conductor>, listener: &TcpListener, own: Owned
     Ok(())
 }
 
-/// Sends at once what this peer has just been answered.
+/// Sends the answer to this peer's ping at once.
 fn answer(all: &mut Conductor, peer: PeerId, channel: &mut Channel) {
     while let Some(message) = all.next_answer(peer) {
         channel.queue(&message);
@@ -288,7 +289,7 @@ pub fn take_part(member: &Shared<Member>, stream: OwnedFd, interrupt: &Interrupt
         member.quiet();
         let mut it = member.lock();
         let received = channel.receive(|message: FromConductor| it.received(message, now_ns()));
-        // Its last words may have come with the end of the connection.
+        // The last messages may have arrived together with the EOF.
         if let Err(why) = received {
             it.gone(&why);
         }
@@ -325,7 +326,7 @@ pub fn shared<T>(value: T) -> io::Result<Arc<Shared<T>>> {
     Shared::new(value).map(Arc::new)
 }
 
-/// A TCP connection to any of these addresses.
+/// A TCP connection to the first of these addresses that accepts it.
 pub fn connect(addresses: impl Iterator<Item = std::net::SocketAddr>, timeout: Duration) -> io::Result<OwnedFd> {
     let mut failure = io::Error::new(ErrorKind::NotFound, "it has no address");
     for address in addresses {

@@ -1,12 +1,12 @@
-//! Prompt wake-ups, also when other processes keep the processors busy.
+//! Prompt wake-ups, even when other processes keep the processors busy.
 
 use std::time::Instant;
 
-/// The shortest slice that the kernel takes. A thread that asks for so little at a time runs as soon as it wakes up, before those
-/// that may go on for milliseconds (since Linux 6.12; older kernels take no notice). It gets no more of the processor for it.
+/// The shortest time slice that the kernel accepts. Since Linux 6.12 a thread with a short slice preempts threads with
+/// longer slices when it wakes up; older kernels ignore the request. Its share of the processor stays the same.
 const SLICE_NS: u64 = 100_000;
 
-/// `struct sched_attr` in its first form (`sched_setattr(2)`), which all kernels know.
+/// The first version of `struct sched_attr` (`sched_setattr(2)`), which all kernels accept.
 #[repr(C)]
 struct Attributes {
     size: u32,
@@ -19,7 +19,7 @@ struct Attributes {
     period_ns: u64,
 }
 
-/// Sleeps until `at`, and wakes up promptly. What is to be done at once comes next, then [`relax`].
+/// Sleeps until `at` and wakes up promptly. The caller does its urgent work and then calls [`relax`].
 pub fn sleep_until(at: Instant) {
     be_prompt();
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -30,18 +30,18 @@ pub fn be_prompt() {
     ask_for_slices_of(SLICE_NS);
 }
 
-/// Makes this thread one like others again: those that it starts have its slices.
+/// Restores the default slice of this thread: threads that it starts inherit the slice.
 pub fn relax() {
     ask_for_slices_of(0);
 }
 
-/// Asks for slices of this length; 0 is the kernel's default. It is a wish: where it is refused, waking up takes longer.
+/// Requests slices of this length; 0 is the kernel's default. If the kernel refuses, wake-ups take longer.
 fn ask_for_slices_of(slice_ns: u64) {
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
     let attributes = Attributes {
         size: size_of::<Attributes>() as u32,
         policy: libc::SCHED_OTHER as u32,
-        // It may have another policy than the usual one, for batches.
+        // The thread may have a policy other than the default, such as SCHED_BATCH.
         flags: libc::SCHED_FLAG_KEEP_POLICY as u64,
         nice,
         priority: 0,

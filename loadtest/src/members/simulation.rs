@@ -15,10 +15,10 @@ use crate::output::report::tests::report;
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 
-/// Every member's main thread looks at its member so often.
+/// Interval at which each main thread checks its member.
 const LOOK_NS: u64 = 5 * MS;
 
-/// The phases that members wait behind, in order.
+/// The phases that end at a barrier, in order.
 const BARRIERS: [Option<Phase>; 3] = [None, Some(Phase::Connect), Some(Phase::Drain)];
 
 enum Message {
@@ -27,7 +27,7 @@ enum Message {
     Broken,
 }
 
-/// A member with what its main thread does.
+/// A simulated member and its main thread.
 struct Process {
     member: Member,
     /// Its clock minus the world's.
@@ -35,13 +35,13 @@ struct Process {
     /// Parts per million by which its clock is fast.
     fast_ppm: u64,
     is_alive: bool,
-    /// Neither does anything nor reads; the network does not know.
+    /// Stopped: it neither acts nor reads, and its connection stays open.
     is_stopped: bool,
-    /// Which barrier it is at, since when, and when it gets there.
+    /// The barrier that it is at, since when, and when it is through.
     barrier: usize,
     busy_until_ns: u64,
     is_told: bool,
-    /// When it passed the barriers, in the world's time, and how wrong it thought its clock might be.
+    /// When it passed the barriers by the world's clock, and the error bound of its own clock then.
     passed: Vec<(u64, u64)>,
     signal: Option<i32>,
 }
@@ -57,7 +57,7 @@ struct World {
     now_ns: u64,
     conductor: Conductor,
     processes: Vec<Process>,
-    /// By the time of arrival, then by the order of sending. Each direction of a connection keeps its order.
+    /// Ordered by time of arrival, then by order of sending. Each direction of a connection keeps its order.
     network: BTreeMap<(u64, u64), (PeerId, Message)>,
     last_arrival_ns: BTreeMap<(PeerId, bool), u64>,
     sent: u64,
@@ -105,7 +105,7 @@ impl World {
         self.random.next() % limit.max(1)
     }
 
-    /// A process connects: the number of its connection.
+    /// A process connects; returns the number of its connection.
     fn add(&mut self, hello: Hello, token: &str) -> PeerId {
         let (ahead_ns, fast_ppm) = (self.below(3_600_000) * MS, self.below(50));
         let clock_ns = self.now_ns + ahead_ns + self.now_ns / 1_000_000 * fast_ppm;
@@ -136,13 +136,13 @@ impl World {
         self.network.insert((*last_ns, self.sent), (peer, message));
     }
 
-    /// The process is killed: its kernel tells the conductor.
+    /// Kills the process; its kernel closes the connection to the conductor.
     fn kill(&mut self, peer: PeerId) {
         self.processes[peer as usize].is_alive = false;
         self.send(peer, true, Message::Broken);
     }
 
-    /// A look of all main threads, and what the network brings until the next one.
+    /// Runs one check of all main threads, and delivers messages until the next one.
     fn turn(&mut self) {
         let until_ns = self.now_ns + LOOK_NS;
         for peer in 0..self.processes.len() {
@@ -214,7 +214,7 @@ impl World {
         let is_stopping = process.signal.is_some() && process.barrier > 0 && process.is_told;
         if start.is_some() || is_stopping {
             if let Some((at_ns, _)) = start {
-                // It sleeps until then, to the nanosecond.
+                // It sleeps until exactly then.
                 let at_ns = self.now_ns + at_ns.saturating_sub(clock_ns);
                 let bound_ns = process.member.offset(clock_ns).unwrap().bound_ns;
                 process.passed.push((at_ns, bound_ns));
@@ -243,7 +243,7 @@ impl World {
         self.turns_until(|world| world.conductor.is_complete() || world.conductor.end().is_some());
     }
 
-    /// Of three, one is still to come.
+    /// Of three members, one has not arrived yet.
     fn meet_without_the_last(&mut self) {
         self.conductor.gone(2, "it went away", SECOND);
         self.processes[2].is_alive = false;
@@ -264,7 +264,7 @@ impl World {
         reports.unwrap_or_else(|| panic!("{:?}", self.conductor.end()))
     }
 
-    /// All live members have been told to end, with this code.
+    /// All live members have received the end, with this code.
     fn ends(&mut self, code: u8, said: &str) {
         self.turns_until(|world| {
             world.processes.iter().all(|it| !it.is_alive || it.is_stopped || it.member.end().is_some())
@@ -293,7 +293,7 @@ fn phases_begin_together_within_the_bounds() {
         for barrier in 0..BARRIERS.len() {
             let passed: Vec<_> = world.processes.iter().map(|it| it.passed[barrier]).collect();
             for (a, b) in passed.iter().flat_map(|a| passed.iter().map(move |b| (a, b))) {
-                // Behind the measurement the clocks have drifted apart for a moment more.
+                // The clocks drift apart a moment longer after the last measurement.
                 assert!(a.0.abs_diff(b.0) <= a.1 + b.1 + MS / 10, "barrier {barrier}: {passed:?}");
             }
         }
@@ -315,7 +315,7 @@ fn a_member_lost_before_the_start_stops_all() {
         world.turn();
         world.kill(2);
         if seed % 3 == 0 {
-            // It may be lost before it has said its number: then it never came.
+            // If it is lost before its hello, it does not count as arrived.
             world.turns_until(|world| world.conductor.end().is_some());
             return world.ends(CANNOT_RUN, "member");
         }
@@ -343,7 +343,7 @@ fn a_member_lost_later_is_missing_and_the_others_go_on() {
         assert_eq!((reports.len(), missing.len(), missing[0].member), (3, 1, 2));
         let silence_s = if is_killed { 0.0 } else { SILENCE_NS as f64 / 1e9 };
         assert!((missing[0].from_s - lost_s - silence_s).abs() < 1.2, "{missing:?} {lost_s}");
-        // A search cannot go on without it.
+        // A search cannot go on without this member.
         world.step();
         world.ends(CANNOT_RUN, "member 2 (host-2, address-2) was lost in the run before");
     });
@@ -368,7 +368,7 @@ fn a_signal_at_any_member_ends_all() {
     });
 }
 
-/// What becomes of a newcomer, and of the meeting.
+/// The outcome for a newcomer, and for the meeting.
 fn newcomer(hello: Hello, token: &str, is_met: bool) -> (World, PeerId) {
     let mut world = World::new(1, 3, MS);
     if is_met {

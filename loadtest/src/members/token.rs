@@ -1,7 +1,8 @@
-//! The shared token: each side proves that it has it without sending it (HMAC-SHA256 of the other side's random bytes).
+//! The shared token: each side proves that it has the token without sending it (HMAC-SHA256 of the other side's random
+//! bytes).
 //!
-//! Peers without it, and those of another run, are refused. Messages after the hello are neither encrypted nor signed:
-//! members meet on a trusted network, or in a tunnel.
+//! Peers without the token, or of another run, are refused. Messages after the hello are neither encrypted nor signed:
+//! use a trusted network or a tunnel.
 
 use std::fmt;
 
@@ -19,7 +20,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The side that signs: a signature of one is none of the other.
+/// The side that signs: a signature of one side is not valid for the other.
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
     /// Members sign their hello.
@@ -29,7 +30,7 @@ pub enum Side {
 }
 
 impl Token {
-    /// The token of this text; without one, all members have the same, the empty one.
+    /// The token with this text. Without one, all members share the empty token.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(hmac::Key::new(HMAC_SHA256, text.as_bytes()))
@@ -41,14 +42,14 @@ impl Token {
         HEXLOWER.encode(hmac::sign(&self.0, signed(side, nonce, text).as_bytes()).as_ref())
     }
 
-    /// Whether `proof` is that signature. It takes the same time wherever they differ.
+    /// Whether `proof` is that signature, compared in constant time.
     #[must_use]
     pub fn is_signed(&self, side: Side, nonce: &str, text: &str, proof: &str) -> bool {
         let Ok(proof) = HEXLOWER.decode(proof.as_bytes()) else { return false };
         hmac::verify(&self.0, signed(side, nonce, text).as_bytes(), &proof).is_ok()
     }
 
-    /// A digest of a value that only holders of the token can compute, or try out.
+    /// A digest of a value that only holders of the token can compute or guess by trial.
     #[must_use]
     pub fn digest(&self, value: &[u8]) -> String {
         HEXLOWER.encode(&hmac::sign(&self.0, value).as_ref()[..8])

@@ -19,14 +19,14 @@ fn write_headings(file: &mut impl Write) -> io::Result<()> {
 
 fn write_sample(sample: &Sample, file: &mut impl Write) -> io::Result<()> {
     let fields: Vec<_> = columns(Some(sample)).into_iter().map(|(_, field)| field).collect();
-    // In one piece: a reader of the growing file sees whole lines.
+    // One write per line: a reader of the growing file sees whole lines.
     file.write_all((fields.join(",") + "\n").as_bytes())
 }
 
-/// A file that grows while the run goes on: what has been measured is there, however the run ends.
+/// A file that grows during the run, so that its lines survive however the run ends.
 pub(super) struct CsvLog(io::Result<Output>);
 
-/// The output of the lines.
+/// The writer.
 type Output = LineWriter<Box<dyn Write>>;
 
 impl std::fmt::Debug for CsvLog {
@@ -36,7 +36,7 @@ impl std::fmt::Debug for CsvLog {
 }
 
 impl CsvLog {
-    /// Begins it. An error does not end the run; it is told at the end.
+    /// Creates the file. An error does not end the run; it is reported at the end.
     pub(super) fn create(path: &Path) -> Self {
         let created = files::create(path).map(LineWriter::new);
         Self(created.and_then(|mut file| write_headings(&mut file).map(|()| file)))
@@ -57,7 +57,7 @@ impl CsvLog {
     }
 }
 
-/// Headings and fields beside each other, so that they cannot get out of step.
+/// Headings and fields in one table, so that they stay in step.
 fn columns(sample: Option<&Sample>) -> Vec<(&'static str, String)> {
     let field = |value: &dyn Fn(&Sample) -> Option<f64>| sample.and_then(value).map(number).unwrap_or_default();
     let server = |value: fn(ProcessSample) -> Option<f64>| field(&|sample| sample.server.and_then(value));
@@ -91,7 +91,7 @@ fn columns(sample: Option<&Sample>) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// As many digits as mean something.
+/// A number with its significant digits.
 fn number(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }

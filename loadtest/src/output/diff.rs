@@ -6,48 +6,48 @@ use super::report::{CpuReport, LatencyReport, Report};
 use super::result::{Mark, Summary};
 use super::units::{bytes, count, percent, time};
 
-/// Two results, ready to be shown.
+/// Two results with their differences.
 #[derive(Clone, Debug)]
 pub struct Diff<'a> {
     /// The results.
     pub reports: [&'a Report; 2],
     /// The names of the results.
     pub names: [String; 2],
-    /// The figures.
+    /// The figures compared.
     pub rows: Vec<Row>,
-    /// The differences of load and machine: the name and both values.
+    /// Differences of load and machine: the name and both values.
     pub differences: Vec<(String, [String; 2])>,
 }
 
-/// One figure of both.
+/// One figure of both results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Of the figure.
+    /// The name of the figure.
     pub name: &'static str,
-    /// For people; `-` where there is none.
+    /// The values as text; `-` where there is none.
     pub values: [String; 2],
-    /// From the first to the second, as a share of the first.
+    /// The change from the first to the second, as a fraction of the first.
     pub change: Option<f64>,
-    /// Whether more is better, less is, or neither.
+    /// Whether more or less of it is better.
     pub better: Better,
 }
 
-/// Which way a figure is better.
+/// Which direction of a figure is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
-    /// The more the better.
+    /// More is better.
     More,
-    /// The less the better.
+    /// Less is better.
     Less,
-    /// Neither is.
+    /// Neither is better.
     Neither,
 }
 
-/// A change by less than this is not called better or worse: it is rather chance than a change.
+/// Changes below this fraction are not called better or worse: they may be chance.
 const NOTABLE: f64 = 0.05;
 
 impl Row {
-    /// For people.
+    /// The change as text.
     #[must_use]
     pub fn change_text(&self) -> String {
         match self.change {
@@ -58,7 +58,7 @@ impl Row {
         }
     }
 
-    /// Whether the second is notably better (true) or worse than the first.
+    /// Whether the second value is notably better (true) or worse (false) than the first.
     #[must_use]
     pub fn is_better(&self) -> Option<bool> {
         let change = self.change.filter(|change| change.abs() >= NOTABLE)?;
@@ -71,13 +71,13 @@ impl Row {
 }
 
 impl<'a> Diff<'a> {
-    /// Of two results with names.
+    /// Compares two results with names.
     #[must_use]
     pub fn of(reports: [&'a Report; 2], names: [String; 2]) -> Self {
         Self { reports, names, rows: rows(reports), differences: differences(reports) }
     }
 
-    /// For a terminal.
+    /// The differences as text for a terminal.
     #[must_use]
     pub fn render(&self) -> String {
         let width = |column: usize, least: usize| {
@@ -103,10 +103,10 @@ impl<'a> Diff<'a> {
     }
 }
 
-/// How a value is shown.
+/// The format of a value.
 type Show = fn(f64) -> String;
 
-/// One of the latencies.
+/// Selects one of the latencies.
 type Pick = fn(&LatencyReport) -> f64;
 
 fn server(report: &Report) -> Option<&CpuReport> {
@@ -140,7 +140,7 @@ fn rows(reports: [&Report; 2]) -> Vec<Row> {
     add("echoes/s", Better::More, whole, &|it| Some(it.measured.as_ref()?.echoes_per_s));
     add("offered/s", Better::Neither, whole, &|it| it.measured.as_ref()?.offered_per_s);
     add("payload/s each way", Better::More, bytes, &|it| Some(it.measured.as_ref()?.payload_bytes_per_s));
-    // Without compression that is what the row before says, and some bytes of headers.
+    // Without compression this repeats the row before, plus the headers.
     let is_deflating = reports.iter().any(|it| it.runs.iter().any(|run| run.scenario.deflate.is_some()));
     let wire = |it: &Report| it.measured.as_ref().filter(|_| is_deflating).cloned();
     add("wire/s sent", Better::Neither, bytes, &|it| Some(wire(it)?.wire_sent_bytes_per_s));
@@ -179,7 +179,7 @@ fn mark(mark: Mark) -> &'static str {
     }
 }
 
-/// From nothing there is no share.
+/// The relative change; `None` from 0.
 fn change(a: f64, b: f64) -> Option<f64> {
     if (a - b).abs() < f64::EPSILON { Some(0.0) } else { (a != 0.0).then(|| (b - a) / a) }
 }

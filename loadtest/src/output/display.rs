@@ -1,4 +1,4 @@
-//! Progress display of a run: a live screen on a terminal, a line a second elsewhere, or nothing.
+//! Progress display of a run: a live screen on a terminal, otherwise a line per second, or nothing.
 
 use std::time::Duration;
 
@@ -11,38 +11,38 @@ use crate::interrupt::Interrupt;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// The amount of output.
+/// The requested display.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Show {
     /// A screen on a terminal, lines elsewhere.
     #[default]
     Best,
-    /// Lines, on a terminal as well.
+    /// Lines, even on a terminal.
     Lines,
     /// Nothing.
     Nothing,
 }
 
-/// One of the three.
+/// The display in use.
 #[derive(Debug)]
 pub enum Display {
     /// A live screen.
     Screen(Box<Screen>),
-    /// A line a second.
+    /// A line per second.
     Lines(Lines),
     /// Nothing.
     Nothing,
 }
 
 impl Display {
-    /// Begins to show a run that `headline` describes, and that `interrupt` ends.
+    /// Starts the display for a run described by `headline`; its keys raise `interrupt`.
     #[must_use]
     pub fn new(show: Show, headline: &str, interrupt: &Interrupt) -> Self {
         if show == Show::Nothing {
             return Self::Nothing;
         }
         if show == Show::Best && super::is_on_stdout() && terminal::can_be_taken() {
-            // A terminal that cannot be drawn on still takes lines.
+            // A terminal that cannot show a screen still takes lines.
             if let Ok(screen) = Screen::open(headline.to_owned(), interrupt.clone()) {
                 return Self::Screen(Box::new(screen));
             }
@@ -50,7 +50,7 @@ impl Display {
         Self::Lines(Lines::new(headline))
     }
 
-    /// Something to be said once.
+    /// Adds a note.
     pub fn note(&mut self, text: &str) {
         match self {
             Self::Screen(screen) => screen.note(text),
@@ -59,7 +59,7 @@ impl Display {
         }
     }
 
-    /// A phase begins; it is going to take `time`, if that is known.
+    /// A phase begins; it takes `time`, if that is known.
     pub fn begin(&mut self, phase: Phase, time: Option<Duration>) {
         if let Self::Screen(screen) = self {
             screen.begin(phase, time);
@@ -75,7 +75,7 @@ impl Display {
         }
     }
 
-    /// To be called all the time.
+    /// To be called repeatedly during the run.
     pub fn refresh(&mut self, counts: &Counts) {
         if let Self::Screen(screen) = self {
             screen.refresh(counts);

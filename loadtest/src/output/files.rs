@@ -50,7 +50,7 @@ pub struct Results {
     pub fail_if: Vec<Threshold>,
 }
 
-/// Files that could not be written, each with the reason.
+/// Output files that could not be written, with their errors.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {0}")]
 pub struct WriteError(String);
@@ -68,12 +68,12 @@ impl WriteError {
 }
 
 impl Results {
-    /// The files, as they are named.
+    /// The names of the requested files.
     fn paths(&self) -> impl Iterator<Item = &Path> {
         [&self.json, &self.csv, &self.html, &self.hdr, &self.summary].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    /// The files in words: ` (a.json, a.html)`, or nothing.
+    /// The files in words, ` (a.json, a.html)`, or an empty text.
     #[must_use]
     pub fn place(&self) -> String {
         let name =
@@ -88,7 +88,7 @@ impl Results {
         self.paths().any(is_stdout)
     }
 
-    /// Refuses files that would be written over each other, however their paths are spelled.
+    /// Refuses two files that are the same one, however their paths are spelled.
     pub fn resolve(&self) -> Result<(), String> {
         let mut seen = Vec::new();
         for path in self.paths() {
@@ -101,7 +101,7 @@ impl Results {
         Ok(())
     }
 
-    /// Refuses, before a long run, files that cannot be written. It leaves none behind.
+    /// Refuses files that cannot be written, before a long run. The check leaves no file behind.
     pub fn check(&self) -> Result<(), WriteError> {
         for path in self.paths().filter(|path| !is_stdout(path)) {
             let is_new = !path.exists();
@@ -114,13 +114,13 @@ impl Results {
         Ok(())
     }
 
-    /// Whether anything is to be written.
+    /// Whether any file is requested.
     #[must_use]
     pub fn has_files(&self) -> bool {
         self.paths().next().is_some()
     }
 
-    /// Prints two results side by side and writes the files that can show them so.
+    /// Prints two results side by side, and writes the files whose format supports that.
     pub fn publish_diff(&self, diff: &Diff) -> Result<(), WriteError> {
         let written = [
             tell(format_args!("{}", diff.render())).map_err(|error| WriteError::to_stdout(&error)),
@@ -130,10 +130,10 @@ impl Results {
         all_written(written)
     }
 
-    /// Prints the table, writes the files and judges. True if nothing was wrong and no threshold was broken. A file that
-    /// cannot be written keeps nothing else from being tried: a run is not to be had again.
+    /// Prints the table, writes the files and evaluates the conditions. Returns true if there was no fault and no
+    /// condition held. All other files are written even if one fails: a run cannot be repeated.
     ///
-    /// The CSV file has been written by `live` if that has one.
+    /// The CSV file is left out if `live` has written it.
     pub fn publish(&self, report: &Report, live: Live) -> Result<bool, WriteError> {
         let breaches = thresholds::breaches(&self.fail_if, report);
         let written = [
@@ -158,25 +158,25 @@ fn all_written<const N: usize>(written: [Result<(), WriteError>; N]) -> Result<(
     if unwritten.is_empty() { Ok(()) } else { Err(WriteError(unwritten.join("; "))) }
 }
 
-/// The name of standard output among files.
+/// The file name that stands for standard output.
 const STDOUT: &str = "-";
 
 fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == STDOUT
 }
 
-/// The identity of a file, independent of the path to it.
+/// The identity of a file, independent of its path.
 #[derive(PartialEq, Eq)]
 enum Identity {
     Stdout,
-    /// By device and inode.
+    /// An existing file, by device and inode.
     Existing(u64, u64),
-    /// By the place where it is going to be.
+    /// A future file, by its path.
     New(PathBuf),
 }
 
 impl Identity {
-    /// `None` where several may be written: what goes to `/dev/null` or a pipe does not stay.
+    /// The identity; `None` if several outputs may share the file, since `/dev/null` or a pipe stores nothing.
     fn of(path: &Path) -> Option<Self> {
         if is_stdout(path) {
             return Some(Self::Stdout);
@@ -188,7 +188,7 @@ impl Identity {
     }
 }
 
-/// The future place of a file that does not exist yet: through dangling links, in a directory of one name.
+/// The future path of a file that does not exist yet: dangling links and the directory's aliases are resolved.
 fn end_of_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -203,7 +203,7 @@ fn end_of_links(path: &Path) -> PathBuf {
     }
 }
 
-/// The kernel's own limit on links in a row.
+/// The kernel's limit of symbolic links in a path.
 const MAX_LINKS: usize = 40;
 
 fn directory(path: &Path) -> &Path {
@@ -213,7 +213,7 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Appends to existing content: the steps of a job share one file.
+/// Appends to existing content: the steps of a job share one summary.
 fn append(path: Option<&Path>, text: &str) -> Result<(), WriteError> {
     let Some(path) = path else { return Ok(()) };
     if is_stdout(path) {
@@ -223,7 +223,7 @@ fn append(path: Option<&Path>, text: &str) -> Result<(), WriteError> {
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| WriteError::new(path, &error))
 }
 
-/// The file at `path`, empty, or standard output.
+/// The file at `path`, truncated, or standard output.
 pub(super) fn create(path: &Path) -> io::Result<Box<dyn Write>> {
     Ok(if is_stdout(path) { Box::new(io::stdout()) } else { Box::new(std::fs::File::create(path)?) })
 }
@@ -245,7 +245,7 @@ fn write(path: Option<&Path>, content: impl FnOnce(&mut Output) -> io::Result<()
 mod tests {
     use super::*;
 
-    /// A directory of its own; it is gone when this is dropped.
+    /// A temporary directory, removed on drop.
     struct Directory(PathBuf);
 
     impl Directory {

@@ -12,7 +12,7 @@ use crate::control::Phase;
 /// Latencies are in nanoseconds; the log's column of maxima is in milliseconds.
 const NS_PER_MS: f64 = 1e6;
 
-/// Writes the log: intervals of the measured time without a tag, others with their phase as the tag.
+/// Writes the log: intervals of the measured time without a tag, others tagged with their phase.
 pub fn write(report: &Report, file: &mut impl Write) -> io::Result<()> {
     let started = report.runs.first().map_or(0.0, |run| run.started_unix_s);
     let started = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(started);

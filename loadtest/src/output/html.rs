@@ -52,7 +52,7 @@ pub(crate) fn begin(title: &str, file: &mut impl Write) -> io::Result<()> {
     writeln!(file, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>")?;
     writeln!(file, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>")?;
     writeln!(file, "<meta name=\"color-scheme\" content=\"light dark\"/>")?;
-    // Nothing can be loaded from anywhere, not even by mistake.
+    // The policy forbids all requests, even by mistake.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
     writeln!(file, "<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\"/>")?;
     writeln!(file, "<link rel=\"icon\" href=\"data:,\"/>")?;
@@ -63,7 +63,7 @@ fn end(report: &Report, file: &mut impl Write) -> io::Result<()> {
     end_with(&format!("ringload {}, form of results {}", report.ringload, report.version), file)
 }
 
-/// The end of the page, with a last line.
+/// The end of the page, with a footer.
 pub(crate) fn end_with(tail: &str, file: &mut impl Write) -> io::Result<()> {
     writeln!(file, "</main>\n<footer>{}</footer>\n<script>\n{SCRIPT}</script>\n</body>\n</html>", escape(tail))
 }
@@ -91,7 +91,7 @@ fn verdict(report: &Report) -> String {
     format!("<section class=\"verdict {class}\"><h2>Verdict: {name}</h2><p>{reason}</p>{warnings}</section>\n")
 }
 
-/// Text as it may stand in an element or an attribute.
+/// Text escaped for an element or an attribute.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -101,7 +101,7 @@ pub(crate) fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // Not allowed in a document, whatever a server may have sent.
+            // Control characters are not allowed in HTML, but a server may send them.
             c if c.is_control() && !c.is_whitespace() => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
@@ -121,7 +121,7 @@ mod tests {
         String::from_utf8(page).unwrap()
     }
 
-    /// Every tag closed in its order, but for those that close themselves.
+    /// Every tag is closed in order, except for void elements.
     fn check_tags(page: &str) {
         let mut open: Vec<&str> = Vec::new();
         let mut rest = page;

@@ -11,19 +11,19 @@ pub fn write(report: &Report, file: &mut impl Write) -> io::Result<()> {
     file.write_all(b"\n")
 }
 
-/// Why results cannot be read.
+/// An error in reading results.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read {0}: {1}")]
     File(PathBuf, io::Error),
-    /// Its content.
+    /// The content is not valid.
     #[error("{0} does not hold results of ringload: {1}")]
     Content(PathBuf, serde_json::Error),
-    /// A histogram in it.
+    /// A histogram is not valid.
     #[error("{0}: {1} cannot be decoded (the file is damaged)")]
     Histogram(PathBuf, String),
-    /// Its version.
+    /// The version is not supported.
     #[error("{0} has version {1} of the results' form, this ringload reads version {VERSION}")]
     Version(PathBuf, u32),
 }
@@ -50,15 +50,15 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     }
 }
 
-/// The results in a container's log, which has the lines of standard error before and behind them: from the first line that is
-/// `{` to the last that is `}`.
+/// Extracts the results from a container's log, where lines of standard error come before and after them: from the
+/// first line that is `{` to the last one that is `}`.
 fn results_in(log: &str) -> &str {
     let start = if log.starts_with("{\n") { 0 } else { log.find("\n{\n").map_or(0, |before| before + 1) };
     let end = log.rfind("\n}\n").map_or(log.len(), |before| before + 3);
     log.get(start..end).unwrap_or(log)
 }
 
-/// The name of a histogram that is none: merged without it, percentiles would be those of the other runs.
+/// The name of a histogram that does not decode: without it, merged percentiles would be those of the other runs.
 fn damaged_histogram(report: &Report) -> Option<String> {
     let measured = report.measured.as_ref();
     let of_the_run = [

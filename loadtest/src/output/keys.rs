@@ -10,35 +10,35 @@ use signal_hook::consts::signal;
 use super::terminal;
 use crate::interrupt::Interrupt;
 
-/// What these keys send.
+/// The bytes that these keys send.
 const CTRL_C: u8 = 0x03;
 const CTRL_Z: u8 = 0x1a;
 const CTRL_BACKSLASH: u8 = 0x1c;
 
-/// The keys of a terminal in use, and what they interrupt.
+/// The keys of a terminal, and the interrupt that they raise.
 #[derive(Debug)]
 pub struct Keys {
     interrupt: Interrupt,
-    /// The terminal has not hung up.
+    /// Whether the terminal is still connected.
     is_connected: bool,
 }
 
 impl Keys {
-    /// Keys that raise `interrupt`.
+    /// Reads keys that raise `interrupt`.
     #[must_use]
     pub fn new(interrupt: Interrupt) -> Self {
         Self { interrupt, is_connected: true }
     }
 
-    /// Whether what the screen shows is being ended, by a key or a signal.
+    /// Whether the run is being ended, by a key or a signal.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         self.interrupt.is_raised()
     }
 
-    /// In raw mode Ctrl-C is a key like others, and q does the same. Ctrl-Z stops what a shell calls the job.
+    /// In raw mode Ctrl-C is an ordinary key; q does the same. Ctrl-Z stops the whole job, as the shell would.
     ///
-    /// The bytes are read here: the library's reader goes round for ever when the terminal has hung up.
+    /// The bytes are read here, since the library's reader loops for ever once the terminal has hung up.
     pub fn read(&mut self) {
         let mut keys = [0; 64];
         while self.is_connected && terminal::is_taken() && has_input() {
@@ -56,7 +56,7 @@ impl Keys {
             b'q' | CTRL_C => self.interrupt.raise(signal::SIGINT),
             CTRL_BACKSLASH => self.interrupt.raise(signal::SIGQUIT),
             CTRL_Z => {
-                // What stands behind a pipe is stopped as well. The handler of the signal gives the terminal back.
+                // The other processes of a pipeline are stopped as well. The signal's handler restores the terminal.
                 let _ = kill_current_process_group(Signal::TSTP);
             }
             _ => {}
@@ -64,7 +64,7 @@ impl Keys {
     }
 }
 
-/// Whether there is something to be read, if only that the terminal has hung up.
+/// Whether input can be read; a hang-up counts.
 fn has_input() -> bool {
     let stdin = stdin();
     poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)

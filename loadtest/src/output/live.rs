@@ -9,7 +9,7 @@ use super::metrics::Metrics;
 use crate::series::Sample;
 use crate::stats::Counts;
 
-/// The requested outputs. The main thread feeds them, never the load threads.
+/// The requested outputs. The main thread feeds them, not the load threads.
 #[derive(Debug, Default)]
 pub struct Live {
     csv: Option<CsvLog>,
@@ -17,17 +17,17 @@ pub struct Live {
 }
 
 impl Live {
-    /// Serves the metrics at `address` if there is one.
+    /// Serves the metrics at `address`, if given.
     pub fn serve(address: Option<SocketAddr>) -> io::Result<Self> {
         Ok(Self { csv: None, metrics: address.map(Metrics::serve).transpose()? })
     }
 
-    /// Begins the CSV file at `path` if there is one.
+    /// Creates the CSV file at `path`, if given.
     pub fn log(&mut self, path: Option<&Path>) {
         self.csv = path.map(CsvLog::create);
     }
 
-    /// The address of the metrics.
+    /// The address of the metrics server.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(Metrics::address)

@@ -2,8 +2,8 @@
 //!
 //! The parts of one run by several members are aligned by the conductor's clock.
 //!
-//! Runs on several machines against one server are told apart by their machines' boot ids. What two runs saw of the same
-//! process or kernel counts once.
+//! Runs on several machines against one server are told apart by the machines' boot ids. A process or kernel that
+//! several runs have sampled counts once.
 
 mod groups;
 
@@ -20,8 +20,8 @@ use crate::sampling::{KernelMemory, Memory};
 use crate::series::{Encoded, ProcessSample, Sample, SampleLatency};
 use crate::verdict::Verdict;
 
-/// A part that measured for less than this share of the time was not there all of it: its process was stopped, or its
-/// connections ended. Between the others are the milliseconds that looking at counters takes.
+/// A part that measured for less than this share of the time counts as incomplete: its process was stopped, or its
+/// connections ended. Complete parts differ only by the milliseconds that sampling takes.
 const ALL_THE_TIME: f64 = 0.9;
 
 /// Merges runs that can be one result ([`Groups`]); `None` if there are none.
@@ -57,7 +57,7 @@ pub fn merge(reports: &[Report]) -> Option<Report> {
     })
 }
 
-/// The hosts' names; where one has several runs, with the run's number. Members have numbers.
+/// The host names, with the run's number if a host has several runs. Members are named by their numbers.
 fn names(reports: &[Report]) -> Vec<String> {
     if Meeting::of(reports).is_some() {
         let places = reports.iter().filter_map(Report::place);
@@ -72,12 +72,12 @@ fn names(reports: &[Report]) -> Vec<String> {
     hosts.iter().enumerate().map(name).collect()
 }
 
-/// When the first of its runs began, which is where its series begins.
+/// When the report's first run began, which is the start of its series.
 fn started(report: &Report) -> f64 {
     report.runs.iter().map(|run| run.started_unix_s).fold(f64::INFINITY, f64::min).min(f64::MAX)
 }
 
-/// Which of the reports are the first to tell of their server and of their machine.
+/// For each report, whether it is the first with its server and the first with its machine.
 struct Seen {
     server: Vec<bool>,
     machine: Vec<bool>,
@@ -95,7 +95,7 @@ impl Seen {
         Self { server, machine }
     }
 
-    /// What the reports that are the first to tell of their server say of it.
+    /// The values of the reports that are the first with their server.
     fn servers<'a, T>(&self, reports: &'a [Report], value: impl Fn(&'a Report) -> Option<T>) -> Vec<T> {
         reports.iter().zip(&self.server).filter(|(_, new)| **new).filter_map(|(report, _)| value(report)).collect()
     }
@@ -120,7 +120,7 @@ fn connections(reports: &[Report]) -> Connections {
     }
     let all: Vec<_> = reports.iter().map(|report| &report.connections).collect();
     let (latency_us, latency_histogram) = latencies(all.iter().filter_map(|it| it.latency_histogram.as_ref()));
-    // The parts of one run begin at one moment, and the last one says how long it took.
+    // The parts of one run start together, so the longest time counts.
     let is_one_run = Meeting::of(reports).is_some();
     let connect_s = all.iter().map(|it| it.connect_s).fold(0.0, f64::max);
     let share = |it: &Connections| if is_one_run && connect_s > 0.0 { it.connect_s / connect_s } else { 1.0 };
@@ -141,7 +141,7 @@ fn connections(reports: &[Report]) -> Connections {
         violations: violations.into_values().collect(),
         connect_s,
         opened_per_s: all.iter().map(|it| it.opened_per_s * share(it)).sum(),
-        // Each of several generators has seen the server's work for all of them.
+        // Each of several generators has sampled the server's work for all of them.
         server_cpu_us_per_connection: if let [only] = all.as_slice() {
             only.server_cpu_us_per_connection
         } else {
@@ -160,7 +160,7 @@ fn connections(reports: &[Report]) -> Connections {
     }
 }
 
-/// Failures for the same cause at the same address are added.
+/// Adds up failures with the same cause at the same address.
 fn failures(reports: &[Report], of: fn(&Connections) -> &Vec<Failure>) -> Vec<Failure> {
     let mut sum: BTreeMap<(String, String), Failure> = BTreeMap::new();
     for it in reports.iter().flat_map(|report| of(&report.connections)) {
@@ -198,10 +198,10 @@ fn messages(reports: &[Report]) -> MessageCounts {
     }
 }
 
-/// The time in which all measured.
+/// The measured time of all parts.
 struct Window {
     seconds: f64,
-    /// Those that measured for at least so long were there all the time.
+    /// Parts that measured for at least this time are complete.
     whole_s: f64,
 }
 
@@ -212,19 +212,19 @@ impl Window {
         if Meeting::of(reports).is_none() {
             return Self { seconds: longest_s, whole_s: 0.0 };
         }
-        // The parts of one run begin at one moment. If they end when all has been sent, the last one says how long it took.
+        // The parts of one run start together. If they end when all messages are sent, the longest time counts.
         if runs().any(|run| run.scenario.messages.is_some()) {
             return Self { seconds: longest_s, whole_s: f64::INFINITY };
         }
-        // Else they end at one moment, too, and differ by how soon each has looked at its counters: the time is no longer for one
-        // that had no processor to do it.
+        // Otherwise they also end together and differ only by when each thread sampled its counters. A part that got no
+        // processor for that must not prolong the time.
         let planned_s = runs().map(|run| run.scenario.duration_s).fold(0.0, f64::max);
         let whole_s = ALL_THE_TIME * longest_s.min(planned_s);
         let whole: Vec<_> = all.iter().map(|it| it.seconds).filter(|&seconds| seconds >= whole_s).collect();
         Self { seconds: whole.iter().sum::<f64>() / whole.len() as f64, whole_s }
     }
 
-    /// How much of the time this part was there.
+    /// The share of the time that this part measured.
     fn share(&self, part: &MeasuredReport) -> f64 {
         if part.seconds >= self.whole_s { 1.0 } else { part.seconds / self.seconds }
     }
@@ -274,7 +274,7 @@ fn cpu(all: &[&CpuReport], echoes: u64) -> Option<CpuReport> {
         cores: total(|it| it.cores),
         cores_max: all.iter().map(|it| it.cores_max).sum(),
         busiest_thread_cores: all.iter().map(|it| it.busiest_thread_cores).fold(0.0, f64::max),
-        // Numbers of several machines' processors mean nothing together.
+        // Processor numbers of several machines must not be mixed.
         cpus: if let [one] = all { one.cpus.clone() } else { Vec::new() },
         others_cores: total(|it| it.others_cores),
         throttling: all.iter().filter_map(|it| it.throttling.clone()).max_by(|a, b| a.share().total_cmp(&b.share())),
@@ -282,7 +282,7 @@ fn cpu(all: &[&CpuReport], echoes: u64) -> Option<CpuReport> {
     })
 }
 
-/// Processors that all generators can keep busy: those that several have in common count once.
+/// Processors that all generators can keep busy; shared ones count once.
 fn load_cores(reports: &[Report]) -> usize {
     let mut machines: BTreeMap<&str, (usize, BTreeSet<usize>)> = BTreeMap::new();
     for (run, measured) in reports.iter().filter_map(|it| Some((it.runs.first()?, it.measured.as_ref()?))) {
@@ -290,7 +290,7 @@ fn load_cores(reports: &[Report]) -> usize {
         *cores += measured.load_cpu.cores_max;
         cpus.extend(&measured.load_cpu.cpus);
     }
-    // Results that are merged already do not say which.
+    // Merged results do not name their processors.
     machines.into_values().map(|(cores, cpus)| if cpus.is_empty() { cores } else { cores.min(cpus.len()) }).sum()
 }
 
@@ -322,8 +322,8 @@ fn add_kernel(sum: KernelMemory, other: KernelMemory) -> KernelMemory {
     }
 }
 
-/// Samples whose ends are nearest to the same second become one. Of several runs, that is a second by the machines' clocks; of the
-/// parts of one run, by the conductor's clock, from the moment on when the phase began.
+/// Samples that end nearest to the same second are merged. Separate runs are aligned by their machines' wall clocks,
+/// the parts of one run by the conductor's clock from the start of the phase.
 fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
     let is_one_run = Meeting::of(reports).is_some();
     let began = |report: &Report| match report.place() {
@@ -349,7 +349,7 @@ fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
             let (phase, since) =
                 if is_one_run { (sample.phase as u8, phase_began(sample.phase) - zero) } else { (0, 0.0) };
             let mut second = (phase, (sample.time_s - since).round() as i64);
-            // Two ends of one run may be nearest to the same second; they are two samples nevertheless.
+            // Two samples of one run that end nearest to the same second stay separate.
             if let Some(last) = last.filter(|&last| second <= last) {
                 second = (last.0, last.1 + 1);
             }
@@ -360,7 +360,7 @@ fn series(reports: &[Report], seen: &Seen) -> Vec<Sample> {
     seconds.into_values().filter_map(|samples| samples.into_iter().reduce(|sum, other| beside(&sum, &other))).collect()
 }
 
-/// Two machines in the same second.
+/// Adds the samples of two machines in the same second.
 #[must_use]
 pub(crate) fn beside(sum: &Sample, other: &Sample) -> Sample {
     let both = |a: Option<ProcessSample>, b: Option<ProcessSample>| match (a, b) {
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(both.len(), 1900);
     }
 
-    /// The part of a member whose series began at `began_s` by the conductor's clock, and which was so late.
+    /// The part of a member whose series began at `began_s` by the conductor's clock, with this lateness.
     fn part(member: u32, began_s: f64, late_us: f64, clock_bound_us: f64) -> Report {
         let mut part = of_machine(&member.to_string(), None, 5000.0 * f64::from(member));
         let start = PhaseStart { phase: Phase::Measure, at_s: began_s + 0.45, late_us, clock_bound_us };
@@ -463,7 +463,8 @@ mod tests {
 
     #[test]
     fn parts_of_one_run_are_laid_over_each_other_by_the_conductors_clock() {
-        // By the wall clocks they are hours apart. Their samples end 1 ms before and behind half a second after the phase began.
+        // The wall clocks are hours apart. The samples end 1 ms before and after half a second from the start of the
+        // phase.
         let mut parts = [part(0, 50.0, 10.0, 5.0), part(1, 50.0, 60.0, 20.0)];
         for (part, shift_s) in parts.iter_mut().zip([-0.051, -0.049]) {
             part.series.iter_mut().for_each(|sample| sample.time_s += 0.45 + 0.5 + shift_s);
@@ -496,12 +497,12 @@ mod tests {
             (measured.seconds, measured.echoes_per_s) = (seconds, 1000.0 / seconds);
             part
         };
-        // The second one was stopped while the others began, or lost its connections.
+        // The second part was stopped while the others measured, or lost its connections.
         let merged = merge(&[measured_for(0, 1.0), measured_for(1, 0.25), measured_for(2, 1.002)]).unwrap();
         let measured = merged.measured.unwrap();
         assert!((measured.seconds - 1.001).abs() < 1e-9 && measured.echoes == 3000, "{measured:?}");
         assert!((measured.echoes_per_s - 3000.0).abs() < 5.0, "{}", measured.echoes_per_s);
-        // The second one got no processor to look at its counters in time.
+        // The second part got no processor to sample its counters in time.
         let merged = merge(&[measured_for(0, 1.0), measured_for(1, 2.0), measured_for(2, 1.0)]).unwrap();
         let measured = merged.measured.unwrap();
         assert!((measured.echoes_per_s - 2500.0).abs() < 1e-6, "{measured:?}");

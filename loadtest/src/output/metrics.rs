@@ -1,6 +1,7 @@
-//! The live series for scraping, in Prometheus' text format.
+//! The live series for scraping, in the Prometheus text format.
 //!
-//! A separate thread answers; the main thread leaves it the newest sample once a second. The load threads are not involved.
+//! A separate thread answers requests. The main thread passes it the latest sample once a second; the load threads are
+//! not involved.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ const BUCKETS_S: [f64; 17] = [
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// A server of metrics; it ends when this is dropped.
+/// The metrics server; it ends on drop.
 pub struct Metrics {
     state: Arc<Mutex<State>>,
     server: Arc<Server>,
@@ -30,7 +31,7 @@ pub struct Metrics {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What is known of the run.
+/// The current state of the run.
 #[derive(Debug, Default)]
 struct State {
     target: String,
@@ -63,7 +64,7 @@ impl Drop for Metrics {
 }
 
 impl Metrics {
-    /// Listens on `address` and answers from now on.
+    /// Listens on `address` and answers from then on.
     pub(super) fn serve(address: SocketAddr) -> io::Result<Self> {
         let server = Arc::new(Server::http(address).map_err(io::Error::other)?);
         let address = server.server_addr().to_ip().unwrap_or(address);
@@ -75,17 +76,17 @@ impl Metrics {
         Ok(Self { state, server, address, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A run against `target` begins: all counters start again.
+    /// A run against `target` begins: all counters are reset.
     pub(super) fn begin(&self, target: &str) {
         *lock(&self.state) = State { target: target.to_owned(), ..State::default() };
     }
 
-    /// The newest sample.
+    /// Stores the latest sample.
     pub(super) fn take(&self, sample: &Sample, counts: &Counts) {
         let mut state = lock(&self.state);
         state.counts = *counts;
@@ -114,7 +115,7 @@ fn answer(server: &Server, state: &Mutex<State>) {
         } else {
             Response::from_string("ringload: the metrics are at /metrics\n").with_status_code(404)
         };
-        // A scraper that is gone wants no answer.
+        // A scraper that has hung up needs no answer.
         let _ = request.respond(answer);
     }
 }
@@ -150,7 +151,7 @@ impl Buckets {
     }
 }
 
-/// All metrics as they are now.
+/// The current metrics as text.
 fn families(state: &State) -> Vec<MetricFamily> {
     let mut families = vec![family(
         "ringload_info",
@@ -207,7 +208,7 @@ fn families(state: &State) -> Vec<MetricFamily> {
     families
 }
 
-/// The ends of messages by the names that the results have for them.
+/// The outcomes of messages, under the names used in the results.
 const ENDS: [(&str, Counter); 7] = [
     ("echoed", Counter::Echoed),
     ("lost", Counter::Lost),
@@ -218,7 +219,7 @@ const ENDS: [(&str, Counter); 7] = [
     ("unexpected", Counter::Unexpected),
 ];
 
-/// What the last sample tells.
+/// The gauges of the latest sample.
 fn of_sample(sample: &Sample) -> Vec<MetricFamily> {
     let one = |name, help, value| family(name, help, MetricType::GAUGE, vec![gauge(&[], value)]);
     let sides = [("server", sample.server.as_ref()), ("generator", Some(&sample.load))];

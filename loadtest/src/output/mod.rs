@@ -1,4 +1,4 @@
-//! Output of a run: a screen or lines during it; at its end a table, and files for people and programs.
+//! Output of a run: a live screen or lines during it, and at its end a table, and files for people and programs.
 
 pub mod csv;
 pub mod diff;
@@ -25,13 +25,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::termios::tcgetwinsize;
 
-/// The output for people.
+/// Where output for people goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Voice {
     /// Standard output.
     Stdout,
-    /// Standard error, because standard output takes one of the files.
+    /// Standard error, since standard output is one of the files.
     Stderr,
     /// Nowhere.
     Nowhere,
@@ -39,18 +39,18 @@ pub enum Voice {
 
 static VOICE: AtomicU8 = AtomicU8::new(Voice::Stdout as u8);
 
-/// From here on people read what is said there.
+/// Sets where output for people goes.
 pub fn speak_on(voice: Voice) {
     VOICE.store(voice as u8, Ordering::Relaxed);
 }
 
-/// Whether people read standard output.
+/// Whether output for people goes to standard output.
 #[must_use]
 pub fn is_on_stdout() -> bool {
     VOICE.load(Ordering::Relaxed) == Voice::Stdout as u8
 }
 
-/// The columns of the terminal where people read, or as many as they like where it is none.
+/// The terminal's width in columns; unlimited if the output is no terminal.
 #[must_use]
 pub fn columns() -> usize {
     let size = match VOICE.load(Ordering::Relaxed) {
@@ -60,12 +60,13 @@ pub fn columns() -> usize {
     size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
 }
 
-/// Prints a remark. A closed output (`| head`, a full disk) does not end the run.
+/// Prints a remark. An output error (`| head`, a full disk) does not end the run.
 pub fn say(text: std::fmt::Arguments) {
     let _ = tell(text);
 }
 
-/// Prints a result. A reader that has gone is no fault; a result that is lost, as on a full disk, is one.
+/// Prints a result. A reader that has closed the pipe is no error; a write that fails otherwise, as on a full disk, is
+/// one.
 pub fn tell(text: std::fmt::Arguments) -> io::Result<()> {
     let written = match VOICE.load(Ordering::Relaxed) {
         voice if voice == Voice::Stdout as u8 => {
@@ -78,12 +79,12 @@ pub fn tell(text: std::fmt::Arguments) -> io::Result<()> {
     unless_nobody_reads(written)
 }
 
-/// Whether EIO is that of a disk, and not that of a terminal that has hung up.
+/// Whether standard output is a file: then EIO is a disk error rather than a terminal's hang-up.
 fn is_stdout_a_file() -> bool {
     std::fs::metadata("/proc/self/fd/1").is_ok_and(|it| it.is_file())
 }
 
-/// An error, unless it says that the reader of a pipe has gone, or that a terminal has hung up.
+/// The error, unless the reader of a pipe or a terminal has hung up.
 pub(crate) fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,4 +1,4 @@
-//! One line a second while the run goes on.
+//! One line per second during the run.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use crate::control::Phase;
 use crate::series::Sample;
 use crate::stats::{Counter, Counts};
 
-/// Samples may come sooner, at the end of a phase; lines are at least this far apart.
+/// Minimum interval between lines: at the end of a phase samples may come sooner.
 const MIN_DISTANCE: Duration = Duration::from_millis(700);
 
-/// Prints the progress.
+/// The line printer.
 #[derive(Debug)]
 pub struct Lines {
     last: Instant,
 }
 
 impl Lines {
-    /// Prints what the run is going to do.
+    /// Prints the plan of the run.
     #[must_use]
     pub fn new(headline: &str) -> Self {
         say(format_args!("{headline}\n"));
@@ -61,7 +61,7 @@ fn line(sample: &Sample, counts: &Counts) -> String {
     line
 }
 
-/// The faults so far, in a few words.
+/// The faults so far, in brief.
 #[must_use]
 pub fn faults(counts: &Counts) -> String {
     use Counter::{Corrupted, Duplicated, Late, Reordered, Unexpected};

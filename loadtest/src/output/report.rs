@@ -1,4 +1,4 @@
-//! The results of a run, computed once and shown in several ways. This is also the form of the JSON output, which
+//! The results of a run, computed once and shown in several forms. This is also the form of the JSON output, which
 //! `ringload report` reads.
 
 mod connections;
@@ -23,10 +23,10 @@ use crate::stack::Counters;
 use crate::stats::{Counter, Counts, Latencies, Tally};
 use crate::verdict::{Doubts, Verdict};
 
-/// Changes with the form of [`Report`].
+/// The version of the JSON form; it changes with [`Report`].
 pub const VERSION: u32 = 5;
 
-/// With fewer connections than this, what grows is something else.
+/// With fewer connections than this, memory grows mainly for other reasons.
 const MIN_CONNECTIONS: u64 = 1000;
 
 /// Memory at one moment.
@@ -34,7 +34,7 @@ const MIN_CONNECTIONS: u64 = 1000;
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MemoryAt {
-    /// The server's, with all its descendants, if its process is known.
+    /// The memory of the server and all its descendants, if its process is known.
     pub server: Option<Memory>,
     /// The load generator's.
     pub load: Memory,
@@ -47,27 +47,27 @@ pub struct MemoryAt {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// Of this form; it changes with it.
+    /// The version of this form.
     pub version: u32,
     /// The version of ringload.
     pub ringload: String,
-    /// Whether nothing failed, got lost or came back wrong.
+    /// Whether there was no fault: nothing failed, was lost or came back wrong.
     pub ok: bool,
     /// Whether the run was ended early.
     pub interrupted: bool,
-    /// The runs behind these results: one, or those that were merged.
+    /// The runs behind these results: one, or several merged ones.
     pub runs: Vec<RunReport>,
-    /// What is to be said of them if they are the parts of one that several members did together.
+    /// The synchronisation of a run by several members; absent otherwise.
     pub meeting: Option<Meeting>,
-    /// What became of the connections.
+    /// Outcomes of the connections.
     pub connections: Connections,
-    /// What became of the messages, over the whole run.
+    /// Outcomes of the messages, over the whole run.
     pub messages: MessageCounts,
-    /// From a ping to its pong, over the whole run; absent without pongs.
+    /// Time from a ping to its pong, over the whole run; absent without pongs.
     pub ping_us: Option<LatencyReport>,
-    /// The same in full: nanoseconds to three significant digits.
+    /// The complete histogram: nanoseconds to three significant digits.
     pub ping_histogram: Option<Encoded>,
-    /// The measured time; absent if it never came.
+    /// The measured time; absent if it was never reached.
     pub measured: Option<MeasuredReport>,
     /// What limited the rate; absent if nothing was measured.
     pub verdict: Option<Verdict>,
@@ -77,7 +77,7 @@ pub struct Report {
     pub series: Vec<Sample>,
 }
 
-/// One run: what ran where, against which servers.
+/// One run: the load, the servers and the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -88,31 +88,31 @@ pub struct RunReport {
     pub server_pid: Option<u32>,
     /// The load generator's process.
     pub pid: u32,
-    /// Its threads.
+    /// The number of its threads.
     pub threads: u32,
-    /// Its transport: `ring` or `epoll`, or `tun`, which has packets and no sockets.
+    /// Its transport: `ring` or `epoll`, or `tun`, which uses packets instead of sockets.
     pub transport: String,
-    /// Whose TCP its connections had: `kernel`, or `user` for its own.
+    /// The TCP of its connections: `kernel`, or `user` for ringload's own.
     #[serde(default = "kernels")]
     pub stack: String,
-    /// What its own TCP has met.
+    /// The counters of its own TCP.
     pub segments: Option<Counters>,
     /// When the run began, in seconds since the Unix epoch.
     pub started_unix_s: f64,
-    /// What was asked for.
+    /// The requested load.
     pub scenario: Load,
     /// Where the load generator ran.
     pub machine: Machine,
-    /// Its place among the members that did one run together, of which this is its part.
+    /// The member's place in a run by several members; absent otherwise.
     pub place: Option<Place>,
 }
 
-/// The stack of results that do not name one: those of before there were two.
+/// The stack of results without that field, which are older than the second stack.
 fn kernels() -> String {
     Transport::default().stack().to_owned()
 }
 
-/// The load, as it was asked for: of a member, its part of it.
+/// The requested load; of a member, its part of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -126,28 +126,28 @@ pub struct Load {
     pub greet: bool,
     pub sizes: String,
     pub size_bytes_mean: f64,
-    /// Messages per second in all; absent in a closed loop.
+    /// Total messages per second; absent in a closed loop.
     pub rate_per_s: Option<f64>,
-    /// How that changes in stages, of which it is the highest; absent without.
+    /// The stages of that rate, of which it is the highest; absent without stages.
     pub rate_stages: Option<Vec<StagePoint>>,
-    /// How the number of connections changes in stages, of which `connections` is the highest; absent without.
+    /// The stages of the number of connections, of which `connections` is the highest; absent without stages.
     pub connection_stages: Option<Vec<StagePoint>>,
-    /// How they are spread over time.
+    /// How the messages are spread over time.
     pub arrivals: Option<Arrivals>,
-    /// Messages in flight on each active connection at most; absent if there is no limit.
+    /// Limit of messages in flight on each active connection; absent without a limit.
     pub depth: Option<u32>,
-    /// Where the user's own messages are from; absent if they are made up.
+    /// The source of the user's own messages; absent if they are generated.
     pub own_messages: Option<String>,
     pub text: bool,
-    /// How many percent of made-up messages are filling.
+    /// The compressible part of generated messages, in percent.
     pub compressibility_percent: u8,
-    /// The compression that was offered; absent if none was.
+    /// The compression offered; absent if none was.
     pub deflate: Option<String>,
     /// Whether messages were compressed before they were sent.
     pub deflate_precompressed: bool,
-    /// What was expected to come back: `echo`, `any`, `none`, or a number of answers.
+    /// The expected answer: `echo`, `any`, `none`, or a number of answers.
     pub expect: String,
-    /// Messages with which the server was to begin on each connection.
+    /// Number of messages that the server is expected to send first on each connection.
     pub welcomes: u32,
     /// Whether every byte of every echo was compared.
     pub verify: bool,
@@ -162,7 +162,7 @@ pub struct Load {
     pub duration_s: f64,
 }
 
-/// A value at a time after load began. From each to the next it goes in a straight line.
+/// A value at a time after the load began. Values change linearly from one point to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -181,24 +181,24 @@ pub struct MeasuredReport {
     pub seconds: f64,
     /// Echoes in it.
     pub echoes: u64,
-    /// Per second.
+    /// Echoes per second.
     pub echoes_per_s: f64,
-    /// Messages that were due per second, on connections that were open; absent in a closed loop.
+    /// Messages due per second on open connections; absent in a closed loop.
     pub offered_per_s: Option<f64>,
-    /// Payload bytes per second, in each direction, as they are when nothing is compressed.
+    /// Payload bytes per second in each direction, before compression.
     pub payload_bytes_per_s: f64,
-    /// Bytes of frames sent per second, with their headers and as they were compressed, but before TLS.
+    /// Bytes of frames sent per second, with headers and after compression, but before TLS.
     pub wire_sent_bytes_per_s: f64,
     /// The same of frames received.
     pub wire_received_bytes_per_s: f64,
-    /// From sending a message, or in an open loop from when it was due, to the last byte of its echo; absent without
-    /// echoes.
+    /// Time from sending a message, or in an open loop from when it was due, to the last byte of its echo; absent
+    /// without echoes.
     pub latency_us: Option<LatencyReport>,
-    /// The same in full: nanoseconds to three significant digits.
+    /// The complete histogram: nanoseconds to three significant digits.
     pub latency_histogram: Option<Encoded>,
-    /// How late the load generator itself noticed that these messages were due; absent in a closed loop.
+    /// The load generator's own lag in sending due messages; absent in a closed loop.
     pub lag_us: Option<LatencyReport>,
-    /// The same in full.
+    /// The complete histogram of the lag.
     pub lag_histogram: Option<Encoded>,
     /// The server's processor time, if its process is known.
     pub server_cpu: Option<CpuReport>,
@@ -232,40 +232,40 @@ pub struct CpuReport {
     pub user_s: f64,
     /// In the kernel.
     pub system_s: f64,
-    /// Processors that it kept busy on average.
+    /// Processors kept busy on average.
     pub cores: f64,
-    /// Processors that it can keep busy: those it may use, but not more than it has busy threads for.
+    /// Processors that it can keep busy: those it may use, but at most one per busy thread.
     pub cores_max: usize,
-    /// How busy its busiest thread was; 1 is all of a processor.
+    /// Utilisation of its busiest thread; 1 is a whole processor.
     pub busiest_thread_cores: f64,
     /// The numbers of the processors that it may use.
     pub cpus: Vec<usize>,
-    /// What processes of neither side used of them.
+    /// Usage of these processors by processes of neither side.
     pub others_cores: f64,
-    /// What its CPU quota did to it; absent if it has none.
+    /// Throttling by its CPU quota; absent without a quota.
     pub throttling: Option<Throttling>,
-    /// Absent without echoes.
+    /// Processor time per echo in microseconds; absent without echoes.
     pub us_per_echo: Option<f64>,
 }
 
-/// Memory over the run, and for each idle connection.
+/// Memory over the run and per idle connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MemoryReport {
     /// Before the first connection.
     pub before: MemoryAt,
-    /// With all connections open and nothing going on.
+    /// With all connections open and idle.
     pub idle: MemoryAt,
     /// After the load.
     pub at_end: MemoryAt,
     /// Connections that were open for `idle`.
     pub open_when_idle: u64,
-    /// Bytes by which the server's resident memory grew for each of them; absent if they were fewer than 1000.
+    /// Growth of the server's resident memory in bytes per connection; absent with fewer than 1000 connections.
     pub server_bytes_per_connection: Option<f64>,
-    /// The same of the load generator.
+    /// The same for the load generator.
     pub load_bytes_per_connection: Option<f64>,
-    /// The kernel's objects for each of them: both ends, if both are on this machine.
+    /// Growth of kernel objects per connection: both ends, if both are on this machine.
     pub slab_bytes_per_connection: Option<f64>,
 }
 
@@ -308,7 +308,7 @@ impl Report {
         }
     }
 
-    /// How many things went wrong: connections and messages.
+    /// The number of faults: connections and messages.
     #[must_use]
     pub fn errors(&self) -> u64 {
         let (connections, messages) = (&self.connections, &self.messages);
@@ -316,8 +316,8 @@ impl Report {
         connections.failed + connections.closed_early + violations + messages.faults()
     }
 
-    /// What went over the wire while measuring, in words; `None` if nothing was measured, or compression was not offered and
-    /// there are headers beside the payload only.
+    /// The traffic on the wire while measuring, in words; `None` if nothing was measured, or if compression was not
+    /// offered and headers are all that is added to the payload.
     #[must_use]
     pub fn wire(&self) -> Option<String> {
         let measured = self.measured.as_ref().filter(|_| self.runs.iter().any(|run| run.scenario.deflate.is_some()))?;
@@ -344,7 +344,7 @@ impl Report {
         all.join("; elsewhere ")
     }
 
-    /// What TCP of their own runs had and what it has met, in words; `None` if all had the kernel's.
+    /// The counters of ringload's own TCP, in words; `None` if all runs used the kernel's.
     #[must_use]
     pub fn user_stack(&self) -> Option<String> {
         let mut all = Counters::default();
@@ -356,7 +356,7 @@ impl Report {
         })
     }
 
-    /// What the measured rate is one of.
+    /// The unit of the measured rate.
     #[must_use]
     pub fn what_is_measured(&self) -> &'static str {
         match self.messages.unawaited {
@@ -366,7 +366,7 @@ impl Report {
         }
     }
 
-    /// On how many connections messages were compressed, in words; `None` if no run has offered that.
+    /// The number of connections with compression, in words; `None` if no run offered it.
     #[must_use]
     pub fn compression(&self) -> Option<String> {
         let mut offers: Vec<String> = self.runs.iter().filter_map(|run| run.scenario.compression()).collect();
@@ -392,7 +392,7 @@ fn stage_points(ramp: &Ramp, share: f64) -> Vec<StagePoint> {
 }
 
 impl Load {
-    /// The compression that was offered, and how far the messages lend themselves to it.
+    /// The compression offered, and the compressibility of the messages.
     fn compression(&self) -> Option<String> {
         let offer = self.deflate.as_ref()?;
         let messages = if self.own_messages.is_some() {
@@ -462,8 +462,8 @@ impl MeasuredReport {
     }
 }
 
-/// Messages of an open loop that were due in the measured time: as many as were counted, and at least those that came
-/// back and those that did not.
+/// Messages of an open loop that were due in the measured time: at least those that came back and those that did not,
+/// even if fewer were counted as due.
 fn offered(counts: &Counts) -> u64 {
     use Counter::{Corrupted, Late, Lost, MeasuredDue, MeasuredEchoes, Unsent};
     counts[MeasuredDue].max([MeasuredEchoes, Unsent, Lost, Corrupted, Late].iter().map(|&end| counts[end]).sum())
@@ -474,7 +474,7 @@ fn encoded(latencies: &Latencies) -> Option<Encoded> {
 }
 
 impl LatencyReport {
-    /// Of a histogram in nanoseconds; `None` if it is empty.
+    /// The percentiles of a histogram in nanoseconds; `None` if it is empty.
     #[must_use]
     pub fn of(histogram: &hdrhistogram::Histogram<u64>) -> Option<Self> {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
@@ -510,7 +510,7 @@ impl CpuReport {
 }
 
 impl MemoryReport {
-    /// What grew by how much for each connection.
+    /// The growth per connection.
     #[must_use]
     pub fn of(marks: &MemoryMarks) -> Self {
         let per_connection = |before: u64, idle: u64| {

@@ -1,31 +1,31 @@
-//! The result in one sentence, with its reasons: the beginning of table, page and summary.
+//! The result in one sentence, with its reasons: the head of table, page and summary.
 
 use super::report::Report;
 use super::units::{count, counted};
 use crate::thresholds::Breach;
 
-/// Whether all was well.
+/// The grade of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Everything asked for was done, and nothing was wrong.
+    /// Everything requested was done, without a fault.
     Good,
-    /// No fault, but less than was requested.
+    /// No fault, but less was done than requested.
     Partial,
-    /// Something was wrong.
+    /// There were faults.
     Failed,
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// In a word.
+    /// The grade.
     pub mark: Mark,
-    /// In a sentence.
+    /// The sentence.
     pub text: String,
 }
 
 impl Summary {
-    /// Of a run, and the conditions of `--fail-if` that held.
+    /// The result of a run, with the conditions of `--fail-if` that held.
     #[must_use]
     pub fn of(report: &Report, breaches: &[Breach]) -> Self {
         let mut faults = faults(report);
@@ -50,7 +50,7 @@ impl Summary {
     }
 }
 
-/// The faults, with their numbers.
+/// The faults with their counts.
 fn faults(report: &Report) -> Vec<String> {
     let (connections, messages) = (&report.connections, &report.messages);
     let violations = connections.violations.iter().map(|violation| violation.count).sum();

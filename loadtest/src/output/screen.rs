@@ -16,10 +16,10 @@ use crate::series::Sample;
 use crate::stats::Counts;
 use view::View;
 
-/// Time until the screen is drawn again.
+/// Interval between two frames.
 const REFRESH: Duration = Duration::from_millis(200);
 
-/// A terminal in use; it is given back when this is dropped.
+/// The terminal with the live screen; it is restored on drop.
 pub struct Screen {
     terminal: ManuallyDrop<DefaultTerminal>,
     view: View,
@@ -40,19 +40,19 @@ impl Drop for Screen {
 }
 
 impl Screen {
-    /// Takes the terminal for a run that `headline` describes, and that `interrupt` ends.
+    /// Takes over the terminal for a run described by `headline`; its keys raise `interrupt`.
     pub fn open(headline: String, interrupt: Interrupt) -> io::Result<Self> {
         let terminal = terminal::take()?;
         let view = View::new(headline, terminal::has_colors());
         Ok(Self { terminal, view, keys: Keys::new(interrupt), drawn: None })
     }
 
-    /// Something to be said once.
+    /// Adds a note.
     pub fn note(&mut self, text: &str) {
         self.view.note(text);
     }
 
-    /// A phase begins; it is going to take `time`, if that is known.
+    /// A phase begins; it takes `time`, if that is known.
     pub fn begin(&mut self, phase: Phase, time: Option<Duration>) {
         self.view.begin(phase, time);
         self.drawn = None;
@@ -65,7 +65,7 @@ impl Screen {
         self.drawn = None;
     }
 
-    /// Reads the keys and draws, if it is time.
+    /// Reads the keys, and draws a frame if it is due.
     pub fn refresh(&mut self, counts: &Counts) {
         if self.drawn.is_some_and(|drawn| drawn.elapsed() < REFRESH) {
             return;
@@ -75,7 +75,7 @@ impl Screen {
         self.keys.read();
         self.view.is_ending = self.keys.is_interrupted();
         let (terminal, view) = (&mut self.terminal, &self.view);
-        // A terminal that is gone must not end the run.
+        // A terminal that has hung up must not end the run.
         let _ = terminal::draw(terminal, |frame| view.draw(frame));
     }
 }

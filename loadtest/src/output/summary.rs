@@ -8,7 +8,8 @@ use super::result::{Mark, Summary};
 use super::units::{bytes, count, time};
 use crate::thresholds::Breach;
 
-/// Of one result, and the conditions of `--fail-if` that held. Ends with an empty line: more may follow.
+/// The summary of one result, with the conditions of `--fail-if` that held. It ends with an empty line, so that another
+/// may follow.
 #[must_use]
 pub fn of_run(report: &Report, breaches: &[Breach]) -> String {
     let result = Summary::of(report, breaches);
@@ -32,7 +33,7 @@ pub fn of_run(report: &Report, breaches: &[Breach]) -> String {
     text
 }
 
-/// Of two results beside each other.
+/// The summary of two results side by side.
 #[must_use]
 pub fn of_diff(diff: &Diff) -> String {
     let (a, b) = (escape(&diff.names[0]), escape(&diff.names[1]));
@@ -118,7 +119,7 @@ fn add(text: &mut String, more: std::fmt::Arguments<'_>) {
     text.write_fmt(more).expect("a string takes everything");
 }
 
-/// Text as it may stand in a line or a table, whatever a server may have sent.
+/// Text escaped for Markdown, since a server's text may contain anything.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! The results as text: the result and its reasons first, then the figures.
+//! The results as text: the result with its reasons first, then the figures.
 
 use std::fmt::Write;
 
@@ -40,14 +40,13 @@ pub fn render(report: &Report, breaches: &[Breach]) -> String {
     table.0
 }
 
-/// Where values begin, behind their names.
+/// The column of values, after their names.
 const INDENT: usize = 15;
 
-/// A narrower terminal breaks lines by itself, as there is no room for names beside values.
+/// Below this width the text is not folded: names and values do not fit side by side.
 const MIN_COLUMNS: usize = 2 * INDENT;
 
-/// The same text in lines of at most so many columns, which are broken between words, and rather between values than within
-/// them.
+/// The text folded to lines of at most `columns` columns, broken between values if possible, else between words.
 #[must_use]
 pub fn fold(text: &str, columns: usize) -> String {
     let mut folded = String::new();
@@ -67,7 +66,7 @@ pub fn fold(text: &str, columns: usize) -> String {
     folded
 }
 
-/// Where to break a line that begins so.
+/// The position at which to break a line that begins with `window`.
 fn break_of(window: &str, columns: usize) -> Option<usize> {
     let between_values = window.rfind("  ").filter(|&cut| cut > columns / 2);
     between_values.or_else(|| window.rfind(' ')).filter(|&cut| cut > INDENT + 2)
@@ -157,7 +156,7 @@ impl Table {
     }
 
     fn messages(&mut self, report: &Report) {
-        // What hardly ever happens is only told when it has.
+        // Rare outcomes have a row only if they occurred.
         let seldom = |name: &str| !["sent", "echoed", "answered", "lost", "corrupted"].contains(&name);
         let rows = report
             .messages
@@ -253,7 +252,7 @@ impl Table {
     }
 }
 
-/// The latencies that people ask for.
+/// The common percentiles.
 fn percentiles(it: &LatencyReport) -> String {
     let named =
         [("p50", it.p50), ("p90", it.p90), ("p95", it.p95), ("p99", it.p99), ("p99.9", it.p99_9), ("max", it.max)];
@@ -293,7 +292,7 @@ mod tests {
         );
     }
 
-    /// 2 requested, of which 2 are opened and 2 failed, is no row that adds up.
+    /// Each row must add up: 2 requested cannot be 2 opened and 2 failed.
     #[test]
     fn what_became_of_the_connections_adds_up() {
         let mut report = report();

@@ -1,4 +1,4 @@
-//! The terminal used by the live screen: taken, drawn on, and restored on every way out of the process.
+//! The terminal of the live screen: taken over, drawn on, and restored on every exit of the process.
 
 use std::io::{self, IsTerminal, Write, stdin, stdout};
 use std::mem::ManuallyDrop;
@@ -11,29 +11,30 @@ use ratatui::crossterm::{execute, queue};
 use ratatui::prelude::CrosstermBackend;
 use ratatui::{DefaultTerminal, Frame, Terminal};
 
-/// What this process does with the terminal. Held while it changes hands and while it is drawn on, so that nothing is drawn on a terminal that
-/// another thread has given back.
+/// The state of the terminal. The lock is held while the state changes and while a frame is drawn, so that a thread
+/// never draws on a terminal that another thread has restored.
 static HOLD: Mutex<Hold> = Mutex::new(Hold::Free);
 
-/// Whether this process has the terminal.
+/// Whether this process has taken over the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
-    /// It has not been taken, or has been given back for good.
+    /// Not taken over, or restored for good.
     Free,
-    /// It is raw, and on its alternate screen.
+    /// In raw mode, on the alternate screen.
     Taken,
-    /// It was taken when the process was stopped without a warning: a shell may have changed it. It is to be taken again
-    /// when the process is in the foreground.
+    /// Taken over, but the process was stopped without warning: a shell may have changed the terminal. It is taken over
+    /// again once the process is in the foreground.
     Doubtful,
-    /// It has been given back for a stop, and is to be taken again when the process is in the foreground.
+    /// Restored for a stop; it is taken over again once the process is in the foreground.
     Stopped,
 }
 
-/// How long giving it back may take when the process is to end at once: a write to a terminal takes microseconds.
+/// Limit of time for restoring the terminal when the process must end at once: a write to a terminal takes
+/// microseconds.
 const RESTORE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Whether standard input and output are a terminal that a screen can be drawn on: one that has a cursor, and whose
-/// foreground is ours (for a process in the background, changing its mode means to be stopped).
+/// Whether standard input and output are a terminal that can show a screen: it has a cursor, and this process is in its
+/// foreground (a background process that changes the mode is stopped).
 #[must_use]
 pub fn can_be_taken() -> bool {
     let has_cursor = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
@@ -52,8 +53,8 @@ pub fn has_colors() -> bool {
 
 /// Makes the terminal raw and shows its alternate screen.
 ///
-/// It is never dropped: [`give_back`] shows the cursor again, and the library's own attempt at that panics when the terminal
-/// and standard error have hung up.
+/// The value is never dropped: [`give_back`] shows the cursor again, and the library's own attempt panics if the
+/// terminal and standard error have hung up.
 pub fn take() -> io::Result<ManuallyDrop<DefaultTerminal>> {
     give_back_on_panic();
     let mut hold = lock();
@@ -64,14 +65,14 @@ pub fn take() -> io::Result<ManuallyDrop<DefaultTerminal>> {
     taken.map(ManuallyDrop::new)
 }
 
-/// Whether keys are to be read and a picture is to be drawn: the terminal is taken, and not given back meanwhile.
+/// Whether to read keys and draw frames: the terminal is taken over at present.
 #[must_use]
 pub fn is_taken() -> bool {
     *lock() == Hold::Taken
 }
 
-/// Draws, unless the terminal has been given back meanwhile. When it has been taken again after a stop the whole picture is
-/// drawn, as nothing of the last one is there any more.
+/// Draws a frame if the terminal is taken over at present. After a stop the whole frame is drawn again, since the
+/// screen's content is lost.
 pub fn draw(terminal: &mut DefaultTerminal, draw: impl FnOnce(&mut Frame)) -> io::Result<()> {
     let mut hold = lock();
     let is_anew = matches!(*hold, Hold::Doubtful | Hold::Stopped) && is_in_foreground();
@@ -83,14 +84,14 @@ pub fn draw(terminal: &mut DefaultTerminal, draw: impl FnOnce(&mut Frame)) -> io
         return Ok(());
     }
     if is_anew {
-        // This forgets the last picture. (`clear` would ask the terminal for its cursor's place.)
+        // Discards the last frame. (`clear` would query the terminal for the cursor's position.)
         terminal.swap_buffers();
         terminal.swap_buffers();
     }
     terminal.draw(draw).map(drop)
 }
 
-/// Stops the process as SIGTSTP does by default, while the shell has the terminal as it was.
+/// Stops the process as SIGTSTP does by default, with the terminal restored for the shell.
 pub fn stop() {
     {
         let mut hold = lock();
@@ -102,7 +103,7 @@ pub fn stop() {
     stop_by_default();
 }
 
-/// The process goes on after a stop.
+/// Continues after a stop.
 pub fn continued() {
     let mut hold = lock();
     if *hold == Hold::Taken {
@@ -110,7 +111,7 @@ pub fn continued() {
     }
 }
 
-/// Raises SIGTSTP with its default action, which a process group without a shell above it ignores.
+/// Raises SIGTSTP with its default action; an orphaned process group ignores it.
 fn stop_by_default() {
     // SAFETY: all-zero bytes are a valid `sigaction`: no flags, no mask, and `SIG_DFL`, which is 0.
     let (mut default, mut own): (libc::sigaction, libc::sigaction) =
@@ -126,15 +127,15 @@ fn stop_by_default() {
     }
 }
 
-/// Shows the main screen as it was, with its cursor, and ends raw mode. Once is enough.
+/// Shows the main screen with its cursor, and leaves raw mode. Further calls do nothing.
 pub fn give_back() {
     lock().give_back();
 }
 
-/// Gives the terminal back and ends the process, while nothing more is drawn.
+/// Restores the terminal and ends the process; no frame is drawn any more.
 ///
-/// A terminal whose output is stopped (Ctrl-S) may hold up the thread that draws, and would hold up this one: it is given
-/// a moment, and then left.
+/// If the terminal's output is stopped (Ctrl-S), the drawing thread may block with the lock held. This waits a moment
+/// for it and then ends the process anyway.
 pub fn give_back_and_exit(code: i32) -> ! {
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
@@ -151,9 +152,9 @@ pub fn give_back_and_exit(code: i32) -> ! {
 
 impl Hold {
     fn take(&mut self) -> io::Result<()> {
-        // In this order: what fails halfway is given back, too.
+        // In this order, so that a partial failure is restored as well.
         *self = Self::Taken;
-        // The library remembers that the mode is raw, whatever a shell has made of it meanwhile.
+        // The library assumes that raw mode is still on, even if a shell has changed it meanwhile.
         disable_raw_mode()?;
         enable_raw_mode()?;
         execute!(stdout(), EnterAlternateScreen)
@@ -161,7 +162,7 @@ impl Hold {
 
     fn give_back(&mut self) {
         if matches!(std::mem::replace(self, Self::Free), Self::Taken | Self::Doubtful) {
-            // A terminal that is gone takes nothing, and needs nothing.
+            // A terminal that has hung up needs no restoring.
             let _ = disable_raw_mode();
             let mut out = stdout();
             let _ = queue!(out, LeaveAlternateScreen, Show);
@@ -174,7 +175,7 @@ fn lock() -> MutexGuard<'static, Hold> {
     HOLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A panic's message belongs on the main screen. The panicking thread may be the one that draws and holds the lock.
+/// A panic's message belongs on the main screen. The panicking thread may hold the lock for drawing.
 fn give_back_on_panic() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,6 +1,6 @@
 //! Formatting of numbers with suitable units.
 
-/// A number with its thousands apart: `1,234,567`.
+/// A number with thousands separators: `1,234,567`.
 #[must_use]
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -40,7 +40,7 @@ pub fn bytes(number: f64) -> String {
 /// A time given in microseconds, to three significant digits or more: `85.3 µs`, `1.23 ms`, `12.5 s`.
 #[must_use]
 pub fn time(us: f64) -> String {
-    // What rounds up to the next unit is shown in it.
+    // A value that rounds up to the next unit is shown in that unit.
     let (value, unit) = match us {
         it if it >= 999_500.0 => (it / 1e6, "s"),
         it if it >= 999.5 => (it / 1e3, "ms"),

@@ -1,4 +1,4 @@
-//! Tests with a server made of bytes.
+//! Tests against a server simulated in memory.
 
 use super::*;
 use crate::message::STRAY_MAX;
@@ -7,7 +7,7 @@ use crate::websocket::deflate::{Agreed, Deflater};
 
 const SIZE: usize = 40;
 
-/// A session of depth 4 with what it needs, and a server made of bytes.
+/// A session of depth 4 with its context, and a server simulated in memory.
 struct Bench {
     session: Session,
     messages: Messages,
@@ -24,7 +24,7 @@ impl Bench {
         Self { session: Session::new(7, &messages), messages, times, tally, is_closing: false, codecs: None }
     }
 
-    /// The same where compression was agreed on, without context.
+    /// The same with compression, without context takeover.
     fn compressing() -> Self {
         let mut bench = Self::new();
         let mut codecs = Codecs::new(1, false);
@@ -267,7 +267,7 @@ fn text_that_is_not_utf8_breaks_the_protocol() {
             assert_eq!(found, Err(Violation::Utf8), "cut at {cut}");
         }
     }
-    // Random bytes are no text, either.
+    // Random bytes are not valid text either.
     let mut bench = Bench::new();
     let mut text = bench.send(0);
     text[0] = 0x81;
@@ -314,7 +314,7 @@ fn what_is_in_flight_at_the_end_is_lost() {
     assert_eq!(bench.tally.counts.in_flight(), 0);
 }
 
-/// A bench whose server is expected to do something else than to echo.
+/// A bench with a server that is expected to do something other than echo.
 fn expecting(expect: &str, welcomes: u32) -> Bench {
     let mut scenario = crate::scenario::tests::scenario(10, 10, None);
     (scenario.traffic.expect, scenario.traffic.welcomes) = (expect.parse().unwrap(), welcomes);
@@ -418,7 +418,7 @@ fn compressed_echoes_are_judged_by_what_is_in_them_wherever_they_are_cut() {
             let ping = [0x89, 1, b'?'];
             let stream = [
                 compressed(&echoes[0][2..], piece).join(&ping[..]),
-                // What was sent compressed may come back as it is.
+                // A message that was sent compressed may come back uncompressed.
                 echoes[1].clone(),
                 compressed(&wrong, piece).join(&ping[..]),
                 compressed(&echoes[3][2..], piece).concat(),
@@ -451,7 +451,8 @@ fn a_compressed_message_of_another_length_is_no_echo() {
     }
 }
 
-/// A message that is a little too long is another one, or damaged; one beyond all that can be expected ends the connection.
+/// A message slightly too long is another message or a damaged echo; one longer than anything expected ends the
+/// connection.
 #[test]
 fn a_message_that_is_inflated_without_end_is_a_breach() {
     for (len, expected) in [(STRAY_MAX as usize, Ok(())), (STRAY_MAX as usize + 1, Err(Violation::Inflated))] {

@@ -1,4 +1,4 @@
-//! Cells: one `[[cell]]` may stand for several.
+//! Cells: one `[[cell]]` may define several.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use super::raw::{self, Rate};
 use super::{MAX_ROUNDS, Settings};
 use crate::message::sizes::Sizes;
 
-/// Connections and bytes if nothing else is said.
+/// Default connections and payload bytes.
 const CONNECTIONS: u32 = 100;
 const SIZE: usize = 128;
 
-/// An idle cell measures before its load would begin: so long is nothing done then.
+/// The measured time of an idle cell, which has no load: the idle memory is sampled before it.
 const IDLE_TIME: Duration = Duration::from_millis(200);
 
-/// More connections than any machine holds are a slip.
+/// A limit against typing errors: no machine holds more connections.
 pub const MAX_CONNECTIONS: u32 = 100_000_000;
 
-/// A load that every server meets.
+/// A load that all servers are measured with.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "docs/COMPARISON.md describes the keys of the same names")]
 pub struct Cell {
@@ -25,9 +25,9 @@ pub struct Cell {
     pub about: Option<String>,
     pub connections: u32,
     pub size: Sizes,
-    /// `None` is the default of the loop.
+    /// `None` is the default of the loop (closed or open).
     pub depth: Option<u32>,
-    /// As ringload takes it; `None` is all.
+    /// In ringload's syntax; `None` is all connections.
     pub active: Option<String>,
     pub rate: Option<Rate>,
     pub messages_per_connection: Option<u32>,
@@ -40,7 +40,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Whether nothing is sent in it.
+    /// Whether the cell has no load.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.active.as_deref().is_some_and(|active| matches!(active, "0" | "0%"))
@@ -52,14 +52,14 @@ impl Cell {
         self.connections + self.slow_readers
     }
 
-    /// Messages in flight on a connection.
+    /// Messages in flight on a connection, at least.
     #[must_use]
     pub fn depth_at_least(&self) -> u64 {
         u64::from(self.depth.unwrap_or(1))
     }
 }
 
-/// The cells that one `[[cell]]` stands for.
+/// Expands one `[[cell]]` into its cells.
 pub(super) fn expand(raw: &raw::Cell, settings: &Settings) -> Result<Vec<Cell>, String> {
     let or_default = |list: &[u32], default| if list.is_empty() { vec![default] } else { list.to_vec() };
     let connections = or_default(&raw.connections, CONNECTIONS);
@@ -153,7 +153,7 @@ fn check_sense(cell: &Cell) -> Result<(), String> {
     Ok(())
 }
 
-/// The name, with what varies in its place.
+/// The name of a cell, with the varied values filled in.
 fn name_of(raw: &raw::Cell, connections: u32, size: &Sizes, depth: Option<u32>) -> String {
     let bytes = show_size(size);
     let depth_text = depth.unwrap_or(1).to_string();

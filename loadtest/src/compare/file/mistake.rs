@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::words::nearest;
 
-/// A mistake in a file.
+/// An error in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     file: PathBuf,
@@ -27,22 +27,22 @@ impl fmt::Display for Mistake {
 impl std::error::Error for Mistake {}
 
 impl Mistake {
-    /// What it is, without the place.
+    /// The message without the position.
     pub(super) fn message(&self) -> &str {
         &self.message
     }
 
-    /// Of the file as a whole.
+    /// An error of the file as a whole.
     pub(super) fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line: None, message: message.into() }
     }
 
-    /// At this place in its text.
+    /// An error at this position of the text.
     pub(super) fn at(file: &Path, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line: Some(line_of(text, span.start)), message: message.into() }
     }
 
-    /// One that the parser found.
+    /// An error from the parser.
     pub(super) fn parsed(file: &Path, text: &str, error: &toml::de::Error) -> Self {
         let line = error.span().map(|span| line_of(text, span.start));
         let key = error.span().and_then(|span| key_at(text, span.start));
@@ -62,7 +62,7 @@ fn key_at(text: &str, at: usize) -> Option<&str> {
     (!key.is_empty()).then_some(key)
 }
 
-/// The parser's words in the project's: it lists what it expects where one word was probably meant.
+/// Rewords the parser's message: it lists the expected words where one of them was probably meant.
 fn explain(message: &str, key: Option<&str>) -> String {
     let kinds = [("unknown field ", "key"), ("unknown variant ", "value")];
     for (prefix, kind) in kinds {

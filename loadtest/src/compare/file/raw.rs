@@ -11,7 +11,7 @@ use super::super::metric::Metric;
 use crate::message::sizes::Sizes;
 use crate::parsing;
 
-/// All of one file.
+/// The content of one file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
@@ -47,7 +47,7 @@ pub(super) struct Compare {
     pub(super) retries: Option<u32>,
 }
 
-/// When a server is started anew.
+/// When a server is restarted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -59,18 +59,18 @@ pub enum Fresh {
     Round,
 }
 
-/// How processors wait that have nothing to do.
+/// How idle processors wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Idle {
-    /// As the kernel is set.
+    /// As the kernel is configured.
     #[default]
     AsIs,
-    /// They poll before they halt, where the kernel lets this user say so.
+    /// They poll before they halt, if the kernel allows this user to change it.
     Poll,
 }
 
-/// What servers have in common unless they say otherwise: `[defaults]`
+/// Defaults of all servers: `[defaults]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Defaults {
@@ -106,19 +106,19 @@ pub(super) struct Server {
     pub(super) skip: Option<String>,
 }
 
-/// What kind of server it is.
+/// The kind of server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    /// Made for this one purpose.
+    /// Written for this purpose only.
     Engine,
     /// A WebSocket library with a small program around it.
     #[default]
     Library,
     /// A web framework.
     Framework,
-    /// Measured for comparison, as bare TCP is, and never ranked.
+    /// Measured as a reference, such as bare TCP, and never ranked.
     Reference,
 }
 
@@ -235,16 +235,16 @@ pub(super) struct Cell {
     pub(super) args: Option<Spanned<String>>,
 }
 
-/// How much is sent in an open loop.
+/// The rate of an open loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
-    /// Messages a second in all.
+    /// Messages per second in all.
     PerSecond(f64),
     /// A share of the lowest rate that a server reached in the closed loop.
     ShareOfSlowest(f64),
 }
 
-/// What is behind the share in [`Rate::ShareOfSlowest`].
+/// The suffix of the share in [`Rate::ShareOfSlowest`].
 const OF_SLOWEST: &str = "-of-slowest";
 
 impl std::str::FromStr for Rate {
@@ -283,7 +283,7 @@ fn parse_count(text: &str) -> Result<u32, String> {
     }
 }
 
-// ----- values that may be written as a number or as a text -----
+// ----- values written as a number or as text -----
 
 /// A number or a text, as a text.
 struct Word(String);
@@ -403,7 +403,7 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::E
     parsed(deserializer, parse_count)
 }
 
-/// A number, or no limit at all.
+/// A number, or the word for no limit.
 fn most<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     parsed(deserializer, |text| match text {
         "unlimited" => Ok(u64::MAX),

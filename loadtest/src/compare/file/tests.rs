@@ -1,7 +1,7 @@
 use super::*;
 use crate::compare::metric::Metric;
 
-/// A directory of its own, gone when this is dropped.
+/// A temporary directory, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -141,7 +141,7 @@ fn mistakes_have_a_line_a_key_and_the_word_that_was_meant() {
         ("[compare\n".to_owned(), "compare.toml:1: "),
     ] {
         let error = read("mistakes", &text).map(|_| ()).unwrap_err();
-        // What cannot be read is named with its directory, which is not shown here.
+        // The error names an unreadable file with its directory, which is left out here.
         let is_include = expected.contains("include") && error.starts_with("nowhere.toml: No such file");
         assert!(error.starts_with(expected) || is_include, "{text}\n  {error}\n  {expected}");
     }

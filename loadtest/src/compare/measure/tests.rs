@@ -16,7 +16,7 @@ fn kinds(measurement: &Measurement) -> Vec<FaultKind> {
     measurement.faults.iter().map(|fault| fault.kind).collect()
 }
 
-/// 10 active connections, depth 1: 1000 echoes/s with a mean of 10 ms keep Little's law.
+/// 10 active connections, depth 1: 1000 echoes/s with a mean of 10 ms satisfy Little's law.
 fn lawful() -> Report {
     let mut report = report();
     let measured = report.measured.as_mut().unwrap();

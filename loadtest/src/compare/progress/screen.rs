@@ -15,21 +15,21 @@ use crate::interrupt::Interrupt;
 use crate::output::keys::Keys;
 use crate::output::terminal;
 
-/// How long a picture stays: drawing takes processor time of the machine that is measured.
+/// Interval between two frames: drawing takes processor time on the machine under test.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// The widest name of a server, and a field of the matrix: a value and its ratio.
+/// The widest name of a server, and the width of a field: a value and its ratio.
 const NAME_WIDTH: usize = 22;
 const FIELD_WIDTH: u16 = 17;
 
-/// A terminal in use; it is given back when this is dropped.
+/// The terminal with the live matrix; it is restored on drop.
 pub(super) struct Screen {
     terminal: ManuallyDrop<DefaultTerminal>,
     keys: Keys,
     notes: Vec<String>,
     has_colors: bool,
     drawn: Option<Instant>,
-    /// What was measured when it was drawn last.
+    /// The number of measurements in the last frame.
     done: usize,
 }
 
@@ -40,14 +40,14 @@ impl Drop for Screen {
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Takes over the terminal.
     pub(super) fn open(interrupt: Interrupt) -> io::Result<Self> {
         let terminal = terminal::take()?;
         let has_colors = terminal::has_colors();
         Ok(Self { terminal, keys: Keys::new(interrupt), notes: Vec::new(), has_colors, drawn: None, done: 0 })
     }
 
-    /// What is said before there is a matrix.
+    /// The text before there is a matrix.
     pub(super) fn note(&mut self, text: String) {
         self.notes.push(text);
         self.drawn = None;
@@ -58,7 +58,7 @@ impl Screen {
         self.keys.is_interrupted()
     }
 
-    /// Reads the keys and draws, if it is time.
+    /// Reads the keys, and draws a frame if it is due.
     pub(super) fn refresh(&mut self, state: &State) {
         self.keys.read();
         if self.drawn.is_some_and(|drawn| drawn.elapsed() < REFRESH) && self.done == state.done {
@@ -66,7 +66,7 @@ impl Screen {
         }
         (self.drawn, self.done) = (Some(Instant::now()), state.done);
         let (terminal, notes, has_colors) = (&mut self.terminal, &self.notes, self.has_colors);
-        // A terminal that is gone must not end the comparison.
+        // A terminal that has hung up must not end the comparison.
         let _ = terminal::draw(terminal, |frame| draw(frame, state, notes, has_colors));
     }
 }
@@ -105,7 +105,7 @@ fn headline(state: &State) -> Vec<Line<'_>> {
     vec![Line::from(state.title.as_str().bold()), Line::from(now)]
 }
 
-/// The cells that fit, of which that being measured is one.
+/// The cells that fit, including the one being measured.
 fn matrix<'a>(state: &State, width: u16, has_colors: bool) -> Table<'a> {
     let name_width = state.servers.iter().map(|it| it.chars().count()).max().unwrap_or(0).clamp(8, NAME_WIDTH) as u16;
     let room = usize::from(width.saturating_sub(name_width + 1) / (FIELD_WIDTH + 1)).max(1);

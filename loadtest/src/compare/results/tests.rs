@@ -7,7 +7,7 @@ use super::*;
 
 const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ringload-compare.schema.json");
 
-/// Nine rounds and a discarded one of these servers in one cell: their processor time per echo, but for 0.02 % by chance.
+/// Nine rounds and a discarded one of these servers in one cell, with this processor time per echo and 0.02 % of noise.
 pub(crate) fn results(servers: &[(&str, f64)]) -> Results {
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let mut text = format!("[compare]\nbaseline = '{}'\n[[cell]]\n", servers[0].0);

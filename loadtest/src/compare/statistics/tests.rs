@@ -10,8 +10,8 @@ fn normal(random: &mut Random) -> f64 {
     (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
-/// A simulated comparison: `others` servers against the baseline, the second of them `factor` times as expensive as the
-/// baseline and the others as expensive; each round is `common` dearer or cheaper for all, each run `noise` by itself.
+/// A simulated comparison of `others` servers with the baseline. The second of them has `factor` times the baseline's
+/// cost, the others the same cost. Each round varies by `common` for all servers, each run by `noise`.
 struct Simulated {
     others: usize,
     rounds: usize,
@@ -21,7 +21,7 @@ struct Simulated {
 }
 
 impl Simulated {
-    /// The verdicts on the others, after the correction for their number.
+    /// The verdicts on the others, corrected for their number.
     fn verdicts(&self, seed: u64) -> Vec<Verdict> {
         let mut random = Random(seed);
         let mut ratios = vec![Vec::new(); self.others];
@@ -41,7 +41,7 @@ impl Simulated {
         pairs.iter().zip(&significant).map(verdict).collect()
     }
 
-    /// How many of 100 comparisons say this of the first of the others.
+    /// How many of 100 comparisons give this verdict for the first of the others.
     fn count(&self, verdict: Verdict) -> usize {
         (0..100).filter(|&seed| self.verdicts(seed)[0] == verdict).count()
     }
@@ -49,7 +49,7 @@ impl Simulated {
 
 #[test]
 fn two_identical_servers_are_the_same() {
-    // Runs of one server differ by 0.5 % here, and rounds by 10 % for all of them.
+    // Runs of one server differ by 0.5 % here, and rounds by 10 % for all servers.
     let simulated = Simulated { others: 1, rounds: 9, factor: 1.0, noise: 0.005, common: 0.1 };
     assert!(simulated.count(Verdict::Same) >= 95, "{}", simulated.count(Verdict::Same));
     assert_eq!(simulated.count(Verdict::Better) + simulated.count(Verdict::Worse), 0);
@@ -79,8 +79,9 @@ fn among_many_identical_servers_none_is_found_different() {
     let simulated = Simulated { others: 100, rounds: 9, factor: 1.0, noise: 0.03, common: 0.0 };
     let is_wrong = |verdict: &Verdict| matches!(verdict, Verdict::Better | Verdict::Worse);
     let wrong = (0..1000).filter(|&seed| simulated.verdicts(seed).iter().any(is_wrong)).count();
-    // In 5 % of them one may be; of a thousand that is more than 62 by chance once in thirty times. (They share a baseline,
-    // so it is 4 % here.) Without the correction it is nearly all.
+    // An error of any verdict is allowed in 5 % of the comparisons; by chance it is more than 62 of a thousand only
+    // once in thirty times. (The servers share a baseline, so it is 4 % here.) Without the correction nearly all have
+    // one.
     assert!(wrong <= 62, "{wrong} of 1000 comparisons of a hundred servers found a difference");
 }
 
@@ -109,7 +110,7 @@ fn intervals_hold_the_median_as_often_as_they_say() {
             interval.low <= 1.0 && 1.0 <= interval.high
         };
         let held = (0..tries).filter(|&seed| holds(seed, &mut random)).count() as u64;
-        // Of 95 %, chance leaves less than 87 % once in a thousand times.
+        // With a coverage of 95 %, less than 87 % occurs by chance once in a thousand times.
         assert!(held * 100 >= tries * 87, "{held} of {tries} with {count} values");
     }
 }

@@ -1,4 +1,4 @@
-//! The simulated server's side of one connection: how it handles input, and a record of what it did.
+//! The simulated server's end of one connection: how it handles input, and a record of what it did.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub(super) enum Pongs {
     Triple,
 }
 
-/// What the end of a message, as it is delivered, proves.
+/// What the end of a message proves once it is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
     Good,
@@ -35,7 +35,7 @@ pub(super) enum Mark {
     Violation,
 }
 
-/// What a server compresses and inflates with, and after which messages it forgets.
+/// The server's compression state, and whether either direction resets its context after each message.
 #[derive(Debug)]
 struct Compression {
     deflater: Deflater,
@@ -44,7 +44,7 @@ struct Compression {
     client_forgets: bool,
 }
 
-/// One connection as the server has it.
+/// The server's end of one connection.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a way of its own to be different")]
 pub(super) struct Server {
@@ -60,14 +60,14 @@ pub(super) struct Server {
     is_upgraded: bool,
     compression: Option<Compression>,
     has_closed: bool,
-    /// The client's Close has come: nothing may follow.
+    /// The client's Close has arrived: no frame may follow.
     pub(super) got_close: bool,
-    /// Bytes on their way to the client.
+    /// Pending output to the client.
     pub(super) output: Vec<u8>,
-    /// Where in the stream of all output something ends, and what.
+    /// Positions in the stream of all output, and what ends there.
     pub(super) marks: VecDeque<(usize, Mark)>,
     written: usize,
-    /// The TCP connection ends behind the output.
+    /// The TCP connection ends after the pending output.
     pub(super) is_over: bool,
     pub(super) messages_received: u64,
     pub(super) pings_received: u64,
@@ -107,10 +107,10 @@ impl Server {
         }
     }
 
-    /// Bytes from the client.
+    /// Processes bytes from the client.
     pub(super) fn take(&mut self, bytes: &[u8], random: &mut Random) {
         if self.is_over {
-            return; // the kernel answers with a reset that is on its way
+            return; // the kernel answers with a reset, which is on its way
         }
         self.input.extend_from_slice(bytes);
         if !self.is_upgraded && !self.answer_upgrade(random) {
@@ -159,7 +159,7 @@ impl Server {
         true
     }
 
-    /// Agrees on compression, in some way that the offer allows, or declines: the line of the answer that says so.
+    /// Negotiates compression in some way that the offer allows, or declines; returns the response header.
     fn choose_compression(&mut self, request: &str, random: &mut Random) -> String {
         let prefix = "Sec-WebSocket-Extensions: permessage-deflate";
         let Some(offer) = request.lines().find_map(|line| line.strip_prefix(prefix)) else { return String::new() };
@@ -240,7 +240,7 @@ impl Server {
         }
     }
 
-    /// The server does something of its own accord.
+    /// The server acts on its own.
     pub(super) fn act(&mut self, random: &mut Random) {
         if !self.is_upgraded || self.is_over || self.has_closed || !self.is_framed {
             return;
@@ -261,7 +261,7 @@ impl Server {
     }
 
     fn send(&mut self, opcode: u8, payload: &[u8], mark: Mark) {
-        // One in three messages goes uncompressed, as it may.
+        // One message in three is sent uncompressed, which the extension allows.
         match &mut self.compression {
             Some(it) if opcode < 8 && !self.messages_received.is_multiple_of(3) => {
                 if it.forgets {
@@ -294,7 +294,7 @@ impl Server {
     }
 }
 
-/// The masked frame at the beginning of `input`: its first byte, payload and length of it all.
+/// Parses the masked frame at the start of `input`: its first byte, its payload and its total length.
 fn frame(input: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let (&first, &second) = (input.first()?, input.get(1)?);
     assert!(first & 0xb0 == 0x80 && second & 0x80 != 0, "frames of a client are whole messages, and masked");

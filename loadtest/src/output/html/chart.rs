@@ -4,20 +4,20 @@ use std::fmt::Write;
 
 use super::escape;
 
-/// The picture in its own units; the page scales it.
+/// The size of the picture in its own units; the page scales it.
 pub(super) const WIDTH: f64 = 640.0;
 pub(super) const HEIGHT: f64 = 270.0;
 
-/// Room around the plot for labels, which are larger where the page is narrow (style.css).
+/// Margins for labels, which are larger on narrow pages (style.css).
 pub(super) const LEFT: f64 = 76.0;
 pub(super) const RIGHT: f64 = 24.0;
 pub(super) const TOP: f64 = 28.0;
 pub(super) const BOTTOM: f64 = 50.0;
 
-/// More points than this cannot be told apart.
+/// Limit of points: more could not be told apart.
 const MAX_POINTS: usize = 1200;
 
-/// A phase narrower than the first has no room for its name, one narrower than the second none for a large one.
+/// The narrowest phase with a label, and the narrowest one with a large label.
 const MIN_PHASE_WIDTH: f64 = 50.0;
 const MIN_PHASE_WIDTH_NARROW: f64 = 84.0;
 
@@ -31,21 +31,21 @@ pub(super) struct Chart {
     pub(super) phases: Vec<(&'static str, f64)>,
 }
 
-/// How values are laid out.
+/// The scale of the value axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Axis {
-    /// From 0, evenly.
+    /// Linear from 0.
     Linear,
-    /// Times in microseconds, each step ten times the one before.
+    /// Logarithmic, for times in microseconds.
     LogTime,
 }
 
-/// What a chart has to have room for; that of several charts is the widest.
+/// The range of a chart's values; charts on the same scale share the union of their ranges.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Range {
     pub(super) min: f64,
     pub(super) max: f64,
-    /// Of the time.
+    /// The end of the time axis.
     pub(super) end_s: f64,
 }
 
@@ -55,15 +55,15 @@ impl Range {
     }
 }
 
-/// One line of a chart; there is a gap where a value is not known.
+/// One line of a chart, with a gap where a value is unknown.
 pub(super) struct Line {
     pub(super) name: &'static str,
-    /// Which of the page's colours.
+    /// The index of the page's colour.
     pub(super) color: usize,
     pub(super) points: Vec<(f64, Option<f64>)>,
 }
 
-/// Where values are on an axis.
+/// The mapping of values to positions on an axis.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     low: f64,
@@ -74,7 +74,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// From 0 to a round number that is no smaller than `max`.
+    /// From 0 to the next round number not below `max`.
     pub(super) fn linear(max: f64, from: f64, to: f64) -> Self {
         let max = if max > 0.0 { max } else { 1.0 };
         let step = round_step(max / 4.0);
@@ -102,7 +102,7 @@ impl Scale {
         self.from + share * (self.to - self.from)
     }
 
-    /// Values worth a label.
+    /// The values with a label.
     pub(super) fn ticks(&self) -> Vec<f64> {
         if self.log {
             let decades = (self.high / self.low).log10().round() as i32;
@@ -117,7 +117,7 @@ impl Scale {
     }
 }
 
-/// The next of 1, 2, 5 times a power of ten.
+/// The next larger of 1, 2, 5 times a power of ten.
 fn round_step(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];
@@ -129,7 +129,7 @@ impl Chart {
         self.lines.iter().any(Line::is_known)
     }
 
-    /// What is in it.
+    /// The content as SVG.
     pub(super) fn range(&self) -> Range {
         let values = self.lines.iter().flat_map(|line| line.points.iter().filter_map(|point| point.1));
         let (min, max) = values.fold((f64::INFINITY, 0.0), |(min, max), it| (f64::min(min, it), f64::max(max, it)));
@@ -165,7 +165,7 @@ impl Chart {
 }
 
 impl Axis {
-    /// How its values are written.
+    /// The format of its values.
     pub(super) fn label(self) -> fn(f64) -> String {
         match self {
             Self::Linear => number,
@@ -200,7 +200,7 @@ pub(super) fn draw_phases(svg: &mut String, x: Scale, phases: &[(&'static str, f
     }
 }
 
-/// The axis of the run's time.
+/// The time axis.
 pub(super) fn draw_time_axis(svg: &mut String, x: Scale, end_s: f64) {
     for time in time_ticks(end_s) {
         draw_x_tick(svg, x.at(time), &number(time), false);
@@ -217,7 +217,7 @@ impl Line {
         format!("<span class=\"key c{}\">{}</span>", self.color, escape(self.name))
     }
 
-    /// Of many points, each stroke shows the highest value in its place: peaks must not get lost.
+    /// With many points, each step shows the highest value of its interval, so that peaks stay visible.
     fn draw(&self, svg: &mut String, x: Scale, y: Scale) {
         let mut path = String::new();
         let mut pen_down = false;
@@ -241,7 +241,7 @@ impl Line {
                 escape(self.name)
             ),
         );
-        // A single point is no line, and would not be seen.
+        // A single point has no line and is drawn as a dot.
         if let [(time, value)] = known[..] {
             let (cx, cy) = (x.at(time), y.at(value));
             add(svg, format_args!("<circle class=\"dot c{}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\"/>", self.color));
@@ -249,7 +249,7 @@ impl Line {
     }
 }
 
-/// What the script reads out: the place of each sample, its time and the lines' values.
+/// Data for the script: each sample's position, its time and the lines' values.
 fn data(lines: &[&Line], x: Scale, label: fn(f64) -> String) -> String {
     let names: Vec<_> = lines.iter().map(|line| line.name).collect();
     let row = |index: usize| {
@@ -263,7 +263,7 @@ fn data(lines: &[&Line], x: Scale, label: fn(f64) -> String) -> String {
     serde_json::json!({ "names": names, "rows": rows }).to_string()
 }
 
-/// The beginning of a picture with its name and description.
+/// The opening tag of a picture, with its name and description.
 pub(super) fn open(title: &str, description: &str) -> String {
     let label = escape(&format!("{title}: {description}"));
     format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">")
@@ -282,7 +282,7 @@ pub(super) fn draw_y_axis(svg: &mut String, y: Scale, unit: &str, label: fn(f64)
     add(svg, format_args!("<text class=\"name turned\" {turned}>{}</text>", escape(unit)));
 }
 
-/// A minor one is left out where labels are large.
+/// A minor label is left out where labels are large.
 pub(super) fn draw_x_tick(svg: &mut String, at: f64, text: &str, is_minor: bool) {
     let (bottom, end, baseline) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM + 4.0, HEIGHT - BOTTOM + 20.0);
     add(svg, format_args!("<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{bottom}\" y2=\"{end}\"/>"));
@@ -299,13 +299,13 @@ pub(super) fn add(text: &mut String, more: std::fmt::Arguments<'_>) {
     text.write_fmt(more).expect("a string takes everything");
 }
 
-/// Round times within the run.
+/// Round times within the run, for labels.
 fn time_ticks(end: f64) -> Vec<f64> {
     let step = round_step(end / 8.0);
     (0..=(end / step * 1.001) as u32).map(|tick| f64::from(tick) * step).collect()
 }
 
-/// A number with as many digits as a label has room for.
+/// A number with as many digits as fit into a label.
 pub(super) fn number(value: f64) -> String {
     let digits = match value.abs() {
         it if it >= 1e9 => return format!("{}G", trimmed(value / 1e9, 2)),

@@ -4,7 +4,7 @@ use super::super::diff::Diff;
 use super::chart::{Range, add};
 use super::{escape, heat, over_time};
 
-/// All of it.
+/// The body of the page.
 pub(super) fn sections(diff: &Diff) -> String {
     format!("{}{}{}", figures(diff), differences(diff), charts(diff))
 }
@@ -48,7 +48,7 @@ fn differences(diff: &Diff) -> String {
     html
 }
 
-/// A chart that one of them lacks leaves its place empty.
+/// A chart that one result lacks leaves an empty space.
 fn charts(diff: &Diff) -> String {
     let both = diff.reports.map(over_time::charts);
     let mut titles: Vec<_> = both[0].iter().map(|chart| chart.title).collect();

@@ -21,7 +21,7 @@ pub(super) fn result(report: &Report, breaches: &[Breach]) -> String {
     format!("<p class=\"result {class}\">{}</p>", escape(&result.text))
 }
 
-/// The numbers that people look for first.
+/// The key figures, at the top of the page.
 pub(super) fn key_figures(report: &Report) -> String {
     let mut figures = vec![(
         "connections",
@@ -62,7 +62,7 @@ pub(super) fn key_figures(report: &Report) -> String {
     html
 }
 
-/// Connections, messages, processor time and memory in full.
+/// All figures of connections, messages, processor time and memory.
 pub(super) fn details(report: &Report) -> String {
     let it = &report.connections;
     let mut rows = vec![
@@ -165,7 +165,7 @@ fn memory(report: &Report) -> Vec<(String, String)> {
     rows.into_iter().flatten().collect()
 }
 
-/// What was asked for.
+/// The scenario.
 pub(super) fn scenario(report: &Report) -> String {
     let mut tables: String = report.runs.iter().map(|run| table(&title(report, run), &asked_for(run))).collect();
     if let Some(meeting) = &report.meeting {
@@ -201,7 +201,7 @@ fn in_words(points: &[StagePoint]) -> String {
     points.first().map(value).into_iter().chain(stages).collect::<Vec<_>>().join(", ")
 }
 
-/// The fields of nested objects, named by their way.
+/// The leaf fields of nested objects, named by their path.
 fn flatten(way: &str, value: &serde_json::Value, rows: &mut Vec<(String, String)>) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -221,12 +221,12 @@ fn flatten(way: &str, value: &serde_json::Value, rows: &mut Vec<(String, String)
     }
 }
 
-/// Where the load generator ran.
+/// The machine of the load generator.
 pub(super) fn machines(report: &Report) -> String {
     let mut tables = String::new();
     for (index, run) in report.runs.iter().enumerate() {
         let it = &run.machine;
-        // Two runs on one machine need not tell of it twice.
+        // Several runs on one machine share one table.
         if report.runs[..index].iter().any(|before| before.machine.boot_id == it.boot_id) {
             continue;
         }
@@ -247,7 +247,7 @@ pub(super) fn machines(report: &Report) -> String {
     format!("<section><h2>Machine of the load generator</h2><div class=\"tables\">{tables}</div></section>\n")
 }
 
-/// Tables of several runs need to be told apart.
+/// The run's name, if several runs need to be told apart.
 fn title(report: &Report, run: &RunReport) -> String {
     let Some(number) = report.runs.iter().position(|it| it == run).filter(|_| report.runs.len() > 1) else {
         return String::new();

@@ -1,6 +1,7 @@
 //! Latency over time as a heat map: a column per interval, coloured by the share of its echoes in each range of latencies.
 //!
-//! Percentiles hide shapes: two groups of echoes, one behind a stall and one not, have a median that no echo had.
+//! Percentiles hide shapes: if some echoes are held up by a stall and the others are not, the median may be a latency
+//! that no echo had.
 
 use super::chart::{
     self, Axis, BOTTOM, HEIGHT, LEFT, RIGHT, Range, Scale, TOP, WIDTH, add, draw_phases, draw_time_axis, draw_y_axis,
@@ -9,13 +10,13 @@ use super::over_time::phases;
 use crate::interval::IntervalHistogram;
 use crate::series::{Encoded, Sample};
 
-/// More columns than this cannot be told apart, at four units each.
+/// Limit of columns: at four units each, more could not be told apart.
 const MAX_COLUMNS: usize = 135;
 
-/// Rows for each factor of ten: a row is some 29 % of its latency, which is about as fine as the columns are.
+/// Rows per factor of ten: one row spans about 29 % of its latency, similar in size to a column.
 const ROWS_PER_DECADE: f64 = 9.0;
 
-/// Shades, and the smallest share of a column that has one: one echo in a hundred thousand.
+/// The number of shades, and the smallest share of a column that is drawn: one echo in a hundred thousand.
 const SHADES: usize = 8;
 const MIN_SHARE: f64 = 1e-5;
 
@@ -32,14 +33,14 @@ struct Column {
 }
 
 impl Map {
-    /// Of a series, if there were echoes.
+    /// The heat map of a series; `None` without echoes.
     pub(super) fn of(series: &[Sample]) -> Option<Self> {
         let per_column = series.len().div_ceil(MAX_COLUMNS).max(1);
         let columns: Vec<_> = series.chunks(per_column).filter_map(Column::of).collect();
         (!columns.is_empty()).then(|| Self { columns, phases: phases(series) })
     }
 
-    /// What is in it.
+    /// The content as SVG.
     pub(super) fn range(&self) -> Range {
         let us = |ns: u64| (ns as f64 / 1000.0).max(1.0);
         let min = self.columns.iter().map(|it| us(it.histogram.min())).fold(f64::INFINITY, f64::min);

@@ -10,7 +10,7 @@ use crate::series::Sample;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// The chart that the heat map stands beside.
+/// The chart beside the heat map.
 pub(super) const LATENCY: &str = "Latency of each second";
 
 /// All figures of a result.
@@ -25,13 +25,13 @@ pub(super) fn figures(report: &Report) -> Vec<String> {
     figures
 }
 
-/// Everything but latency's heat map, as far as there are values.
+/// All charts except the latency heat map, as far as there are values.
 pub(super) fn charts(report: &Report) -> Vec<Chart> {
     let series = report.series.as_slice();
     let asked_rate = Asked::of(report, |load| load.rate_stages.as_deref());
     let asked_connections = Asked::of(report, |load| load.connection_stages.as_deref());
     let line = |name, color, value: &dyn Fn(&Sample) -> Option<f64>| {
-        // A sample speaks of its whole interval: the first one begins where that does.
+        // A sample covers an interval: the axis starts where the first interval does.
         let begin = series.first().map(|first| (first.time_s - first.interval_s, value(first)));
         let points = begin.into_iter().chain(series.iter().map(|sample| (sample.time_s, value(sample)))).collect();
         Line { name, color, points }
@@ -119,15 +119,15 @@ pub(super) fn charts(report: &Report) -> Vec<Chart> {
     charts.into_iter().map(chart).filter(Chart::shows_something).collect()
 }
 
-/// What the stages of all runs ask for.
+/// The planned values: the sum of the stages of all runs.
 struct Asked {
     ramps: Vec<Ramp>,
-    /// When load began, on the time of the series.
+    /// When the load began, on the series' time axis.
     begin_s: f64,
 }
 
 impl Asked {
-    /// Nothing if a run has no stages of this kind, or its load never began.
+    /// `None` if a run has no stages of this kind or its load never began.
     fn of(report: &Report, stages: impl Fn(&Load) -> Option<&[StagePoint]>) -> Option<Self> {
         let ramp = |points: &[StagePoint]| {
             let stage = |pair: &[StagePoint]| (seconds(pair[1].at_s - pair[0].at_s), pair[1].value);
@@ -143,7 +143,7 @@ impl Asked {
         sample.phase.is_sending().then(|| self.ramps.iter().map(|ramp| ramp.at(since.as_nanos() as u64)).sum())
     }
 
-    /// The mean, as a sample's rate is one.
+    /// The mean over the sample's interval, since a sample's rate is a mean.
     fn during(&self, sample: &Sample) -> Option<f64> {
         let end_ns = (sample.time_s - self.begin_s) * 1e9;
         let begin_ns = end_ns - sample.interval_s * 1e9;

@@ -6,13 +6,13 @@ use super::chart::{self, Axis, BOTTOM, HEIGHT, LEFT, RIGHT, Scale, TOP, WIDTH, a
 use crate::interval::IntervalHistogram;
 use crate::series::Encoded;
 
-/// The axis ends at one in so many echoes at the latest.
+/// The axis ends at one in this many echoes.
 const MAX_ONE_IN: f64 = 1e7;
 
-/// Points of a curve for each factor of ten.
+/// Points of a curve per factor of ten.
 const POINTS_PER_DECADE: f64 = 40.0;
 
-/// The plot and a table beside it, if there were echoes.
+/// The plot with a table beside it; `None` without echoes.
 pub(super) fn section(report: &Report) -> Option<String> {
     let measured = report.measured.as_ref()?;
     let latency = measured.latency_histogram.as_ref().and_then(Encoded::decode)?;
@@ -38,14 +38,14 @@ fn plot(curves: &[(&str, usize, &IntervalHistogram)]) -> String {
     let x = Scale::log(1.0, one_in, LEFT, right);
     let min = curves.iter().map(|(.., it)| at(it, 0.0)).fold(f64::INFINITY, f64::min);
     let max = curves.iter().map(|(.., it)| at(it, 1.0)).fold(0.0, f64::max);
-    // Below a microsecond there is nothing to be seen, and it would take half of the room.
+    // Latencies below a microsecond would take half of the height and show nothing.
     let y = Scale::log(min.max(1.0), max, bottom, TOP);
     let mut svg = chart::open("Latency by percentile", "latency over the percentile, each step ten times rarer");
     chart::draw_y_axis(&mut svg, y, "latency", Axis::LogTime.label());
     let decades = one_in.log10().ceil() as i32;
     for decade in 0..=decades {
         let one_in = 10_f64.powi(decade);
-        // The last label has the most digits, and so has the one that must stay.
+        // The last label is the longest and is always kept; every second one before it may be left out.
         chart::draw_x_tick(&mut svg, x.at(one_in), &percent_label(one_in), (decades - decade) % 2 == 1);
     }
     chart::draw_x_title(&mut svg, "percentile");
@@ -68,7 +68,7 @@ fn at(histogram: &IntervalHistogram, quantile: f64) -> f64 {
     histogram.value_at_quantile(quantile) as f64 / 1000.0
 }
 
-/// The percentile that one in so many exceeds: 10 is 90 %.
+/// The percentile that one in `one_in` values exceeds: 10 is 90 %.
 fn percent_label(one_in: f64) -> String {
     let nines = one_in.log10().round() as usize;
     match nines {

@@ -1,6 +1,6 @@
-//! Groups of runs that can be merged: those of one target at one time, each once.
+//! Groups of runs that can be merged: runs of one target at the same time, each of them once.
 //!
-//! Rates that were not reached at the same time must not be added up.
+//! Rates reached at different times must not be added up.
 
 use std::collections::BTreeSet;
 
@@ -8,33 +8,33 @@ use super::super::report::{Meeting, Report, RunReport};
 use super::super::units::percent;
 use crate::control::Phase;
 
-/// Runs that measured together for less than this share of the shorter one are not one load. Runs that are started by
-/// hand begin some seconds apart.
+/// Runs whose measured times overlap by less than this share of the shorter one are not merged. Runs started by hand
+/// begin some seconds apart.
 const TOGETHER: f64 = 0.5;
 
-/// Below this share of the longer one it is worth a warning.
+/// An overlap below this share of the longer run is worth a warning.
 const MOSTLY: f64 = 0.9;
 
-/// Results of files, sorted into those that can be one.
+/// Results sorted into groups that can be merged.
 #[derive(Debug, Default)]
 pub struct Groups {
-    /// Each can be merged.
+    /// The groups.
     pub groups: Vec<Group>,
-    /// Runs that were left out, and why there are several groups.
+    /// Notes about skipped runs and about why there are several groups.
     pub notes: Vec<String>,
 }
 
 /// Results that can be merged.
 #[derive(Debug)]
 pub struct Group {
-    /// The files that they are from.
+    /// Their files.
     pub files: Vec<String>,
     /// The results.
     pub reports: Vec<Report>,
 }
 
 impl Groups {
-    /// Sorts results, each with the name of its file.
+    /// Sorts results, each given with its file name.
     #[must_use]
     pub fn of(results: Vec<(String, Report)>) -> Self {
         let mut all = Self::default();
@@ -56,7 +56,7 @@ impl Groups {
         all
     }
 
-    /// The file that holds any of the runs of `report`.
+    /// The file that already contains any of the runs of `report`.
     fn holder_of(&self, report: &Report) -> Option<&str> {
         let ids = ids(report);
         let files = self.groups.iter().flat_map(|group| group.files.iter().zip(&group.reports));
@@ -65,7 +65,7 @@ impl Groups {
 }
 
 impl Group {
-    /// Why `report` cannot be added up with these.
+    /// The reason why `report` cannot be merged with this group.
     fn why_not(&self, report: &Report) -> Option<String> {
         let meeting = |it: &Report| it.runs.iter().find_map(|run| Some(run.place.as_ref()?.meeting.clone()));
         match (meeting(&self.reports[0]), meeting(report)) {
@@ -89,7 +89,7 @@ impl Group {
     }
 }
 
-/// A warning if the runs did not measure at the same time altogether.
+/// A warning if the runs overlap for only part of their measured time.
 pub(super) fn overlap_warning(reports: &[Report]) -> Option<String> {
     if Meeting::of(reports).is_some() {
         return None;
@@ -116,7 +116,7 @@ fn targets(report: &Report) -> BTreeSet<&str> {
     report.runs.iter().map(|run| run.target.as_str()).collect()
 }
 
-/// When a run measured, in seconds since the Unix epoch; all of it, if it never did.
+/// The measured time of a run, in seconds since the Unix epoch; the whole run if it never measured.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     from: f64,
@@ -139,7 +139,7 @@ impl Span {
     }
 
     fn overlap(self, other: Self) -> f64 {
-        // A run too short for a sample has no length; it was at the same time if it began in the other one.
+        // A run too short for a sample has length 0; it overlaps if it began within the other run.
         (self.to.min(other.to) - self.from.max(other.from)).max(if self.length() == 0.0 { -1.0 } else { 0.0 })
     }
 }

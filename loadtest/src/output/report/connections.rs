@@ -6,34 +6,34 @@ use super::{LatencyReport, Outcome, encoded};
 use crate::series::Encoded;
 use crate::stats::{self, Cause, Counter, Failures};
 
-/// What became of the connections.
+/// Outcomes of the connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see `Counter`")]
 pub struct Connections {
     pub requested: u64,
-    /// What became of those that were requested: these add up to them.
+    /// Outcomes of the requested connections: these add up to them.
     pub ready: u64,
     pub failed_at_first: u64,
     pub untried: u64,
     pub not_opened: u64,
-    /// Over the whole run, those that were opened again among them.
+    /// Connections opened over the whole run, including reopened ones.
     pub attempted: u64,
     pub opened: u64,
-    /// Those among them that have agreed on compression.
+    /// Opened connections that agreed on compression.
     pub deflating: u64,
     pub failed: u64,
     pub failures: Vec<Failure>,
-    /// Attempts that went on to another address of the same name, by what was wrong with the one before.
+    /// Attempts that went on to another address of the same name, by the cause of the failure at the previous one.
     pub detours: Vec<Failure>,
     pub closed_early: u64,
-    /// How those ended.
+    /// How the connections ended.
     pub early_ends: Vec<EarlyEnd>,
     pub violations: Vec<Violation>,
     pub connect_s: f64,
     pub opened_per_s: f64,
-    /// The server's processor time for each of those that were ready at first, its process being known.
+    /// The server's processor time per connection that was ready at first, if its process is known.
     pub server_cpu_us_per_connection: Option<f64>,
     pub closes_sent: u64,
     pub closes_answered: u64,
@@ -45,7 +45,7 @@ pub struct Connections {
     pub slow_ended: u64,
     /// From the beginning of an attempt to a ready connection; absent without connections.
     pub latency_us: Option<LatencyReport>,
-    /// The same in full: nanoseconds to three significant digits.
+    /// The complete histogram: nanoseconds to three significant digits.
     pub latency_histogram: Option<Encoded>,
 }
 
@@ -58,29 +58,29 @@ pub struct Failure {
     pub cause: String,
     pub address: String,
     pub count: u64,
-    /// What the server said with it, the first time.
+    /// The server's first response text for this cause.
     pub said: Option<String>,
     pub remedy: Option<String>,
 }
 
-/// Connections that the server ended in one way before it was told to.
+/// Connections that the server ended early in one way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EarlyEnd {
-    /// What it was, in words.
+    /// How it ended them, in words.
     pub how: String,
     /// The code of the server's Close frame.
     pub code: Option<u16>,
     /// Its reason, if it gave one.
     pub reason: Option<String>,
-    /// How many.
+    /// The number of connections.
     pub count: u64,
-    /// What is mostly behind it.
+    /// The most likely cause.
     pub remedy: Option<String>,
 }
 
-/// Connections on which the server broke the protocol in one way.
+/// Connections on which the server broke the protocol in the same way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -91,7 +91,7 @@ pub struct Violation {
 }
 
 impl Failure {
-    /// What failed where, and what the server said with it.
+    /// The cause, the address, and the server's response text.
     #[must_use]
     pub fn text(&self) -> String {
         let said = self.said.as_ref().map_or(String::new(), |said| format!(": {said}"));
@@ -100,7 +100,7 @@ impl Failure {
 }
 
 impl EarlyEnd {
-    /// How it was, and the reason that the server gave, of which a terminal is to take nothing for a command.
+    /// How the connection ended, with the server's reason; terminal escapes are removed.
     #[must_use]
     pub fn text(&self) -> String {
         let shown =
@@ -114,7 +114,7 @@ impl Connections {
     pub(super) fn of(outcome: &Outcome) -> Self {
         let &Outcome { scenario, ref tally, ref addresses, ref at_first, connect_time, ready, .. } = outcome;
         let counts = &tally.counts;
-        // A plan may hold fewer at first than it does later.
+        // A plan may want fewer connections at first than later.
         let requested = u64::from(scenario.own().connections_at_first);
         let (settled, failed_at_first) = (at_first[Counter::Settled], at_first[Counter::Failed]);
         let untried = at_first[Counter::Untried];

@@ -5,52 +5,52 @@ use serde::{Deserialize, Serialize};
 use super::Report;
 use crate::control::Phase;
 
-/// A member's place in a run that several did together. Times are by the conductor's clock, in seconds.
+/// A member's part in a run that several did together. Times are by the conductor's clock, in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Place {
-    /// What tells the meeting and the run from all others.
+    /// The identity of the meeting and the run.
     pub meeting: String,
     /// The member's number.
     pub member: u32,
-    /// How many members there are.
+    /// The number of members.
     pub members: u32,
     /// When its series begins.
     pub began_s: f64,
-    /// When it began which phase.
+    /// When it began each phase.
     pub starts: Vec<PhaseStart>,
 }
 
-/// How a member began a phase at an instant that had been agreed upon.
+/// How a member began a phase at the agreed instant.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PhaseStart {
     /// The phase.
     pub phase: Phase,
-    /// The instant.
+    /// The agreed instant.
     pub at_s: f64,
     /// How late the member was by its own clock.
     pub late_us: f64,
-    /// How far its idea of the conductor's clock may have been off in either direction: half a round trip, and drift.
+    /// The error bound of its estimate of the conductor's clock, in either direction: half a round trip, and drift.
     pub clock_bound_us: f64,
 }
 
-/// All members together.
+/// The synchronisation of all members.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Meeting {
-    /// How many there were to be.
+    /// The number of members expected.
     pub members: u32,
-    /// Those whose part of the results is missing.
+    /// The members whose part of the results is missing.
     pub missing: Vec<Missing>,
-    /// How far apart they began each phase.
+    /// The spread of their starts of each phase.
     pub skews: Vec<Skew>,
 }
 
-/// A member that was lost on the way. What it did is not among the results.
+/// A member that was lost during the run. Its work is not included in the results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -59,27 +59,27 @@ pub struct Missing {
     pub member: u32,
     /// Its number, host and address.
     pub name: String,
-    /// Since when, in seconds from the start of the run.
+    /// When it was lost, in seconds from the start of the run.
     pub from_s: f64,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
-/// From the first member to the last one that began a phase.
+/// The time from the first to the last member's start of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Skew {
     /// The phase.
     pub phase: Phase,
-    /// As it was measured.
+    /// The measured spread.
     pub us: f64,
-    /// What it may have been at most, since clocks are compared over a network.
+    /// The upper bound of the spread, since clocks are compared over a network.
     pub bound_us: f64,
 }
 
 impl Meeting {
-    /// Of the parts of one run, if these are some.
+    /// The meeting behind these reports, if they are the parts of one run.
     #[must_use]
     pub fn of(parts: &[Report]) -> Option<Self> {
         let places: Vec<_> = parts.iter().map(Report::place).collect::<Option<_>>()?;
@@ -91,7 +91,7 @@ impl Meeting {
         Some(Self { members: first.members, missing: Vec::new(), skews })
     }
 
-    /// How far apart the members began any phase with load or connections, in a few words.
+    /// The largest spread of the starts of phases with load or connections, in words.
     #[must_use]
     pub fn text(&self) -> String {
         let time = super::super::units::time;
@@ -108,10 +108,10 @@ impl Meeting {
 }
 
 impl Missing {
-    /// In a few words.
+    /// The meeting in words.
     #[must_use]
     pub fn text(&self) -> String {
-        format!("{} lost {:.1} s after the start ({}): what it did is not in here", self.name, self.from_s, self.why)
+        format!("{} lost {:.1} s after the start ({}): its work is not included", self.name, self.from_s, self.why)
     }
 }
 
@@ -119,7 +119,7 @@ impl Skew {
     fn of(phase: Phase, places: &[&Place]) -> Option<Self> {
         let starts: Vec<_> =
             places.iter().flat_map(|place| &place.starts).filter(|start| start.phase == phase).collect();
-        // After a member's early end, some may not have come to it.
+        // After an early end some members may not have started the phase.
         if starts.len() < 2 {
             return None;
         }
@@ -131,7 +131,7 @@ impl Skew {
 }
 
 impl Report {
-    /// The member's place, if this is the part of one.
+    /// The member's place, if this is a part of a run.
     #[must_use]
     pub fn place(&self) -> Option<&Place> {
         match self.runs.as_slice() {
@@ -140,7 +140,7 @@ impl Report {
         }
     }
 
-    /// Says which members are missing: then it is not all that was asked for.
+    /// Records the missing members: the results are then incomplete.
     pub fn miss(&mut self, missing: Vec<Missing>) {
         self.ok &= missing.is_empty();
         if let Some(meeting) = &mut self.meeting {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::{Counter, Tally};
 
-/// What became of the messages.
+/// Outcomes of the messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -35,8 +35,7 @@ pub struct MessageCounts {
 }
 
 impl MessageCounts {
-    /// What became of them, with names for people, in the order in which it matters. What came back is told to be an echo
-    /// only where it was compared.
+    /// The outcomes with their names, in order of importance. Answers are called echoes only if they were compared.
     #[must_use]
     pub fn rows(&self, are_echoes: bool) -> Vec<(&'static str, u64)> {
         let mut rows = vec![
@@ -67,7 +66,7 @@ impl MessageCounts {
         rows
     }
 
-    /// How many did not come back as they should.
+    /// The number of messages with a fault.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.lost + self.corrupted + self.reordered + self.late + self.duplicated + self.unexpected

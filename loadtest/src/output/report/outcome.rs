@@ -9,37 +9,37 @@ use crate::scenario::{Scenario, Transport};
 use crate::series::Sample;
 use crate::stats::{Counts, Tally};
 
-/// What was measured between two moments.
+/// The measurements between two moments.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// From one to the other.
+    /// The time between them.
     pub time: Duration,
-    /// Echoes in between.
+    /// Echoes received.
     pub echoes: u64,
-    /// Bytes of frames sent in between, with their headers.
+    /// Bytes of frames sent, including headers.
     pub wire_sent_bytes: u64,
-    /// Bytes of frames received in between.
+    /// Bytes of frames received, including headers.
     pub wire_received_bytes: u64,
-    /// What the server used, if its process is known.
+    /// The server's usage, if its process is known.
     pub server: Option<Usage>,
-    /// What the load generator used.
+    /// The load generator's usage.
     pub load: Usage,
 }
 
-/// What one side used between two moments.
+/// The usage of one side between two moments.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     /// Processor time.
     pub cpu: CpuTime,
-    /// That of its busiest thread.
+    /// Processor time of its busiest thread.
     pub busiest_thread: Duration,
     /// Processors that it may use.
     pub cpus: Vec<usize>,
-    /// How many of them it can keep busy: not more than it has threads for.
+    /// The number of them that it can keep busy: at most one per thread.
     pub cores_max: usize,
-    /// What processes of neither side used of these processors.
+    /// Usage of these processors by processes of neither side.
     pub others: Duration,
-    /// What its CPU quota did, if it has one.
+    /// Throttling by its CPU quota, if it has one.
     pub throttling: Option<Throttling>,
 }
 
@@ -48,7 +48,7 @@ pub struct Usage {
 pub struct MemoryMarks {
     /// Before the first connection.
     pub before: MemoryAt,
-    /// With all connections open and nothing going on.
+    /// With all connections open and idle.
     pub idle: MemoryAt,
     /// After the load.
     pub at_end: MemoryAt,
@@ -56,34 +56,34 @@ pub struct MemoryMarks {
     pub open_when_idle: u64,
 }
 
-/// All that a run yields.
+/// The raw results of a run.
 #[derive(Debug)]
 pub struct Outcome<'a> {
-    /// What was asked for.
+    /// The scenario.
     pub scenario: &'a Scenario,
     /// The server's URL.
     pub target: String,
-    /// The addresses by the numbers of failures.
+    /// The addresses, in the order of the numbers in the failures.
     pub addresses: Vec<String>,
-    /// Its process.
+    /// The server's process.
     pub server_pid: Option<u32>,
-    /// Threads of the load generator.
+    /// The number of load threads.
     pub threads: u32,
-    /// Its transport.
+    /// The load generator's transport.
     pub transport: Transport,
-    /// When the run began, since the Unix epoch.
+    /// When the run began, as time since the Unix epoch.
     pub started: Duration,
-    /// What was counted.
+    /// The counts.
     pub tally: Tally,
-    /// Connections that were open when all had been tried that were wanted at first.
+    /// Connections open once all that were wanted at first had been tried.
     pub ready: u64,
-    /// What was counted until then; in stages, until the end.
+    /// The counts until then; with stages, until the end.
     pub at_first: Counts,
-    /// How long that took.
+    /// The time until then.
     pub connect_time: Duration,
-    /// What the server used meanwhile, if its process is known.
+    /// The server's usage until then, if its process is known.
     pub connect_cpu: Option<CpuTime>,
-    /// The measured time, if it came.
+    /// The measured time, if it was reached.
     pub measured: Option<Measured>,
     /// Memory.
     pub memory: MemoryMarks,
@@ -91,8 +91,8 @@ pub struct Outcome<'a> {
     pub series: Vec<Sample>,
     /// Whether the run was ended early.
     pub interrupted: bool,
-    /// How the server's process ended, if it did before the run.
+    /// How the server's process ended, if it ended before the run.
     pub server_end: Option<String>,
-    /// The longest time in which the process got no processor although it wanted one.
+    /// The longest time that the process was runnable without getting a processor.
     pub stall: Duration,
 }

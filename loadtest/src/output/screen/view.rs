@@ -1,5 +1,5 @@
-//! The content of the live screen, for terminals of any size: if space is short, text is abbreviated or left out, the least
-//! important first; no number is cut.
+//! The content of the live screen, for terminals of any size. If space is short, text is abbreviated or left out, least
+//! important first; numbers are never cut.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -17,16 +17,16 @@ use crate::output::units::{bytes, count, time};
 use crate::series::{ProcessSample, Sample};
 use crate::stats::{Counter, Counts};
 
-/// How much of the past the charts show, in samples.
+/// The samples shown in the charts.
 const HISTORY: usize = 120;
 
-/// A chart that is lower than this shows its frame and little else.
+/// The minimum height of a chart: a lower one shows little more than its frame.
 const CHART_HEIGHT: u16 = 6;
 
 /// The width of names before their values.
 const NAME_WIDTH: usize = 13;
 
-/// What is to be seen.
+/// The state shown.
 #[derive(Debug)]
 pub(super) struct View {
     headline: String,
@@ -35,14 +35,14 @@ pub(super) struct View {
     phase: Phase,
     phase_begun: Instant,
     phase_time: Option<Duration>,
-    /// As of now.
+    /// The current values.
     pub(super) counts: Counts,
     history: VecDeque<Sample>,
     /// Whether the run is being ended early.
     pub(super) is_ending: bool,
 }
 
-/// A line of the picture: a name and its value in several lengths, the longest first.
+/// A line of the screen: a name and its value in several lengths, the longest first.
 struct Row {
     name: &'static str,
     values: Vec<String>,
@@ -54,7 +54,7 @@ impl Row {
         Self { name, values: values.into(), style: Style::new() }
     }
 
-    /// The longest value that fits; of the shortest as many words as fit, if none does.
+    /// The longest value that fits; otherwise as many words of the shortest one as fit.
     fn fit(&self, width: u16) -> Line<'_> {
         let room = usize::from(width).saturating_sub(NAME_WIDTH);
         let length = |text: &str| text.chars().count();
@@ -64,13 +64,13 @@ impl Row {
         Line::from(vec![name, Span::styled(value.unwrap_or_default(), self.style)])
     }
 
-    /// The width that it takes at its longest.
+    /// The width with the longest value.
     fn width(&self) -> usize {
         NAME_WIDTH + self.values.first().map_or(0, |value| value.chars().count())
     }
 }
 
-/// As many words as fit into `room`, and a sign that there were more.
+/// As many words as fit into `room`, with a mark if some were left out.
 fn first_words(text: &str, room: usize) -> String {
     if text.chars().count() <= room {
         return text.to_owned();
@@ -125,11 +125,11 @@ impl View {
     pub(super) fn draw(&self, frame: &mut Frame) {
         let area = frame.area();
         let (traffic, usage) = (self.traffic(), self.usage());
-        // Beside each other if both fit at their longest.
+        // Side by side if both fit at full length.
         let widest = |rows: &[Row]| rows.iter().map(Row::width).max().unwrap_or(0) as u16 + 2;
         let is_wide = area.width >= 2 * widest(&traffic).max(widest(&usage));
         let rows = if is_wide { traffic.len().max(usage.len()) } else { traffic.len() + usage.len() } as u16;
-        // From the top down: the headline, the phase, numbers, then charts and notes if there is room for them.
+        // From the top: the headline, the phase and the figures, then charts and notes if there is room.
         let fixed = 3 + rows;
         let left = area.height.saturating_sub(fixed);
         let notes = (self.notes.len() as u16).min(left);
@@ -185,7 +185,7 @@ impl View {
         self.draw_chart(frame, right, " p99 of each second ", Color::Yellow, time, |it| Some(it.latency_us?.p99));
     }
 
-    /// Progress of the phase: of its time, or of what it is to reach.
+    /// Progress of the phase: its share of the time, or of its goal.
     fn draw_gauge(&self, frame: &mut Frame, area: Rect) {
         let passed = self.phase_begun.elapsed();
         let ratio = match self.phase_time {
@@ -201,7 +201,7 @@ impl View {
         frame.render_widget(gauge.gauge_style(self.color(Color::Blue)), area);
     }
 
-    /// What matters most comes first: it stays on the lowest screen.
+    /// The most important figures first: they stay on the smallest screen.
     fn traffic(&self) -> Vec<Row> {
         let last = self.history.back();
         let rate = |value: fn(&Sample) -> f64| last.map_or(0.0, value);
@@ -342,7 +342,7 @@ mod tests {
         assert!(picture(&view, 130, 30).contains("lost 3"));
     }
 
-    /// Numbers that are as long as they get, on a terminal of the usual size and on a small one.
+    /// The longest numbers, on a terminal of the usual size and on a small one.
     #[test]
     fn no_number_is_cut_and_the_important_ones_stay() {
         let mut view = view();

@@ -168,7 +168,7 @@ fn an_echo_takes_one_receive() {
         peer.expect_echo(BINARY, format!("message {index}"));
     }
     let metrics = metrics(admin);
-    assert_eq!(metrics["ringecho_messages_total{kind=\"binary\"}"], MESSAGES as f64);
+    assert!((metrics["ringecho_messages_total{kind=\"binary\"}"] - MESSAGES as f64).abs() < 0.5);
     let empty = metrics["ringecho_empty_receives_total"];
     assert!(empty < MESSAGES as f64 / 10.0, "{empty} receives have found nothing");
 }

@@ -19,7 +19,7 @@ pub enum Need {
     Program(String),
     /// A file or directory below the server's directory.
     File(PathBuf),
-    /// A kernel that allows this user to set up a ring (io_uring).
+    /// A kernel that allows this user to set up a ring (`io_uring`).
     IoUring,
     /// The user that runs the comparison.
     Root,

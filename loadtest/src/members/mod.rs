@@ -6,7 +6,7 @@
 //!
 //! - [`message`] has the messages, [`token`] proves that a peer belongs to the run, [`clock`] measures clock offsets.
 //! - [`conductor`] and [`member`] decide, without sockets; [`net`] does their I/O, [`prompt`] makes threads wake up
-//! promptly.
+//!   promptly.
 //! - [`Together`] is the interface to the rest of ringload.
 
 pub mod clock;

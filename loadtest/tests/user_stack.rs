@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -173,6 +173,42 @@ fn large_messages_are_divided_by_the_device_if_it_can() {
             }
         });
     }
+}
+
+/// A server elsewhere, as docs/LOADTEST.md has it: this namespace is the router between its network and the clients' block.
+#[test]
+fn a_server_in_another_network_is_reached_by_way_of_this_one() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::Echo, |server| {
+        let server_namespace =
+            format!("/proc/{}/task/{}/ns/net", std::process::id(), rustix::thread::gettid().as_raw_nonzero());
+        let step = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                enter_a_namespace().expect("it was tried");
+                ip("link add veth1 type veth peer name veth0");
+                ip(&format!("link set veth0 netns {server_namespace}"));
+                ip("addr add 10.9.0.2/24 dev veth1");
+                ip("link set veth1 up");
+                fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a namespace of our own");
+                step.wait();
+                step.wait();
+                for load in [&["-c", "100"][..], &["-s", "300000"]] {
+                    let address = SocketAddr::new("10.9.0.1".parse().expect("an address"), server.port());
+                    let outcome = run(address, &[&USER[..], load].concat());
+                    assert_eq!(outcome.code, Some(0), "{load:?}: {}", outcome.output);
+                    assert!(outcome.number("/measured/echoes") > 0, "{load:?}: {}", outcome.output);
+                }
+            });
+            step.wait();
+            ip("addr add 10.9.0.1/24 dev veth0");
+            ip("link set veth0 up");
+            ip("route add 198.19.0.0/16 via 10.9.0.2");
+            step.wait();
+        });
+    });
 }
 
 #[test]

@@ -28,7 +28,9 @@ fn obstacle() -> Option<String> {
     let tried = std::thread::spawn(|| {
         enter_a_namespace().map_err(|error| format!("no network namespace can be had here: {error}"))?;
         let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
-        device.map(drop).map_err(|error| format!("/dev/net/tun cannot be opened here: {error}"))
+        device.map_err(|error| format!("/dev/net/tun cannot be opened here: {error}"))?;
+        let tool = Command::new("ip").arg("-V").output();
+        tool.map(drop).map_err(|error| format!("there is no `ip` of iproute2 here: {error}"))
     });
     let obstacle = tried.join().expect("it only tries").err();
     if let Some(obstacle) = &obstacle {

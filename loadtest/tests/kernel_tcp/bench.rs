@@ -120,6 +120,9 @@ pub(crate) fn within(test: impl FnOnce() + Send + 'static) {
         if let Err(error) = tun() {
             return eprintln!("SKIPPED: /dev/net/tun cannot be opened here: {error}");
         }
+        if let Err(error) = Command::new("ip").arg("-V").output() {
+            return eprintln!("SKIPPED: there is no `ip` of iproute2 here: {error}");
+        }
         test();
     });
     if let Err(panic) = thread.join() {

@@ -131,11 +131,13 @@ pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
 /// The transport for a run to these targets, which `binds` its sockets to source addresses or not: the ring, or epoll if it
 /// is `wanted` or if this machine forbids rings, which is said in one line.
 pub fn choose(wanted: Transport, targets: &[SockAddr], binds: bool) -> Result<Transport, EngineError> {
-    match (wanted, ring::check(targets, binds)) {
-        (Transport::Epoll | Transport::Tun, _) => Ok(wanted),
-        (_, Ok(())) => Ok(Transport::Ring),
-        (Transport::Ring, Err(error)) => Err(error),
-        (Transport::Auto, Err(error)) => {
+    if matches!(wanted, Transport::Epoll | Transport::Tun) {
+        return Ok(wanted);
+    }
+    match ring::check(targets, binds) {
+        Ok(()) => Ok(Transport::Ring),
+        Err(error) if wanted == Transport::Ring => Err(error),
+        Err(error) => {
             // A terminal that has hung up takes nothing, and is no reason to panic.
             let _ = writeln!(io::stderr(), "ringload: using epoll, which costs more per message: {error}");
             Ok(Transport::Epoll)

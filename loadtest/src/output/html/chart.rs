@@ -112,7 +112,7 @@ impl Scale {
             return values.filter(|&value| value <= self.high * 1.001).collect();
         }
         let step = round_step((self.high - self.low) / 4.0);
-        let count = ((self.high - self.low) / step).round() as u32;
+        let count = ((self.high - self.low) / step + 0.001) as u32;
         (0..=count).map(|tick| self.low + f64::from(tick) * step).collect()
     }
 }
@@ -340,6 +340,14 @@ mod tests {
         let narrow: Vec<_> = Scale::log(35.0, 80.0, 0.0, 100.0).ticks().into_iter().map(number).collect();
         assert_eq!(narrow, ["10", "20", "50", "100"]);
         assert_eq!(Scale::linear(0.0, 0.0, 1.0).ticks(), [0.0, 0.5, 1.0], "an axis without values");
+        for max in (1..100_000).map(|it| f64::from(it) / 1000.0) {
+            let y = Scale::linear(max, 0.0, 1.0);
+            assert!(
+                y.ticks().iter().all(|&tick| y.at(tick) <= 1.001),
+                "a label beyond the axis: {max}, {:?}",
+                y.ticks()
+            );
+        }
     }
 
     #[test]

@@ -414,6 +414,12 @@ impl<E, L: Lender> Connections<E, L> {
         self.outputs.held() + self.stages.held() + self.shared.held()
     }
 
+    /// A receive has found nothing ([`Lifecycle::found_nothing`](super::lifecycle::Lifecycle::found_nothing)).
+    pub(crate) fn found_nothing(&mut self, key: u32, may_be_at_mark: bool) {
+        self.counters.add(Counter::EmptyReceives, 1);
+        self.table.get_mut(key).life.found_nothing(may_be_at_mark);
+    }
+
     /// The peer has shut down its side. Pending output is still sent, as long as the peer takes it.
     pub(crate) fn peer_finished(&mut self, key: u32) {
         self.release_all(key);

@@ -395,22 +395,17 @@ impl Lifecycle {
         }
     }
 
-    /// An event reports an end, or a TCP urgent mark, after the remaining input.
-    pub(crate) fn has_end_ahead(&mut self) {
-        self.facts.set(Facts::END_AHEAD);
-        self.facts.clear(Facts::LOOKS_AGAIN);
-    }
-
-    /// An event reports input.
+    /// An event reports input, or an end.
     #[inline]
     pub(crate) fn has_input(&mut self) {
         self.facts.set(Facts::READABLE);
         self.facts.clear(Facts::LOOKS_AGAIN);
     }
 
-    /// A receive found nothing. `may_be_at_mark`: as far as the engine knows, this may be in front of a TCP urgent mark, where
-    /// Linux says so (`EAGAIN`) also when just then a signal is pending.
+    /// A receive found nothing. In front of a TCP urgent mark, Linux says so (`EAGAIN`) also when just then a signal is pending.
+    /// `may_be_at_mark`: no event would have reported one as an end.
     pub(crate) fn found_nothing(&mut self, may_be_at_mark: bool) {
+        let may_be_at_mark = may_be_at_mark || self.facts.has(Facts::END_AHEAD);
         if may_be_at_mark && !self.facts.has(Facts::LOOKS_AGAIN) {
             self.facts.set(Facts::LOOKS_AGAIN);
             return;

@@ -223,7 +223,7 @@ impl<'a> Worker<'a> {
             life.has_input();
         }
         if flags.intersects(END) {
-            life.has_end_ahead();
+            life.facts.set(Facts::END_AHEAD);
         }
         if !self.connections.is_queued(key) {
             if self.connections.get(key).life.is_background() {
@@ -316,7 +316,7 @@ impl<'a> Worker<'a> {
                 let outgoing = self.connections.received_into(key, &mut self.buffer, len, is_budgeted);
                 self.send(key, &outgoing);
             }
-            Err(Errno::AGAIN) => self.connections.found_nothing(key),
+            Err(Errno::AGAIN) => self.connections.found_nothing(key, false),
             Err(Errno::INTR) => return,
             Err(_) => self.connections.broken(key),
         }

@@ -67,7 +67,7 @@ pub(super) struct Codecs {
 }
 
 /// Input that waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiting {
     /// The receive that it came with. Empty while a turn handles it.
     pub(super) bytes: Vec<u8>,

@@ -10,7 +10,6 @@ use crate::connection::Connections as Core;
 use crate::connection::lifecycle::Facts;
 use crate::connection::output::{Block, NoLender};
 use crate::protocol::Output;
-use crate::worker::Counter;
 
 /// The connections of a worker.
 pub(in crate::engine) type Connections = Core<OwnedFd, NoLender>;
@@ -146,14 +145,6 @@ impl Connections {
         if len < room && !facts.has(Facts::END_AHEAD) {
             facts.clear(Facts::READABLE);
         }
-    }
-
-    /// A receive has found nothing.
-    pub(in crate::engine) fn found_nothing(&mut self, key: u32) {
-        self.counters().add(Counter::EmptyReceives, 1);
-        let life = &mut self.get_mut(key).life;
-        // A mark is reported like an end.
-        life.found_nothing(life.facts.has(Facts::END_AHEAD));
     }
 
     /// Resets a connection that is to end so, which wakes all waits for its socket.

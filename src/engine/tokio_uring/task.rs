@@ -221,7 +221,7 @@ impl Task {
                 connections.peer_finished(self.key);
                 connections.spent_on_nothing(is_budgeted, true);
             }
-            _ if result == -libc::EAGAIN => connections.found_nothing(self.key),
+            _ if result == -libc::EAGAIN => connections.found_nothing(self.key, false),
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
         }

@@ -198,7 +198,7 @@ impl Connections {
                 connection.life.has_input();
             }
             if result & END != 0 {
-                connection.life.has_end_ahead();
+                connection.life.facts.set(Facts::END_AHEAD);
             }
             if result & i32::from(libc::POLLOUT) != 0 && connection.life.facts.has(Facts::BLOCKED) {
                 if connection.flight & SENDING != 0 {
@@ -250,11 +250,10 @@ impl Connections {
     }
 
     fn found_nothing(&mut self, key: u32) {
-        self.core.counters().add(Counter::EmptyReceives, 1);
-        let connection = self.core.get_mut(key);
+        let connection = self.core.get(key);
         // Sockets that hide whether there is more have no marks. Behind a Close, input is not wanted, and to look once is enough.
         let may_be_at_mark = !connection.io.hides_more() && connection.life.state() != State::Finishing;
-        connection.life.found_nothing(may_be_at_mark || connection.life.facts.has(Facts::END_AHEAD));
+        self.core.found_nothing(key, may_be_at_mark);
     }
 
     /// Handles bytes from the peer: their echo is queued.

@@ -89,7 +89,7 @@ impl OwnServer {
         let parent = rustix::process::getpid();
         let namespace = place.map(|(_, namespace)| namespace.as_raw_fd());
         // SAFETY: between fork and exec the closure only makes system calls on values it owns: it neither allocates
-        // nor takes a lock. The descriptor is the caller's, who waits for `spawn`.
+        // nor takes a lock. The caller keeps the descriptor open until `spawn` returns.
         unsafe {
             command.pre_exec(move || {
                 if let Some(namespace) = namespace {

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use runner::{run, run_any, run_to_end};
-use server::{Behaviour, start, start_at_path, start_tls};
+use server::{Behaviour, FAULTS, start, start_at_path, start_tls};
 
 const EPOLL: [&str; 2] = ["--transport", "epoll"];
 
@@ -60,15 +60,7 @@ fn the_whole_depth_is_in_flight_whatever_the_size() {
 
 #[test]
 fn faults_are_seen_through_epoll() {
-    for (behaviour, fault) in [
-        (Behaviour::CorruptTenth, "/messages/corrupted"),
-        (Behaviour::DropTenth, "/messages/lost"),
-        (Behaviour::RepeatTenth, "/messages/duplicated"),
-        (Behaviour::CloseAfterTen, "/connections/closed_early"),
-        (Behaviour::HangUpAfterTen, "/connections/closed_early"),
-        (Behaviour::Status(503), "/connections/failed"),
-        (Behaviour::HangUpAtOnce, "/connections/failed"),
-    ] {
+    for (behaviour, fault) in FAULTS {
         let outcome = run(start(behaviour), &[&EPOLL[..], &["--depth", "2"]].concat());
         assert_eq!(outcome.code, Some(1), "{behaviour:?}: {}", outcome.output);
         assert!(outcome.number(fault) > 0, "{behaviour:?}: {}", outcome.output);

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use runner::{PATIENCE, Running, check_schema, run, run_any, run_to_end, run_whole};
-use server::{Behaviour, start_on};
+use server::{Behaviour, FAULTS, start_on};
 
 const USER: [&str; 2] = ["--stack", "user"];
 
@@ -218,15 +218,7 @@ fn faults_are_seen() {
     if obstacle().is_some() {
         return;
     }
-    for (behaviour, fault) in [
-        (Behaviour::CorruptTenth, "/messages/corrupted"),
-        (Behaviour::DropTenth, "/messages/lost"),
-        (Behaviour::RepeatTenth, "/messages/duplicated"),
-        (Behaviour::CloseAfterTen, "/connections/closed_early"),
-        (Behaviour::HangUpAfterTen, "/connections/closed_early"),
-        (Behaviour::Status(503), "/connections/failed"),
-        (Behaviour::HangUpAtOnce, "/connections/failed"),
-    ] {
+    for (behaviour, fault) in FAULTS {
         with_server(behaviour, move |address| {
             let outcome = run(address, &[&USER[..], &["--depth", "2"]].concat());
             assert_eq!(outcome.code, Some(1), "{behaviour:?}: {}", outcome.output);
@@ -339,7 +331,7 @@ fn has_others() -> bool {
     has_others
 }
 
-/// `nobody`.
+/// The user that owns nothing (`nobody`).
 const OTHER: u32 = 65_534;
 
 #[test]

@@ -113,7 +113,7 @@ pub struct Config {
     pub has_offloads: bool,
     /// Memory for segments that come out of order.
     pub reassembly_bytes: usize,
-    /// Random, and told to nobody.
+    /// Random, and kept within the process.
     pub secret: [u64; 2],
 }
 

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn what_was_read_says_whether_it_was_verified() {
         let read = |flags: u8| strip(&mut [flags, 1, 0, 0, 0, 0, 0, 0, 0, 0, 5, 6]).map(|(is, it)| (is, it.to_vec()));
-        assert_eq!(read(0), Some((false, vec![5, 6])), "nobody has looked at it");
+        assert_eq!(read(0), Some((false, vec![5, 6])), "its checksum was not checked");
         assert_eq!((read(NEEDS_CSUM), read(DATA_VALID)), (Some((true, vec![5, 6])), Some((true, vec![5, 6]))));
         assert_eq!(read(4), Some((false, vec![5, 6])), "another flag");
         assert_eq!(strip(&mut [0; LEN - 1]), None);

@@ -20,6 +20,17 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 use tungstenite::{Message, WebSocket};
 
+/// Misbehaviours, and where the results count each.
+pub(crate) const FAULTS: [(Behaviour, &str); 7] = [
+    (Behaviour::CorruptTenth, "/messages/corrupted"),
+    (Behaviour::DropTenth, "/messages/lost"),
+    (Behaviour::RepeatTenth, "/messages/duplicated"),
+    (Behaviour::CloseAfterTen, "/connections/closed_early"),
+    (Behaviour::HangUpAfterTen, "/connections/closed_early"),
+    (Behaviour::Status(503), "/connections/failed"),
+    (Behaviour::HangUpAtOnce, "/connections/failed"),
+];
+
 /// What is wrong with the server, if anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behaviour {

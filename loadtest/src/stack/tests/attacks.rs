@@ -75,7 +75,7 @@ fn a_smaller_path_mtu_makes_smaller_segments() {
 }
 
 #[test]
-fn segments_for_nobody_are_answered_with_a_reset_and_resets_are_not() {
+fn segments_of_no_connection_are_answered_with_a_reset_and_resets_are_not() {
     let mut bench = Bench::open();
     bench.client.set_port(bench.client.port() + 1);
     bench.peer(ACK, 0, 3, b"");

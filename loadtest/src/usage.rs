@@ -84,10 +84,12 @@ impl Mark {
                 ..used
             }
         });
+        let load_alone = load.clone();
+        let nothing = Usage::default();
+        self.add_kernel(first, &mut load, server.as_ref().unwrap_or(&nothing));
         if let Some(server) = &mut server {
-            server.others = self.others(first, server, &load);
+            self.add_kernel(first, server, &load_alone);
         }
-        load.others = self.others(first, &load, server.as_ref().unwrap_or(&Usage::default()));
         let grown = |counter| self.counts[counter] - first.counts[counter];
         Measured {
             time,
@@ -99,14 +101,23 @@ impl Mark {
         }
     }
 
-    /// What processes of neither side used of the processors of `side`. Where the sides share some of them, all that the
-    /// other one used is taken for used there: rather too little than too much is said of others.
-    fn others(&self, first: &Self, side: &Usage, other_side: &Usage) -> Duration {
+    /// Adds to the usage of `side` what only the whole machine's counters tell: the softirqs of its processors that the kernel
+    /// handled in threads of its own, and what processes of neither side used there.
+    ///
+    /// Softirqs are charged to the process that they interrupt, until there are too many and `ksoftirqd` takes them. Where a side
+    /// has processors for itself they are that side's in both cases; otherwise nothing tells whose they are, and they are neither's.
+    /// Where the sides share processors, all that the other one used is taken for used there: rather too little than too
+    /// much is said of others.
+    fn add_kernel(&self, first: &Self, side: &mut Usage, other_side: &Usage) {
         let cpus = side.cpus.iter().copied().collect();
-        let busy = self.machine.busy_since(&first.machine, &cpus);
-        let shared = other_side.cpus.iter().any(|cpu| cpus.contains(cpu));
-        let others = busy.saturating_sub(side.cpu.total());
-        if shared { others.saturating_sub(other_side.cpu.total()) } else { others }
+        let softirqs = self.machine.softirq_threads_since(&first.machine, &cpus);
+        let others = self.machine.busy_since(&first.machine, &cpus).saturating_sub(side.cpu.total() + softirqs);
+        if other_side.cpus.iter().any(|cpu| cpus.contains(cpu)) {
+            side.others = others.saturating_sub(other_side.cpu.total());
+        } else {
+            side.others = others;
+            side.cpu.system += softirqs;
+        }
     }
 }
 
@@ -135,5 +146,36 @@ mod tests {
         assert_eq!(cores_max(1, 8, second.mul_f64(0.64), second), 1);
         assert_eq!(cores_max(0, 0, second.mul_f64(0.64), second), 1, "its threads were gone at the end");
         assert_eq!(cores_max(1, 8, second.mul_f64(2.5), second), 3);
+    }
+
+    fn mark(machine: MachineCpu, system_ms: u64) -> Mark {
+        let cpu = CpuTime { system: Duration::from_millis(system_ms), ..CpuTime::default() };
+        let load = Side { cpu, threads: Threads::default(), quotas: CpuQuotas::default() };
+        Mark { at: Instant::now(), counts: Counts::default(), server: None, load, machine }
+    }
+
+    /// One side has processor 0, the other one processor 1; or both have both.
+    #[test]
+    fn softirqs_in_the_kernels_threads_are_of_the_side_that_has_the_processor() {
+        let ms = Duration::from_millis;
+        let ticks = |cpu0, cpu1| format!("cpu0 0 0 {cpu0} 0 0 0 0 0 0 0\ncpu1 0 0 {cpu1} 0 0 0 0 0 0 0\n");
+        let first = mark(MachineCpu::of(&ticks(0, 0), &[(0, ms(500)), (1, ms(0))]), 0);
+        let last = mark(MachineCpu::of(&ticks(100, 100), &[(0, ms(600)), (1, ms(50))]), 0);
+        let usage = |cpus: &[usize]| Usage {
+            cpu: CpuTime { system: ms(900), ..CpuTime::default() },
+            cpus: cpus.to_vec(),
+            ..Usage::default()
+        };
+        let (mut alone, other) = (usage(&[0]), usage(&[1]));
+        last.add_kernel(&first, &mut alone, &other);
+        assert_eq!((alone.cpu.system, alone.others), (ms(1000), ms(0)));
+
+        let (mut shared, other) = (usage(&[0, 1]), usage(&[0, 1]));
+        last.add_kernel(&first, &mut shared, &other);
+        assert_eq!(
+            (shared.cpu.system, shared.others),
+            (ms(900), ms(50)),
+            "2,000 ms busy, 1,800 of both, 150 of softirqs"
+        );
     }
 }

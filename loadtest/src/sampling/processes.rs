@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -163,18 +164,26 @@ fn entries(directory: &Path) -> Vec<u32> {
     names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Processor time that each processor was busy, with whatever process (`/proc/stat`).
+/// What each processor has done, with whatever process.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct MachineCpu(BTreeMap<usize, Duration>);
+pub struct MachineCpu {
+    /// The time that it was busy (`/proc/stat`).
+    busy: BTreeMap<usize, Duration>,
+    /// The part of that in which its `ksoftirqd` ran.
+    softirq_threads: BTreeMap<usize, Duration>,
+}
 
 impl MachineCpu {
     /// As it is now; nothing if it cannot be read.
     #[must_use]
     pub fn now() -> Self {
-        Self::parse(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+        let softirq_threads: Vec<_> =
+            softirq_threads().iter().filter_map(|&(cpu, pid)| Some((cpu, run_time(pid)?))).collect();
+        Self::of(&std::fs::read_to_string("/proc/stat").unwrap_or_default(), &softirq_threads)
     }
 
-    fn parse(stat: &str) -> Self {
+    /// Of the text of `/proc/stat`, and how long the `ksoftirqd` of each processor has run.
+    pub(crate) fn of(stat: &str, softirq_threads: &[(usize, Duration)]) -> Self {
         let tick = Duration::from_nanos(1_000_000_000 / rustix::param::clock_ticks_per_second());
         let line = |line: &str| {
             let (name, fields) = line.split_once(' ')?;
@@ -184,18 +193,50 @@ impl MachineCpu {
             let busy: u32 = [0, 1, 2, 5, 6, 7].iter().filter_map(|&field| fields.get(field)).sum();
             Some((cpu, tick * busy))
         };
-        Self(stat.lines().filter_map(line).collect())
+        Self {
+            busy: stat.lines().filter_map(line).collect(),
+            softirq_threads: softirq_threads.iter().copied().collect(),
+        }
     }
 
     /// The time that `cpus` were busy together since `earlier`.
     #[must_use]
     pub fn busy_since(&self, earlier: &Self, cpus: &BTreeSet<usize>) -> Duration {
-        let busy = |cpu| {
-            let before = earlier.0.get(cpu).copied().unwrap_or_default();
-            self.0.get(cpu).copied().unwrap_or_default().saturating_sub(before)
-        };
-        cpus.iter().map(busy).sum()
+        grown(&self.busy, &earlier.busy, cpus)
     }
+
+    /// The time in which the kernel handled softirqs of `cpus` in threads of its own since `earlier`: packets that came
+    /// faster than they could be handled within the processes that caused them.
+    #[must_use]
+    pub fn softirq_threads_since(&self, earlier: &Self, cpus: &BTreeSet<usize>) -> Duration {
+        grown(&self.softirq_threads, &earlier.softirq_threads, cpus)
+    }
+}
+
+fn grown(now: &BTreeMap<usize, Duration>, earlier: &BTreeMap<usize, Duration>, cpus: &BTreeSet<usize>) -> Duration {
+    let at = |of: &BTreeMap<usize, Duration>, cpu| of.get(cpu).copied().unwrap_or_default();
+    cpus.iter().map(|cpu| at(now, cpu).saturating_sub(at(earlier, cpu))).sum()
+}
+
+/// The processor and the number of each `ksoftirqd`; none where a namespace hides the kernel's threads.
+fn softirq_threads() -> &'static [(usize, u32)] {
+    static THREADS: LazyLock<Vec<(usize, u32)>> = LazyLock::new(|| {
+        let cpu = |pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            name.trim_end().strip_prefix("ksoftirqd/")?.parse().ok()
+        };
+        // A process may have such a name, too; the kernel's threads have no executable.
+        let is_kernels = |pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty());
+        let all = entries(Path::new("/proc"));
+        all.into_iter().filter_map(|pid| Some((cpu(pid)?, pid))).filter(|&(_, pid)| is_kernels(pid)).collect()
+    });
+    &THREADS
+}
+
+/// How long a thread has run.
+fn run_time(pid: u32) -> Option<Duration> {
+    let schedstat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    schedstat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
 #[cfg(test)]
@@ -257,8 +298,8 @@ mod tests {
     #[test]
     fn busy_time_is_all_but_idle_and_waiting() {
         let tick = Duration::from_nanos(1_000_000_000 / rustix::param::clock_ticks_per_second());
-        let earlier = MachineCpu::parse("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 1 1 1 50 50 1 1 1 0 0\nintr 5\n");
-        let now = MachineCpu::parse("cpu0 2 2 2 90 90 2 2 2 7 7\ncpu1 5 0 0 0 0 0 0 0 0 0\n");
+        let earlier = MachineCpu::of("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 1 1 1 50 50 1 1 1 0 0\nintr 5\n", &[]);
+        let now = MachineCpu::of("cpu0 2 2 2 90 90 2 2 2 7 7\ncpu1 5 0 0 0 0 0 0 0 0 0\n", &[]);
         assert_eq!(now.busy_since(&earlier, &BTreeSet::from([0])), tick * 6);
         assert_eq!(now.busy_since(&earlier, &BTreeSet::from([0, 1, 7])), tick * 11);
     }

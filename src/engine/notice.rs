@@ -54,8 +54,8 @@ impl Notices {
             self.full.ends("there is room for further clients again");
         } else {
             let fate = match self.when_full {
-                WhenFull::Refuse => "get 503 until one leaves",
-                WhenFull::Wait => "wait until one leaves",
+                WhenFull::Refuse => "get 503 until a connection ends",
+                WhenFull::Wait => "wait until a connection ends",
             };
             self.full.begins(format_args!(
                 "all connections are taken: further clients {fate} (--max-connections is the limit)"

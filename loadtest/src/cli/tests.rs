@@ -266,3 +266,20 @@ fn nonsense_is_refused() {
     }
     assert_eq!(resolve(&["--size", "0"]).unwrap().scenario.traffic.sizes.max(), 0);
 }
+
+/// Those of `ringload run` are tried in `tests/documented.rs`; these would start servers.
+#[test]
+fn comparisons_of_the_documentation_are_understood() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (page, least) in [("README.md", 5), ("docs/COMPARISON.md", 3), ("docs/LOADTEST.md", 1), ("docs/ENGINES.md", 1)] {
+        let text = std::fs::read_to_string(root.join(page)).unwrap().replace("\\\n", " ");
+        let blocks = text.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+        let lines: Vec<_> = blocks.flat_map(str::lines).filter(|line| line.starts_with("ringload compare ")).collect();
+        assert!(lines.len() >= least, "{page} has {} comparisons", lines.len());
+        for line in lines {
+            let words = shlex::split(line).unwrap_or_else(|| panic!("{page}: quotes do not match: {line}"));
+            let parsed = super::command().try_get_matches_from(words);
+            assert!(parsed.is_ok(), "{page}: {line}: {}", parsed.unwrap_err());
+        }
+    }
+}

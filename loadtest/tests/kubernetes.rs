@@ -9,7 +9,7 @@ use runner::{ringload, run_to_end};
 use serde_json::Value;
 
 const JOB: &str = "base/job.yaml";
-const SERVER: &str = "overlays/target-ringecho/deployment.yaml";
+const SERVER: &str = "server/deployment.yaml";
 const SCENARIOS: [&str; 2] = ["base/scenario.toml", "overlays/target-elsewhere/scenario.toml"];
 
 /// What `scripts/kubernetes-check --installed` ends with where its tools are missing.
@@ -104,7 +104,7 @@ fn members_meet_at_the_first_pods_name() {
 
 #[test]
 fn servers_may_drain_to_the_end_and_are_scaled_before_they_are_full() {
-    let (manifest, scaler) = (text(SERVER), text("overlays/target-ringecho/autoscaler.yaml"));
+    let (manifest, scaler) = (text(SERVER), text("server/autoscaler.yaml"));
     let arguments = arguments(&manifest);
     let of = |option: &str| number(argument(&arguments, option));
     let grace = number(value(&manifest, "template:", "terminationGracePeriodSeconds"));

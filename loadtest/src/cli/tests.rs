@@ -271,7 +271,8 @@ fn nonsense_is_refused() {
 #[test]
 fn comparisons_of_the_documentation_are_understood() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for (page, least) in [("README.md", 5), ("docs/COMPARISON.md", 3), ("docs/LOADTEST.md", 1), ("docs/ENGINES.md", 1)] {
+    for (page, least) in [("README.md", 5), ("docs/COMPARISON.md", 3), ("docs/LOADTEST.md", 1), ("docs/ENGINES.md", 1)]
+    {
         let text = std::fs::read_to_string(root.join(page)).unwrap().replace("\\\n", " ");
         let blocks = text.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
         let lines: Vec<_> = blocks.flat_map(str::lines).filter(|line| line.starts_with("ringload compare ")).collect();

@@ -111,7 +111,8 @@ impl Mark {
     fn add_kernel(&self, first: &Self, side: &mut Usage, other_side: &Usage) {
         let cpus = side.cpus.iter().copied().collect();
         let softirqs = self.machine.softirq_threads_since(&first.machine, &cpus);
-        let others = self.machine.busy_since(&first.machine, &cpus).saturating_sub(side.cpu.total() + softirqs);
+        let busy = self.machine.busy_since(&first.machine, &cpus);
+        let others = busy.saturating_sub(side.cpu.total() + softirqs);
         if other_side.cpus.iter().any(|cpu| cpus.contains(cpu)) {
             side.others = others.saturating_sub(other_side.cpu.total());
         } else {
@@ -148,9 +149,8 @@ mod tests {
         assert_eq!(cores_max(1, 8, second.mul_f64(2.5), second), 3);
     }
 
-    fn mark(machine: MachineCpu, system_ms: u64) -> Mark {
-        let cpu = CpuTime { system: Duration::from_millis(system_ms), ..CpuTime::default() };
-        let load = Side { cpu, threads: Threads::default(), quotas: CpuQuotas::default() };
+    fn mark(machine: MachineCpu) -> Mark {
+        let load = Side { cpu: CpuTime::default(), threads: Threads::default(), quotas: CpuQuotas::default() };
         Mark { at: Instant::now(), counts: Counts::default(), server: None, load, machine }
     }
 
@@ -159,8 +159,8 @@ mod tests {
     fn softirqs_in_the_kernels_threads_are_of_the_side_that_has_the_processor() {
         let ms = Duration::from_millis;
         let ticks = |cpu0, cpu1| format!("cpu0 0 0 {cpu0} 0 0 0 0 0 0 0\ncpu1 0 0 {cpu1} 0 0 0 0 0 0 0\n");
-        let first = mark(MachineCpu::of(&ticks(0, 0), &[(0, ms(500)), (1, ms(0))]), 0);
-        let last = mark(MachineCpu::of(&ticks(100, 100), &[(0, ms(600)), (1, ms(50))]), 0);
+        let first = mark(MachineCpu::of(&ticks(0, 0), &[(0, ms(500)), (1, ms(0))]));
+        let last = mark(MachineCpu::of(&ticks(100, 100), &[(0, ms(600)), (1, ms(50))]));
         let usage = |cpus: &[usize]| Usage {
             cpu: CpuTime { system: ms(900), ..CpuTime::default() },
             cpus: cpus.to_vec(),

@@ -1,8 +1,9 @@
-// gorilla/websocket: no compression (unless DEFLATE is set: then its default level 1, no context), buffers of the HTTP server reused (the default), one write for each message. Go's
+// gorilla/websocket: no compression (unless DEFLATE is set: then its default level 1, no context), buffers of the HTTP server reused (the default), one for the messages of a connection (ReadMessage allocates anew), one write for each message. Go's
 // scheduler gets as many threads as the server has CPUs.
 package main
 
 import (
+	"bytes"
 	"log"
 	"net/http"
 	"os"
@@ -24,12 +25,17 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 	defer socket.Close()
 	socket.SetReadLimit(64 << 20)
+	var message bytes.Buffer
 	for {
-		kind, message, err := socket.ReadMessage()
+		kind, reader, err := socket.NextReader()
 		if err != nil {
 			return
 		}
-		if err := socket.WriteMessage(kind, message); err != nil {
+		message.Reset()
+		if _, err := message.ReadFrom(reader); err != nil {
+			return
+		}
+		if err := socket.WriteMessage(kind, message.Bytes()); err != nil {
 			return
 		}
 	}

@@ -26,7 +26,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	defer socket.Close(websocket.StatusInternalError, "")
 	socket.SetReadLimit(64 << 20)
 	ctx := context.Background()
-	buffer := make([]byte, 4096)
+	buffer := make([]byte, 32<<10)
 	for {
 		kind, reader, err := socket.Reader(ctx)
 		if err != nil {

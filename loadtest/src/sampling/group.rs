@@ -54,7 +54,7 @@ impl ControlGroup {
     /// The usage of all processes in it.
     #[must_use]
     pub fn cpu_time(&self) -> Option<CpuTime> {
-        self.directories.iter().find_map(|directory| cpu_time_in(directory))
+        cpu_time_in(&self.directories)
     }
 
     /// The most memory that it had: the kernel's on its behalf and cached files among it.
@@ -133,22 +133,31 @@ pub fn cpu_time_of(pid: u32) -> Option<CpuTime> {
     }
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mounts = Mount::all(&mountinfo, CONTROLLERS[0]);
-    let directories = mounts.iter().filter_map(|mount| mount.directory(&groups));
-    let is_own = |directory: &PathBuf| {
-        directory.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+    let own = mounts.iter().filter_map(|mount| mount.directory(&groups)).filter(|directory| is_own(directory));
+    cpu_time_in(&own.collect::<Vec<_>>())
+}
+
+/// Whether a group has a name that this program gives.
+fn is_own(directory: &Path) -> bool {
+    let name = directory.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(PREFIX));
+    name.and_then(|numbers| numbers.split_once('-'))
+        .is_some_and(|(maker, number)| maker.parse::<u32>().is_ok() && number.parse::<u32>().is_ok())
+}
+
+/// Of the directories of one group in the hierarchies of both versions: the total of version 1 is exact, but what it says of
+/// user space and kernel are samples, one at each tick of the kernel's clock; version 2 scales these to the exact total.
+fn cpu_time_in(directories: &[PathBuf]) -> Option<CpuTime> {
+    let read = |directory: &Path, file: &str| std::fs::read_to_string(directory.join(file)).ok();
+    let two = |directory: &PathBuf| parse(Version::Two, &read(directory, "cpu.stat")?);
+    let one = |directory: &PathBuf| {
+        let files = ["cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"];
+        let values: Option<Vec<_>> = files.iter().map(|file| read(directory, file)).collect();
+        parse(Version::One, &values?.join(" "))
     };
-    directories.filter(is_own).find_map(|directory| cpu_time_in(&directory))
+    directories.iter().find_map(two).or_else(|| directories.iter().find_map(one))
 }
 
-fn cpu_time_in(directory: &Path) -> Option<CpuTime> {
-    let read = |file: &str| std::fs::read_to_string(directory.join(file)).ok();
-    if let Some(stat) = read("cpu.stat").filter(|stat| stat.contains("usage_usec")) {
-        return parse(Version::Two, &stat);
-    }
-    parse(Version::One, &format!("{} {}", read("cpuacct.usage_user")?.trim(), read("cpuacct.usage_sys")?.trim()))
-}
-
-/// Version 2: `cpu.stat`; version 1: nanoseconds in user space and in the kernel.
+/// Version 2: `cpu.stat`; version 1: nanoseconds in total, and sampled ones in user space and in the kernel.
 fn parse(version: Version, text: &str) -> Option<CpuTime> {
     let (user, system) = match version {
         Version::Two => {
@@ -159,8 +168,11 @@ fn parse(version: Version, text: &str) -> Option<CpuTime> {
             (field("user_usec")?, field("system_usec")?)
         }
         Version::One => {
-            let (user, system) = text.split_once(' ')?;
-            (Duration::from_nanos(user.parse().ok()?), Duration::from_nanos(system.parse().ok()?))
+            let values: Option<Vec<u64>> = text.split_whitespace().map(|value| value.parse().ok()).collect();
+            let [total, user, system] = values?.try_into().ok()?;
+            let share = user as f64 / (user + system).max(1) as f64;
+            let in_user_space = Duration::from_nanos(total).mul_f64(share);
+            (in_user_space, Duration::from_nanos(total).saturating_sub(in_user_space))
         }
     };
     Some(CpuTime { user, system })
@@ -174,8 +186,17 @@ mod tests {
     fn both_versions_count_user_and_system_time() {
         let expected = Some(CpuTime { user: Duration::from_micros(1500), system: Duration::from_micros(250) });
         assert_eq!(parse(Version::Two, "usage_usec 1750\nuser_usec 1500\nsystem_usec 250\nnice_usec 0\n"), expected);
-        assert_eq!(parse(Version::One, "1500000 250000"), expected);
+        let sampled = parse(Version::One, "1750000\n 1500000\n 500000\n").unwrap();
+        assert_eq!(sampled.total(), Duration::from_micros(1750), "as much as was used, not as was sampled");
+        assert!(sampled.user.abs_diff(Duration::from_nanos(1_312_500)) < Duration::from_nanos(10), "{sampled:?}");
         assert_eq!(parse(Version::Two, "nr_periods 0\n"), None);
+    }
+
+    #[test]
+    fn only_names_that_are_given_here_are_of_a_server_alone() {
+        let is = |name: &str| is_own(&Path::new("/sys/fs/cgroup").join(name));
+        assert!(is(&format!("{PREFIX}7-0")));
+        assert!(!is("ringload-bench.service") && !is(&format!("{PREFIX}7-x")) && !is("7-0"));
     }
 
     #[test]

@@ -167,9 +167,10 @@ fn entries(directory: &Path) -> Vec<u32> {
 /// What each processor has done, with whatever process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MachineCpu {
-    /// The time that it was busy (`/proc/stat`).
+    /// The time that it was busy (`/proc/stat`): samples, one at each tick of the kernel's clock. What is left of the time beside
+    /// its idle time, which is measured, would be more: softirqs that interrupt the idle task are no process's.
     busy: BTreeMap<usize, Duration>,
-    /// The part of that in which its `ksoftirqd` ran.
+    /// The time that its `ksoftirqd` ran.
     softirq_threads: BTreeMap<usize, Duration>,
 }
 

@@ -10,7 +10,7 @@ use super::results::{CellReport, Results, ServerReport};
 use super::statistics::Verdict;
 use super::table::{Matrix, add, legend, rate_note};
 use crate::output::html::{begin, end_with, escape};
-use crate::output::units::{bytes, percent};
+use crate::output::units::{bytes, counted, percent};
 
 /// Writes the page of one comparison, or of several in sequence.
 pub fn write(all: &[(String, Results)], file: &mut impl Write) -> io::Result<()> {
@@ -103,7 +103,7 @@ fn table(matrix: &Matrix) -> String {
 
 fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize) -> String {
     let Some(compared) = matrix.compared(server, cell) else { return "<td>-</td>".to_owned() };
-    let (value, more) = matrix.field(server, cell);
+    let (value, more) = matrix.field(server, index);
     let mut classes = Vec::new();
     if matrix.is_first(server, index) {
         classes.push("first");
@@ -119,7 +119,8 @@ fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize
         Some(Verdict::Worse) => " class=\"verdict-worse\"",
         _ => "",
     };
-    let bar = compared.ratio.as_ref().map_or(String::new(), |ratio| plot::bar(ratio, compared.verdict));
+    let ratio = compared.ratio.as_ref().filter(|ratio| ratio.reaches(matrix.results.settings.confidence));
+    let bar = ratio.map_or(String::new(), |ratio| plot::bar(ratio, compared.verdict));
     let tip = compared.reason.as_ref().map_or(String::new(), |reason| format!(" title=\"{}\"", escape(reason)));
     let (value, more, classes) = (escape(&value), escape(&more), classes.join(" "));
     format!("<td class=\"{classes}\"{tip}><b>{value}</b>{bar}<small{verdict}>{more}</small></td>")
@@ -129,11 +130,15 @@ fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize
 fn tied(matrix: &Matrix) -> String {
     let mut html =
         "<section><h2>Servers that cannot be told apart</h2>\n<p class=\"unit\">Best first; within brackets the order says \
-                    nothing.</p>\n<ul class=\"groups\">\n"
+                    nothing. Servers with too few valid rounds have no place.</p>\n<ul class=\"groups\">\n"
             .to_owned();
     for (cell, groups) in matrix.cells.iter().zip(&matrix.groups) {
-        let groups: Vec<String> = groups.iter().map(|group| format!("[{}]", escape(&group.join(", ")))).collect();
-        let groups = if groups.is_empty() { "no server was measured".to_owned() } else { groups.join(" ") };
+        let mut parts: Vec<String> = groups.told.iter().map(|group| format!("[{}]", group.join(", "))).collect();
+        if !groups.untold.is_empty() {
+            let untold = groups.untold.iter().map(|it| format!("{} ({})", it.0, counted(it.1.into(), "round")));
+            parts.push(format!("not told: {}", untold.collect::<Vec<_>>().join(", ")));
+        }
+        let groups = if parts.is_empty() { "no server was measured".to_owned() } else { escape(&parts.join(" ")) };
         add(&mut html, format_args!("<li><b>{}</b>: {groups}</li>\n", escape(&cell.name)));
     }
     html.push_str("</ul></section>\n");
@@ -296,6 +301,17 @@ mod tests {
         for reference in ["src=", "@import", "url(", "fetch(", "http://", "https://", "<b>start"] {
             assert!(!page.contains(reference), "{reference}");
         }
+    }
+
+    #[test]
+    fn a_server_with_too_few_rounds_has_no_place_and_no_interval() {
+        let mut it = results(&[("base", 10.0), ("slow", 20.0)]);
+        it.runs.retain(|run| run.server != "slow" || run.round <= 3);
+        crate::compare::analysis::analyse(&mut it);
+        let page = page(&[("one.json".to_owned(), it)]);
+        assert!(page.contains("[base] not told: slow (3 rounds)"), "{page}");
+        assert!(page.contains("2.00 (3 of 9 rounds) cannot tell, place not told (3 rounds)"), "{page}");
+        assert!(!page.contains("<svg class=\"bar\""), "{page}");
     }
 
     #[test]

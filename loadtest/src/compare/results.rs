@@ -226,6 +226,8 @@ pub struct Compared {
     pub value: Option<f64>,
     /// The number of valid rounds.
     pub rounds: u32,
+    /// The number of rounds that are valid for the baseline as well, with a ratio; absent for the baseline itself.
+    pub common_rounds: Option<u32>,
     /// The ratio to the baseline in the same rounds; absent if there is none, with the reason.
     pub ratio: Option<Interval>,
     /// The probability of such a difference by chance, before the correction for the number of pairs.

@@ -169,12 +169,14 @@ fn what_was_measured_survives_a_kill() {
 
     let other = ringload(&[&args[..], &["--resume", "--only", "epoll", "--rounds", "2"]].concat());
     assert_eq!(other.status.code(), Some(0), "a part of it can be gone on with: {other:?}");
+    let part = files.json("r.json");
+    assert_eq!(part["runs"].as_array().unwrap()[..measured.len()], measured[..], "the others stay");
+    assert_eq!((part["servers"].as_array().unwrap().len(), &part["is_complete"]), (2, &Value::Bool(false)));
     let file_of_others =
         write(&files, "o.toml", &format!("{}{ENGINES}{cells}", settings("rounds = 2\nsame-within = 0.5")));
     let refused = ringload(&["compare", "run", &file_of_others, "--resume", "--json", &json]);
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
 
-    std::fs::write(&json, before.to_string()).unwrap();
     let resumed = ringload(&[&args[..], &["--resume"]].concat());
     assert_eq!(resumed.status.code(), Some(0), "{resumed:?}");
     let after = files.json("r.json");
@@ -187,6 +189,11 @@ fn what_was_measured_survives_a_kill() {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 12, "each once");
+
+    let anew = ringload(&args);
+    assert_eq!(anew.status.code(), Some(2), "{anew:?}");
+    assert!(String::from_utf8_lossy(&anew.stderr).contains("is not overwritten"), "{anew:?}");
+    assert_eq!(files.json("r.json"), after);
 }
 
 #[test]

@@ -80,7 +80,7 @@ struct RunArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     rounds: Option<u32>,
 
-    /// Continue from the results in the file of --json
+    /// Continue from the results in the file of --json; what --only leaves out stays as it is
     #[arg(long)]
     resume: bool,
 
@@ -138,7 +138,7 @@ struct ShowArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Results")]
 struct Outputs {
-    /// Store all results as JSON, from the first measurement on [default: compare.json; in a report none]
+    /// Store all results as JSON, from the first measurement on; a comparison overwrites no results [default: compare.json; in a report none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
@@ -323,9 +323,9 @@ impl RunArgs {
             if path.exists() {
                 results = results.resume(Results::read(&path)?, &path)?;
             }
-        } else if path.exists() && self.outputs.json.is_none() {
-            let advice = "go on with them by --resume, or name another file with --json";
-            return Err(usage(format!("{} holds results already: {advice}", path.display())));
+        } else if holds_something(&path) {
+            let advice = "go on with its results by --resume, or name another file with --json";
+            return Err(usage(format!("{} is not empty, and is not overwritten: {advice}", path.display())));
         }
         // Before hours of measuring, not after them.
         results.write(&path)?;
@@ -419,6 +419,14 @@ fn by_signal(interrupt: &Interrupt) -> Option<ExitCode> {
 
 fn seed_of_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Whether a file must not be overwritten: it holds measurements, or something else.
+fn holds_something(path: &Path) -> bool {
+    match Results::read(path) {
+        Ok(results) => !results.runs.is_empty(),
+        Err(_) => path.metadata().is_ok_and(|it| it.len() > 0),
+    }
 }
 
 /// Refuses processors that cannot be used. That both sides share one is allowed, and seen in the results.

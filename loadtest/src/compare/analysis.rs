@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::metric::Metric;
-use super::results::{CellReport, Compared, FaultKind, Results, Run};
+use super::results::{CellReport, Compared, FaultKind, RESUMED, Results, Run};
 use super::statistics::{Paired, drift, holm, least_values, median};
 use crate::output::units::percent;
 use crate::verdict::Bound;
@@ -149,6 +149,9 @@ pub fn warnings(results: &Results) -> Vec<String> {
         let confidence = percent(confidence);
         let text = format!("too few rounds to tell anything with {confidence} confidence, which takes {least}");
         warnings.push(format!("{text}: {}", few.join(", ")));
+    }
+    for (name, text) in results.conditions.iter().filter(|it| it.0.starts_with(RESUMED)) {
+        warnings.push(format!("{name}: {text}"));
     }
     if !results.is_complete {
         warnings.push("the comparison is not complete: it was interrupted, or goes on".to_owned());

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::file::{Port, ReadyWhen, Server, StopSignal};
 use super::needs::find_program;
+use crate::output::units::counted;
 use crate::own_server::SERVE;
 use crate::said::Said;
 use crate::sampling::group::ControlGroup;
@@ -379,6 +380,21 @@ pub fn keep_off(server_cpus: &[usize], load_cpus: &[usize]) {
         // Without it the measurements are only a little less precise.
         let _ = sched_setaffinity(None, &cpu_set(&left));
     }
+}
+
+/// The program of a server's command, if it exists.
+pub(super) fn program_of(server: &Server) -> Option<PathBuf> {
+    match server.command.first()?.as_str() {
+        "{ringecho}" => Some("/proc/self/exe".into()),
+        name => find_program(name, &server.dir),
+    }
+}
+
+/// What tells the builds of a program apart: `1,234 bytes of 2026-01-02T03:04:05Z`.
+pub(super) fn show_build(program: &Path) -> Option<String> {
+    let it = program.metadata().ok()?;
+    let modified = humantime::format_rfc3339_seconds(it.modified().ok()?);
+    Some(format!("{} of {modified}", counted(it.len(), "byte")))
 }
 
 /// The version of a server: the first line that its version command prints.

@@ -87,7 +87,7 @@ impl<'a> Conductor<'a> {
             self.progress.done(slot, &run);
         }
         self.stop(running.take());
-        self.results.is_complete = !self.interrupt.is_raised();
+        self.results.is_complete = !self.interrupt.is_raised() && self.results.has_all();
         self.save()?;
         self.progress.end();
         Ok(self.results)
@@ -95,14 +95,18 @@ impl<'a> Conductor<'a> {
 
     /// Checks each server before any is measured: whether it can run here, starts, and behaves correctly.
     fn pass_gates(&mut self) {
-        for (server, report) in self.comparison.servers.iter().zip(&mut self.results.servers) {
+        for (place, server) in self.comparison.servers.iter().enumerate() {
             if self.interrupt.is_raised() {
                 return;
             }
+            let report = &mut self.results.servers[place];
+            let before = report.version.clone();
             if report.skipped.is_none() {
                 check(server, &self.comparison.settings.server_cpus, report);
             }
             self.progress.checked(report);
+            let now = report.version.clone();
+            self.results.note_change(&format!("version of {}", server.name), before.as_ref(), now.as_ref());
         }
     }
 

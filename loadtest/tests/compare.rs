@@ -166,6 +166,7 @@ fn what_was_measured_survives_a_kill() {
     let measured = before["runs"].as_array().unwrap().clone();
     assert!((3..12).contains(&measured.len()), "{}", measured.len());
     assert_eq!(before["is_complete"], false);
+    assert!(before["comparisons"].as_array().unwrap().is_empty(), "conclusions are drawn at the end");
 
     let other = ringload(&[&args[..], &["--resume", "--only", "epoll", "--rounds", "2"]].concat());
     assert_eq!(other.status.code(), Some(0), "a part of it can be gone on with: {other:?}");
@@ -281,6 +282,23 @@ fn a_server_that_dies_while_it_is_measured_is_told() {
     assert_eq!(fault["kind"], "failed", "{results} {output:?}");
     assert!(fault["why"].as_str().unwrap().contains("the server died: it ended (exit status: 7)"), "{fault}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("failed"), "{output:?}");
+}
+
+#[test]
+fn a_failure_that_a_repetition_mends_is_a_remark() {
+    let files = Files::new("compare-repeated");
+    // The first start is for the gate.
+    let servers = "[[server]]\nname = 'faint'\ncommand = '''sh -c 'echo x >> starts; test $(wc -l < starts) -ne 2 || exit 9; \
+                   exec \"$0\" \"$1\" --listen 127.0.0.1:{port} --engine epoll --max-connections 50' {ringecho}'''\n";
+    let text = settings("rounds = 1\ndiscard = 0").replace("retries = 0", "retries = 1");
+    let file = write(&files, "c.toml", &format!("{text}{servers}[[cell]]\nconnections = 2\n"));
+    let output = ringload(&["compare", &file, "--json", &files.path("r.json"), "--no-tui"]);
+    let results = files.json("r.json");
+    assert_eq!(results["runs"][0]["attempts"], 2, "{results} {output:?}");
+    let remark = "round 1, 128 B x 2: it ended (exit status: 9) before it was ready; repeated";
+    assert_eq!(results["servers"][0]["remarks"], serde_json::json!([remark]));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains(&format!("remark: faint: {remark}")), "{said}");
 }
 
 #[test]

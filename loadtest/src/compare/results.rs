@@ -56,7 +56,7 @@ pub struct Results {
     pub cells: Vec<CellReport>,
     /// All measurements, in the order in which they were made.
     pub runs: Vec<Run>,
-    /// The conclusions: each server in each cell, for each metric.
+    /// The conclusions: each server in each cell, for each metric. Empty until the comparison has ended.
     pub comparisons: Vec<Compared>,
 }
 
@@ -325,6 +325,15 @@ impl Results {
             cells: comparison.cells.iter().map(CellReport::of).collect(),
             runs: Vec::new(),
             comparisons: Vec::new(),
+        }
+    }
+
+    /// `round 3`, from 1 on, or `discarded round`.
+    #[must_use]
+    pub fn round_name(&self, round: u32) -> String {
+        match round.checked_sub(self.settings.discard) {
+            Some(round) => format!("round {}", round + 1),
+            None => "discarded round".to_owned(),
         }
     }
 

@@ -88,6 +88,7 @@ impl<'a> Conductor<'a> {
         }
         self.stop(running.take());
         self.results.is_complete = !self.interrupt.is_raised() && self.results.has_all();
+        analyse(&mut self.results);
         self.save()?;
         self.progress.end();
         Ok(self.results)
@@ -157,12 +158,23 @@ impl<'a> Conductor<'a> {
             if !is_to_be_repeated {
                 break measurement;
             }
+            self.remark_on(slot, &measurement);
             // The server's state may have been the cause.
             self.stop(running.take());
         };
         (run.values, run.bound, run.faults) = (measurement.values, measurement.bound, measurement.faults);
         run.elapsed_s = begun.elapsed().as_secs_f64();
         Some(run)
+    }
+
+    /// A lost echo or a dead server stays a remark when the repetition is good.
+    fn remark_on(&mut self, slot: Slot, repeated: &Measurement) {
+        let (round, cell) = (self.results.round_name(slot.round), &self.comparison.cells[slot.cell].name);
+        for fault in repeated.faults.iter().filter(|fault| fault.kind == FaultKind::Failed) {
+            // What the server said follows in further lines.
+            let why = fault.why.lines().next().unwrap_or_default().trim_end_matches("; it said:");
+            self.results.servers[slot.server].remark(&format!("{round}, {cell}: {why}; repeated"));
+        }
     }
 
     fn attempt(
@@ -214,9 +226,9 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Saves the results so far, so that an early end loses nothing.
-    fn save(&mut self) -> Result<(), ResultsError> {
-        analyse(&mut self.results);
+    /// Saves the results so far, so that an early end loses nothing. Conclusions are drawn at the end, and by each report:
+    /// drawing them takes processor time on the machine under test.
+    fn save(&self) -> Result<(), ResultsError> {
         match &self.path {
             Some(path) => self.results.write(path),
             None => Ok(()),

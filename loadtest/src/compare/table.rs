@@ -126,6 +126,9 @@ pub fn text(results: &Results) -> String {
         let why = server.skipped.as_deref().unwrap_or_default();
         add(&mut text, format_args!("skipped: {}: {}\n", server.name, why.lines().next().unwrap_or_default()));
     }
+    for (server, remark) in remarks(results) {
+        add(&mut text, format_args!("remark: {server}: {remark}\n"));
+    }
     for warning in warnings(results) {
         add(&mut text, format_args!("WARNING: {warning}\n"));
     }
@@ -205,10 +208,20 @@ pub fn markdown(results: &Results) -> String {
     if !skipped.is_empty() {
         add(&mut text, format_args!("\nSkipped:\n\n{}", skipped.concat()));
     }
+    let remarks: Vec<String> =
+        remarks(results).map(|(server, remark)| format!("- {}: {}\n", escape(server), escape(remark))).collect();
+    if !remarks.is_empty() {
+        add(&mut text, format_args!("\nRemarks:\n\n{}", remarks.concat()));
+    }
     for warning in warnings(results) {
         add(&mut text, format_args!("\n- WARNING: {}\n", escape(&warning)));
     }
     text
+}
+
+/// The remarks on measured servers, with their names.
+fn remarks(results: &Results) -> impl Iterator<Item = (&str, &str)> {
+    results.measured_servers().flat_map(|it| it.remarks.iter().map(move |remark| (it.name.as_str(), remark.as_str())))
 }
 
 fn skipped(server: &ServerReport) -> Option<String> {
@@ -317,7 +330,9 @@ mod tests {
         assert!(text.contains("| | 128 B x 100<br>CPU per echo |\n|---|--:|\n"), "{text}");
         assert!(text.contains("| base | **10.0 µs** |") && text.contains("| slow | 11.0 µs<br>×1.10 |"), "{text}");
         assert!(text.contains("- gone: it did not pass the gate: \\| text \\|"), "{text}");
-        assert!(!text.contains("| gone |"), "{text}");
+        assert!(!text.contains("| gone |") && !text.contains("Remarks"), "{text}");
+        it.servers[1].remark("round 1, 128 B x 100: it died; repeated");
+        assert!(markdown(&it).contains("\nRemarks:\n\n- slow: round 1, 128 B x 100: it died; repeated\n"));
     }
 
     #[test]

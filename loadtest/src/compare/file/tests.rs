@@ -74,6 +74,21 @@ fn the_comparisons_of_this_repository_have_rounds_enough() {
 }
 
 #[test]
+fn both_sides_have_a_usable_processor_by_default() {
+    let usable = ringecho::sys::usable_cpus().unwrap();
+    let cpus = |text: &str| {
+        let settings = read("cpus", &format!("{text}{SERVER}")).unwrap().settings;
+        (settings.server_cpus, settings.load_cpus)
+    };
+    let (first, second) = (usable[0], usable[1.min(usable.len() - 1)]);
+    assert_eq!(cpus(""), (vec![first], vec![second]));
+    assert_eq!(cpus(&format!("[compare]\nserver-cpus = {second}\n")), (vec![second], vec![first]));
+    assert_eq!(cpus(&format!("[compare]\nload-cpus = {first}\n")), (vec![second], vec![first]));
+    let quick = quick_settings("a", 7, Duration::ZERO, Duration::ZERO);
+    assert_eq!((quick.server_cpus, quick.load_cpus), (vec![first], vec![second]));
+}
+
+#[test]
 fn lists_are_multiplied_and_names_tell_cells_apart() {
     let cells = |text: &str| {
         let names = |it: Comparison| it.cells.into_iter().map(|cell| cell.name).collect::<Vec<_>>();

@@ -26,7 +26,6 @@ pub fn write(all: &[(String, Results)], file: &mut impl Write) -> io::Result<()>
         write!(file, "{}", one(results))?;
     }
     let version = all.first().map_or(env!("CARGO_PKG_VERSION"), |(_, results)| results.ringload.as_str());
-    writeln!(file, "<main>")?;
     end_with(&format!("ringload {version}, form of comparisons {}", super::results::VERSION), file)
 }
 
@@ -236,8 +235,9 @@ fn conditions(results: &Results) -> String {
         ("seed".to_owned(), results.seed.to_string()),
         ("same within".to_owned(), percent(settings.same_within)),
     ];
-    let accounted = results.runs.iter().filter(|run| run.by_control_group).count();
-    let how = if accounted == results.runs.len() { "control group" } else { "/proc, of the processes that were there" };
+    // Cells beyond a server's limits were not run at all.
+    let is_exact = results.runs.iter().filter(|run| !run.values.is_empty()).all(|run| run.by_control_group);
+    let how = if is_exact { "control group" } else { "/proc, of the processes that were there" };
     rows.push(("processor time by".to_owned(), how.to_owned()));
     rows.extend(results.conditions.iter().map(|(name, value)| (name.clone(), value.clone())));
     rows.extend(machine.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -259,21 +259,32 @@ fn rules(results: &Results) -> String {
     } else {
         ""
     };
+    let settings = &results.settings;
+    let is_shared = settings.load_cpus.iter().any(|cpu| settings.server_cpus.contains(cpu));
+    let load = if is_shared { "shares them" } else { "runs on others" };
+    let is_plain = |arg: &String| !arg.starts_with("--deflate") && !arg.starts_with("--scenario");
+    let compression = if results.cells.iter().all(|cell| cell.args.iter().all(is_plain)) {
+        "<li>No compression is offered.</li>"
+    } else {
+        ""
+    };
     format!(
         "<section><h2>Rules</h2>\n<ul class=\"groups\">\
-         <li>All servers run on the same processors, with one thread for each of them; the load runs on others.</li>\
+         <li>All servers run on the same processors; {{threads}} in a command stands for their number. The load {load}.</li>\
          <li>{fresh} In each round they come in an order by chance, which the seed decides.</li>\
          <li>A server is measured only if it passes the gate: handshake, text, binary, fragments, ping, 1 MiB, 16 messages in \
-         one segment, Close. Every echo of every run is compared, byte by byte, where messages have 16 bytes or more.</li>\
+         one segment, Close. Every echo of every run is compared with what was sent, byte by byte; messages of 16 bytes or more also \
+         carry their connection and number.</li>\
          <li>A measurement does not count if an echo was lost, if others took the processors, or if rate, latency and messages in \
          flight do not go together (Little's law); it is repeated up to {} times. Where the generator was full, rates and \
          latencies are not compared.</li>\
          <li>What counts is the median of the ratios to {} in the same round; the best round is never used. A difference is called \
          one only if the interval leaves 1 out and a paired t test does, corrected for the number of pairs (Holm).</li>\
-         <li>No compression. Settings are those that each server's documentation recommends, unless it says why it is tuned.</li>\
-         {reference}</ul></section>\n",
-        results.settings.retries,
-        escape(&results.settings.baseline)
+         <li>How each server is set is the choice of the comparison's author; \"tuned\" in its notes tells why it differs from its \
+         documentation.</li>\
+         {compression}{reference}</ul></section>\n",
+        settings.retries,
+        escape(&settings.baseline)
     )
 }
 
@@ -281,6 +292,7 @@ fn rules(results: &Results) -> String {
 mod tests {
     use super::*;
     use crate::compare::results::tests::results;
+    use crate::output::html::tests::check_tags;
 
     fn page(all: &[(String, Results)]) -> String {
         let mut page = Vec::new();
@@ -298,6 +310,7 @@ mod tests {
         {
             assert!(page.contains(part), "{part}");
         }
+        check_tags(&page);
         for reference in ["src=", "@import", "url(", "fetch(", "http://", "https://", "<b>start"] {
             assert!(!page.contains(reference), "{reference}");
         }
@@ -320,5 +333,25 @@ mod tests {
             ["monday.json", "tuesday.json"].map(|day| (day.to_owned(), results(&[("base", 10.0), ("slow", 11.0)])));
         let page = page(&days);
         assert!(page.contains("(monday.json)</h1>") && page.contains("(tuesday.json)</h2>"));
+        check_tags(&page);
+    }
+
+    #[test]
+    fn the_page_says_only_what_is_so() {
+        let mut it = results(&[("base", 10.0), ("slow", 11.0)]);
+        (it.settings.server_cpus, it.settings.load_cpus) = (vec![0], vec![1]);
+        let plain = page(&[("one.json".to_owned(), it.clone())]);
+        assert!(plain.contains("No compression is offered.") && plain.contains("The load runs on others."), "{plain}");
+        let by = "<th>processor time by</th><td>control group</td>";
+        assert!(plain.contains(by), "{plain}");
+
+        it.cells[0].args = vec!["--text".to_owned(), "--deflate".to_owned()];
+        (it.settings.server_cpus, it.settings.load_cpus) = (vec![0, 1], vec![1]);
+        // Beyond the server's limits.
+        let run = it.runs.last_mut().unwrap();
+        (run.values, run.by_control_group) = (std::collections::BTreeMap::new(), false);
+        let other = page(&[("one.json".to_owned(), it)]);
+        assert!(!other.contains("No compression") && other.contains("The load shares them."), "{other}");
+        assert!(other.contains(by), "{other}");
     }
 }

@@ -6,6 +6,7 @@ mod server;
 use std::net::TcpListener;
 
 use ringload::compare::gate::{Check, check};
+use ringload::interrupt::Interrupt;
 use ringload::target::Target;
 use ringload::target::routes::Routes;
 use runner::{Files, Running, ringload};
@@ -212,6 +213,37 @@ fn a_signal_ends_it_with_what_was_measured() {
 }
 
 #[test]
+fn a_signal_ends_the_gate_too() {
+    let files = Files::new("compare-gate-signal");
+    let slow = "[[server]]\nname = 'slow'\ncommand = 'sleep 3600'\nready = { timeout = '1h' }\n";
+    let file = write(&files, "c.toml", &format!("{}{ENGINES}{slow}[[cell]]\n", settings("")));
+    let mut run = Running::start(&["compare", &file, "--no-tui", "--json", &files.path("r.json")]);
+    run.wait_for("again passes the gate");
+    run.signal(Signal::TERM);
+    let (code, said) = run.end();
+    assert_eq!(code, Some(128 + 15), "{said}");
+    assert_eq!(skipped(&files.json("r.json"), "slow"), None);
+}
+
+#[test]
+fn a_server_that_is_left_out_is_no_failure_but_leaves_nothing_to_compare() {
+    let files = Files::new("compare-left-out");
+    let (one, _) = ENGINES.split_once("[[server]]\nname = \"again\"").unwrap();
+    let left_out = "[[server]]\nname = 'old'\ncommand = 'x {port}'\nbuild = 'exit 1'\nskip = 'it crashed'\n";
+    let cell = "[[cell]]\nconnections = 2\n";
+    let file = write(&files, "c.toml", &format!("{}{one}{left_out}{cell}", settings("rounds = 1\ndiscard = 0")));
+    for (command, line) in [("build", "old: not built: it crashed"), ("check", "old: it crashed")] {
+        let output = ringload(&["compare", command, &file]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.code() == Some(0) && said.contains(line), "{command}: {said}");
+    }
+    let output = ringload(&["compare", &file, "--json", &files.path("r.json"), "--no-tui"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("FAILED: nothing was compared: 1 of 2 servers could be measured"), "{said}");
+}
+
+#[test]
 fn bad_servers_are_skipped_with_the_reason() {
     let files = Files::new("compare-bad");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -223,6 +255,7 @@ fn bad_servers_are_skipped_with_the_reason() {
          [[server]]\nname = 'taken'\ncommand = 'sleep 60'\nport = {port}\n\
          [[server]]\nname = 'missing'\ncommand = './no-such-server {{port}}'\nbuild = 'true'\n\
          [[server]]\nname = 'needs'\ncommand = 'x {{port}}'\nneeds = ['program:no-such-program']\n\
+         version-cmd = 'touch asked; echo 1'\n\
          [[server]]\nname = 'skipped'\ncommand = 'x {{port}}'\nskip = 'it crashed'\n\
          [[server]]\nname = 'stubborn'\nstop = {{ timeout = '200ms' }}\n\
          command = \"sh -c 'trap \\\"\\\" TERM; \\\"$0\\\" \\\"$1\\\" --listen 127.0.0.1:{{port}} --engine epoll --max-connections 50 & sleep 60' {{ringecho}}\"\n\
@@ -253,6 +286,7 @@ fn bad_servers_are_skipped_with_the_reason() {
         assert!(why.contains(reason), "{name}: {why}");
         assert!(said.contains(&format!("skipped: {name}: ")), "{said}");
     }
+    assert!(!std::path::Path::new(&files.path("asked")).exists(), "a version comes behind the needs");
     for name in ["epoll", "again", "stubborn", "logs"] {
         assert_eq!(skipped(&results, name), None, "{said}");
     }
@@ -344,7 +378,7 @@ fn check_says_what_each_server_does_right() {
 
 fn gate(behaviour: Behaviour, protocol: &str) -> Vec<Check> {
     let url = format!("{protocol}://{}/", start(behaviour));
-    check(&Target::parse(&url, &Routes::default()).unwrap(), None)
+    check(&Target::parse(&url, &Routes::default()).unwrap(), None, &Interrupt::default())
 }
 
 #[test]

@@ -10,9 +10,9 @@ use super::gate;
 use super::idle::Idling;
 use super::measure::{Measurement, measure};
 use super::metric::Metric;
-use super::process::{self, ServerProcess};
+use super::process::{self, ServerProcess, StartError};
 use super::progress::Progress;
-use super::results::{FaultKind, Results, ResultsError, Run};
+use super::results::{FaultKind, Results, ResultsError, Run, ServerReport};
 use super::statistics::Random;
 use crate::interrupt::Interrupt;
 use crate::output::units::{bytes, count};
@@ -74,7 +74,7 @@ impl<'a> Conductor<'a> {
             if self.results.servers[slot.server].skipped.is_some()
                 || self.results.has(&server.name, &cell.name, slot.round)
             {
-                self.progress.skip(slot);
+                self.progress.skip();
                 continue;
             }
             if self.must_be_fresh(running.as_ref().map(|it| it.0), slot) {
@@ -103,7 +103,10 @@ impl<'a> Conductor<'a> {
             let report = &mut self.results.servers[place];
             let before = report.version.clone();
             if report.skipped.is_none() {
-                check(server, &self.comparison.settings.server_cpus, report);
+                check(server, &self.comparison.settings.server_cpus, self.interrupt, report);
+            }
+            if self.interrupt.is_raised() {
+                return;
             }
             self.progress.checked(report);
             let now = report.version.clone();
@@ -189,8 +192,9 @@ impl<'a> Conductor<'a> {
             Err(why) => return Some(Measurement::failed(FaultKind::Failed, why)),
         };
         if running.is_none() {
-            match ServerProcess::start(server, &settings.server_cpus) {
+            match ServerProcess::start(server, &settings.server_cpus, self.interrupt) {
                 Ok(process) => *running = Some((slot.server, process)),
+                Err(StartError::Interrupted) => return None,
                 Err(error) => return Some(Measurement::failed(FaultKind::Failed, error.to_string())),
             }
         }
@@ -303,18 +307,22 @@ pub fn beyond(server: &Server, cell: &Cell) -> Option<String> {
     Some(format!("it takes at most {} messages in flight", count(most)))
 }
 
-/// Checks one server: its requirements, its start and its correctness. An error becomes the reason for skipping it.
-pub fn check(server: &Server, cpus: &[usize], report: &mut super::results::ServerReport) {
-    report.version = process::version(server);
+/// Checks one server: its requirements, its start and its correctness. An error becomes the reason for skipping it; nothing
+/// does if `interrupt` was raised meanwhile.
+pub fn check(server: &Server, cpus: &[usize], interrupt: &Interrupt, report: &mut ServerReport) {
     if let Some(missing) = server.needs.iter().find_map(|need| need.missing(&server.dir)) {
         report.skipped = Some(missing);
         return;
     }
-    match ServerProcess::start(server, cpus) {
+    report.version = process::version(server).or(report.version.take());
+    match ServerProcess::start(server, cpus, interrupt) {
+        Err(StartError::Interrupted) => {}
         Err(error) => report.skipped = Some(error.to_string()),
         Ok(mut process) => {
-            report.gate = gate::check(process.target(), server.limits.max_message);
-            if let Some(end) = process.end() {
+            report.gate = gate::check(process.target(), server.limits.max_message, interrupt);
+            if interrupt.is_raised() {
+                report.gate.clear();
+            } else if let Some(end) = process.end() {
                 report.skipped = Some(format!("it died at the gate: {end}"));
             } else if let Some(failed) = report.gate.iter().find(|check| check.fault.is_some()) {
                 let why = failed.fault.as_deref().unwrap_or_default();

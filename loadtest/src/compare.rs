@@ -3,8 +3,8 @@
 //! - [`file`] parses the definition; [`metric`] and [`needs`] are words in it; [`quick`] works without a file.
 //! - [`build`] builds the servers; [`process`] starts a server, [`gate`] checks its correctness, [`measure`] puts load on it.
 //! - [`rounds`] conducts the comparison, [`idle`] keeps idle processors awake, [`progress`] shows how far it is.
-//! - [`results`] stores measurements; [`analysis`] draws conclusions by [`statistics`]; [`table`], [`plot`] and [`page`]
-//!   show them.
+//! - [`results`] stores measurements; [`analysis`] and [`groups`] draw conclusions by [`statistics`]; [`table`], [`plot`] and
+//!   [`page`] show them.
 
 pub mod analysis;
 pub mod build;
@@ -12,6 +12,7 @@ pub mod chart;
 pub mod conditions;
 pub mod file;
 pub mod gate;
+pub mod groups;
 pub mod idle;
 pub mod measure;
 pub mod metric;

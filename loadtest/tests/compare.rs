@@ -6,6 +6,7 @@ mod server;
 use std::net::TcpListener;
 
 use ringload::compare::gate::{Check, check};
+use ringload::interrupt::Interrupt;
 use ringload::target::Target;
 use ringload::target::routes::Routes;
 use runner::{Files, Running, ringload};
@@ -104,7 +105,8 @@ fn two_servers_are_compared_from_file_to_report() {
     let gate = results["servers"][0]["gate"].as_array().unwrap();
     assert_eq!(gate.len(), 8, "{gate:?}");
     assert!(said.contains("epoll passes the gate") && said.contains("[12/12, 0 s left] round 1 of 1"), "{said}");
-    assert!(said.contains("1 rounds are too few"), "{said}");
+    let few = "too few rounds to tell anything with 95 % confidence, which takes 6: 128 B x 20 (1), open (1), idle (1)";
+    assert!(said.contains(few), "{said}");
     assert!(files.text("r.md").contains("| epoll |") && files.text("r.svg").contains("aria-label"));
     assert!(files.text("r.html").contains("Every round"));
 
@@ -165,15 +167,18 @@ fn what_was_measured_survives_a_kill() {
     let measured = before["runs"].as_array().unwrap().clone();
     assert!((3..12).contains(&measured.len()), "{}", measured.len());
     assert_eq!(before["is_complete"], false);
+    assert!(before["comparisons"].as_array().unwrap().is_empty(), "conclusions are drawn at the end");
 
     let other = ringload(&[&args[..], &["--resume", "--only", "epoll", "--rounds", "2"]].concat());
     assert_eq!(other.status.code(), Some(0), "a part of it can be gone on with: {other:?}");
+    let part = files.json("r.json");
+    assert_eq!(part["runs"].as_array().unwrap()[..measured.len()], measured[..], "the others stay");
+    assert_eq!((part["servers"].as_array().unwrap().len(), &part["is_complete"]), (2, &Value::Bool(false)));
     let file_of_others =
         write(&files, "o.toml", &format!("{}{ENGINES}{cells}", settings("rounds = 2\nsame-within = 0.5")));
     let refused = ringload(&["compare", "run", &file_of_others, "--resume", "--json", &json]);
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
 
-    std::fs::write(&json, before.to_string()).unwrap();
     let resumed = ringload(&[&args[..], &["--resume"]].concat());
     assert_eq!(resumed.status.code(), Some(0), "{resumed:?}");
     let after = files.json("r.json");
@@ -186,6 +191,11 @@ fn what_was_measured_survives_a_kill() {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 12, "each once");
+
+    let anew = ringload(&args);
+    assert_eq!(anew.status.code(), Some(2), "{anew:?}");
+    assert!(String::from_utf8_lossy(&anew.stderr).contains("is not overwritten"), "{anew:?}");
+    assert_eq!(files.json("r.json"), after);
 }
 
 #[test]
@@ -203,6 +213,37 @@ fn a_signal_ends_it_with_what_was_measured() {
 }
 
 #[test]
+fn a_signal_ends_the_gate_too() {
+    let files = Files::new("compare-gate-signal");
+    let slow = "[[server]]\nname = 'slow'\ncommand = 'sleep 3600'\nready = { timeout = '1h' }\n";
+    let file = write(&files, "c.toml", &format!("{}{ENGINES}{slow}[[cell]]\n", settings("")));
+    let mut run = Running::start(&["compare", &file, "--no-tui", "--json", &files.path("r.json")]);
+    run.wait_for("again passes the gate");
+    run.signal(Signal::TERM);
+    let (code, said) = run.end();
+    assert_eq!(code, Some(128 + 15), "{said}");
+    assert_eq!(skipped(&files.json("r.json"), "slow"), None);
+}
+
+#[test]
+fn a_server_that_is_left_out_is_no_failure_but_leaves_nothing_to_compare() {
+    let files = Files::new("compare-left-out");
+    let (one, _) = ENGINES.split_once("[[server]]\nname = \"again\"").unwrap();
+    let left_out = "[[server]]\nname = 'old'\ncommand = 'x {port}'\nbuild = 'exit 1'\nskip = 'it crashed'\n";
+    let cell = "[[cell]]\nconnections = 2\n";
+    let file = write(&files, "c.toml", &format!("{}{one}{left_out}{cell}", settings("rounds = 1\ndiscard = 0")));
+    for (command, line) in [("build", "old: not built: it crashed"), ("check", "old: it crashed")] {
+        let output = ringload(&["compare", command, &file]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.code() == Some(0) && said.contains(line), "{command}: {said}");
+    }
+    let output = ringload(&["compare", &file, "--json", &files.path("r.json"), "--no-tui"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("FAILED: nothing was compared: 1 of 2 servers could be measured"), "{said}");
+}
+
+#[test]
 fn bad_servers_are_skipped_with_the_reason() {
     let files = Files::new("compare-bad");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -214,6 +255,7 @@ fn bad_servers_are_skipped_with_the_reason() {
          [[server]]\nname = 'taken'\ncommand = 'sleep 60'\nport = {port}\n\
          [[server]]\nname = 'missing'\ncommand = './no-such-server {{port}}'\nbuild = 'true'\n\
          [[server]]\nname = 'needs'\ncommand = 'x {{port}}'\nneeds = ['program:no-such-program']\n\
+         version-cmd = 'touch asked; echo 1'\n\
          [[server]]\nname = 'skipped'\ncommand = 'x {{port}}'\nskip = 'it crashed'\n\
          [[server]]\nname = 'stubborn'\nstop = {{ timeout = '200ms' }}\n\
          command = \"sh -c 'trap \\\"\\\" TERM; \\\"$0\\\" \\\"$1\\\" --listen 127.0.0.1:{{port}} --engine epoll --max-connections 50 & sleep 60' {{ringecho}}\"\n\
@@ -244,6 +286,7 @@ fn bad_servers_are_skipped_with_the_reason() {
         assert!(why.contains(reason), "{name}: {why}");
         assert!(said.contains(&format!("skipped: {name}: ")), "{said}");
     }
+    assert!(!std::path::Path::new(&files.path("asked")).exists(), "a version comes behind the needs");
     for name in ["epoll", "again", "stubborn", "logs"] {
         assert_eq!(skipped(&results, name), None, "{said}");
     }
@@ -273,6 +316,23 @@ fn a_server_that_dies_while_it_is_measured_is_told() {
     assert_eq!(fault["kind"], "failed", "{results} {output:?}");
     assert!(fault["why"].as_str().unwrap().contains("the server died: it ended (exit status: 7)"), "{fault}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("failed"), "{output:?}");
+}
+
+#[test]
+fn a_failure_that_a_repetition_mends_is_a_remark() {
+    let files = Files::new("compare-repeated");
+    // The first start is for the gate.
+    let servers = "[[server]]\nname = 'faint'\ncommand = '''sh -c 'echo x >> starts; test $(wc -l < starts) -ne 2 || exit 9; \
+                   exec \"$0\" \"$1\" --listen 127.0.0.1:{port} --engine epoll --max-connections 50' {ringecho}'''\n";
+    let text = settings("rounds = 1\ndiscard = 0").replace("retries = 0", "retries = 1");
+    let file = write(&files, "c.toml", &format!("{text}{servers}[[cell]]\nconnections = 2\n"));
+    let output = ringload(&["compare", &file, "--json", &files.path("r.json"), "--no-tui"]);
+    let results = files.json("r.json");
+    assert_eq!(results["runs"][0]["attempts"], 2, "{results} {output:?}");
+    let remark = "round 1, 128 B x 2: it ended (exit status: 9) before it was ready; repeated";
+    assert_eq!(results["servers"][0]["remarks"], serde_json::json!([remark]));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains(&format!("remark: faint: {remark}")), "{said}");
 }
 
 #[test]
@@ -318,7 +378,7 @@ fn check_says_what_each_server_does_right() {
 
 fn gate(behaviour: Behaviour, protocol: &str) -> Vec<Check> {
     let url = format!("{protocol}://{}/", start(behaviour));
-    check(&Target::parse(&url, &Routes::default()).unwrap(), None)
+    check(&Target::parse(&url, &Routes::default()).unwrap(), None, &Interrupt::default())
 }
 
 #[test]

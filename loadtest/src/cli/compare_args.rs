@@ -21,6 +21,7 @@ use crate::interrupt::{EXIT_BY_SIGNAL, Interrupt};
 use crate::message::sizes::Sizes;
 use crate::output::display::Show;
 use crate::output::tell;
+use crate::output::units::counted;
 
 /// Where results are kept if nothing is said: beside the first file, or here without one.
 const KEPT_AS: &str = "compare.json";
@@ -80,7 +81,7 @@ struct RunArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     rounds: Option<u32>,
 
-    /// Continue from the results in the file of --json
+    /// Continue from the results in the file of --json; what --only leaves out stays as it is
     #[arg(long)]
     resume: bool,
 
@@ -138,7 +139,7 @@ struct ShowArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Results")]
 struct Outputs {
-    /// Store all results as JSON, from the first measurement on [default: compare.json; in a report none]
+    /// Store all results as JSON, from the first measurement on; a comparison overwrites no results [default: compare.json; in a report none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
@@ -215,9 +216,12 @@ impl Which {
                 break;
             }
             if report.skipped.is_none() {
-                check(server, &comparison.settings.server_cpus, report);
+                check(server, &comparison.settings.server_cpus, &interrupt, report);
             }
-            all_pass &= report.skipped.is_none();
+            if interrupt.is_raised() {
+                break;
+            }
+            all_pass &= report.skipped.is_none() || server.skip.is_some();
             print(&describe_check(report))?;
         }
         Ok(by_signal(&interrupt).unwrap_or_else(|| exit_code(all_pass)))
@@ -227,6 +231,10 @@ impl Which {
         let comparison = self.read()?;
         let mut all_built = true;
         for server in &comparison.servers {
+            if let (Some(_), Some(why)) = (&server.build, &server.skip) {
+                print(&format!("{}: not built: {why}\n", server.name))?;
+                continue;
+            }
             let Some(outcome) = build::build(server) else { continue };
             let text = match &outcome {
                 Ok(log) => format!("{}: built ({})\n", server.name, log.display()),
@@ -323,9 +331,9 @@ impl RunArgs {
             if path.exists() {
                 results = results.resume(Results::read(&path)?, &path)?;
             }
-        } else if path.exists() && self.outputs.json.is_none() {
-            let advice = "go on with them by --resume, or name another file with --json";
-            return Err(usage(format!("{} holds results already: {advice}", path.display())));
+        } else if holds_something(&path) {
+            let advice = "go on with its results by --resume, or name another file with --json";
+            return Err(usage(format!("{} is not empty, and is not overwritten: {advice}", path.display())));
         }
         // Before hours of measuring, not after them.
         results.write(&path)?;
@@ -365,7 +373,7 @@ impl ShowArgs {
 }
 
 impl Outputs {
-    /// Prints and writes what was asked for. Whether all is well: servers were compared, and no condition holds.
+    /// Prints and writes the requested outputs. Returns whether servers were compared, and no condition holds.
     fn publish(&self, all: &[(String, Results)]) -> Result<bool, Failure> {
         match all {
             [(_, results)] => print(&table::text(results))?,
@@ -387,9 +395,10 @@ impl Outputs {
             let [(_, results)] = all else { return Err(usage("--svg takes one file of results")) };
             write(path, chart::alone(results).as_bytes())?;
         }
-        let mut is_ok = all.iter().all(|(_, results)| results.measured_servers().next().is_some());
+        let mut is_ok = true;
         for (name, results) in all {
-            for breach in self.fail_if.iter().flat_map(|condition| condition.breaches(results)) {
+            let breaches = self.fail_if.iter().flat_map(|condition| condition.breaches(results));
+            for breach in nothing_compared(results).into_iter().chain(breaches) {
                 is_ok = false;
                 let which = if all.len() > 1 { format!("{name}: ") } else { String::new() };
                 print(&format!("FAILED: {which}{breach}\n"))?;
@@ -419,6 +428,21 @@ fn by_signal(interrupt: &Interrupt) -> Option<ExitCode> {
 
 fn seed_of_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Why nothing can be concluded: of several servers fewer than two could be measured, or the only one could not.
+fn nothing_compared(results: &Results) -> Option<String> {
+    let (all, measured) = (results.servers.len(), results.measured_servers().count());
+    let text = || format!("nothing was compared: {measured} of {} could be measured", counted(all as u64, "server"));
+    (measured < all.min(2)).then(text)
+}
+
+/// Whether a file must not be overwritten: it holds measurements, or something else.
+fn holds_something(path: &Path) -> bool {
+    match Results::read(path) {
+        Ok(results) => !results.runs.is_empty(),
+        Err(_) => path.metadata().is_ok_and(|it| it.len() > 0),
+    }
 }
 
 /// Refuses processors that cannot be used. That both sides share one is allowed, and seen in the results.

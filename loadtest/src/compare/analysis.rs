@@ -1,17 +1,17 @@
-//! Conclusions from the measurements: medians, ratios to the baseline with their verdicts, groups of servers without a
-//! significant difference, drift, and conditions that fail a comparison.
+//! Conclusions from the measurements: medians, ratios to the baseline with their verdicts, drift, and conditions that fail a
+//! comparison.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::file::Class;
 use super::metric::Metric;
-use super::results::{CellReport, Compared, FaultKind, Results, Run};
-use super::statistics::{Paired, Verdict, drift, holm, median};
+use super::results::{CellReport, Compared, FaultKind, RESUMED, Results, Run};
+use super::statistics::{Paired, drift, holm, least_values, median};
+use crate::output::units::percent;
 use crate::verdict::Bound;
 
 /// The valid values of one server in one cell for one metric, as pairs of round and value.
-type Values = Vec<(u32, f64)>;
+pub(super) type Values = Vec<(u32, f64)>;
 
 /// Recomputes [`Results::comparisons`].
 pub fn analyse(results: &mut Results) {
@@ -38,7 +38,7 @@ fn compare(results: &Results, server: &str, cell: &CellReport, metric: Metric) -
         return None;
     }
     let baseline = &results.settings.baseline;
-    let base = values(&counted_runs(results, baseline, &cell.name), metric);
+    let base = values_of(results, baseline, &cell.name, metric);
     let (ratios, values): (Vec<f64>, Vec<f64>) = (ratios(&own, &base), own.iter().map(|it| it.1).collect());
     let seed = results.seed ^ metric as u64;
     let pair = if server == baseline { None } else { Paired::of(&ratios, results.settings.confidence, seed) };
@@ -46,6 +46,7 @@ fn compare(results: &Results, server: &str, cell: &CellReport, metric: Metric) -
         _ if values.is_empty() => Some(why_not(&runs, metric)),
         None if server == baseline => None,
         None if base.is_empty() => Some(format!("{baseline} has no value here to compare with")),
+        None if own.iter().any(|it| base.iter().any(|base| base.0 == it.0)) => Some("0 has no ratio".to_owned()),
         None => Some("no round counts for both".to_owned()),
         Some(_) => None,
     };
@@ -55,6 +56,7 @@ fn compare(results: &Results, server: &str, cell: &CellReport, metric: Metric) -
         metric,
         value: median(&values),
         rounds: values.len() as u32,
+        common_rounds: (server != baseline).then_some(ratios.len() as u32),
         ratio: pair.map(|pair| pair.interval),
         p: pair.map(|pair| pair.p),
         verdict: None,
@@ -76,8 +78,13 @@ fn values(runs: &[&Run], metric: Metric) -> Values {
     values
 }
 
+/// The valid values of a server in a cell for a metric, in the order of the rounds.
+pub(super) fn values_of(results: &Results, server: &str, cell: &str, metric: Metric) -> Values {
+    values(&counted_runs(results, server, cell), metric)
+}
+
 /// Ratios of the rounds that are valid for both. A value of 0 (memory that did not grow) has no ratio.
-fn ratios(own: &Values, base: &Values) -> Vec<f64> {
+pub(super) fn ratios(own: &Values, base: &Values) -> Vec<f64> {
     let of_round = |&(round, value): &(u32, f64)| {
         let (_, base) = base.iter().find(|it| it.0 == round)?;
         (*base > 0.0 && value > 0.0).then_some(value / base)
@@ -88,7 +95,7 @@ fn ratios(own: &Values, base: &Values) -> Vec<f64> {
 /// The ratios of a server to the baseline in a cell, by the cell's metric, in the order of the rounds.
 #[must_use]
 pub fn ratios_of(results: &Results, server: &str, cell: &CellReport) -> Vec<f64> {
-    let of = |server: &str| values(&counted_runs(results, server, &cell.name), cell.metric);
+    let of = |server: &str| values_of(results, server, &cell.name, cell.metric);
     ratios(&of(server), &of(&results.settings.baseline))
 }
 
@@ -122,49 +129,6 @@ fn judge(results: &Results, compared: &mut [(Compared, Option<Paired>)]) {
     }
 }
 
-/// Groups of a cell's servers that do not differ significantly from the best of their group, the best group first.
-/// References are not ranked.
-#[must_use]
-pub fn groups(results: &Results, cell: &CellReport) -> Vec<Vec<String>> {
-    let metric = cell.metric;
-    let is_ranked = |name: &str| results.servers.iter().any(|it| it.name == name && it.class != Class::Reference);
-    let mut order: Vec<&Compared> = results
-        .comparisons
-        .iter()
-        .filter(|it| it.cell == cell.name && it.metric == metric && it.value.is_some() && is_ranked(&it.server))
-        .collect();
-    order.sort_by(|a, b| {
-        let order = a.value.unwrap_or_default().total_cmp(&b.value.unwrap_or_default());
-        if metric.is_more_better() { order.reverse() } else { order }
-    });
-    let mut groups: Vec<Vec<String>> = Vec::new();
-    while !order.is_empty() {
-        let behind = behind_first(results, cell, &order);
-        let (tied, rest): (Vec<_>, Vec<_>) = order.iter().enumerate().partition(|(index, _)| !behind[*index]);
-        groups.push(tied.into_iter().map(|(_, it)| it.server.clone()).collect());
-        order = rest.into_iter().map(|(_, it)| *it).collect();
-    }
-    groups
-}
-
-/// Which servers are significantly worse than the first one, corrected for their number.
-fn behind_first(results: &Results, cell: &CellReport, order: &[&Compared]) -> Vec<bool> {
-    let settings = &results.settings;
-    let of = |it: &Compared| values(&counted_runs(results, &it.server, &cell.name), cell.metric);
-    let first = of(order[0]);
-    let pair = |it: &&Compared| Paired::of(&ratios(&of(it), &first), settings.confidence, results.seed);
-    let pairs: Vec<Option<Paired>> = order[1..].iter().map(pair).collect();
-    let p_values: Vec<f64> = pairs.iter().map(|pair| pair.map_or(1.0, |pair| pair.p)).collect();
-    let significant = holm(&p_values, 1.0 - settings.confidence);
-    let is_behind = |(pair, &is_significant): (&Option<Paired>, &bool)| {
-        pair.is_some_and(|pair| {
-            let more = cell.metric.is_more_better();
-            pair.verdict(is_significant, settings.same_within, settings.confidence, more) == Verdict::Worse
-        })
-    };
-    std::iter::once(false).chain(pairs.iter().zip(&significant).map(is_behind)).collect()
-}
-
 /// Problems of the comparison as a whole.
 #[must_use]
 pub fn warnings(results: &Results) -> Vec<String> {
@@ -178,12 +142,16 @@ pub fn warnings(results: &Results) -> Vec<String> {
             warnings.push(format!("drift: {} in {} {way} from round to round ({rho:+.2}): {text}", it.server, it.cell));
         }
     }
-    if results.settings.rounds < 6 {
-        warnings.push(format!(
-            "{} rounds are too few to tell anything with {} confidence: with less than 6, no interval has 95 %",
-            results.settings.rounds,
-            crate::output::units::percent(results.settings.confidence)
-        ));
+    let (confidence, least) = (results.settings.confidence, least_values(results.settings.confidence));
+    let few = results.cells.iter().filter(|cell| (cell.rounds as usize) < least);
+    let few: Vec<String> = few.map(|cell| format!("{} ({})", cell.name, cell.rounds)).collect();
+    if !few.is_empty() {
+        let confidence = percent(confidence);
+        let text = format!("too few rounds to tell anything with {confidence} confidence, which takes {least}");
+        warnings.push(format!("{text}: {}", few.join(", ")));
+    }
+    for (name, text) in results.conditions.iter().filter(|it| it.0.starts_with(RESUMED)) {
+        warnings.push(format!("{name}: {text}"));
     }
     if !results.is_complete {
         warnings.push("the comparison is not complete: it was interrupted, or goes on".to_owned());
@@ -270,7 +238,7 @@ impl Condition {
         let mut breaches = Vec::new();
         let mut was_measured = false;
         for cell in results.cells.iter().filter(|it| self.cell.as_ref().is_none_or(|cell| *cell == it.name)) {
-            let of = |server: &str| values(&counted_runs(results, server, &cell.name), self.metric);
+            let of = |server: &str| values_of(results, server, &cell.name, self.metric);
             let Some(ratio) = median(&ratios(&of(&self.one), &of(&self.other))) else {
                 if self.cell.is_some() || cell.metric == self.metric {
                     breaches.push(format!("{}: not measured in {}", self.text, cell.name));
@@ -292,7 +260,9 @@ impl Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::groups::groups;
     use crate::compare::results::tests::results;
+    use crate::compare::statistics::Verdict;
 
     #[test]
     fn ratios_are_those_of_the_same_round() {
@@ -303,7 +273,7 @@ mod tests {
         assert_eq!(of("slow").verdict, Some(Verdict::Worse));
         assert_eq!(of("same").verdict, Some(Verdict::Same));
         assert_eq!(
-            groups(&results, &results.cells[0]),
+            groups(&results, &results.cells[0]).told,
             [vec!["base".to_owned(), "same".to_owned()], vec!["slow".to_owned()]]
         );
     }
@@ -336,6 +306,34 @@ mod tests {
         analyse(&mut it);
         let cpu = it.compared("other", "128 B x 100", Metric::CpuPerEcho).unwrap();
         assert!(cpu.ratio.unwrap().high < 1.01 && cpu.rounds == 9);
+    }
+
+    #[test]
+    fn rounds_in_common_are_counted_and_a_value_of_0_has_no_ratio() {
+        let mut it = results(&[("base", 10.0), ("other", 11.0)]);
+        it.runs.retain(|run| run.server != "other" || run.round <= 3);
+        it.runs.retain(|run| run.server != "base" || run.round != 2);
+        for run in it.runs.iter_mut().filter(|run| run.server == "other") {
+            run.values.insert(Metric::PeakMemory, 0.0);
+        }
+        analyse(&mut it);
+        let of = |server: &str, metric| it.compared(server, "128 B x 100", metric).unwrap();
+        let cpu = of("other", Metric::CpuPerEcho);
+        assert_eq!((cpu.rounds, cpu.common_rounds, cpu.verdict), (3, Some(2), Some(Verdict::CannotTell)));
+        assert_eq!(of("base", Metric::CpuPerEcho).common_rounds, None);
+        let memory = of("other", Metric::PeakMemory);
+        assert_eq!((memory.value, memory.reason.as_deref()), (Some(0.0), Some("0 has no ratio")));
+    }
+
+    #[test]
+    fn cells_with_too_few_rounds_for_the_confidence_are_named() {
+        let mut it = results(&[("base", 10.0), ("other", 11.0)]);
+        assert_eq!(warnings(&it), Vec::<String>::new());
+        it.cells[0].rounds = 7;
+        assert_eq!(warnings(&it), Vec::<String>::new());
+        it.settings.confidence = 0.99;
+        let text = "too few rounds to tell anything with 99 % confidence, which takes 8: 128 B x 100 (7)";
+        assert_eq!(warnings(&it), [text]);
     }
 
     #[test]

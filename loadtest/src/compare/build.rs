@@ -13,9 +13,6 @@ const LAST_LINES: usize = 20;
 /// Builds `server`; `None` if it has no build command. Returns the file with the build's output, or the error.
 pub fn build(server: &Server) -> Option<Result<PathBuf, String>> {
     let command = server.build.as_ref()?;
-    if let Some(why) = &server.skip {
-        return Some(Err(format!("not built: {why}")));
-    }
     if let Some(missing) =
         server.needs.iter().filter(|need| need.is_for_building()).find_map(|need| need.missing(&server.dir))
     {

@@ -329,6 +329,7 @@ impl Reading {
         if !(1..=MAX_ROUNDS).contains(&rounds) {
             return Err(mistake(span, format!("`rounds`: {rounds} is not between 1 and {MAX_ROUNDS}")));
         }
+        let server_cpus = raw.server_cpus.unwrap_or_else(|| cpu_beside(raw.load_cpus.as_deref().unwrap_or_default()));
         let confidence = raw.confidence.unwrap_or(CONFIDENCE);
         if confidence < 0.5 {
             return Err(mistake(span, "`confidence`: less than 50% is no confidence".to_owned()));
@@ -342,13 +343,20 @@ impl Reading {
             baseline,
             same_within: raw.same_within.unwrap_or(SAME_WITHIN),
             confidence,
-            server_cpus: raw.server_cpus.unwrap_or_else(|| vec![0]),
-            load_cpus: raw.load_cpus.unwrap_or_else(|| vec![1]),
+            load_cpus: raw.load_cpus.unwrap_or_else(|| cpu_beside(&server_cpus)),
+            server_cpus,
             fresh: raw.fresh.unwrap_or_default(),
             idle: raw.idle.unwrap_or_default(),
             retries: raw.retries.unwrap_or(RETRIES),
         })
     }
+}
+
+/// The default processor of a side: the first usable one that is not the other side's, or the first if there is no other.
+fn cpu_beside(others: &[usize]) -> Vec<usize> {
+    let usable = ringecho::sys::usable_cpus().unwrap_or_default();
+    let free = usable.iter().find(|cpu| !others.contains(cpu)).or(usable.first());
+    vec![free.copied().unwrap_or(0)]
 }
 
 /// Checks a name: names occur in file names, on the command line and in tables.
@@ -477,6 +485,7 @@ pub(super) fn quick_server(name: &str, command: &str, url: Option<&str>) -> Resu
 
 /// `[compare]` for servers from the command line.
 pub(super) fn quick_settings(baseline: &str, rounds: u32, duration: Duration, warmup: Duration) -> Settings {
+    let server_cpus = cpu_beside(&[]);
     Settings {
         title: "Comparison".to_owned(),
         rounds,
@@ -486,8 +495,8 @@ pub(super) fn quick_settings(baseline: &str, rounds: u32, duration: Duration, wa
         baseline: baseline.to_owned(),
         same_within: SAME_WITHIN,
         confidence: CONFIDENCE,
-        server_cpus: vec![0],
-        load_cpus: vec![1],
+        load_cpus: cpu_beside(&server_cpus),
+        server_cpus,
         fresh: Fresh::default(),
         idle: Idle::default(),
         retries: RETRIES,

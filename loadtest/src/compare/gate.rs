@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, StreamOwned};
 use serde::{Deserialize, Serialize};
 
+use crate::interrupt::Interrupt;
 use crate::message::mask;
 use crate::target::{Address, Protocol, Target};
 use crate::tls::{self, TlsOptions};
@@ -71,12 +72,13 @@ const TCP_CHECKS: [(&str, CheckOf); 3] = [
     ("end", |target| Client::connect(target)?.end()),
 ];
 
-/// Runs all checks on the server at `target`. The large message is left out if `max_message` is smaller.
+/// Runs all checks on the server at `target`, or those until `interrupt` is raised. The large message is left out if
+/// `max_message` is smaller.
 #[must_use]
-pub fn check(target: &Target, max_message: Option<u64>) -> Vec<Check> {
+pub fn check(target: &Target, max_message: Option<u64>, interrupt: &Interrupt) -> Vec<Check> {
     let checks: &[(&str, CheckOf)] = if target.protocol == Protocol::Tcp { &TCP_CHECKS } else { &CHECKS };
     let is_to_be_made = |name: &str| name != "1 MiB" || max_message.is_none_or(|most| most >= LARGE as u64);
-    let made = checks.iter().filter(|(name, _)| is_to_be_made(name));
+    let made = checks.iter().filter(|(name, _)| is_to_be_made(name)).take_while(|_| !interrupt.is_raised());
     made.map(|(name, check)| Check { name: (*name).to_owned(), fault: check(target).err() }).collect()
 }
 

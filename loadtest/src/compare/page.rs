@@ -10,7 +10,7 @@ use super::results::{CellReport, Results, ServerReport};
 use super::statistics::Verdict;
 use super::table::{Matrix, add, legend, rate_note};
 use crate::output::html::{begin, end_with, escape};
-use crate::output::units::{bytes, percent};
+use crate::output::units::{bytes, counted, percent};
 
 /// Writes the page of one comparison, or of several in sequence.
 pub fn write(all: &[(String, Results)], file: &mut impl Write) -> io::Result<()> {
@@ -26,7 +26,6 @@ pub fn write(all: &[(String, Results)], file: &mut impl Write) -> io::Result<()>
         write!(file, "{}", one(results))?;
     }
     let version = all.first().map_or(env!("CARGO_PKG_VERSION"), |(_, results)| results.ringload.as_str());
-    writeln!(file, "<main>")?;
     end_with(&format!("ringload {version}, form of comparisons {}", super::results::VERSION), file)
 }
 
@@ -103,7 +102,7 @@ fn table(matrix: &Matrix) -> String {
 
 fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize) -> String {
     let Some(compared) = matrix.compared(server, cell) else { return "<td>-</td>".to_owned() };
-    let (value, more) = matrix.field(server, cell);
+    let (value, more) = matrix.field(server, index);
     let mut classes = Vec::new();
     if matrix.is_first(server, index) {
         classes.push("first");
@@ -119,7 +118,8 @@ fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize
         Some(Verdict::Worse) => " class=\"verdict-worse\"",
         _ => "",
     };
-    let bar = compared.ratio.as_ref().map_or(String::new(), |ratio| plot::bar(ratio, compared.verdict));
+    let ratio = compared.ratio.as_ref().filter(|ratio| ratio.reaches(matrix.results.settings.confidence));
+    let bar = ratio.map_or(String::new(), |ratio| plot::bar(ratio, compared.verdict));
     let tip = compared.reason.as_ref().map_or(String::new(), |reason| format!(" title=\"{}\"", escape(reason)));
     let (value, more, classes) = (escape(&value), escape(&more), classes.join(" "));
     format!("<td class=\"{classes}\"{tip}><b>{value}</b>{bar}<small{verdict}>{more}</small></td>")
@@ -129,11 +129,15 @@ fn field(matrix: &Matrix, server: &ServerReport, cell: &CellReport, index: usize
 fn tied(matrix: &Matrix) -> String {
     let mut html =
         "<section><h2>Servers that cannot be told apart</h2>\n<p class=\"unit\">Best first; within brackets the order says \
-                    nothing.</p>\n<ul class=\"groups\">\n"
+                    nothing. Servers with too few valid rounds have no place.</p>\n<ul class=\"groups\">\n"
             .to_owned();
     for (cell, groups) in matrix.cells.iter().zip(&matrix.groups) {
-        let groups: Vec<String> = groups.iter().map(|group| format!("[{}]", escape(&group.join(", ")))).collect();
-        let groups = if groups.is_empty() { "no server was measured".to_owned() } else { groups.join(" ") };
+        let mut parts: Vec<String> = groups.told.iter().map(|group| format!("[{}]", group.join(", "))).collect();
+        if !groups.untold.is_empty() {
+            let untold = groups.untold.iter().map(|it| format!("{} ({})", it.0, counted(it.1.into(), "round")));
+            parts.push(format!("not told: {}", untold.collect::<Vec<_>>().join(", ")));
+        }
+        let groups = if parts.is_empty() { "no server was measured".to_owned() } else { escape(&parts.join(" ")) };
         add(&mut html, format_args!("<li><b>{}</b>: {groups}</li>\n", escape(&cell.name)));
     }
     html.push_str("</ul></section>\n");
@@ -231,8 +235,9 @@ fn conditions(results: &Results) -> String {
         ("seed".to_owned(), results.seed.to_string()),
         ("same within".to_owned(), percent(settings.same_within)),
     ];
-    let accounted = results.runs.iter().filter(|run| run.by_control_group).count();
-    let how = if accounted == results.runs.len() { "control group" } else { "/proc, of the processes that were there" };
+    // Cells beyond a server's limits were not run at all.
+    let is_exact = results.runs.iter().filter(|run| !run.values.is_empty()).all(|run| run.by_control_group);
+    let how = if is_exact { "control group" } else { "/proc, of the processes that were there" };
     rows.push(("processor time by".to_owned(), how.to_owned()));
     rows.extend(results.conditions.iter().map(|(name, value)| (name.clone(), value.clone())));
     rows.extend(machine.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -254,21 +259,32 @@ fn rules(results: &Results) -> String {
     } else {
         ""
     };
+    let settings = &results.settings;
+    let is_shared = settings.load_cpus.iter().any(|cpu| settings.server_cpus.contains(cpu));
+    let load = if is_shared { "shares them" } else { "runs on others" };
+    let is_plain = |arg: &String| !arg.starts_with("--deflate") && !arg.starts_with("--scenario");
+    let compression = if results.cells.iter().all(|cell| cell.args.iter().all(is_plain)) {
+        "<li>No compression is offered.</li>"
+    } else {
+        ""
+    };
     format!(
         "<section><h2>Rules</h2>\n<ul class=\"groups\">\
-         <li>All servers run on the same processors, with one thread for each of them; the load runs on others.</li>\
+         <li>All servers run on the same processors; {{threads}} in a command stands for their number. The load {load}.</li>\
          <li>{fresh} In each round they come in an order by chance, which the seed decides.</li>\
          <li>A server is measured only if it passes the gate: handshake, text, binary, fragments, ping, 1 MiB, 16 messages in \
-         one segment, Close. Every echo of every run is compared, byte by byte, where messages have 16 bytes or more.</li>\
+         one segment, Close. Every echo of every run is compared with what was sent, byte by byte; messages of 16 bytes or more also \
+         carry their connection and number.</li>\
          <li>A measurement does not count if an echo was lost, if others took the processors, or if rate, latency and messages in \
          flight do not go together (Little's law); it is repeated up to {} times. Where the generator was full, rates and \
          latencies are not compared.</li>\
          <li>What counts is the median of the ratios to {} in the same round; the best round is never used. A difference is called \
          one only if the interval leaves 1 out and a paired t test does, corrected for the number of pairs (Holm).</li>\
-         <li>No compression. Settings are those that each server's documentation recommends, unless it says why it is tuned.</li>\
-         {reference}</ul></section>\n",
-        results.settings.retries,
-        escape(&results.settings.baseline)
+         <li>How each server is set is the choice of the comparison's author; \"tuned\" in its notes tells why it differs from its \
+         documentation.</li>\
+         {compression}{reference}</ul></section>\n",
+        settings.retries,
+        escape(&settings.baseline)
     )
 }
 
@@ -276,6 +292,7 @@ fn rules(results: &Results) -> String {
 mod tests {
     use super::*;
     use crate::compare::results::tests::results;
+    use crate::output::html::tests::check_tags;
 
     fn page(all: &[(String, Results)]) -> String {
         let mut page = Vec::new();
@@ -293,9 +310,21 @@ mod tests {
         {
             assert!(page.contains(part), "{part}");
         }
+        check_tags(&page);
         for reference in ["src=", "@import", "url(", "fetch(", "http://", "https://", "<b>start"] {
             assert!(!page.contains(reference), "{reference}");
         }
+    }
+
+    #[test]
+    fn a_server_with_too_few_rounds_has_no_place_and_no_interval() {
+        let mut it = results(&[("base", 10.0), ("slow", 20.0)]);
+        it.runs.retain(|run| run.server != "slow" || run.round <= 3);
+        crate::compare::analysis::analyse(&mut it);
+        let page = page(&[("one.json".to_owned(), it)]);
+        assert!(page.contains("[base] not told: slow (3 rounds)"), "{page}");
+        assert!(page.contains("2.00 (3 of 9 rounds) cannot tell, place not told (3 rounds)"), "{page}");
+        assert!(!page.contains("<svg class=\"bar\""), "{page}");
     }
 
     #[test]
@@ -304,5 +333,25 @@ mod tests {
             ["monday.json", "tuesday.json"].map(|day| (day.to_owned(), results(&[("base", 10.0), ("slow", 11.0)])));
         let page = page(&days);
         assert!(page.contains("(monday.json)</h1>") && page.contains("(tuesday.json)</h2>"));
+        check_tags(&page);
+    }
+
+    #[test]
+    fn the_page_says_only_what_is_so() {
+        let mut it = results(&[("base", 10.0), ("slow", 11.0)]);
+        (it.settings.server_cpus, it.settings.load_cpus) = (vec![0], vec![1]);
+        let plain = page(&[("one.json".to_owned(), it.clone())]);
+        assert!(plain.contains("No compression is offered.") && plain.contains("The load runs on others."), "{plain}");
+        let by = "<th>processor time by</th><td>control group</td>";
+        assert!(plain.contains(by), "{plain}");
+
+        it.cells[0].args = vec!["--text".to_owned(), "--deflate".to_owned()];
+        (it.settings.server_cpus, it.settings.load_cpus) = (vec![0, 1], vec![1]);
+        // Beyond the server's limits.
+        let run = it.runs.last_mut().unwrap();
+        (run.values, run.by_control_group) = (std::collections::BTreeMap::new(), false);
+        let other = page(&[("one.json".to_owned(), it)]);
+        assert!(!other.contains("No compression") && other.contains("The load shares them."), "{other}");
+        assert!(other.contains(by), "{other}");
     }
 }

@@ -91,7 +91,8 @@ pub fn dots(matrix: &Matrix, cell: &CellReport) -> String {
         name(&mut svg, &server.name, y);
         let compared = matrix.compared(server, cell);
         let class = class_of(compared.and_then(|it| it.verdict));
-        if let Some(ratio) = compared.and_then(|it| it.ratio) {
+        let confidence = results.settings.confidence;
+        if let Some(ratio) = compared.and_then(|it| it.ratio).filter(|ratio| ratio.reaches(confidence)) {
             interval(&mut svg, &scale, &ratio, y, class);
         }
         for ratio in ratios {
@@ -251,6 +252,16 @@ mod tests {
         let svg = dots(&matrix, matrix.cells[0]);
         assert_eq!(svg.matches("<circle class=\"round worse\"").count(), 9);
         assert_eq!(svg.matches("<circle class=\"round better\"").count(), 9);
+    }
+
+    #[test]
+    fn too_few_rounds_are_dots_without_an_interval() {
+        let mut results = results(&[("base", 10.0), ("slow", 11.0)]);
+        results.runs.retain(|run| run.server != "slow" || run.round <= 3);
+        crate::compare::analysis::analyse(&mut results);
+        let matrix = Matrix::of(&results);
+        let svg = dots(&matrix, matrix.cells[0]);
+        assert_eq!((svg.matches("<circle").count(), svg.matches("<rect").count()), (3, 0), "{svg}");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use thiserror::Error;
 
 use super::file::{Port, ReadyWhen, Server, StopSignal};
 use super::needs::find_program;
+use crate::interrupt::Interrupt;
+use crate::output::units::counted;
 use crate::own_server::SERVE;
 use crate::said::Said;
 use crate::sampling::group::ControlGroup;
@@ -28,6 +31,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Timeout of one request while a server starts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Timeout of a command that prints a version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Free ports are searched from here up to the kernel's range of local ports, which connections use.
 const FIRST_PORT: u16 = 20_000;
@@ -70,6 +76,9 @@ pub enum StartError {
         /// Its output.
         said: String,
     },
+    /// The comparison is to end.
+    #[error("the comparison was interrupted")]
+    Interrupted,
     /// Its state could not be queried.
     #[error("it cannot be watched: {0}")]
     Watch(io::Error),
@@ -123,6 +132,14 @@ impl Place {
         text.replace("{threads}", &self.threads)
     }
 
+    fn ready(&self, when: &ReadyWhen) -> ReadyWhen {
+        match when {
+            ReadyWhen::Tcp => ReadyWhen::Tcp,
+            ReadyWhen::Http(path) => ReadyWhen::Http(self.fill(path)),
+            ReadyWhen::Log(text) => ReadyWhen::Log(self.fill(text)),
+        }
+    }
+
     fn words(&self, command: &[String]) -> Vec<String> {
         let word = |word: &String| match word.as_str() {
             "{ringecho}" => vec![self.ringecho.clone(), SERVE.to_owned()],
@@ -136,7 +153,7 @@ impl ServerProcess {
     /// Starts `server` on `cpus`, and returns when it is ready.
     ///
     /// Call it on a thread that lives as long as the server should: the kernel kills the child when that thread ends.
-    pub fn start(server: &Server, cpus: &[usize]) -> Result<Self, StartError> {
+    pub fn start(server: &Server, cpus: &[usize], interrupt: &Interrupt) -> Result<Self, StartError> {
         let place = Place::new(server, cpus)?;
         let words = place.words(&server.command);
         let program = find_program(&words[0], &server.dir)
@@ -147,7 +164,7 @@ impl ServerProcess {
             return Err(StartError::Taken(taken.clone()));
         }
         if let Some(Address::Unix(path)) = target.addresses.first() {
-            let _ = std::fs::remove_file(path);
+            remove_socket(path);
         }
         let mut command = Command::new(program);
         command.args(&words[1..]).current_dir(&server.dir);
@@ -156,7 +173,8 @@ impl ServerProcess {
         }
         command.envs(server.env.iter().map(|(name, value)| (name, place.fill(value))));
         let group = ControlGroup::create();
-        let awaited = if let ReadyWhen::Log(text) = &server.ready { Some(place.fill(text)) } else { None };
+        let ready = place.ready(&server.ready);
+        let awaited = if let ReadyWhen::Log(text) = &ready { Some(text.clone()) } else { None };
         let (child, said) = spawn(command, cpus, group.as_ref(), awaited).map_err(StartError::Spawn)?;
         guard_group(Some(child.id()));
         // From here on `Drop` ends the child.
@@ -169,27 +187,34 @@ impl ServerProcess {
             signal: signal(server.stop_signal),
             stop_timeout: server.stop_timeout,
         };
-        process.wait_until_ready(server)?;
+        process.wait_until_ready(&ready, server.ready_timeout, interrupt)?;
         Ok(process)
     }
 
-    fn wait_until_ready(&mut self, server: &Server) -> Result<(), StartError> {
+    fn wait_until_ready(
+        &mut self,
+        ready: &ReadyWhen,
+        timeout: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<(), StartError> {
         let begun = Instant::now();
-        while !self.is_ready(&server.ready) {
+        while !self.is_ready(ready) {
+            if interrupt.is_raised() {
+                return Err(StartError::Interrupted);
+            }
             if let Some(status) = self.child.try_wait().map_err(StartError::Watch)? {
                 return Err(StartError::Ended(status, self.said.quoted()));
             }
-            if begun.elapsed() >= server.ready_timeout {
+            if begun.elapsed() >= timeout {
                 let address = &self.target.addresses[0];
-                let what = match &server.ready {
+                let what = match ready {
                     ReadyWhen::Tcp => format!("nothing listened on {address}"),
                     ReadyWhen::Http(path) => format!("no good answer to a GET of {path}"),
                     ReadyWhen::Log(text) => format!("{text:?} was not printed, or nothing listened on {address}"),
                 };
                 // A hung server prints no more: its output is quoted as it is.
                 self.stop();
-                let after = server.ready_timeout.as_secs_f64();
-                return Err(StartError::Silent { what, after, said: self.said.quoted() });
+                return Err(StartError::Silent { what, after: timeout.as_secs_f64(), said: self.said.quoted() });
             }
             std::thread::sleep(TICK);
         }
@@ -302,6 +327,13 @@ impl Drop for ServerProcess {
     }
 }
 
+/// Removes what an earlier server left at the path of its socket; other files stay.
+fn remove_socket(path: &Path) {
+    if path.symlink_metadata().is_ok_and(|it| it.file_type().is_socket()) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// Starts the server in its own process group: Ctrl-C then reaches only the comparison, which stops the server in
 /// order. A thread reads the pipe with the server's output.
 fn spawn(
@@ -381,15 +413,43 @@ pub fn keep_off(server_cpus: &[usize], load_cpus: &[usize]) {
     }
 }
 
+/// The program of a server's command, if it exists.
+pub(super) fn program_of(server: &Server) -> Option<PathBuf> {
+    match server.command.first()?.as_str() {
+        "{ringecho}" => Some("/proc/self/exe".into()),
+        name => find_program(name, &server.dir),
+    }
+}
+
+/// What tells the builds of a program apart: `1,234 bytes of 2026-01-02T03:04:05Z`.
+pub(super) fn show_build(program: &Path) -> Option<String> {
+    let it = program.metadata().ok()?;
+    let modified = humantime::format_rfc3339_seconds(it.modified().ok()?);
+    Some(format!("{} of {modified}", counted(it.len(), "byte")))
+}
+
 /// The version of a server: the first line that its version command prints.
 pub fn version(server: &Server) -> Option<String> {
     if server.version.is_some() {
         return server.version.clone();
     }
-    let output = shell(server.version_cmd.as_ref()?, &server.dir).stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
-    let line = text.lines().find(|line| !line.trim().is_empty())?.trim().to_owned();
-    output.status.success().then_some(line)
+    let said = output_of(shell(server.version_cmd.as_ref()?, &server.dir), VERSION_TIMEOUT)?;
+    said.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
+
+/// What a command prints on standard output, or else on standard error, if it succeeds in time.
+fn output_of(mut command: Command, timeout: Duration) -> Option<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().ok()?;
+    let deadline = Instant::now() + timeout;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        std::thread::sleep(TICK);
+    }
+    // What it has started may hold its output open.
+    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    let output = child.wait_with_output().ok()?;
+    let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    output.status.success().then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
 /// A command for display, quoted for a shell.
@@ -410,6 +470,30 @@ mod tests {
         let words = ["{ringecho}", "--listen", "127.0.0.1:{port}", "--cpus={cpus}", "{threads}", "{other}"];
         let expected = ["/x/ringload", "serve", "--listen", "127.0.0.1:9001", "--cpus=0,2", "2", "{other}"];
         assert_eq!(place.words(&words.map(str::to_owned)), expected);
+        let ready = ReadyWhen::Http("/{port}/health".to_owned());
+        assert_eq!(place.ready(&ready), ReadyWhen::Http("/9001/health".to_owned()));
+    }
+
+    #[test]
+    fn only_a_socket_is_removed() {
+        let path = std::env::temp_dir().join(format!("ringload-socket-{}", std::process::id()));
+        std::fs::write(&path, "kept").unwrap();
+        remove_socket(&path);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
+        std::fs::remove_file(&path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        remove_socket(&path);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_version_is_awaited_for_a_while_only() {
+        let said = |command: &str, timeout| output_of(shell(command, Path::new("/")), timeout);
+        assert_eq!(said("echo 1.2; sleep 600 &", Duration::from_secs(600)).as_deref(), Some("1.2\n"));
+        assert_eq!(said("echo 1.2 >&2", Duration::from_secs(600)).as_deref(), Some("1.2\n"));
+        assert_eq!(said("echo 1.2; exit 1", Duration::from_secs(600)), None);
+        assert_eq!(said("sleep 600", Duration::ZERO), None);
     }
 
     #[test]

@@ -98,7 +98,12 @@ impl Progress {
         state.expected_s = results.cells.iter().map(|it| it.duration_s + it.warmup_s + OVERHEAD_S).collect();
         (state.discard, state.rounds) = (results.settings.discard, results.settings.rounds);
         state.total = plan.len();
-        state.to_come = (0..cells).map(|cell| plan.iter().filter(|slot| slot.cell == cell).count()).collect();
+        let is_to_come = |slot: &&Slot| {
+            let (server, cell) = (&results.servers[slot.server], &results.cells[slot.cell]);
+            server.skipped.is_none() && !results.has(&server.name, &cell.name, slot.round)
+        };
+        state.to_come = vec![0; cells];
+        plan.iter().filter(is_to_come).for_each(|slot| state.to_come[slot.cell] += 1);
         state.begun = Some(Instant::now());
         for run in &results.runs {
             let server = state.servers.iter().position(|it| *it == run.server);
@@ -120,15 +125,15 @@ impl Progress {
         self.look();
     }
 
-    /// This measurement is skipped: it has been made already, or its server is skipped.
-    pub(super) fn skip(&mut self, slot: Slot) {
+    /// A measurement is skipped: it has been made already, or its server is skipped.
+    pub(super) fn skip(&mut self) {
         self.state.done += 1;
-        self.state.to_come[slot.cell] -= 1;
     }
 
     /// This measurement is complete.
     pub(super) fn done(&mut self, slot: Slot, run: &Run) {
-        self.skip(slot);
+        self.state.done += 1;
+        self.state.to_come[slot.cell] -= 1;
         self.state.elapsed[slot.cell].push(run.elapsed_s);
         self.state.keep(slot.server, slot.cell, run);
         if matches!(self.shown, Shown::Lines) {
@@ -260,5 +265,14 @@ mod tests {
         assert!((state.ratio(1, 0).unwrap() - 1.2).abs() < 0.01 && state.ratio(0, 0).is_none());
         let line = state.line(plan[9], &runs[9]);
         assert!(line.starts_with("[10/20, 30 s left] round 4 of 9, 128 B x 100, other: 12.0 µs"), "{line}");
+
+        // Resumed after those, and one of the servers is skipped now.
+        results.runs.extend_from_slice(&runs[..10]);
+        results.servers[1].skipped = Some("it crashed".to_owned());
+        let mut progress = Progress { shown: Shown::Nothing, state: State::default() };
+        progress.begin(&results, &plan);
+        assert!((progress.state.left_s() - 5.0 * 4.0).abs() < 1e-9, "{}", progress.state.left_s());
+        progress.skip();
+        assert!((progress.state.left_s() - 5.0 * 4.0).abs() < 1e-9);
     }
 }

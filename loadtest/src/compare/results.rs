@@ -1,7 +1,11 @@
 //! The results of a comparison: settings, all measurements, and conclusions. This is the form of the JSON, from which
 //! reports are made and an interrupted comparison is resumed.
 
-use std::collections::BTreeMap;
+mod resume;
+
+pub(super) use self::resume::RESUMED;
+
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,12 +15,17 @@ use thiserror::Error;
 use super::file::{self, Class, Comparison, Fresh, Only, Rate};
 use super::gate::Check;
 use super::metric::Metric;
+use super::process;
 use super::statistics::{Interval, Verdict};
 use crate::machine::Machine;
 use crate::verdict::Bound;
 
 /// The version of the form of [`Results`].
 pub const VERSION: u32 = 1;
+
+/// This program, and the condition that tells its builds apart.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+const OWN_BUILD: &str = "build of ringload";
 
 /// The results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,7 +56,7 @@ pub struct Results {
     pub cells: Vec<CellReport>,
     /// All measurements, in the order in which they were made.
     pub runs: Vec<Run>,
-    /// The conclusions: each server in each cell, for each metric.
+    /// The conclusions: each server in each cell, for each metric. Empty until the comparison has ended.
     pub comparisons: Vec<Compared>,
 }
 
@@ -91,6 +100,8 @@ pub struct ServerReport {
     pub build: Option<String>,
     /// The command that starts it.
     pub command: String,
+    /// The size and the modification time of its program, by which builds are told apart.
+    pub program: Option<String>,
     /// Its environment variables.
     pub env: BTreeMap<String, String>,
     /// The correctness checks made right before the measurements.
@@ -226,6 +237,8 @@ pub struct Compared {
     pub value: Option<f64>,
     /// The number of valid rounds.
     pub rounds: u32,
+    /// The number of rounds that are valid for the baseline as well, with a ratio; absent for the baseline itself.
+    pub common_rounds: Option<u32>,
     /// The ratio to the baseline in the same rounds; absent if there is none, with the reason.
     pub ratio: Option<Interval>,
     /// The probability of such a difference by chance, before the correction for the number of pairs.
@@ -296,6 +309,8 @@ impl Results {
     pub fn of(comparison: &Comparison, seed: u64) -> Self {
         let file::Settings { title, .. } = &comparison.settings;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let mut conditions = super::conditions::of_this_machine();
+        conditions.extend(process::show_build(Path::new(OWN_PROGRAM)).map(|build| (OWN_BUILD.to_owned(), build)));
         Self {
             comparison_version: VERSION,
             ringload: env!("CARGO_PKG_VERSION").to_owned(),
@@ -305,7 +320,7 @@ impl Results {
             is_complete: false,
             settings: Settings::of(&comparison.settings),
             machine: Machine::this(),
-            conditions: super::conditions::of_this_machine(),
+            conditions,
             servers: comparison.servers.iter().map(ServerReport::of).collect(),
             cells: comparison.cells.iter().map(CellReport::of).collect(),
             runs: Vec::new(),
@@ -313,45 +328,30 @@ impl Results {
         }
     }
 
-    /// Resumes `earlier` results, which must be of the same comparison; rounds, servers and cells may have been added.
-    pub fn resume(mut self, earlier: Self, path: &Path) -> Result<Self, ResultsError> {
-        let other = |why: String| ResultsError::Other(path.to_owned(), why);
-        let (mut now, before) = (as_written(&self.settings), &earlier.settings);
-        now.rounds = before.rounds;
-        if now != *before {
-            return Err(other("its settings were other ones".to_owned()));
+    /// `round 3`, from 1 on, or `discarded round`.
+    #[must_use]
+    pub fn round_name(&self, round: u32) -> String {
+        match round.checked_sub(self.settings.discard) {
+            Some(round) => format!("round {}", round + 1),
+            None => "discarded round".to_owned(),
         }
-        for server in &mut self.servers {
-            let Some(before) = earlier.servers.iter().find(|it| it.name == server.name) else { continue };
-            if (&before.command, &before.env) != (&server.command, &server.env) {
-                return Err(other(format!("server {} was started in another way", server.name)));
-            }
-            server.remarks.clone_from(&before.remarks);
-        }
-        for cell in &mut self.cells {
-            let Some(before) = earlier.cells.iter().find(|it| it.name == cell.name) else { continue };
-            let same = CellReport { rate_per_s: before.rate_per_s, rounds: before.rounds, ..as_written(cell) };
-            if same != *before {
-                return Err(other(format!("cell {} was another one", cell.name)));
-            }
-            cell.rate_per_s = before.rate_per_s;
-        }
-        if earlier.machine.boot_id != self.machine.boot_id {
-            let text = "the machine was started anew, or is another one, since earlier rounds";
-            self.conditions.insert("resumed".to_owned(), text.to_owned());
-        }
-        let is_here = |run: &Run| {
-            self.servers.iter().any(|it| it.name == run.server) && self.cells.iter().any(|it| it.name == run.cell)
-        };
-        self.runs = earlier.runs.into_iter().filter(is_here).collect();
-        (self.seed, self.started_unix_s) = (earlier.seed, earlier.started_unix_s);
-        Ok(self)
     }
 
     /// Whether this measurement has been made.
     #[must_use]
     pub fn has(&self, server: &str, cell: &str, round: u32) -> bool {
         self.runs.iter().any(|run| run.round == round && run.server == server && run.cell == cell)
+    }
+
+    /// Whether each server that is not skipped was measured in each round of each cell.
+    #[must_use]
+    pub fn has_all(&self) -> bool {
+        let made: HashSet<(&str, &str, u32)> =
+            self.runs.iter().map(|run| (run.server.as_str(), run.cell.as_str(), run.round)).collect();
+        let has_rounds = |server: &str, cell: &CellReport| {
+            (0..self.settings.discard + cell.rounds).all(|round| made.contains(&(server, cell.name.as_str(), round)))
+        };
+        self.measured_servers().all(|server| self.cells.iter().all(|cell| has_rounds(&server.name, cell)))
     }
 
     /// The conclusion for a server in a cell and a metric.
@@ -413,6 +413,7 @@ impl ServerReport {
             tuned: server.tuned.clone(),
             build: server.build.clone(),
             command: shlex::try_join(server.command.iter().map(String::as_str)).unwrap_or_default(),
+            program: process::program_of(server).and_then(|program| process::show_build(&program)),
             env: server.env.clone(),
             gate: Vec::new(),
             skipped: server.skip.clone(),

@@ -10,9 +10,9 @@ use super::gate;
 use super::idle::Idling;
 use super::measure::{Measurement, measure};
 use super::metric::Metric;
-use super::process::{self, ServerProcess};
+use super::process::{self, ServerProcess, StartError};
 use super::progress::Progress;
-use super::results::{FaultKind, Results, ResultsError, Run};
+use super::results::{FaultKind, Results, ResultsError, Run, ServerReport};
 use super::statistics::Random;
 use crate::interrupt::Interrupt;
 use crate::output::units::{bytes, count};
@@ -74,7 +74,7 @@ impl<'a> Conductor<'a> {
             if self.results.servers[slot.server].skipped.is_some()
                 || self.results.has(&server.name, &cell.name, slot.round)
             {
-                self.progress.skip(slot);
+                self.progress.skip();
                 continue;
             }
             if self.must_be_fresh(running.as_ref().map(|it| it.0), slot) {
@@ -87,7 +87,8 @@ impl<'a> Conductor<'a> {
             self.progress.done(slot, &run);
         }
         self.stop(running.take());
-        self.results.is_complete = !self.interrupt.is_raised();
+        self.results.is_complete = !self.interrupt.is_raised() && self.results.has_all();
+        analyse(&mut self.results);
         self.save()?;
         self.progress.end();
         Ok(self.results)
@@ -95,14 +96,21 @@ impl<'a> Conductor<'a> {
 
     /// Checks each server before any is measured: whether it can run here, starts, and behaves correctly.
     fn pass_gates(&mut self) {
-        for (server, report) in self.comparison.servers.iter().zip(&mut self.results.servers) {
+        for (place, server) in self.comparison.servers.iter().enumerate() {
             if self.interrupt.is_raised() {
                 return;
             }
+            let report = &mut self.results.servers[place];
+            let before = report.version.clone();
             if report.skipped.is_none() {
-                check(server, &self.comparison.settings.server_cpus, report);
+                check(server, &self.comparison.settings.server_cpus, self.interrupt, report);
+            }
+            if self.interrupt.is_raised() {
+                return;
             }
             self.progress.checked(report);
+            let now = report.version.clone();
+            self.results.note_change(&format!("version of {}", server.name), before.as_ref(), now.as_ref());
         }
     }
 
@@ -153,12 +161,23 @@ impl<'a> Conductor<'a> {
             if !is_to_be_repeated {
                 break measurement;
             }
+            self.remark_on(slot, &measurement);
             // The server's state may have been the cause.
             self.stop(running.take());
         };
         (run.values, run.bound, run.faults) = (measurement.values, measurement.bound, measurement.faults);
         run.elapsed_s = begun.elapsed().as_secs_f64();
         Some(run)
+    }
+
+    /// A lost echo or a dead server stays a remark when the repetition is good.
+    fn remark_on(&mut self, slot: Slot, repeated: &Measurement) {
+        let (round, cell) = (self.results.round_name(slot.round), &self.comparison.cells[slot.cell].name);
+        for fault in repeated.faults.iter().filter(|fault| fault.kind == FaultKind::Failed) {
+            // What the server said follows in further lines.
+            let why = fault.why.lines().next().unwrap_or_default().trim_end_matches("; it said:");
+            self.results.servers[slot.server].remark(&format!("{round}, {cell}: {why}; repeated"));
+        }
     }
 
     fn attempt(
@@ -173,8 +192,9 @@ impl<'a> Conductor<'a> {
             Err(why) => return Some(Measurement::failed(FaultKind::Failed, why)),
         };
         if running.is_none() {
-            match ServerProcess::start(server, &settings.server_cpus) {
+            match ServerProcess::start(server, &settings.server_cpus, self.interrupt) {
                 Ok(process) => *running = Some((slot.server, process)),
+                Err(StartError::Interrupted) => return None,
                 Err(error) => return Some(Measurement::failed(FaultKind::Failed, error.to_string())),
             }
         }
@@ -210,9 +230,9 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Saves the results so far, so that an early end loses nothing.
-    fn save(&mut self) -> Result<(), ResultsError> {
-        analyse(&mut self.results);
+    /// Saves the results so far, so that an early end loses nothing. Conclusions are drawn at the end, and by each report:
+    /// drawing them takes processor time on the machine under test.
+    fn save(&self) -> Result<(), ResultsError> {
         match &self.path {
             Some(path) => self.results.write(path),
             None => Ok(()),
@@ -287,18 +307,22 @@ pub fn beyond(server: &Server, cell: &Cell) -> Option<String> {
     Some(format!("it takes at most {} messages in flight", count(most)))
 }
 
-/// Checks one server: its requirements, its start and its correctness. An error becomes the reason for skipping it.
-pub fn check(server: &Server, cpus: &[usize], report: &mut super::results::ServerReport) {
-    report.version = process::version(server);
+/// Checks one server: its requirements, its start and its correctness. An error becomes the reason for skipping it; nothing
+/// does if `interrupt` was raised meanwhile.
+pub fn check(server: &Server, cpus: &[usize], interrupt: &Interrupt, report: &mut ServerReport) {
     if let Some(missing) = server.needs.iter().find_map(|need| need.missing(&server.dir)) {
         report.skipped = Some(missing);
         return;
     }
-    match ServerProcess::start(server, cpus) {
+    report.version = process::version(server).or(report.version.take());
+    match ServerProcess::start(server, cpus, interrupt) {
+        Err(StartError::Interrupted) => {}
         Err(error) => report.skipped = Some(error.to_string()),
         Ok(mut process) => {
-            report.gate = gate::check(process.target(), server.limits.max_message);
-            if let Some(end) = process.end() {
+            report.gate = gate::check(process.target(), server.limits.max_message, interrupt);
+            if interrupt.is_raised() {
+                report.gate.clear();
+            } else if let Some(end) = process.end() {
                 report.skipped = Some(format!("it died at the gate: {end}"));
             } else if let Some(failed) = report.gate.iter().find(|check| check.fault.is_some()) {
                 let why = failed.fault.as_deref().unwrap_or_default();

@@ -21,6 +21,9 @@ const RESAMPLES: usize = 10_000;
 const DRIFT_MIN: f64 = 0.5;
 /// A drift that is more likely by chance than this is not reported: reports have hundreds of series.
 const DRIFT_LEVEL: f64 = 0.01;
+/// The smallest correlation of 6, 7, 8 and 9 values that is less likely by chance than [`DRIFT_LEVEL`], counted over all
+/// their orders. (The t distribution is too generous with so few.) Of fewer values each order is more likely than that.
+const DRIFT_OF_FEW: [f64; 4] = [1.0, 13.0 / 14.0, 37.0 / 42.0, 5.0 / 6.0];
 
 /// A ratio with its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,29 +85,47 @@ impl Paired {
     #[must_use]
     pub fn of(ratios: &[f64], confidence: f64, seed: u64) -> Option<Self> {
         let interval = Interval::of(ratios, confidence, seed)?;
-        let logarithms: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
-        Some(Self { interval, p: t_test(&logarithms) })
+        Some(Self { interval, p: p_of(ratios) })
     }
 
     /// The verdict. Less is better unless `is_more_better`; `is_significant` is the corrected result of the test.
     #[must_use]
     pub fn verdict(&self, is_significant: bool, same_within: f64, confidence: f64, is_more_better: bool) -> Verdict {
-        let Interval { median, low, high, coverage } = self.interval;
+        let Interval { median, low, high, .. } = self.interval;
         let band = 1.0 / (1.0 + same_within)..=1.0 + same_within;
-        if coverage < confidence {
+        if !self.interval.reaches(confidence) {
             return Verdict::CannotTell;
         }
         if band.contains(&low) && band.contains(&high) {
             return Verdict::Same;
         }
         let differs = is_significant && (high < 1.0 || low > 1.0);
-        match (differs, band.contains(&median)) {
-            (true, true) => Verdict::Same,
-            (true, false) if (median < 1.0) != is_more_better => Verdict::Better,
-            (true, false) => Verdict::Worse,
-            (false, _) => Verdict::CannotTell,
+        // A significant difference whose median is within the threshold, but whose interval is not, may be a large one.
+        if !differs || band.contains(&median) {
+            return Verdict::CannotTell;
         }
+        if (median < 1.0) == is_more_better { Verdict::Worse } else { Verdict::Better }
     }
+}
+
+/// Whether the interval of so many values can have this confidence.
+#[must_use]
+pub fn is_enough(values: usize, confidence: f64) -> bool {
+    // At its widest it lies between the smallest and the largest: the median is beyond them if all are on one side of it.
+    values >= BOOTSTRAP_FROM || 1.0 - 2.0 * 0.5_f64.powi(values as i32) >= confidence
+}
+
+/// The smallest number of values whose interval can have this confidence.
+#[must_use]
+pub fn least_values(confidence: f64) -> usize {
+    (1..BOOTSTRAP_FROM).find(|&values| is_enough(values, confidence)).unwrap_or(BOOTSTRAP_FROM)
+}
+
+/// The probability of such ratios by chance (a t test of their logarithms).
+#[must_use]
+pub fn p_of(ratios: &[f64]) -> f64 {
+    let logarithms: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
+    t_test(&logarithms)
 }
 
 impl Interval {
@@ -123,6 +144,12 @@ impl Interval {
         }
         let (rank, coverage) = ranks(sorted.len(), confidence);
         Some(Self { median, low: sorted[rank], high: sorted[sorted.len() - 1 - rank], coverage })
+    }
+
+    /// Whether it has the requested confidence: there were enough values for it.
+    #[must_use]
+    pub fn reaches(&self, confidence: f64) -> bool {
+        self.coverage >= confidence
     }
 }
 
@@ -269,18 +296,19 @@ pub fn holm(p_values: &[f64], level: f64) -> Vec<bool> {
 /// The correlation of values with their rounds (Spearman), if it is more than chance.
 #[must_use]
 pub fn drift(values: &[f64]) -> Option<f64> {
-    let count = values.len() as f64;
-    if values.len() < 4 {
-        return None;
-    }
     let rounds: Vec<f64> = (0..values.len()).map(|round| round as f64).collect();
     let rho = correlation(&rounds, &ranked(values))?;
-    let p = if rho.abs() >= 1.0 {
-        0.0
-    } else {
-        student_two_sided(rho * ((count - 2.0) / (1.0 - rho * rho)).sqrt(), count - 2.0)
+    let is_unlikely = match values.len() {
+        0..6 => false,
+        // As fractions the limits are exact, as sums of squares only nearly.
+        few @ 6..10 => rho.abs() > DRIFT_OF_FEW[few - 6] - 1e-9,
+        _ if rho.abs() >= 1.0 => true,
+        many => {
+            let freedom = many as f64 - 2.0;
+            student_two_sided(rho * (freedom / (1.0 - rho * rho)).sqrt(), freedom) < DRIFT_LEVEL
+        }
     };
-    (rho.abs() > DRIFT_MIN && p < DRIFT_LEVEL).then_some(rho)
+    (rho.abs() > DRIFT_MIN && is_unlikely).then_some(rho)
 }
 
 /// Each value's rank; equal values share a mean rank.
@@ -330,4 +358,4 @@ impl Random {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use super::analysis::{groups, warnings};
+use super::analysis::warnings;
 use super::file::Class;
+use super::groups::{Groups, groups};
 use super::results::{CellReport, Compared, Results, ServerReport};
 use super::statistics::{Interval, Verdict};
-use crate::output::units::percent;
+use crate::output::units::{counted, percent};
 
 /// The matrix of a comparison.
 #[derive(Debug)]
@@ -17,8 +18,8 @@ pub struct Matrix<'a> {
     pub servers: Vec<&'a ServerReport>,
     /// Cells.
     pub cells: Vec<&'a CellReport>,
-    /// By cell: groups of servers without a significant difference, the best first.
-    pub groups: Vec<Vec<Vec<String>>>,
+    /// By cell: groups of servers without a significant difference.
+    pub groups: Vec<Groups>,
 }
 
 impl<'a> Matrix<'a> {
@@ -41,33 +42,53 @@ impl<'a> Matrix<'a> {
     /// Whether the server is first in the cell or tied for it.
     #[must_use]
     pub fn is_first(&self, server: &ServerReport, cell: usize) -> bool {
-        self.groups[cell].first().is_some_and(|first| first.contains(&server.name))
+        self.groups[cell].told.first().is_some_and(|first| first.contains(&server.name))
+    }
+
+    /// A remark if the server's place in the cell cannot be told, with the number of rounds that are too few for it.
+    #[must_use]
+    pub fn untold(&self, server: &ServerReport, cell: usize) -> Option<String> {
+        let (_, rounds) = self.groups[cell].untold.iter().find(|it| it.0 == server.name)?;
+        Some(format!("place not told ({})", counted((*rounds).into(), "round")))
     }
 
     /// A field as text: the value, its ratio to the baseline with the interval and the verdict, or the reason why there
     /// is none.
     #[must_use]
-    pub fn field(&self, server: &ServerReport, cell: &CellReport) -> (String, String) {
+    pub fn field(&self, server: &ServerReport, index: usize) -> (String, String) {
+        let cell = self.cells[index];
         let Some(compared) = self.compared(server, cell) else { return ("-".to_owned(), String::new()) };
         let value = compared.value.map_or("-".to_owned(), |value| cell.metric.show(value));
         let mark = if compared.is_generator_bound && compared.value.is_some() { " ‡" } else { "" };
         let more = match (&compared.ratio, compared.verdict, &compared.reason) {
             (Some(ratio), Some(verdict), _) => {
-                format!("{} {}", show_ratio(ratio), verdict_text(verdict, ratio, cell.metric.is_speed()))
+                let shown = show_ratio(self.results, compared, ratio);
+                format!("{shown} {}", verdict_text(verdict, ratio, cell.metric.is_speed()))
             }
             (None, _, Some(reason)) => short(reason).to_owned(),
             _ if server.name == self.results.settings.baseline => "baseline".to_owned(),
             _ => String::new(),
         };
-        (format!("{value}{mark}"), more)
+        let untold = self.untold(server, index).map_or(String::new(), |untold| format!(", {untold}"));
+        (format!("{value}{mark}"), format!("{more}{untold}"))
     }
 }
 
-/// `1.12 [1.10, 1.14]`
-#[must_use]
-pub fn show_ratio(ratio: &Interval) -> String {
+/// `1.12 [1.10, 1.14]`, or `1.12 (3 of 9 rounds)` if these are too few for an interval.
+fn show_ratio(results: &Results, compared: &Compared, ratio: &Interval) -> String {
     let digits = |value: f64| if value >= 10.0 { format!("{value:.1}") } else { format!("{value:.2}") };
-    format!("{} [{}, {}]", digits(ratio.median), digits(ratio.low), digits(ratio.high))
+    let certainty = match too_few(results, compared, ratio) {
+        Some(rounds) => format!("({rounds})"),
+        None => format!("[{}, {}]", digits(ratio.low), digits(ratio.high)),
+    };
+    format!("{} {certainty}", digits(ratio.median))
+}
+
+/// `3 of 9 rounds`, if so few have a ratio that their interval has not the requested confidence.
+fn too_few(results: &Results, compared: &Compared, ratio: &Interval) -> Option<String> {
+    let all = results.cells.iter().find(|cell| cell.name == compared.cell)?.rounds;
+    let common = compared.common_rounds?;
+    (!ratio.reaches(results.settings.confidence)).then(|| format!("{common} of {}", counted(all.into(), "round")))
 }
 
 fn verdict_text(verdict: Verdict, ratio: &Interval, is_speed: bool) -> String {
@@ -95,7 +116,7 @@ pub fn text(results: &Results) -> String {
     for (index, cell) in matrix.cells.iter().enumerate() {
         add(&mut text, format_args!("\n{}: {}{}\n", cell.name, cell.metric.title(), rate_note(cell)));
         for server in &matrix.servers {
-            let (value, more) = matrix.field(server, cell);
+            let (value, more) = matrix.field(server, index);
             let first = if matrix.is_first(server, index) { "*" } else { " " };
             add(&mut text, format_args!("  {first} {:name_width$}  {value:>14}  {more}\n", server.name));
         }
@@ -104,6 +125,9 @@ pub fn text(results: &Results) -> String {
     for server in results.servers.iter().filter(|it| it.skipped.is_some()) {
         let why = server.skipped.as_deref().unwrap_or_default();
         add(&mut text, format_args!("skipped: {}: {}\n", server.name, why.lines().next().unwrap_or_default()));
+    }
+    for (server, remark) in remarks(results) {
+        add(&mut text, format_args!("remark: {server}: {remark}\n"));
     }
     for warning in warnings(results) {
         add(&mut text, format_args!("WARNING: {warning}\n"));
@@ -121,10 +145,15 @@ pub fn legend(results: &Results) -> String {
     } else {
         ""
     };
+    let rounds = results.cells.iter().map(|cell| cell.rounds);
+    let rounds = match (rounds.clone().min(), rounds.max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (_, most) => most.unwrap_or(settings.rounds).to_string(),
+    };
     format!(
-        "Medians of {} rounds; ratios to {} in the same round, with their median and a {} interval; less is better but for \
-         rates. *: first, or not to be told apart from it.{generator} Differences within {} are called the same. Seed {}.",
-        settings.rounds,
+        "Medians of the valid rounds, of {rounds}; ratios to {} in the same round, with their median and a {} interval; less \
+         is better but for rates. *: first, or not to be told apart from it.{generator} Differences within {} are called the \
+         same. Seed {}.",
         settings.baseline,
         percent(settings.confidence),
         percent(settings.same_within),
@@ -158,17 +187,19 @@ pub fn markdown(results: &Results) -> String {
         let version = server.version.as_ref().map_or(String::new(), |version| format!(" {}", escape(version)));
         add(&mut text, format_args!("| {}{version}{class} |", escape(&server.name)));
         for (index, cell) in matrix.cells.iter().enumerate() {
-            let (value, _) = matrix.field(server, cell);
+            let (value, _) = matrix.field(server, index);
             let value = if matrix.is_first(server, index) { format!("**{value}**") } else { value };
             let more = matrix.compared(server, cell).map_or(String::new(), |it| match (&it.ratio, &it.reason) {
                 (Some(ratio), _) => {
                     let sure = if it.verdict == Some(Verdict::CannotTell) { "?" } else { "" };
-                    format!("<br>×{:.2}{sure}", ratio.median)
+                    let few = too_few(results, it, ratio).map_or(String::new(), |rounds| format!(" ({rounds})"));
+                    format!("<br>×{:.2}{sure}{few}", ratio.median)
                 }
                 (None, Some(reason)) => format!("<br>{}", escape(short(reason))),
                 _ => String::new(),
             });
-            add(&mut text, format_args!(" {value}{more} |"));
+            let untold = matrix.untold(server, index).map_or(String::new(), |untold| format!("<br>{untold}"));
+            add(&mut text, format_args!(" {value}{more}{untold} |"));
         }
         text.push('\n');
     }
@@ -177,10 +208,20 @@ pub fn markdown(results: &Results) -> String {
     if !skipped.is_empty() {
         add(&mut text, format_args!("\nSkipped:\n\n{}", skipped.concat()));
     }
+    let remarks: Vec<String> =
+        remarks(results).map(|(server, remark)| format!("- {}: {}\n", escape(server), escape(remark))).collect();
+    if !remarks.is_empty() {
+        add(&mut text, format_args!("\nRemarks:\n\n{}", remarks.concat()));
+    }
     for warning in warnings(results) {
         add(&mut text, format_args!("\n- WARNING: {}\n", escape(&warning)));
     }
     text
+}
+
+/// The remarks on measured servers, with their names.
+fn remarks(results: &Results) -> impl Iterator<Item = (&str, &str)> {
+    results.measured_servers().flat_map(|it| it.remarks.iter().map(move |remark| (it.name.as_str(), remark.as_str())))
 }
 
 fn skipped(server: &ServerReport) -> Option<String> {
@@ -217,7 +258,7 @@ pub fn side_by_side(all: &[(String, Results)]) -> String {
             for (_, results) in all {
                 let field = results.compared(server, &cell.name, cell.metric).map_or("-".to_owned(), |it| {
                     let value = it.value.map_or("-".to_owned(), |value| cell.metric.show(value));
-                    it.ratio.map_or(value.clone(), |ratio| format!("{value}<br>×{}", show_ratio(&ratio)))
+                    it.ratio.map_or(value.clone(), |ratio| format!("{value}<br>×{}", show_ratio(results, it, &ratio)))
                 });
                 add(&mut text, format_args!(" {field} |"));
             }
@@ -260,7 +301,24 @@ mod tests {
         assert!(line("* base").contains("10.0 µs  baseline"), "{text}");
         assert!(line("  slow").contains("11.0 µs  1.10 [1.10, 1.10] slower by 10 %"), "{text}");
         assert!(line("* same").contains("same within noise"), "{text}");
-        assert!(text.contains("Medians of 9 rounds; ratios to base"), "{text}");
+        assert!(text.contains("Medians of the valid rounds, of 9; ratios to base"), "{text}");
+    }
+
+    #[test]
+    fn too_few_rounds_have_no_interval_and_no_place() {
+        let mut it = results(&[("base", 10.0), ("slow", 20.0)]);
+        it.runs.retain(|run| run.server != "slow" || run.round <= 3);
+        crate::compare::analysis::analyse(&mut it);
+        let (text, markdown) = (text(&it), markdown(&it));
+        let line = text.lines().find(|line| line.contains("slow")).unwrap();
+        assert!(line.starts_with("    slow"), "it is not first: {text}");
+        assert!(line.ends_with("2.00 (3 of 9 rounds) cannot tell, place not told (3 rounds)"), "{text}");
+        assert!(
+            markdown.contains("| slow | 20.0 µs<br>×2.00? (3 of 9 rounds)<br>place not told (3 rounds) |"),
+            "{markdown}"
+        );
+        it.cells.push(CellReport { name: "other".to_owned(), rounds: 6, ..it.cells[0].clone() });
+        assert!(legend(&it).starts_with("Medians of the valid rounds, of 6 to 9; "), "{}", legend(&it));
     }
 
     #[test]
@@ -272,7 +330,9 @@ mod tests {
         assert!(text.contains("| | 128 B x 100<br>CPU per echo |\n|---|--:|\n"), "{text}");
         assert!(text.contains("| base | **10.0 µs** |") && text.contains("| slow | 11.0 µs<br>×1.10 |"), "{text}");
         assert!(text.contains("- gone: it did not pass the gate: \\| text \\|"), "{text}");
-        assert!(!text.contains("| gone |"), "{text}");
+        assert!(!text.contains("| gone |") && !text.contains("Remarks"), "{text}");
+        it.servers[1].remark("round 1, 128 B x 100: it died; repeated");
+        assert!(markdown(&it).contains("\nRemarks:\n\n- slow: round 1, 128 B x 100: it died; repeated\n"));
     }
 
     #[test]

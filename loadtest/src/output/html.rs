@@ -110,7 +110,7 @@ pub(crate) fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::report::tests::report;
     use super::super::report::{EarlyEnd, Failure, Report};
     use super::*;
@@ -122,7 +122,7 @@ mod tests {
     }
 
     /// Every tag is closed in order, except for void elements.
-    fn check_tags(page: &str) {
+    pub(crate) fn check_tags(page: &str) {
         let mut open: Vec<&str> = Vec::new();
         let mut rest = page;
         while let Some((_, behind)) = rest.split_once('<') {

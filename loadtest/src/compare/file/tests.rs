@@ -58,6 +58,37 @@ fn the_example_of_the_documentation_is_read() {
 }
 
 #[test]
+fn the_comparisons_of_this_repository_have_rounds_enough() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/compare");
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|it| it == "toml")).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let comparison = Comparison::read(std::slice::from_ref(&file)).unwrap();
+        let confidence = comparison.settings.confidence;
+        for cell in &comparison.cells {
+            let is_enough = crate::compare::statistics::is_enough(cell.rounds as usize, confidence);
+            assert!(is_enough, "{}: {}: {} rounds", file.display(), cell.name, cell.rounds);
+        }
+    }
+}
+
+#[test]
+fn both_sides_have_a_usable_processor_by_default() {
+    let usable = ringecho::sys::usable_cpus().unwrap();
+    let cpus = |text: &str| {
+        let settings = read("cpus", &format!("{text}{SERVER}")).unwrap().settings;
+        (settings.server_cpus, settings.load_cpus)
+    };
+    let (first, second) = (usable[0], usable[1.min(usable.len() - 1)]);
+    assert_eq!(cpus(""), (vec![first], vec![second]));
+    assert_eq!(cpus(&format!("[compare]\nserver-cpus = {second}\n")), (vec![second], vec![first]));
+    assert_eq!(cpus(&format!("[compare]\nload-cpus = {first}\n")), (vec![second], vec![first]));
+    let quick = quick_settings("a", 7, Duration::ZERO, Duration::ZERO);
+    assert_eq!((quick.server_cpus, quick.load_cpus), (vec![first], vec![second]));
+}
+
+#[test]
 fn lists_are_multiplied_and_names_tell_cells_apart() {
     let cells = |text: &str| {
         let names = |it: Comparison| it.cells.into_iter().map(|cell| cell.name).collect::<Vec<_>>();

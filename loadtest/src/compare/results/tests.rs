@@ -80,8 +80,12 @@ fn only_the_same_comparison_is_resumed() {
     assert!(resumed.has("b", "128 B x 100", 9) && !resumed.has("b", "128 B x 100", 10));
     let more_rounds = anew(|it| it.settings.rounds = 20);
     assert_eq!(more_rounds.unwrap().runs.len(), 20);
-    let fewer_servers = anew(|it| it.servers.truncate(1));
-    assert_eq!(fewer_servers.unwrap().runs.len(), 10);
+    let fewer_servers = anew(|it| it.servers.truncate(1)).unwrap();
+    assert_eq!((fewer_servers.runs.len(), fewer_servers.servers.len()), (20, 2), "what is not in this one stays");
+    let other_cell = anew(|it| it.cells[0].name = "other".to_owned()).unwrap();
+    let names: Vec<&str> = other_cell.cells.iter().map(|cell| cell.name.as_str()).collect();
+    assert_eq!((other_cell.runs.len(), names), (20, vec!["other", "128 B x 100"]));
+    assert!(resumed.has_all() && !other_cell.has_all());
     for (change, why) in [
         ((|it| it.settings.duration_s = 9.0) as fn(&mut Results), "settings"),
         (|it| it.servers[1].command = "other".to_owned(), "server b"),
@@ -90,6 +94,33 @@ fn only_the_same_comparison_is_resumed() {
         let error = anew(change).unwrap_err().to_string();
         assert!(error.contains(why) && error.starts_with("r.json cannot be resumed"), "{error}");
     }
+}
+
+#[test]
+fn other_versions_and_builds_of_earlier_rounds_are_conditions() {
+    let with = |version: &str, build: &str, machine: &str| {
+        let mut it = results(&[("a", 1.0), ("b", 2.0)]);
+        (it.servers[1].version, it.servers[1].program) = (Some(version.to_owned()), Some(build.to_owned()));
+        it.ringload = version.to_owned();
+        it.machine.boot_id = machine.to_owned();
+        it
+    };
+    let resume = |now: Results, before| now.resume(before, std::path::Path::new("r.json")).unwrap();
+    let notes = |it: &Results| -> Vec<String> {
+        let resumed = it.conditions.iter().filter(|it| it.0.starts_with(RESUMED));
+        resumed.map(|(name, text)| format!("{name}: {text}")).collect()
+    };
+    let same = resume(with("1", "5 bytes", "x"), with("1", "5 bytes", "x"));
+    assert_eq!(notes(&same), Vec::<String>::new());
+    let other = resume(with("3", "7 bytes", "x"), resume(with("2", "5 bytes", "y"), with("1", "5 bytes", "y")));
+    let expected = [
+        "resumed: the machine was started anew, or is another one, since earlier rounds",
+        "resumed, build of b: 5 bytes, then 7 bytes",
+        "resumed, version of b: 1, then 2, then 3",
+        "resumed, version of ringload: 1, then 2, then 3",
+    ];
+    assert_eq!(notes(&other), expected);
+    assert!(crate::compare::analysis::warnings(&other).contains(&expected[1].to_owned()));
 }
 
 /// The schema is made from the types. After a change to them: `UPDATE_SCHEMA=1 cargo test -p ringload schema`.

@@ -4,7 +4,7 @@ const CONFIDENCE: f64 = 0.95;
 const SAME_WITHIN: f64 = 0.02;
 
 /// A normal deviate (Box and Muller).
-fn normal(random: &mut Random) -> f64 {
+pub(in crate::compare) fn normal(random: &mut Random) -> f64 {
     let uniform = |random: &mut Random| (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
     let (radius, angle) = (uniform(random).max(1e-300), uniform(random));
     (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
@@ -133,6 +133,21 @@ fn verdicts_know_which_way_is_better_and_what_is_small() {
     assert_eq!(verdict(&around(1.01), false), Verdict::Same, "sure, and too small to matter");
     let wide: Vec<f64> = (0..9).map(|at| 0.8 + 0.05 * f64::from(at)).collect();
     assert_eq!(verdict(&wide, false), Verdict::CannotTell);
+    let from_none_to_a_third = [1.003, 1.005, 1.006, 1.01, 1.012, 1.2, 1.25, 1.3, 1.4];
+    assert_eq!(verdict(&from_none_to_a_third, false), Verdict::CannotTell, "it may be small, or not");
+}
+
+#[test]
+fn the_rounds_that_a_confidence_takes_are_those_of_its_widest_interval() {
+    for (confidence, least) in [(0.5, 2), (0.9, 5), (0.95, 6), (0.99, 8), (0.999, 11)] {
+        assert_eq!(least_values(confidence), least, "{confidence}");
+        let coverage = |values: usize| {
+            let ratios: Vec<f64> = (0..values).map(|it| it as f64 + 1.0).collect();
+            Interval::of(&ratios, confidence, 0).unwrap().coverage
+        };
+        assert!(coverage(least) >= confidence && coverage(least - 1) < confidence, "{confidence}");
+    }
+    assert!(!is_enough(0, 0.5) && is_enough(20, 0.999_999));
 }
 
 #[test]
@@ -168,9 +183,39 @@ fn drift_is_told_from_chance() {
     let falling: Vec<f64> = rising.iter().map(|it| -it).collect();
     assert!((drift(&falling).unwrap() + 1.0).abs() < 1e-9);
     assert_eq!(drift(&[1.0; 9]), None);
+    // Of four values one order in 24 rises, of six one in 720.
+    assert_eq!((drift(&rising[..4]), drift(&rising[..5])), (None, None));
+    assert!(drift(&rising[..6]).is_some());
+    assert_eq!(drift(&[1.0, 2.0, 3.0, 4.0, 6.0, 5.0]), None, "twelve of 720 orders are as near to rising or falling");
     let mut random = Random(1);
     let told = (0..100).filter(|_| drift(&(0..9).map(|_| normal(&mut random)).collect::<Vec<_>>()).is_some()).count();
     assert!(told <= 5, "{told} of 100");
+}
+
+/// All orders of the numbers below `count` (Heap's algorithm).
+fn orders(count: usize) -> Vec<Vec<f64>> {
+    fn permute(list: &mut [f64], count: usize, orders: &mut Vec<Vec<f64>>) {
+        if count <= 1 {
+            return orders.push(list.to_vec());
+        }
+        for at in 0..count {
+            permute(list, count - 1, orders);
+            list.swap(if count.is_multiple_of(2) { at } else { 0 }, count - 1);
+        }
+    }
+    let mut orders = Vec::new();
+    permute(&mut (0..count).map(|it| it as f64).collect::<Vec<_>>(), count, &mut orders);
+    orders
+}
+
+#[test]
+fn a_drift_of_few_values_is_one_of_few_orders() {
+    for count in 4..9 {
+        let all = orders(count);
+        let told = all.iter().filter(|values| drift(values).is_some()).count();
+        assert!(told * 100 < all.len(), "{told} of {} orders of {count} values", all.len());
+        assert_eq!(told > 0, count >= 6, "{count}");
+    }
 }
 
 #[test]

@@ -88,6 +88,26 @@ fn a_thousand_connections_echo_and_close_in_order() {
     }
 }
 
+/// The server closes first, and remembers a connection's addresses and ports for a minute. A SYN that has them again would be
+/// answered with an acknowledgement of the old connection, which would count as a stray, and every other one would come too late.
+#[test]
+fn a_second_run_does_not_meet_the_connections_of_the_first() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::Echo, |address| {
+        for run_before in [false, true] {
+            let sockets = fs::read_to_string("/proc/thread-self/net/tcp").expect("the server's sockets");
+            let is_waiting = |line: &&str| line.split_whitespace().nth(3) == Some("06");
+            assert_eq!(sockets.lines().filter(is_waiting).count() > 50, run_before, "{sockets}");
+            let outcome = run(address, &[&USER[..], &["-c", "100"]].concat());
+            assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+            assert_eq!(outcome.number("/connections/opened"), 100, "{}", outcome.output);
+            assert_eq!(outcome.number("/runs/0/segments/strays"), 0, "{}", outcome.output);
+        }
+    });
+}
+
 /// Three times as many as a process may have descriptors on a usual machine: this side has no sockets, and each of the
 /// server's workers has a table of its own.
 #[test]

@@ -3,6 +3,7 @@
 use super::entry::{Flag, State};
 use super::flight::BYTES_MAX;
 use super::icmp::{self, Error, Report};
+use super::path::SYN_AGAIN_NS;
 use super::segment::{self, ACK, FIN, Head, RST, SYN};
 use super::waiting::Waiting;
 use super::{Events, Failure, Stack, ip, is_after, is_before};
@@ -66,7 +67,8 @@ impl Stack {
     fn on_answer(&mut self, key: u32, head: &Head, payload_len: usize, events: &mut impl Events) {
         let is_acked = head.has(ACK);
         if is_acked && head.ack != self.entry(key).una.wrapping_add(1) {
-            return self.reset_stray(head, payload_len);
+            self.reset_stray(head, payload_len);
+            return self.repeat_syn_soon(key, head);
         }
         if head.has(RST) {
             if is_acked {
@@ -90,6 +92,18 @@ impl Stack {
         } else {
             entry.state = State::SynReceived;
             self.emit_syn(key);
+        }
+    }
+
+    /// An acknowledgement of what was never sent, which was reset: it may be that of the server's TIME-WAIT of an earlier
+    /// connection. The reset has ended that, and the SYN need not wait for its timeout. Once, as on Linux: a forged
+    /// acknowledgement makes no stream of SYNs.
+    fn repeat_syn_soon(&mut self, key: u32, head: &Head) {
+        if let Some(name) = self.entry(key).flight
+            && self.flights[name].backoff == 0
+            && !head.has(RST)
+        {
+            self.flights.hasten(name, self.now_ns + SYN_AGAIN_NS, self.now_ns);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Opening and closing, in any order.
 
+use std::collections::HashSet;
+
 use super::*;
 
 #[test]
@@ -33,6 +35,35 @@ fn a_syn_is_sent_again_for_two_minutes() {
     }
     assert_eq!((waits_s, bench.events()), (vec![1, 2, 4, 8, 16, 32, 60], vec![Event::Failed(Failure::TimedOut)]));
     assert_eq!((bench.state(), bench.stack.active()), (State::Closed, 0));
+}
+
+/// The server's TIME-WAIT of an earlier connection acknowledges what that had sent.
+#[test]
+fn a_syn_that_meets_a_time_wait_comes_again_behind_the_reset() {
+    let mut bench = Bench::opening(0);
+    for _ in 0..3 {
+        bench.peer(ACK, 0, 5, b"");
+        assert_eq!(bench.sent()[0].0.control, RST);
+        bench.now_ns += 4 * MS; // each finds the SYN on its way, and none puts it off
+    }
+    let wait_ms = bench.wait();
+    assert!(wait_ms <= 10, "{wait_ms} ms more");
+    assert_eq!(bench.sent()[0].0.control, SYN);
+    bench.peer(ACK, 0, 5, b"");
+    assert_eq!(bench.sent()[0].0.control, RST);
+    let wait_ms = bench.wait();
+    assert!((2_000..2_020).contains(&wait_ms), "once: {wait_ms} ms");
+    bench.sent();
+    bench.answer(SYN | ACK);
+    assert_eq!(bench.events(), [Event::Connected]);
+}
+
+/// The server remembers the flows of the run before.
+#[test]
+fn each_run_has_other_flows() {
+    let clients: HashSet<_> =
+        (0..20).map(|run| Bench::opening_with(Config { secret: [run, 7], ..config(0) }, 0).client).collect();
+    assert!(clients.len() > 5, "of 12 lives: {clients:?}");
 }
 
 #[test]

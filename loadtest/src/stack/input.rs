@@ -275,16 +275,15 @@ impl Stack {
         if !entry.can_receive() {
             return;
         }
-        if !payload.is_empty() && entry.has(Flag::LetGo) {
-            let end = head.seq.wrapping_add(payload.len() as u32);
-            if is_after(end, entry.rcv_nxt) {
-                self.emit_reset(key);
-                self.free(key);
-                events.closed(key);
-            }
-            return;
+        // A FIN may come with data that was taken before, where the acknowledgement of that was lost.
+        let end = head.seq.wrapping_add(payload.len() as u32);
+        let has_new_data = !payload.is_empty() && is_after(end, entry.rcv_nxt);
+        if has_new_data && entry.has(Flag::LetGo) {
+            self.emit_reset(key);
+            self.free(key);
+            return events.closed(key);
         }
-        if !payload.is_empty() && entry.has(Flag::Paused) {
+        if has_new_data && entry.has(Flag::Paused) {
             return;
         }
         if is_after(head.seq, entry.rcv_nxt) {

@@ -137,6 +137,19 @@ fn what_comes_for_a_connection_that_was_let_go_resets_it() {
 }
 
 #[test]
+fn a_fin_behind_data_that_comes_again_closes_what_was_let_go() {
+    let mut bench = Bench::open();
+    bench.peer(ACK, 0, 0, b"bye");
+    bench.stack.close(0, 0);
+    bench.peer(ACK, 3, 1, b"");
+    bench.peer(ACK, 0, 1, b"bye");
+    assert_eq!((bench.events(), bench.state()), (vec![received(b"bye")], State::FinWait2));
+    bench.sent(); // this side's acknowledgements are lost
+    bench.peer(ACK | FIN, 0, 1, b"bye");
+    assert_eq!((bench.events(), bench.controls()), (vec![Event::Finished, Event::Closed], vec![(ACK, 1, 4)]));
+}
+
+#[test]
 fn a_server_that_never_closes_is_waited_for_a_minute() {
     let mut bench = Bench::open();
     bench.stack.close(0, 0);

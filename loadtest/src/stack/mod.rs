@@ -338,6 +338,9 @@ impl Stack {
             return;
         }
         self.entries[key as usize].set(Flag::Paused, is_paused);
+        if is_paused {
+            self.drop_early(key); // none of it was acknowledged, so the peer has it, too: the pool is for those that read
+        }
         self.owe_ack(key); // which says what the window is now
     }
 

@@ -173,6 +173,20 @@ fn a_paused_connection_offers_no_window() {
 }
 
 #[test]
+fn a_paused_connection_has_nothing_in_the_pool() {
+    let mut bench = Bench::open();
+    bench.peer(ACK, 3, 0, b"def");
+    assert!(bench.stack.early_bytes() > 0);
+    bench.stack.pause(0, true, 0);
+    assert_eq!(bench.stack.early_bytes(), 0);
+    bench.stack.pause(0, false, 0);
+    for (at, bytes) in [(0, b"abc"), (3, b"def")] {
+        bench.peer(ACK, at, 0, bytes);
+    }
+    assert_eq!(bench.events(), [received(b"abc"), received(b"def")]);
+}
+
+#[test]
 fn room_is_told_of_when_half_of_what_was_sent_has_arrived() {
     let mut bench = Bench::open();
     bench.window = u16::MAX;

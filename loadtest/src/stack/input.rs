@@ -15,8 +15,11 @@ const DEFAULT_MSS_V6: u16 = 1220;
 /// The least that a peer's MSS is taken for, as on Linux (`TCP_MIN_SND_MSS`): with less, headers would be most of it.
 const MSS_MIN: u16 = 48;
 
-/// The least that an ICMP error can lower it to, as on Linux (`route.min_pmtu`, 552): a forged one makes nothing slow.
+/// The least that an ICMP error can lower it to over IPv4, as on Linux (`route.min_pmtu`, 552): a forged one makes nothing slow.
 const PATH_MSS_MIN: u16 = 512;
+
+/// What all links take over IPv6. An error that says less is discarded (RFC 8201 section 4).
+const PATH_MTU_MIN_V6: u32 = 1280;
 
 impl Stack {
     /// Takes a packet, with [`Config::has_offloads`] behind the device's header. What is told of it names bytes of the packet
@@ -384,6 +387,7 @@ impl Stack {
             return;
         }
         match report.error {
+            Error::TooBig { mtu } if report.source.is_ipv6() && mtu < PATH_MTU_MIN_V6 => {}
             Error::TooBig { mtu } => {
                 let headers = self.mtu - self.own_mss(entry.server);
                 let mss = mtu.saturating_sub(headers.into()).clamp(PATH_MSS_MIN.into(), u16::MAX.into()) as u16;

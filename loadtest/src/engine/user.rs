@@ -158,7 +158,8 @@ impl Events for Driving<'_> {
     }
 }
 
-/// The error that a kernel's socket would have.
+/// The error that a kernel's socket would have, but for some of those that routers tell of, which are one here: Linux has
+/// `ENETUNREACH` for a network, and `EACCES` for what is forbidden over IPv6.
 fn errno_of(failure: Failure) -> i32 {
     match failure {
         Failure::Refused => libc::ECONNREFUSED,

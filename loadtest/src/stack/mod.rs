@@ -134,7 +134,7 @@ pub enum ConfigError {
 pub enum Failure {
     /// The server has refused to open it (`ECONNREFUSED`).
     Refused,
-    /// There is no way to the server (`EHOSTUNREACH`). Only while it was opening.
+    /// There is no way to the server, or a firewall forbids it (`EHOSTUNREACH`). Only while it was opening.
     Unreachable,
     /// The server has reset it (`ECONNRESET`).
     Reset,

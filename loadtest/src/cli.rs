@@ -366,7 +366,9 @@ impl RunArgs {
     /// Runs, or searches: the exit code.
     fn conduct(self, search: Option<Search>) -> Result<u8, RunError> {
         let ended = match search {
-            Some(search) => search::run(&search, self.together.as_ref(), |value| self.for_step(search.quantity, value)),
+            Some(search) => {
+                search::run(&search, self.stack, self.together.as_ref(), |value| self.for_step(search.quantity, value))
+            }
             None => run::run(&self.resolve().map_err(RunError::Step)?),
         };
         Ok(match ended? {

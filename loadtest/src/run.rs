@@ -21,6 +21,7 @@ use crate::control::{Control, Phase};
 use crate::driver::plan::Ramp;
 use crate::engine::{self, Endpoint, EngineError, Shared};
 use crate::interrupt::Interrupt;
+use crate::machine::Machine;
 use crate::members::{Together, prompt};
 use crate::message::Messages;
 use crate::message::expect::Expect;
@@ -328,7 +329,7 @@ impl<'a> Run<'a> {
         let ready = connected_counts[Counter::Settled].saturating_sub(connected_counts[Counter::Failed]);
         // In stages further ones come later.
         let at_first = if self.scenario.plan.connections.is_none() { connected_counts } else { tally.counts };
-        let stall = self.observer.stall();
+        let (stall, machine) = (self.observer.stall(), self.machine());
         Ok(Report::new(Outcome {
             scenario: self.scenario,
             target: self.server.url(),
@@ -336,6 +337,7 @@ impl<'a> Run<'a> {
             server_pid: self.server.pid(),
             threads,
             transport: self.shared.transport,
+            machine,
             started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             tally,
             ready,
@@ -349,6 +351,12 @@ impl<'a> Run<'a> {
             server_end,
             stall,
         }))
+    }
+
+    /// This machine, with the network settings that the server has.
+    fn machine(&self) -> Machine {
+        let place = self.shared.network.as_ref().and_then(Network::place);
+        place.map_or_else(Machine::this, |(_, namespace)| Machine::seen_from(namespace))
     }
 
     /// Reports at once if compression was offered and not all connections have it.

@@ -81,6 +81,8 @@ fn a_thousand_connections_echo_and_close_in_order() {
         assert!(outcome.output.contains("over a TCP of its own"), "{}", outcome.output);
         assert!(outcome.output.contains("ringload's own: "), "{}", outcome.output);
         assert!(run["segments"]["repeated"].is_u64(), "{run}");
+        // The server's settings, and not those of the namespace that this process is in.
+        assert_eq!(run["machine"]["sysctls"]["net.core.somaxconn"].as_str(), Some("65535"), "{run}");
         check_schema(&outcome.json);
         // All are the server's sockets: this side has none.
         let sockets = outcome.number("/memory/idle/kernel/tcp_sockets");

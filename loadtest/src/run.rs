@@ -2,7 +2,7 @@
 
 mod error;
 mod layout;
-mod network;
+pub(crate) mod network;
 mod together;
 
 pub use error::RunError;
@@ -204,7 +204,6 @@ impl<'a> Run<'a> {
         }
         let own_connections = scenario.own().connections;
         let sources = if network.is_some() {
-            network::check_reach(targets)?;
             Sources::none()
         } else {
             Sources::new(targets, own_connections, ports, std::process::id(), settings.sources.as_ref())?

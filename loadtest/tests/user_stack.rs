@@ -268,6 +268,22 @@ fn a_refusal_a_reset_and_silence_are_what_they_are_called() {
     });
 }
 
+/// A name that has addresses of both families, as most have.
+#[test]
+fn addresses_of_another_family_than_the_clients_are_not_used() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::Echo, |address| {
+        let url = format!("ws://both.example:{}/", address.port());
+        let route = format!("both.example:{}:fd01::1,{OWN}", address.port());
+        let outcome = run_any(&[&USER[..], &[url.as_str(), "--resolve", route.as_str()]].concat());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert_eq!(outcome.number("/connections/opened"), 4, "{}", outcome.output);
+        assert_eq!(outcome.json["connections"]["detours"].as_array().map(Vec::len), Some(0), "{}", outcome.json);
+    });
+}
+
 #[test]
 fn churn_pings_and_slow_readers_are_possible() {
     if obstacle().is_some() {
@@ -380,9 +396,13 @@ fn a_device_that_was_prepared_needs_no_rights() {
 fn what_is_missing_is_said() {
     if obstacle().is_none() {
         with_server(Behaviour::Echo, |_| {
-            let outcome = run("127.0.0.1:9".parse().unwrap(), &USER);
-            assert_eq!(outcome.code, Some(2), "{}", outcome.output);
-            assert!(outcome.output.contains("loopback"), "{}", outcome.output);
+            for (address, word) in
+                [("127.0.0.1:9", "loopback"), ("0.0.0.0:9", "all addresses"), ("[fd01::1]:9", "--clients")]
+            {
+                let outcome = run(address.parse().unwrap(), &USER);
+                assert_eq!(outcome.code, Some(2), "{}", outcome.output);
+                assert!(outcome.output.contains(word), "{}", outcome.output);
+            }
             let few = ["--clients", "10.0.0.0/30", "--threads", "2"];
             let outcome = run("10.0.0.1:9".parse().unwrap(), &[&USER[..], &few].concat());
             assert_eq!(outcome.code, Some(2), "{}", outcome.output);

@@ -134,6 +134,9 @@ fn perform_alone(settings: &Settings, interrupt: &Interrupt, live: &mut Live) ->
     if let Some(banner) = server.banner() {
         run.observer.note(banner);
     }
+    if let Some(note) = run.shared.network.as_ref().and_then(Network::note) {
+        run.observer.note(&note);
+    }
     if let Some(address) = metrics {
         run.observer.note(&format!("metrics at http://{address}/metrics"));
     }

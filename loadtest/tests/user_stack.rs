@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use runner::{PATIENCE, Running, check_schema, run, run_any, run_to_end, run_whole};
+use runner::{PATIENCE, Running, check_schema, ringload, run, run_any, run_to_end, run_whole};
 use server::{Behaviour, FAULTS, start_on};
 
 const USER: [&str; 2] = ["--stack", "user"];
@@ -301,6 +301,35 @@ fn churn_pings_and_slow_readers_are_possible() {
     });
 }
 
+#[test]
+fn stages_and_searches_are_possible() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::Echo, |address| {
+        let url = format!("ws://{address}/");
+        let in_stages = |args: &[&str]| {
+            let outcome = run_whole(&[&USER[..], &[url.as_str()], args].concat());
+            assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.output);
+            assert_eq!(outcome.number("/messages/lost"), 0, "{}", outcome.output);
+            outcome
+        };
+        // 150 on the way up and on the way down, beside the greetings of four connections.
+        let outcome = in_stages(&["--stages", "300ms:1000, 300ms:0"]);
+        let due = outcome.number("/messages/sent") + outcome.number("/messages/unsent") - 4;
+        assert!((290..=310).contains(&due), "{due}: {}", outcome.output);
+        let outcome = in_stages(&["-c", "2", "--connection-stages", "300ms:40, 300ms:40, 300ms:5"]);
+        assert!(outcome.number("/connections/opened") > 2, "{}", outcome.output);
+        assert!(outcome.number("/connections/retired") > 0, "{}", outcome.output);
+
+        let search = ["run", &url, "-c", "4", "--find-max-rate=4000", "--duration", "0.3", "--warmup", "0"];
+        let output = ringload(&[&search[..], &USER].concat());
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("1,000 messages/s") && said.contains("holds"), "{said}");
+    });
+}
+
 /// TLS to a server that is started by a command.
 #[test]
 fn tls_goes_through_it() {
@@ -335,27 +364,31 @@ fn nothing_is_left_of_a_run_that_was_killed() {
         return;
     }
     let load = ["run", "--stack", "user", "-c", "10", "-t", "60s"];
-    let mut running = Running::start(&load);
-    running.wait_for("ringecho listening on 198.19.0.1:");
-    let pid = running.pid();
-    let server = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
-    let server = format!("/proc/{}", server.trim());
-    let namespace = |process: &str| fs::read_link(format!("{process}/ns/net")).expect("its namespace");
-    assert_eq!(namespace("/proc/self"), namespace(&format!("/proc/{pid}")), "ringload itself stays where it was");
-    assert_ne!(namespace("/proc/self"), namespace(&server));
-    running.signal(Signal::KILL);
-    assert_eq!(running.end().0, None);
-    wait_until("ended: the server", || fs::metadata(&server).is_err());
-
     with_server(Behaviour::Echo, move |address| {
+        let has_device = |name: &str| fs::read_to_string("/proc/thread-self/net/dev").expect("devices").contains(name);
+        let mut running = Running::start(&load);
+        running.wait_for("ringecho listening on 198.19.0.1:");
+        let pid = running.pid().to_string();
+        let server = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+        let server = server.trim();
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).expect("its namespace");
+        assert_eq!(namespace("thread-self"), namespace(&pid), "ringload itself stays where it was");
+        assert_ne!(namespace("thread-self"), namespace(server));
+        // The kernel removes both ends of a pair when the namespace of one of them is gone.
+        ip("link add witness0 type veth peer name witness1");
+        ip(&format!("link set witness1 netns {server}"));
+        assert!(has_device("witness0:"));
+        running.signal(Signal::KILL);
+        assert_eq!(running.end().0, None);
+        wait_until("gone: the namespace", || !has_device("witness0:"));
+
         let url = format!("ws://{address}/");
         let mut running = Running::start(&[&load[..], &["--tun", "trial", url.as_str()]].concat());
         running.wait_for("connections to ws");
-        let has_device = || fs::read_to_string("/proc/thread-self/net/dev").expect("devices").contains("trial0:");
-        assert!(has_device());
+        assert!(has_device("trial0:"));
         running.signal(Signal::KILL);
         assert_eq!(running.end().0, None);
-        wait_until("gone: the device", || !has_device());
+        wait_until("gone: the device", || !has_device("trial0:"));
     });
 }
 

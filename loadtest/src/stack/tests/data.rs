@@ -91,12 +91,14 @@ fn a_server_that_falls_silent_is_given_up() {
     let mut bench = Bench::open();
     bench.send(b"?");
     bench.sent();
-    let mut repeats = 0;
+    let (mut repeats, mut waited_ms) = (0, 0);
     while bench.log.0.is_empty() {
-        bench.wait();
+        waited_ms += bench.wait();
         repeats += bench.sent().len();
     }
     assert_eq!((bench.events(), repeats), (vec![Event::Failed(Failure::TimedOut)], 15));
+    // Nine timeouts from 200 ms on, then seven of a minute.
+    assert!((522_000..523_000).contains(&waited_ms), "{waited_ms} ms");
 }
 
 #[test]

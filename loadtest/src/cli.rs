@@ -117,8 +117,8 @@ struct RunArgs {
 
     /// Whose TCP the connections have
     ///
-    /// A kernel's socket costs some 4 KB, a connection of ringload's own TCP 28 bytes. Without a URL, the load and the server started
-    /// for the run have a network namespace of their own. The report says which stack it was.
+    /// A kernel's socket costs some 4 KB, a connection of ringload's own TCP 28 bytes. Without a URL, its devices and the server
+    /// started for the run are in a network namespace of their own; ringload itself stays outside. The report says which stack it was.
     #[arg(long, value_name = "NAME", value_enum, default_value = "kernel")]
     stack: TcpStack,
 
@@ -366,7 +366,9 @@ impl RunArgs {
     /// Runs, or searches: the exit code.
     fn conduct(self, search: Option<Search>) -> Result<u8, RunError> {
         let ended = match search {
-            Some(search) => search::run(&search, self.together.as_ref(), |value| self.for_step(search.quantity, value)),
+            Some(search) => {
+                search::run(&search, self.stack, self.together.as_ref(), |value| self.for_step(search.quantity, value))
+            }
             None => run::run(&self.resolve().map_err(RunError::Step)?),
         };
         Ok(match ended? {

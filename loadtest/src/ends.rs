@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::scenario::Transport;
 use crate::websocket::frames::ServerClose;
 use crate::websocket::handshake::answer;
 
@@ -70,10 +71,17 @@ impl Cause {
         }
     }
 
-    /// The remedy on this side, if any.
+    /// The remedy on this side, if any, for connections over that transport.
     #[must_use]
-    pub fn remedy(self) -> Option<&'static str> {
+    pub fn remedy(self, transport: Transport) -> Option<&'static str> {
         match self {
+            Self::ConnectTimeout if transport == Transport::Tun => Some(
+                "does this machine forward packets (net.ipv4.ip_forward), and does the server have a route back to --clients? if \
+                 some connections open, it accepts too slowly: lower --connect-rate or --connect-window",
+            ),
+            Self::Os(libc::EHOSTUNREACH) if transport == Transport::Tun => {
+                Some("a router, or this machine, has no way to that address, or a firewall forbids it")
+            }
             Self::Status(status) => answer::remedy(status),
             Self::Reset => Some("does the server speak TLS there (wss://)? is it a proxy without a server behind it?"),
             Self::Os(libc::ENETUNREACH | libc::EHOSTUNREACH) => Some(
@@ -246,6 +254,16 @@ mod tests {
 
     fn close(code: u16, reason: &str) -> EarlyEnd {
         EarlyEnd::Close(ServerClose { code: Some(code), reason: reason.into() })
+    }
+
+    #[test]
+    fn advice_is_for_the_stack_that_connections_have() {
+        for transport in [Transport::Ring, Transport::Epoll, Transport::Tun] {
+            for cause in [Cause::ConnectTimeout, Cause::of_error(libc::EHOSTUNREACH)] {
+                let advice = cause.remedy(transport).expect("there is one");
+                assert_eq!(advice.contains("--source"), transport != Transport::Tun, "{cause}: {advice}");
+            }
+        }
     }
 
     #[test]

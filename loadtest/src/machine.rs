@@ -1,13 +1,16 @@
 //! The machine of a run: what readers need to judge the numbers, and to repeat them.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::thread;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use crate::sampling::quota::CpuQuotas;
 
 /// Kernel settings that decide how many connections a machine holds, and how fast it opens them.
-const SYSCTLS: [&str; 19] = [
+const SYSCTLS: [&str; 20] = [
     "fs.file-max",
     "fs.nr_open",
     "kernel.io_uring_disabled",
@@ -17,6 +20,7 @@ const SYSCTLS: [&str; 19] = [
     "net.core.wmem_max",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_ehash_entries",
     "net.ipv4.tcp_fin_timeout",
     "net.ipv4.tcp_max_orphans",
     "net.ipv4.tcp_max_syn_backlog",
@@ -65,10 +69,6 @@ impl Machine {
             let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
             Some(line.split_once(':')?.1.trim().to_owned())
         };
-        let sysctl = |name: &str| {
-            let value = read(&format!("/proc/sys/{}", name.replace('.', "/")));
-            (!value.is_empty()).then(|| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
-        };
         let governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
         Self {
             hostname: read("/proc/sys/kernel/hostname"),
@@ -83,6 +83,34 @@ impl Machine {
             sysctls: SYSCTLS.into_iter().filter_map(sysctl).collect(),
         }
     }
+
+    /// This one, with the network settings of the namespace that the server is in. Those are left out if it cannot be entered.
+    #[must_use]
+    pub fn seen_from(namespace: BorrowedFd<'_>) -> Self {
+        let mut machine = Self::this();
+        machine.sysctls.retain(|name, _| !is_of_network(name));
+        let settings = thread::scope(|scope| {
+            // Only a thread that lives no longer than this call is moved there.
+            let read = scope.spawn(|| {
+                move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network)).ok()?;
+                Some(SYSCTLS.into_iter().filter(|name| is_of_network(name)).filter_map(sysctl).collect::<Vec<_>>())
+            });
+            read.join().expect("a panic ends the process")
+        });
+        machine.sysctls.extend(settings.into_iter().flatten());
+        machine
+    }
+}
+
+/// Whether each network namespace has a value of its own.
+fn is_of_network(name: &str) -> bool {
+    name.starts_with("net.")
+}
+
+/// A setting with its value, if the kernel has it.
+fn sysctl(name: &str) -> Option<(String, String)> {
+    let value = read(&format!("/proc/sys/{}", name.replace('.', "/")));
+    (!value.is_empty()).then(|| (name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
 }
 
 fn read(path: &str) -> String {

@@ -2,7 +2,7 @@
 
 mod error;
 mod layout;
-mod network;
+pub(crate) mod network;
 mod together;
 
 pub use error::RunError;
@@ -21,6 +21,7 @@ use crate::control::{Control, Phase};
 use crate::driver::plan::Ramp;
 use crate::engine::{self, Endpoint, EngineError, Shared};
 use crate::interrupt::Interrupt;
+use crate::machine::Machine;
 use crate::members::{Together, prompt};
 use crate::message::Messages;
 use crate::message::expect::Expect;
@@ -133,6 +134,9 @@ fn perform_alone(settings: &Settings, interrupt: &Interrupt, live: &mut Live) ->
     if let Some(banner) = server.banner() {
         run.observer.note(banner);
     }
+    if let Some(note) = run.shared.network.as_ref().and_then(Network::note) {
+        run.observer.note(&note);
+    }
     if let Some(address) = metrics {
         run.observer.note(&format!("metrics at http://{address}/metrics"));
     }
@@ -203,7 +207,6 @@ impl<'a> Run<'a> {
         }
         let own_connections = scenario.own().connections;
         let sources = if network.is_some() {
-            network::check_reach(targets)?;
             Sources::none()
         } else {
             Sources::new(targets, own_connections, ports, std::process::id(), settings.sources.as_ref())?
@@ -328,7 +331,7 @@ impl<'a> Run<'a> {
         let ready = connected_counts[Counter::Settled].saturating_sub(connected_counts[Counter::Failed]);
         // In stages further ones come later.
         let at_first = if self.scenario.plan.connections.is_none() { connected_counts } else { tally.counts };
-        let stall = self.observer.stall();
+        let (stall, machine) = (self.observer.stall(), self.machine());
         Ok(Report::new(Outcome {
             scenario: self.scenario,
             target: self.server.url(),
@@ -336,6 +339,7 @@ impl<'a> Run<'a> {
             server_pid: self.server.pid(),
             threads,
             transport: self.shared.transport,
+            machine,
             started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             tally,
             ready,
@@ -349,6 +353,12 @@ impl<'a> Run<'a> {
             server_end,
             stall,
         }))
+    }
+
+    /// This machine, with the network settings that the server has.
+    fn machine(&self) -> Machine {
+        let place = self.shared.network.as_ref().and_then(Network::place);
+        place.map_or_else(Machine::this, |(_, namespace)| Machine::seen_from(namespace))
     }
 
     /// Reports at once if compression was offered and not all connections have it.

@@ -15,6 +15,7 @@ use crate::output::units::{count, time};
 use crate::output::{say, tell};
 use crate::run::{self, Ended, RunError, Settings};
 use crate::sampling::KernelMemory;
+use crate::scenario::TcpStack;
 use knee::Knee;
 
 /// The search.
@@ -48,21 +49,25 @@ const ON_THEIR_WAY: f64 = 2.0;
 /// Messages that a run may leave unsent, as a share of those it sent.
 const UNSENT: f64 = 0.01;
 
-/// What a connection takes of this machine's memory if both ends are here, on the safe side; a search takes at most this
-/// share of what is available.
-const BYTES_PER_CONNECTION: u64 = 12 << 10;
+/// What a connection takes of this machine's memory if both ends are here, on the safe side: as two sockets of the kernel, and as
+/// one, whose client has a TCP of ringload's own: 4.3 KB of each of five million (docs/PERFORMANCE.md).
+const BYTES_OF_TWO_SOCKETS: u64 = 12 << 10;
+const BYTES_OF_ONE_SOCKET: u64 = 5 << 10;
+
+/// A search takes at most this share of what is available.
 const MEMORY_SHARE: f64 = 0.7;
 
-/// Searches; `settings_for` makes the settings of a run with a certain value. Prints each step and the best run's
+/// Searches over that TCP; `settings_for` makes the settings of a run with a certain value. Prints each step and the best run's
 /// results. All is well if any value held.
 pub fn run(
     search: &Search,
+    stack: TcpStack,
     together: Option<&Together>,
     settings_for: impl Fn(u64) -> Result<Settings, String>,
 ) -> Result<Ended, RunError> {
     let interrupt = run::watch_signals(together)?;
     let members = together.map_or(1, |together| u64::from(together.portion().members));
-    let limit = search.limit.min(search.quantity.machine_limit()?.saturating_mul(members));
+    let limit = search.limit.min(search.quantity.machine_limit(stack)?.saturating_mul(members));
     let mut knee = Knee::new(START, limit);
     let mut best = None;
     let mut live = None;
@@ -138,13 +143,22 @@ impl Quantity {
     }
 
     /// The limit by this machine's memory.
-    fn machine_limit(self) -> Result<u64, RunError> {
+    fn machine_limit(self, stack: TcpStack) -> Result<u64, RunError> {
         if self == Self::Rate {
             return Ok(u64::MAX);
         }
         let memory = KernelMemory::now().map_err(|error| RunError::System("cannot read the kernel's memory", error))?;
-        Ok((memory.available_bytes as f64 * MEMORY_SHARE) as u64 / BYTES_PER_CONNECTION)
+        Ok(connections_within(memory.available_bytes, stack))
     }
+}
+
+/// How many connections a search tries at most with so much memory available.
+fn connections_within(available_bytes: u64, stack: TcpStack) -> u64 {
+    let each = match stack {
+        TcpStack::Kernel => BYTES_OF_TWO_SOCKETS,
+        TcpStack::User => BYTES_OF_ONE_SOCKET,
+    };
+    (available_bytes as f64 * MEMORY_SHARE) as u64 / each
 }
 
 impl Search {
@@ -185,5 +199,17 @@ impl Search {
         let strictest_us = self.goals.iter().map(Goal::limit_us).fold(f64::INFINITY, f64::min).min(1e5);
         let lag = lag.filter(|lag| lag.p99 > strictest_us / 2.0)?;
         Some(format!(" (but ringload itself was late by {} at p99: this may be its limit)", time(lag.p99)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_holds_more_connections_with_one_socket_each() {
+        let connections = [TcpStack::Kernel, TcpStack::User].map(|stack| connections_within(12 << 30, stack));
+        assert_eq!(connections, [734_003, 1_761_607]);
+        assert_eq!(Quantity::Rate.machine_limit(TcpStack::User).expect("no limit"), u64::MAX);
     }
 }

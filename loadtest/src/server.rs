@@ -4,7 +4,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::output::display::Show;
 use crate::own_server::OwnServer;
-use crate::run::{RunError, Settings};
+use crate::run::{RunError, Settings, network};
 use crate::server_command::ServerCommand;
 use crate::target::{Protocol, Target};
 use crate::tun::Network;
@@ -57,13 +57,11 @@ impl Server {
     /// Call it on a thread that lives as long as the server is to: the kernel ends a child with that thread.
     pub fn reach(settings: &Settings, network: Option<&Network>) -> Result<Self, RunError> {
         Ok(match &settings.server {
-            ServerChoice::Running { urls, pid } => Self {
-                targets: Target::parse_all(urls, &settings.routes)?,
-                pid: *pid,
-                started: Started::BySomebodyElse,
-            },
+            ServerChoice::Running { urls, pid } => {
+                Self { targets: targets(urls, settings)?, pid: *pid, started: Started::BySomebodyElse }
+            }
             ServerChoice::Command { urls, command } => {
-                let targets = Target::parse_all(urls, &settings.routes)?;
+                let targets = targets(urls, settings)?;
                 let server = ServerCommand::start(command, &targets[0].addresses)?;
                 Self { targets, pid: Some(server.pid()), started: Started::Command { _guard: server } }
             }
@@ -128,6 +126,15 @@ impl Server {
     pub fn banner(&self) -> Option<&str> {
         if let Started::Own(own) = &self.started { Some(own.banner()) } else { None }
     }
+}
+
+/// The targets of these URLs, with the addresses that connections are to go to.
+fn targets(urls: &[String], settings: &Settings) -> Result<Vec<Target>, RunError> {
+    let mut targets = Target::parse_all(urls, &settings.routes)?;
+    if let Some(user) = &settings.user_stack {
+        network::keep_reachable(&mut targets, &user.clients)?;
+    }
+    Ok(targets)
 }
 
 /// A signal for people.

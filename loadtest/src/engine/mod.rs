@@ -113,8 +113,16 @@ pub enum EngineError {
     #[error("TUN device: {0}")]
     Tun(io::Error),
     /// There can be no stack for these connections.
-    #[error("--stack user: {0} (--clients names them)")]
+    #[error("--stack user: {0}{hint}", hint = hint(.0))]
     Stack(ConfigError),
+}
+
+/// What can be done about it.
+fn hint(error: &ConfigError) -> &'static str {
+    match error {
+        ConfigError::Addresses => " (--clients names them)",
+        ConfigError::Mtu(_) => " (a device that was prepared has its own: `ip link set NAME mtu 1500`)",
+    }
 }
 
 /// Runs one thread's part until the control says [`Stop`](crate::control::Phase::Stop).
@@ -142,5 +150,16 @@ pub fn choose(wanted: Transport, targets: &[SockAddr], binds: bool) -> Result<Tr
             let _ = writeln!(io::stderr(), "ringload: using epoll, which costs more per message: {error}");
             Ok(Transport::Epoll)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stack_that_cannot_be_has_its_own_remedy() {
+        let said = [ConfigError::Addresses, ConfigError::Mtu(500)].map(|error| EngineError::Stack(error).to_string());
+        assert!(said[0].contains("--clients") && !said[1].contains("--clients"), "{said:?}");
     }
 }

@@ -158,7 +158,8 @@ impl Events for Driving<'_> {
     }
 }
 
-/// The error that a kernel's socket would have.
+/// The error that a kernel's socket would have, but for some of those that routers tell of, which are one here: Linux has
+/// `ENETUNREACH` for a network, and `EACCES` for what is forbidden over IPv6.
 fn errno_of(failure: Failure) -> i32 {
     match failure {
         Failure::Refused => libc::ECONNREFUSED,
@@ -229,8 +230,6 @@ impl<'a> Worker<'a> {
                 // Only a thread that is not rung for would wait here.
                 rustix::io::read(bell, &mut [0; 8])?;
             }
-            self.read_clock();
-            self.driving.layer.set_now(self.now_ns);
             has_more = self.read()?;
         }
     }
@@ -268,6 +267,7 @@ impl<'a> Worker<'a> {
     fn read_clock(&mut self) {
         self.now_ns = self.clock_ns();
         self.driving.now_ns = self.now_ns;
+        self.driving.layer.set_now(self.now_ns);
     }
 
     fn timeout(&mut self) -> Option<Duration> {
@@ -301,6 +301,8 @@ impl<'a> Worker<'a> {
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
+            // Of each packet: one that comes while others are read would be dated before it came.
+            self.read_clock();
             self.stack.input(&mut self.buffer[..count], self.now_ns, &mut self.driving);
             self.follow_up();
         }

@@ -300,7 +300,7 @@ impl Report {
                 segments: (outcome.transport == Transport::Tun).then_some(outcome.tally.segments),
                 started_unix_s: outcome.started.as_secs_f64(),
                 scenario: load,
-                machine: Machine::this(),
+                machine: outcome.machine,
                 place: None,
             }],
             meeting: None,

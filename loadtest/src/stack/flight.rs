@@ -315,6 +315,13 @@ impl Flights {
         }
     }
 
+    /// Brings a flight's deadline forward. One that is earlier stays.
+    pub(super) fn hasten(&mut self, name: FlightKey, deadline_ns: u64, now_ns: u64) {
+        if deadline_ns < self[name].deadline_ns {
+            self.arm(name, deadline_ns, now_ns);
+        }
+    }
+
     /// Takes a flight's deadline away.
     pub(super) fn disarm(&mut self, name: FlightKey) {
         self[name].deadline_ns = NEVER;
@@ -499,6 +506,10 @@ mod tests {
         flights.arm(name, 9_000 * MS, 520 * MS);
         flights.arm(name, 600 * MS, 520 * MS);
         assert_eq!((flights.pop_due(590 * MS), flights.pop_due(620 * MS)), (None, Some(8)));
+        flights.arm(name, 9_000 * MS, 620 * MS);
+        flights.hasten(name, 700 * MS, 620 * MS);
+        flights.hasten(name, 800 * MS, 620 * MS);
+        assert_eq!((flights.pop_due(690 * MS), flights.pop_due(720 * MS)), (None, Some(8)));
         flights.disarm(name);
         assert_eq!((flights.pop_due(20_000 * MS), flights.next_ns(), flights.len()), (None, None, 1));
     }

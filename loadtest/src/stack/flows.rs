@@ -1,9 +1,10 @@
 //! Which addresses and ports connections use, by arithmetic: no table leads from a packet to its connection.
 //!
 //! Clients have `hosts` addresses from a first one on, and the same ports on each: together they are the *flows*, numbered
-//! from 0. A connection's key and the count of its lives give its flow, `life * capacity + key`, and a packet's address and
-//! port give it back. A new life has another address or port than the one before, unless there are too few of them, so that
-//! it does not meet segments of the old one, or the server's TIME-WAIT.
+//! from 0. A connection's key and the count of its lives give its flow, and a packet's address and port give it back: the flows
+//! of all keys' first lives lie together, then those of their second ones, and so on. A new life has another address or port than
+//! the one before, unless there are too few of them, so that it does not meet segments of the old one, or the server's TIME-WAIT.
+//! For the same reason the first lives lie somewhere else in each run: the server remembers those of the run before for a minute.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -33,11 +34,14 @@ pub(super) struct Flows {
     ends: Ends,
     capacity: u32,
     lives: u32,
+    /// Which of them is life 0.
+    first: u32,
 }
 
 impl Flows {
-    /// `None`: a server's family is not among the clients' addresses, or there are fewer flows than connections.
-    pub(super) fn new(mut ends: Ends, capacity: u32) -> Option<Self> {
+    /// Flows that begin where `draw` has it. `None`: a server's family is not among the clients' addresses, or there are fewer
+    /// flows than connections.
+    pub(super) fn new(mut ends: Ends, capacity: u32, draw: u64) -> Option<Self> {
         for server in &mut ends.servers {
             let is_reachable = if server.is_ipv4() { ends.first_v4.is_some() } else { ends.first_v6.is_some() };
             if !is_reachable {
@@ -47,8 +51,9 @@ impl Flows {
         }
         let flows = (u64::from(ends.hosts) * u64::from(PORTS)).min(u32::MAX.into());
         let lives = (flows / u64::from(capacity.max(1))).min(LIVES_MAX.into()) as u32;
+        let first = (draw % u64::from(lives.max(1))) as u32;
         let is_possible = lives > 0 && u16::try_from(ends.servers.len()).is_ok();
-        is_possible.then_some(Self { ends, capacity: capacity.max(1), lives })
+        is_possible.then_some(Self { ends, capacity: capacity.max(1), lives, first })
     }
 
     /// The life after this one.
@@ -58,12 +63,13 @@ impl Flows {
 
     /// The flow of a connection.
     pub(super) fn flow(&self, key: u32, life: u16) -> u32 {
-        u32::from(life) * self.capacity + key
+        (self.first + u32::from(life)) % self.lives * self.capacity + key
     }
 
     /// Whose flow it is: the connection's key, and in which of its lives.
     pub(super) fn owner(&self, flow: u32) -> (u32, u16) {
-        (flow % self.capacity, (flow / self.capacity) as u16)
+        let life = (flow / self.capacity + self.lives - self.first) % self.lives;
+        (flow % self.capacity, life as u16)
     }
 
     /// The client's end of a flow to that server.
@@ -118,22 +124,24 @@ mod tests {
 
     #[test]
     fn a_packets_addresses_lead_back_to_its_connection() {
-        let flows = Flows::new(ends(1 << 16), 5_000_000).expect("flows");
-        assert_eq!(flows.lives, 845, "65,536 addresses with 64,512 ports each");
-        for key in [0, 1, PORTS - 1, PORTS, 4_999_999] {
-            for life in [0, 1, 844] {
-                for server in 0..2 {
-                    let local = flows.local(flows.flow(key, life), server);
-                    assert_eq!(flows.find(local).map(|flow| flows.owner(flow)), Some((key, life)), "{local}");
+        for draw in [0, 1, 844, 845 + 7, u64::MAX] {
+            let flows = Flows::new(ends(1 << 16), 5_000_000, draw).expect("flows");
+            assert_eq!(flows.lives, 845, "65,536 addresses with 64,512 ports each");
+            for key in [0, 1, PORTS - 1, PORTS, 4_999_999] {
+                for life in [0, 1, 844] {
+                    for server in 0..2 {
+                        let local = flows.local(flows.flow(key, life), server);
+                        assert_eq!(flows.find(local).map(|flow| flows.owner(flow)), Some((key, life)), "{local}");
+                    }
                 }
             }
+            assert_eq!((flows.next_life(0), flows.next_life(844)), (1, 0));
         }
-        assert_eq!((flows.next_life(0), flows.next_life(844)), (1, 0));
     }
 
     #[test]
     fn addresses_that_are_not_ours_lead_nowhere() {
-        let flows = Flows::new(ends(2), 10).expect("flows");
+        let flows = Flows::new(ends(2), 10, 5).expect("flows");
         let others =
             ["198.18.255.255:2000", "198.19.0.2:2000", "198.19.0.0:1023", "[fd00::fffe]:2000", "[fe00::]:2000"];
         for other in others {
@@ -143,7 +151,7 @@ mod tests {
 
     #[test]
     fn too_few_addresses_are_refused() {
-        assert!(Flows::new(ends(1), PORTS).is_some() && Flows::new(ends(1), PORTS + 1).is_none());
-        assert!(Flows::new(Ends { first_v6: None, ..ends(1) }, 1).is_none(), "a server that no client reaches");
+        assert!(Flows::new(ends(1), PORTS, 9).is_some() && Flows::new(ends(1), PORTS + 1, 9).is_none());
+        assert!(Flows::new(Ends { first_v6: None, ..ends(1) }, 1, 9).is_none(), "a server that no client reaches");
     }
 }

@@ -8,9 +8,9 @@ use super::ip::{self, field, number};
 /// What has become of a packet that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Error {
-    /// There is no way to the server.
+    /// There is no way to the server, or a firewall forbids it.
     Unreachable,
-    /// Its machine has no such protocol or port, or forbids it.
+    /// Its machine has no such protocol or port.
     Refused,
     /// It was longer than this, the most that a link on its way takes.
     TooBig { mtu: u32 },
@@ -49,11 +49,12 @@ pub(super) fn parse(packet: &[u8], header: &ip::Header, body: Range<usize>) -> O
     })
 }
 
-/// Type 3, Destination Unreachable, by its codes. A quench (type 4) is ignored (RFC 6633), like all others.
+/// Type 3, Destination Unreachable, by its codes, as Linux has them (`icmp_err_convert`): a firewall's answer (9, 10 and 13) is
+/// no refusal. A quench (type 4) is ignored (RFC 6633), like all others.
 fn v4_error(kind: u8, code: u8, message: &[u8]) -> Option<Error> {
     match (kind, code) {
         (3, 4) => Some(Error::TooBig { mtu: number(message, 6)?.into() }),
-        (3, 2 | 3 | 9 | 10 | 13) => Some(Error::Refused),
+        (3, 2 | 3) => Some(Error::Refused),
         (3, _) => Some(Error::Unreachable),
         _ => None,
     }
@@ -63,7 +64,7 @@ fn v4_error(kind: u8, code: u8, message: &[u8]) -> Option<Error> {
 fn v6_error(kind: u8, code: u8, message: &[u8]) -> Option<Error> {
     match (kind, code) {
         (2, _) => Some(Error::TooBig { mtu: u32::from_be_bytes(field(message, 4)?) }),
-        (1, 1 | 4) => Some(Error::Refused),
+        (1, 4) => Some(Error::Refused),
         (1, _) => Some(Error::Unreachable),
         _ => None,
     }
@@ -101,6 +102,24 @@ pub(super) fn write(report: &Report) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_missing_port_or_protocol_is_a_refusal() {
+        let message = [0; 8];
+        for code in 0..=15 {
+            let expected = match code {
+                2 | 3 => Error::Refused,
+                4 => Error::TooBig { mtu: 0 },
+                _ => Error::Unreachable,
+            };
+            assert_eq!(v4_error(3, code, &message), Some(expected), "code {code}");
+        }
+        for code in 0..=7 {
+            let expected = if code == 4 { Error::Refused } else { Error::Unreachable };
+            assert_eq!(v6_error(1, code, &message), Some(expected), "code {code}");
+        }
+        assert_eq!((v4_error(4, 0, &message), v6_error(3, 0, &message)), (None, None), "a quench; time exceeded");
+    }
 
     #[test]
     fn errors_name_the_segment_that_they_are_about() {

@@ -3,6 +3,7 @@
 use super::entry::{Flag, State};
 use super::flight::BYTES_MAX;
 use super::icmp::{self, Error, Report};
+use super::path::SYN_AGAIN_NS;
 use super::segment::{self, ACK, FIN, Head, RST, SYN};
 use super::waiting::Waiting;
 use super::{Events, Failure, Stack, ip, is_after, is_before};
@@ -14,8 +15,11 @@ const DEFAULT_MSS_V6: u16 = 1220;
 /// The least that a peer's MSS is taken for, as on Linux (`TCP_MIN_SND_MSS`): with less, headers would be most of it.
 const MSS_MIN: u16 = 48;
 
-/// The least that an ICMP error can lower it to, as on Linux (`route.min_pmtu`, 552): a forged one makes nothing slow.
+/// The least that an ICMP error can lower it to over IPv4, as on Linux (`route.min_pmtu`, 552): a forged one makes nothing slow.
 const PATH_MSS_MIN: u16 = 512;
+
+/// What all links take over IPv6. An error that says less is discarded (RFC 8201 section 4).
+const PATH_MTU_MIN_V6: u32 = 1280;
 
 impl Stack {
     /// Takes a packet, with [`Config::has_offloads`] behind the device's header. What is told of it names bytes of the packet
@@ -66,7 +70,8 @@ impl Stack {
     fn on_answer(&mut self, key: u32, head: &Head, payload_len: usize, events: &mut impl Events) {
         let is_acked = head.has(ACK);
         if is_acked && head.ack != self.entry(key).una.wrapping_add(1) {
-            return self.reset_stray(head, payload_len);
+            self.reset_stray(head, payload_len);
+            return self.repeat_syn_soon(key, head);
         }
         if head.has(RST) {
             if is_acked {
@@ -90,6 +95,18 @@ impl Stack {
         } else {
             entry.state = State::SynReceived;
             self.emit_syn(key);
+        }
+    }
+
+    /// An acknowledgement of what was never sent, which was reset: it may be that of the server's TIME-WAIT of an earlier
+    /// connection. The reset has ended that, and the SYN need not wait for its timeout. Once, as on Linux: a forged
+    /// acknowledgement makes no stream of SYNs.
+    fn repeat_syn_soon(&mut self, key: u32, head: &Head) {
+        if let Some(name) = self.entry(key).flight
+            && self.flights[name].backoff == 0
+            && !head.has(RST)
+        {
+            self.flights.hasten(name, self.now_ns + SYN_AGAIN_NS, self.now_ns);
         }
     }
 
@@ -261,16 +278,15 @@ impl Stack {
         if !entry.can_receive() {
             return;
         }
-        if !payload.is_empty() && entry.has(Flag::LetGo) {
-            let end = head.seq.wrapping_add(payload.len() as u32);
-            if is_after(end, entry.rcv_nxt) {
-                self.emit_reset(key);
-                self.free(key);
-                events.closed(key);
-            }
-            return;
+        // A FIN may come with data that was taken before, where the acknowledgement of that was lost.
+        let end = head.seq.wrapping_add(payload.len() as u32);
+        let has_new_data = !payload.is_empty() && is_after(end, entry.rcv_nxt);
+        if has_new_data && entry.has(Flag::LetGo) {
+            self.emit_reset(key);
+            self.free(key);
+            return events.closed(key);
         }
-        if !payload.is_empty() && entry.has(Flag::Paused) {
+        if has_new_data && entry.has(Flag::Paused) {
             return;
         }
         if is_after(head.seq, entry.rcv_nxt) {
@@ -371,6 +387,7 @@ impl Stack {
             return;
         }
         match report.error {
+            Error::TooBig { mtu } if report.source.is_ipv6() && mtu < PATH_MTU_MIN_V6 => {}
             Error::TooBig { mtu } => {
                 let headers = self.mtu - self.own_mss(entry.server);
                 let mss = mtu.saturating_sub(headers.into()).clamp(PATH_MSS_MIN.into(), u16::MAX.into()) as u16;

@@ -48,7 +48,8 @@
 //! | path MTU | RFC 1191, 8201 | from ICMP errors that quote a segment in flight (RFC 5927 4.1) |
 //! | other ICMP errors | RFC 5461 | end a connection that is opening, and no other |
 //! | blind attacks | RFC 5961, 6528 | challenge ACKs with a limit; unpredictable initial sequence numbers |
-//! | TIME-WAIT | RFC 9293 3.6.1, 1337 | 60 s; resets do not end it; a new life of the slot has another flow |
+//! | TIME-WAIT | RFC 9293 3.6.1, 1337 | 60 s; resets do not end it; a new life of the slot has another flow, and so has each run |
+//! | the server's TIME-WAIT | RFC 9293 3.10.7.3 | its acknowledgement is reset, and the SYN comes again at once, as on Linux |
 //!
 //! Timestamps (RFC 7323) are not sent: they would take 12 of the bytes of each segment and 4 of each entry. Round trips are
 //! measured without them, and sequence numbers wrap around within a segment's lifetime only on a connection that carries more than
@@ -133,7 +134,7 @@ pub enum ConfigError {
 pub enum Failure {
     /// The server has refused to open it (`ECONNREFUSED`).
     Refused,
-    /// There is no way to the server (`EHOSTUNREACH`). Only while it was opening.
+    /// There is no way to the server, or a firewall forbids it (`EHOSTUNREACH`). Only while it was opening.
     Unreachable,
     /// The server has reset it (`ECONNRESET`).
     Reset,
@@ -218,14 +219,15 @@ impl Stack {
         if config.mtu < MTU_MIN {
             return Err(ConfigError::Mtu(config.mtu));
         }
-        let flows = Flows::new(config.ends, config.connections).ok_or(ConfigError::Addresses)?;
+        let secret = Secret::new(config.secret);
+        let flows = Flows::new(config.ends, config.connections, secret.draw()).ok_or(ConfigError::Addresses)?;
         Ok(Self {
             entries: Vec::with_capacity(config.connections as usize),
             flights: Flights::new(),
             paths: vec![Path::default(); flows.servers()],
             reassembly: Reassembly::new(config.reassembly_bytes),
             waiting: WaitingRoom::default(),
-            secret: Secret::new(config.secret),
+            secret,
             out: Packets::new(config.has_offloads),
             acks: Vec::new(),
             counters: Counters::default(),
@@ -336,6 +338,9 @@ impl Stack {
             return;
         }
         self.entries[key as usize].set(Flag::Paused, is_paused);
+        if is_paused {
+            self.drop_early(key); // none of it was acknowledged, so the peer has it, too: the pool is for those that read
+        }
         self.owe_ack(key); // which says what the window is now
     }
 

@@ -9,7 +9,11 @@ const MS: u64 = 1_000_000;
 /// RFC 6298 (2.1): as long as there is no sample.
 pub(super) const INITIAL_RTO_NS: u64 = 1_000 * MS;
 
-/// RFC 6298 (5.7): the same, if a SYN was lost.
+/// A SYN was answered from a TIME-WAIT, which the reset of that answer has ended: as long as the reset may be overtaken. Linux's
+/// is two ticks (`TCP_TIMEOUT_MIN`), from 2 to 20 ms.
+pub(super) const SYN_AGAIN_NS: u64 = 10 * MS;
+
+/// RFC 6298 (5.7): as long as there is no sample, and a SYN was lost.
 const CAUTIOUS_RTO_NS: u64 = 3_000 * MS;
 
 /// Linux's least (`TCP_RTO_MIN`), where RFC 6298 (2.4) has a second: a generator's client should wait as long as others.

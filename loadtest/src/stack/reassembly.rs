@@ -8,6 +8,10 @@ use super::is_before;
 /// What a segment costs beside its bytes, roughly: its place in a list and the allocator's share.
 const OVERHEAD: usize = 64;
 
+/// Segments of one connection at most. The window of 256 KiB has 489 of IPv4's default size (536 bytes). Each that comes is compared
+/// with all of them: with tiny ones a server could make that long (as in CVE-2018-5390).
+const SEGMENTS_MAX: usize = 512;
+
 /// A segment that waits for those before it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Early {
@@ -51,7 +55,7 @@ impl Reassembly {
         if list.iter().any(|kept| !is_before(seq, kept.seq) && !is_before(kept.end(), end)) {
             return true;
         }
-        if self.used + cost > self.limit {
+        if self.used + cost > self.limit || list.len() >= SEGMENTS_MAX {
             return false;
         }
         self.used += cost;
@@ -123,6 +127,18 @@ mod tests {
         assert_eq!(pool.used(), used);
         assert!(pool.insert(1, 10, b"0123456789", true), "its FIN is new");
         assert!(pool.used() > used);
+    }
+
+    #[test]
+    fn a_connection_has_a_bound_of_its_own() {
+        let mut pool = Reassembly::new(1 << 20);
+        for count in 0..SEGMENTS_MAX as u32 {
+            assert!(pool.insert(1, 2 * count, b"x", false), "{count}");
+        }
+        assert!(!pool.insert(1, 5_000, b"x", false));
+        assert!(pool.insert(1, 2, b"x", false), "one that is kept already");
+        assert!(pool.insert(2, 5_000, b"x", false), "another connection's");
+        assert!(pool.take(1, 0).is_some() && pool.insert(1, 5_000, b"x", false), "there is room again");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a stranger must not be able to guess: initial sequence numbers, and how many challenges are left.
+//! What a stranger must not be able to guess: initial sequence numbers, where flows begin, how many challenges are left.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -28,6 +28,11 @@ impl Secret {
     pub(super) fn initial_seq(&self, flow: u32, server: u16, now_ns: u64) -> u32 {
         let clock = (now_ns / CLOCK_NS) as u32;
         clock.wrapping_add(self.hash(&(flow, server)) as u32)
+    }
+
+    /// Any number: where the flows begin (RFC 6056 section 3.3: source ports that a stranger does not know).
+    pub(super) fn draw(&self) -> u64 {
+        self.hash(&"first life")
     }
 
     /// Whether a challenge ACK may be sent. How many there may be in this second is secret as well: a stranger that counts

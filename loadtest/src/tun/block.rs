@@ -68,6 +68,12 @@ impl Block {
 }
 
 impl Clients {
+    /// Whether there are any of that address's family.
+    #[must_use]
+    pub fn has_family_of(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|block| block.first.is_ipv4() == address.is_ipv4())
+    }
+
     /// Blocks for each of `threads` threads; `None` if there are too few addresses.
     pub(super) fn divide(&self, threads: u32) -> Option<Vec<Vec<Block>>> {
         let bits = threads.next_power_of_two().trailing_zeros();

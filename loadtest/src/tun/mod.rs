@@ -120,6 +120,14 @@ impl Network {
         Ok(Self { lanes, namespace, address })
     }
 
+    /// What is to be said of it once, if anything: settings of the namespace that could not be made.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let refused = &self.namespace.as_ref()?.refused;
+        let note = || format!("cannot set {}: many connections may take longer to open", refused.join(" and "));
+        (!refused.is_empty()).then(note)
+    }
+
     /// Where a server has to listen, and in which namespace, if that is one of our own.
     #[must_use]
     pub fn place(&self) -> Option<(IpAddr, BorrowedFd<'_>)> {

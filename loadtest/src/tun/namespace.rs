@@ -14,17 +14,22 @@ use super::TunError;
 const TABLE: &str = "/proc/sys/net/ipv4/tcp_ehash_entries";
 
 /// How large that of a namespace is that this one makes.
-const CHILDS_TABLE: &str = "/proc/sys/net/ipv4/tcp_child_ehash_entries";
+const CHILDS_TABLE: &str = "net.ipv4.tcp_child_ehash_entries";
 
 /// The largest that there can be.
 const TABLE_MAX: u32 = 1 << 24;
 
 /// Connections that may wait to be accepted: as many as a `listen` may ask for.
-const BACKLOG: (&str, &str) = ("/proc/sys/net/core/somaxconn", "65535");
+const BACKLOG: &str = "net.core.somaxconn";
+const BACKLOG_MAX: &str = "65535";
 
 /// A namespace.
 #[derive(Debug)]
-pub(super) struct Namespace(OwnedFd);
+pub(super) struct Namespace {
+    descriptor: OwnedFd,
+    /// Settings that could not be made, and why.
+    pub(super) refused: Vec<String>,
+}
 
 impl Namespace {
     /// Makes a namespace with room for so many connections of a server, and does `within` in it. Only a thread that lives no
@@ -36,7 +41,7 @@ impl Namespace {
         thread::scope(|scope| {
             let made = scope.spawn(move || {
                 let namespace = enter(connections).map_err(TunError::Namespace)?;
-                Ok((Self(namespace), within()?))
+                Ok((namespace, within()?))
             });
             made.join().expect("a panic ends the process")
         })
@@ -44,22 +49,34 @@ impl Namespace {
 
     /// For those that are to enter it.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.descriptor.as_fd()
     }
 }
 
 /// Moves this thread into a new namespace.
-fn enter(connections: u32) -> io::Result<OwnedFd> {
+fn enter(connections: u32) -> io::Result<Namespace> {
     leave()?;
-    // A namespace has its table from the one before it. The settings are for speed, and may not be there to be changed.
+    let mut refused = Vec::new();
+    // A namespace has its table from the one before it.
     if table_size().is_some_and(|size| size < connections) {
         let size = connections.checked_next_power_of_two().unwrap_or(TABLE_MAX).min(TABLE_MAX);
-        if fs::write(CHILDS_TABLE, size.to_string()).is_ok() {
+        if set(CHILDS_TABLE, &size.to_string(), &mut refused) {
             leave()?;
         }
     }
-    let _ = fs::write(BACKLOG.0, BACKLOG.1);
-    Ok(File::open("/proc/thread-self/ns/net")?.into())
+    set(BACKLOG, BACKLOG_MAX, &mut refused);
+    let descriptor = File::open("/proc/thread-self/ns/net")?.into();
+    Ok(Namespace { descriptor, refused })
+}
+
+/// Makes a setting of this thread's namespace, and returns whether that was possible: a container may have /proc/sys read-only, and
+/// the namespaces of other users may not have the setting. They are for speed, and all goes without.
+fn set(name: &str, value: &str, refused: &mut Vec<String>) -> bool {
+    let made = fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value);
+    if let Err(error) = &made {
+        refused.push(format!("{name} to {value} ({error})"));
+    }
+    made.is_ok()
 }
 
 fn leave() -> io::Result<()> {
@@ -70,4 +87,16 @@ fn leave() -> io::Result<()> {
 /// Entries of the table that is in use. A shared one has a minus in front.
 fn table_size() -> Option<u32> {
     fs::read_to_string(TABLE).ok()?.trim().trim_start_matches('-').parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_cannot_be_made_is_kept_to_be_told() {
+        let mut refused = Vec::new();
+        assert!(!set("net.core.no_such_setting", "5", &mut refused));
+        assert!(refused.len() == 1 && refused[0].starts_with("net.core.no_such_setting to 5 ("), "{refused:?}");
+    }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) lose_to_stack: usize,
     /// Those without data are not.
     pub(crate) spares_bare: bool,
+    /// How many to the stack have had a bit changed. Not all that it cannot read are of those: the kernel looks for IPv6 routers.
+    pub(crate) damaged_to_stack: usize,
     held: VecDeque<Vec<u8>>,
     roughness: Option<Roughness>,
     /// By when they arrive, then in the order in which they came.
@@ -77,6 +79,7 @@ impl Link {
         if self.random(damage) == 0 {
             let bit = self.random(8 * packet.len() as u64) as usize;
             packet[bit / 8] ^= 1 << (bit % 8);
+            self.damaged_to_stack += usize::from(to == To::Stack);
         }
         let late = self.some_of(delay);
         self.insert(now + late, to, packet);

@@ -75,7 +75,10 @@ fn run(seed: u64) {
     }
     let counters = *bench.stack.counters();
     eprintln!("seed {seed}: {:?}, {counters:?}", begun.elapsed());
-    assert!(counters.unread > 0 && counters.repeated > 0 && counters.early > 0, "a smooth network: {counters:?}");
+    assert!(
+        bench.link.damaged_to_stack > 0 && counters.repeated > 0 && counters.early > 0,
+        "a smooth network: {counters:?}"
+    );
     assert_eq!((bench.stack.active(), bench.stack.early_bytes()), (0, 0));
 }
 

@@ -112,7 +112,7 @@ impl EarlyEnd {
 
 impl Connections {
     pub(super) fn of(outcome: &Outcome) -> Self {
-        let &Outcome { scenario, ref tally, ref addresses, ref at_first, connect_time, ready, .. } = outcome;
+        let &Outcome { scenario, transport, ref tally, ref addresses, ref at_first, connect_time, ready, .. } = outcome;
         let counts = &tally.counts;
         // A plan may want fewer connections at first than later.
         let requested = u64::from(scenario.own().connections_at_first);
@@ -124,7 +124,7 @@ impl Connections {
                 address: addresses.get(address).cloned().unwrap_or_default(),
                 count,
                 said: tally.said(cause),
-                remedy: cause.remedy().map(str::to_owned),
+                remedy: cause.remedy(transport).map(str::to_owned),
             };
             failures.iter().map(failure).collect()
         };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::MemoryAt;
+use crate::machine::Machine;
 use crate::sampling::CpuTime;
 use crate::sampling::quota::Throttling;
 use crate::scenario::{Scenario, Transport};
@@ -71,6 +72,8 @@ pub struct Outcome<'a> {
     pub threads: u32,
     /// The load generator's transport.
     pub transport: Transport,
+    /// The load generator's machine.
+    pub machine: Machine,
     /// When the run began, as time since the Unix epoch.
     pub started: Duration,
     /// The counts.

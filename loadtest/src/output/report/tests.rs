@@ -43,6 +43,7 @@ pub(crate) fn report() -> Report {
         server_pid: Some(7),
         threads: 1,
         transport: crate::scenario::Transport::Ring,
+        machine: Machine::this(),
         started: Duration::from_secs(1_700_000_000),
         ready: tally.counts[Counter::Settled] - tally.counts[Counter::Failed],
         at_first: tally.counts,

@@ -75,6 +75,20 @@ fn a_smaller_path_mtu_makes_smaller_segments() {
 }
 
 #[test]
+fn an_error_with_less_than_ipv6s_least_mtu_is_discarded() {
+    let mut bench = Bench::opening(1);
+    bench.window = u16::MAX;
+    let head = Head { mss: Some(1440), ..bench.head(SYN | ACK, SERVER_ISS, bench.base) };
+    bench.give(&head, b"");
+    bench.send(&[1; 2000]);
+    assert_eq!(bench.data(), [(0, 1440), (1440, 560)]);
+    report(&mut bench, Error::TooBig { mtu: 600 }, 0);
+    assert!(bench.data().is_empty());
+    report(&mut bench, Error::TooBig { mtu: 1280 }, 0);
+    assert_eq!(bench.data(), [(0, 1220), (1220, 780)]);
+}
+
+#[test]
 fn segments_of_no_connection_are_answered_with_a_reset_and_resets_are_not() {
     let mut bench = Bench::open();
     bench.client.set_port(bench.client.port() + 1);

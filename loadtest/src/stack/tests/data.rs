@@ -91,12 +91,14 @@ fn a_server_that_falls_silent_is_given_up() {
     let mut bench = Bench::open();
     bench.send(b"?");
     bench.sent();
-    let mut repeats = 0;
+    let (mut repeats, mut waited_ms) = (0, 0);
     while bench.log.0.is_empty() {
-        bench.wait();
+        waited_ms += bench.wait();
         repeats += bench.sent().len();
     }
     assert_eq!((bench.events(), repeats), (vec![Event::Failed(Failure::TimedOut)], 15));
+    // Nine timeouts from 200 ms on, then seven of a minute.
+    assert!((522_000..523_000).contains(&waited_ms), "{waited_ms} ms");
 }
 
 #[test]
@@ -170,6 +172,20 @@ fn a_paused_connection_offers_no_window() {
     assert_eq!(windows(&mut bench), [(u16::MAX, next)]);
     bench.peer(ACK, 0, 0, b"wanted");
     assert_eq!(bench.events(), [received(b"wanted")]);
+}
+
+#[test]
+fn a_paused_connection_has_nothing_in_the_pool() {
+    let mut bench = Bench::open();
+    bench.peer(ACK, 3, 0, b"def");
+    assert!(bench.stack.early_bytes() > 0);
+    bench.stack.pause(0, true, 0);
+    assert_eq!(bench.stack.early_bytes(), 0);
+    bench.stack.pause(0, false, 0);
+    for (at, bytes) in [(0, b"abc"), (3, b"def")] {
+        bench.peer(ACK, at, 0, bytes);
+    }
+    assert_eq!(bench.events(), [received(b"abc"), received(b"def")]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Opening and closing, in any order.
 
+use std::collections::HashSet;
+
 use super::*;
 
 #[test]
@@ -33,6 +35,35 @@ fn a_syn_is_sent_again_for_two_minutes() {
     }
     assert_eq!((waits_s, bench.events()), (vec![1, 2, 4, 8, 16, 32, 60], vec![Event::Failed(Failure::TimedOut)]));
     assert_eq!((bench.state(), bench.stack.active()), (State::Closed, 0));
+}
+
+/// The server's TIME-WAIT of an earlier connection acknowledges what that had sent.
+#[test]
+fn a_syn_that_meets_a_time_wait_comes_again_behind_the_reset() {
+    let mut bench = Bench::opening(0);
+    for _ in 0..3 {
+        bench.peer(ACK, 0, 5, b"");
+        assert_eq!(bench.sent()[0].0.control, RST);
+        bench.now_ns += 4 * MS; // each finds the SYN on its way, and none puts it off
+    }
+    let wait_ms = bench.wait();
+    assert!(wait_ms <= 10, "{wait_ms} ms more");
+    assert_eq!(bench.sent()[0].0.control, SYN);
+    bench.peer(ACK, 0, 5, b"");
+    assert_eq!(bench.sent()[0].0.control, RST);
+    let wait_ms = bench.wait();
+    assert!((2_000..2_020).contains(&wait_ms), "once: {wait_ms} ms");
+    bench.sent();
+    bench.answer(SYN | ACK);
+    assert_eq!(bench.events(), [Event::Connected]);
+}
+
+/// The server remembers the flows of the run before.
+#[test]
+fn each_run_has_other_flows() {
+    let clients: HashSet<_> =
+        (0..20).map(|run| Bench::opening_with(Config { secret: [run, 7], ..config(0) }, 0).client).collect();
+    assert!(clients.len() > 5, "of 12 lives: {clients:?}");
 }
 
 #[test]
@@ -103,6 +134,19 @@ fn what_comes_for_a_connection_that_was_let_go_resets_it() {
     bench.sent();
     bench.peer(ACK, 0, 1, b"too late");
     assert_eq!((bench.events(), bench.controls()), (vec![Event::Closed], vec![(RST | ACK, 1, 0)]));
+}
+
+#[test]
+fn a_fin_behind_data_that_comes_again_closes_what_was_let_go() {
+    let mut bench = Bench::open();
+    bench.peer(ACK, 0, 0, b"bye");
+    bench.stack.close(0, 0);
+    bench.peer(ACK, 3, 1, b"");
+    bench.peer(ACK, 0, 1, b"bye");
+    assert_eq!((bench.events(), bench.state()), (vec![received(b"bye")], State::FinWait2));
+    bench.sent(); // this side's acknowledgements are lost
+    bench.peer(ACK | FIN, 0, 1, b"bye");
+    assert_eq!((bench.events(), bench.controls()), (vec![Event::Finished, Event::Closed], vec![(ACK, 1, 4)]));
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //!
 //! Nothing here makes a system call. Completions come in as method calls, operations go out as a list of [`Op`]s. The rules
 //! for soundness:
+//! - the kernel reads the memory of a send only during the `io_uring_enter` that submits it (`MSG_DONTWAIT`);
+//! - an enter has at most one send of a connection, which a second one could overtake;
+//! - an entry, its slot and its generation live until the last completion of the connection has been reaped.
 
 use ringio::{Operation, Piece, Pool, RECEIVES_MAX, Usual};
 

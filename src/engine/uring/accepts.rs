@@ -161,9 +161,10 @@ impl Accepts {
         self.listeners.is_none()
     }
 
-    /// Time until the next try.
+    /// Time until the next try. While the worker stops there is none.
     pub(super) fn patience(&self) -> Option<Duration> {
-        self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
+        let retry_at = self.retry_at.filter(|_| !self.is_stopping);
+        retry_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Handles a completion with this key. Returns the connection, if it brought one.

@@ -280,3 +280,16 @@ fn where_one_worker_fails_another_accepts() {
         assert_eq!(server.waiting() > 0, server.room() == 0, "seed {seed}");
     }
 }
+
+/// A worker that looked for a retry would not wait for anything while it drains.
+#[test]
+fn a_worker_that_stops_after_a_failed_accept_waits_for_no_retry() {
+    let mut server = Server::new(&[10], 1);
+    server.workers[0].fails_with = Some(ENFILE);
+    (0..2).for_each(|_| server.turn(0)); // the accept, and its failure
+    let accepts = &mut server.workers[0].accepts;
+    assert!(accepts.patience().is_some());
+    accepts.stop();
+    accepts.decide(0);
+    assert_eq!(accepts.patience(), None);
+}

@@ -446,7 +446,8 @@ fn bind_entry(
                     let set = keep_alive(&SockRef::from(&socket), tcp_keepalive);
                     set.map_err(|source| ServerError::Listen { address: address.clone(), source })?;
                 }
-                bound.push(Bound { socket, address, door: door.clone(), is_tls, file: None });
+                let door = Door { is_inherited: true, ..door.clone() };
+                bound.push(Bound { socket, address, door, is_tls, file: None });
             }
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Door {
     /// Its sockets do not say after a receive whether they hold more (`IORING_CQE_F_SOCK_NONEMPTY`), as the native engine has
     /// found out.
     pub(crate) hides_more: bool,
+    /// Its listener is the service manager's, which keeps it open: clients that wait there are the next server's.
+    pub(crate) is_inherited: bool,
 }
 
 /// Those of all listeners, by their numbers.
@@ -45,7 +47,7 @@ pub(crate) type Doors = Arc<[Door]>;
 impl Door {
     /// For TCP sockets, with nothing in front of the session.
     pub(crate) fn new(protocol: Protocol) -> Self {
-        Self { protocol, proxy: None, tls: None, hides_more: false }
+        Self { protocol, proxy: None, tls: None, hides_more: false, is_inherited: false }
     }
 
     /// Whether something comes before the session.

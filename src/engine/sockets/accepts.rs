@@ -13,6 +13,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::engine::accept_error::{AcceptError, turn_away};
 use crate::engine::admission::{RETRY, Share};
+use crate::transport::Doors;
 
 /// Connections accepted in one turn, at most: more would be a long turn when thousands come at once.
 const BATCH_MAX: u32 = 16;
@@ -22,6 +23,7 @@ const BATCH_MAX: u32 = 16;
 pub struct Accepts {
     /// `None` when it has stopped.
     listeners: Vec<OwnedFd>,
+    doors: Doors,
     share: Share,
     /// Connections that have a descriptor.
     open: u32,
@@ -41,9 +43,10 @@ pub struct Accepts {
 
 impl Accepts {
     /// The listeners are copies in this worker's table, and do not block.
-    pub(super) fn new(listeners: Vec<OwnedFd>, share: Share) -> Self {
+    pub(super) fn new(listeners: Vec<OwnedFd>, doors: Doors, share: Share) -> Self {
         Self {
             listeners,
+            doors,
             share,
             open: 0,
             is_watching: false,
@@ -166,7 +169,7 @@ impl Accepts {
             self.share.go_on();
         }
         if self.is_stopping {
-            turn_away(&self.listeners);
+            turn_away(&self.listeners, &self.doors);
             self.listeners.clear();
         }
     }

@@ -1,12 +1,14 @@
 //! Tests with workers and a kernel that hands out connections as Linux does: a new accept takes a waiting connection;
 //! otherwise accepts wait in order, and a connection wakes the first of them, which runs when its worker does.
 
-use crate::worker::WhenFull;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
 use crate::engine::admission::Admission;
+use crate::protocol::Protocol;
+use crate::transport::Door;
+use crate::worker::WhenFull;
 
 const ENFILE: i32 = -libc::ENFILE;
 
@@ -58,7 +60,8 @@ impl Server {
         };
         let admission = Admission::new(capacities.iter().map(|&capacity| capacity as u32), WhenFull::Wait, call);
         let bind = |_| OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let sockets = Arc::new(Listeners((0..listeners).map(bind).collect()));
+        let doors = (0..listeners).map(|_| Door::new(Protocol::WebSocket)).collect();
+        let sockets = Arc::new(Listeners { sockets: (0..listeners).map(bind).collect(), doors });
         let worker = |(index, &capacity)| Worker {
             accepts: Accepts::new(Arc::clone(&sockets), admission.share(index)),
             capacity,

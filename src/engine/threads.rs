@@ -28,9 +28,34 @@ pub(crate) struct Workers {
     doorkeeper: Option<Running>,
 }
 
+/// Starts the workers, then the doorkeeper, if there is one. If one of them cannot start, those that run have ended when this
+/// returns.
+pub(super) fn start_all(
+    workers: impl Iterator<Item = Result<Running, EngineError>>,
+    doorkeeper: impl FnOnce() -> Result<Option<Running>, EngineError>,
+) -> Result<Workers, EngineError> {
+    let mut running = Workers { workers: Vec::new(), doorkeeper: None };
+    match running.add(workers, doorkeeper) {
+        Ok(()) => Ok(running),
+        Err(e) => {
+            running.controls().stop();
+            running.join();
+            Err(e)
+        }
+    }
+}
+
 impl Workers {
-    pub(super) fn new(workers: Vec<Running>, doorkeeper: Option<Running>) -> Self {
-        Self { workers, doorkeeper }
+    fn add(
+        &mut self,
+        workers: impl Iterator<Item = Result<Running, EngineError>>,
+        doorkeeper: impl FnOnce() -> Result<Option<Running>, EngineError>,
+    ) -> Result<(), EngineError> {
+        for worker in workers {
+            self.workers.push(worker?);
+        }
+        self.doorkeeper = doorkeeper()?;
+        Ok(())
     }
 
     /// Their controls, for other threads.
@@ -174,6 +199,92 @@ fn start(
     };
     let thread = thread::Builder::new().name(name).spawn(body).map_err(system("start a thread"))?;
     let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")));
-    outcome.map_err(|source| EngineError::Start { engine, source })?;
+    if let Err(source) = outcome {
+        let _ = thread.join(); // with its part of the listeners
+        return Err(EngineError::Start { engine, source });
+    }
     Ok(Running { thread, control })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use super::*;
+    use crate::engine::sockets::accepts::Accepts;
+    use crate::engine::{epoll, sockets};
+    use crate::protocol::{Protocol, Settings};
+    use crate::transport::Door;
+    use crate::worker::{Backlog, Limits};
+
+    fn plan(index: usize, capacity: u32) -> Plan {
+        let limits = Limits {
+            handshake_timeout: None,
+            idle_timeout: None,
+            stall_timeout: None,
+            close_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(1),
+            has_fine_ticks: false,
+        };
+        Plan {
+            index,
+            cpu: None,
+            has_own_table: false,
+            capacity,
+            receive_memory: 1 << 20,
+            receive_buffers: None,
+            ring_entries: None,
+            backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
+            settings: Settings::default(),
+            doors: Doors::from([Door::new(Protocol::WebSocket)]),
+            logs_connections: false,
+            limits,
+        }
+    }
+
+    fn listener() -> (OwnedFd, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        (listener.into(), address)
+    }
+
+    fn assert_refused(address: SocketAddr) {
+        let error = TcpStream::connect(address).expect_err("a worker still listens");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    /// The second worker cannot have its table.
+    #[test]
+    fn a_ring_that_cannot_start_takes_the_others_with_it() {
+        if Engine::Uring.probe().is_err() {
+            return; // io_uring is forbidden here
+        }
+        let (listener, address) = listener();
+        let outcome = Engine::Uring.start(vec![plan(0, 8), plan(1, u32::MAX)], vec![listener], WhenFull::Refuse);
+        assert!(outcome.is_err());
+        assert_refused(address);
+    }
+
+    fn second_fails(
+        plan: &Plan,
+        control: &Arc<Control>,
+        accepts: Accepts,
+        started: &dyn Fn(io::Result<()>),
+    ) -> io::Result<()> {
+        if plan.index == 0 {
+            return epoll::run(plan, control, accepts, started);
+        }
+        started(Err(io::ErrorKind::OutOfMemory.into()));
+        Ok(())
+    }
+
+    #[test]
+    fn a_worker_on_sockets_that_cannot_start_takes_the_others_with_it() {
+        let (listener, address) = listener();
+        let (plans, listeners) = (vec![plan(0, 8), plan(1, 8)], [listener]);
+        let outcome = sockets::start(Engine::Epoll, plans, &listeners, WhenFull::Refuse, second_fails);
+        assert!(outcome.is_err());
+        drop(listeners);
+        assert_refused(address);
+    }
 }

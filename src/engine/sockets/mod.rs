@@ -49,9 +49,8 @@ pub(super) fn start(
         let accepts = Accepts::new(copies, Arc::clone(&plan.doors), share);
         threads::start_worker(engine, plan, control, move |plan, control, started| run(plan, control, accepts, started))
     };
-    let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
     let at_doors = |control| threads::start_doorkeeper(engine, listeners, control, &admission, doors);
-    Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
+    threads::start_all(plans.into_iter().zip(controls).map(start), || doorkeeper.map(at_doors).transpose())
 }
 
 /// Starts the thread by which workers wake each other: another worker's eventfd is not in a worker's own descriptor table.

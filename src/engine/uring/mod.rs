@@ -71,7 +71,6 @@ pub(super) fn start(
         };
         threads::start_worker(Engine::Uring, plan, control, run)
     };
-    let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
     let at_doors = |control| threads::start_doorkeeper(Engine::Uring, &listeners.sockets, control, &admission, doors);
-    Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
+    threads::start_all(plans.into_iter().zip(controls).map(start), || doorkeeper.map(at_doors).transpose())
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::process;
 use std::sync::{Arc, Once, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -70,8 +71,7 @@ impl Workers {
     /// Waits until all have ended.
     pub(crate) fn join(self) {
         for running in self.workers.into_iter().chain(self.doorkeeper) {
-            // A panic has ended the process already in release builds, and has printed itself in debug builds.
-            let _ = running.thread.join();
+            let _ = running.thread.join(); // a panic has ended the process
         }
     }
 }
@@ -167,6 +167,17 @@ pub(super) fn start_doorkeeper(
     })
 }
 
+/// Aborts the process when its thread panics: a program that embeds the server may be built to unwind.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            process::abort();
+        }
+    }
+}
+
 /// Pins the calling thread to one processor. Sandboxes may forbid that, and a cpuset may have changed: then the kernel
 /// places the thread, which only costs speed.
 fn pin(cpu: usize) {
@@ -177,7 +188,7 @@ fn pin(cpu: usize) {
 }
 
 /// Starts a thread and waits until it is ready, or returns why it is not: it calls the function that it gets once, with the
-/// result of its start. Its later failure ends the process: half a server would look alive without being so.
+/// result of its start. Its later failure, or a panic, ends the process: half a server would look alive without being so.
 fn start(
     engine: Engine,
     name: String,
@@ -188,6 +199,7 @@ fn start(
     let body = {
         let (name, control) = (name.clone(), Arc::clone(&control));
         move || {
+            let _aborts = AbortOnPanic;
             sys::block_signals();
             let started = |outcome| {
                 let _ = report.send(outcome);
@@ -208,7 +220,10 @@ fn start(
 
 #[cfg(test)]
 mod tests {
+    use std::env;
     use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
 
     use super::*;
     use crate::engine::sockets::accepts::Accepts;
@@ -286,5 +301,25 @@ mod tests {
         assert!(outcome.is_err());
         drop(listeners);
         assert_refused(address);
+    }
+
+    /// The test runs itself in a process of its own, where the worker panics.
+    #[test]
+    fn a_panic_of_a_worker_ends_the_process() {
+        const PANICS: &str = "RINGECHO_TEST_PANICS";
+        if env::var_os(PANICS).is_some() {
+            let control = controls(1).expect("an eventfd").remove(0);
+            let worker = start(Engine::Epoll, "worker 0".into(), control, |_, started| {
+                started(Ok(()));
+                panic!("for the test")
+            });
+            let _ = worker.expect("it starts").thread.join();
+            return;
+        }
+        let (_crate, path) = module_path!().split_once("::").expect("a module");
+        let name = format!("{path}::a_panic_of_a_worker_ends_the_process");
+        let mut itself = Command::new(env::current_exe().expect("the test's executable"));
+        let output = itself.args(["--exact", &name]).env(PANICS, "1").output().expect("a process");
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
     }
 }

@@ -228,33 +228,11 @@ mod tests {
     use super::*;
     use crate::engine::sockets::accepts::Accepts;
     use crate::engine::{epoll, sockets};
-    use crate::protocol::{Protocol, Settings};
+    use crate::protocol::Protocol;
     use crate::transport::Door;
-    use crate::worker::{Backlog, Limits};
 
     fn plan(index: usize, capacity: u32) -> Plan {
-        let limits = Limits {
-            handshake_timeout: None,
-            idle_timeout: None,
-            stall_timeout: None,
-            close_timeout: Duration::from_secs(1),
-            drain_timeout: Duration::from_secs(1),
-            has_fine_ticks: false,
-        };
-        Plan {
-            index,
-            cpu: None,
-            has_own_table: false,
-            capacity,
-            receive_memory: 1 << 20,
-            receive_buffers: None,
-            ring_entries: None,
-            backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
-            settings: Settings::default(),
-            doors: Doors::from([Door::new(Protocol::WebSocket)]),
-            logs_connections: false,
-            limits,
-        }
+        Plan::for_tests(index, capacity, Doors::from([Door::new(Protocol::WebSocket)]))
     }
 
     fn listener() -> (OwnedFd, SocketAddr) {

@@ -261,3 +261,22 @@ fn a_send_without_memory_is_tried_again() {
         server.stop();
     }
 }
+
+/// A socket that the epoll set does not take (ENOSPC: fs.epoll.max_user_watches; ENOMEM) gets no events, and is closed.
+#[test]
+fn a_client_that_the_epoll_set_does_not_take_is_reported() {
+    if engine() != "epoll" {
+        eprintln!("NOT TESTED: only the epoll engine has such a set");
+        return;
+    }
+    // The first two calls of a worker are for its eventfd and its listener.
+    let rule = "error=ENOSPC:when=3";
+    let Some((injection, command)) = Injection::into(&serve(&["--workers", "1"]), "epoll_ctl", rule) else { return };
+    let server = Server::launch(command);
+    server.connect().expect_disconnect();
+    server.await_stderr("cannot accept connections");
+    server.open().expect_echo(TEXT, "the next one");
+    server.await_stderr("accepting connections again");
+    assert_eq!(injection.count(), 1);
+    server.stop();
+}

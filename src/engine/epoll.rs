@@ -182,10 +182,12 @@ impl<'a> Worker<'a> {
             {
                 self.connections.set_peer(key, peer);
             }
-            if epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events).is_err() {
+            let added = epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events);
+            if added.is_err() {
                 // ENOMEM, ENOSPC (fs.epoll.max_user_watches): without events it cannot be served.
                 self.connections.remove(key);
             }
+            added
         });
         if has_arrivals {
             self.stopping.has_arrivals();

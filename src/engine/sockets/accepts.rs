@@ -86,8 +86,9 @@ impl Accepts {
     }
 
     /// Accepts waiting connections, as far as there is room; `take` gets each with the number of its listener. `is_called`:
-    /// another worker does not accept them, so no event reports further ones.
-    pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd, usize)) {
+    /// another worker does not accept them, so no event reports further ones. If it cannot serve one, that counts as an accept
+    /// that has failed.
+    pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd, usize) -> Result<(), Errno>) {
         self.has_changed = true;
         if self.is_stopping || self.retry_at.is_some() {
             return;
@@ -108,9 +109,11 @@ impl Accepts {
             while tries > 0 {
                 match accept_with(listener, SocketFlags::CLOEXEC) {
                     Ok(socket) => {
+                        if let Err(e) = take(socket, number) {
+                            return self.failed(e);
+                        }
                         self.open += 1;
                         self.share.accepted();
-                        take(socket, number);
                         came += 1;
                     }
                     Err(e) => match AcceptError::of(e.raw_os_error()) {

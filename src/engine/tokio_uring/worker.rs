@@ -331,6 +331,7 @@ impl Supervisor {
             drop(connections);
             // Detached: the task reports its end by removing the connection.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
+            Ok(())
         });
         if has_arrivals {
             self.stopping.has_arrivals();

@@ -166,6 +166,9 @@ impl Stages {
         let place = std::mem::replace(&mut self.by_key[key as usize], u32::MAX);
         self.keys.forget(place);
         self.held -= self.all.remove(place as usize).memory();
+        if self.all.is_empty() {
+            self.all = Slab::new(); // the memory of a peak goes back
+        }
     }
 
     /// Bytes of memory that hold what is half read.
@@ -309,5 +312,21 @@ fn refusal(versions: Versions, protocol: Protocol, proxy::Invalid(why): proxy::I
             versions.name()
         )),
         Protocol::Tcp => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_peak_goes_back() {
+        let door = Door { proxy: Some(Versions::Any), ..Door::new(Protocol::WebSocket) };
+        let mut stages = Stages::default();
+        for _ in 0..2 {
+            (0..1000).for_each(|key| assert!(stages.insert(key, &door)));
+            (0..1000).for_each(|key| stages.remove(key));
+            assert_eq!((stages.all.capacity(), stages.held()), (0, 0));
+        }
     }
 }

@@ -108,6 +108,9 @@ impl Worker {
     pub(super) fn remove(&self, key: u32) {
         let mut connections = self.connections();
         connections.end(key);
+        if connections.is_empty() {
+            *self.calls.wakers.borrow_mut() = Vec::new(); // the memory of a peak goes back
+        }
         drop(connections);
         self.publish();
         // There is room again, or the drain is over, and no other event may wake it.
@@ -363,4 +366,29 @@ impl Supervisor {
 /// Lets the other tasks run, and the runtime submit and reap: it does so only when no task is ready.
 async fn pass_through_kernel() {
     operations::nothing().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::protocol::Protocol;
+    use crate::transport::{Door, Doors};
+
+    #[test]
+    fn the_memory_of_a_peak_goes_back() {
+        let doors = Doors::from([Door::new(Protocol::Tcp)]);
+        let worker = Worker::new(&Plan::for_tests(0, 100, doors), &Arc::new(Control::new().expect("an eventfd")));
+        let cx = Context::from_waker(Waker::noop());
+        let accept = |_| {
+            let (_peer, socket) = UnixStream::pair().expect("sockets");
+            let key = worker.connections().accepted(socket.into(), 0);
+            worker.calls.listen(key, &cx);
+            key
+        };
+        let keys: Vec<u32> = (0..100).map(accept).collect();
+        keys.into_iter().for_each(|key| worker.remove(key));
+        assert_eq!(worker.calls.wakers.borrow().capacity(), 0);
+    }
 }

@@ -15,7 +15,7 @@ use crate::protocol::{
     Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Shared, Then,
 };
 use crate::worker::Ending;
-pub(crate) use due::{Due, Timeouts};
+pub(crate) use due::{Due, STALL_TICKS, Timeouts};
 use rest::Rest;
 
 mod due;

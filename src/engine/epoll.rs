@@ -24,7 +24,7 @@ use super::connection_log::{ConnectionLog, peer_of};
 use super::notice::Stalls;
 use super::sockets::accepts::Accepts;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing};
-use super::stopping::Stopping;
+use super::stopping::{SLICE, Stopping};
 use crate::connection::lifecycle::Facts;
 use crate::worker::{Control, Limits, Plan};
 
@@ -34,8 +34,6 @@ const EVENTS: usize = 256;
 const BUFFER_MAX: usize = 256 << 10;
 /// Sends of pending output of a connection per turn: a socket's buffer takes a few blocks at once.
 const SENDS: usize = 8;
-/// Connections told to close per turn: bounds the time between two polls of the sockets.
-const SLICE: usize = 2048;
 /// Pause before a send that found no memory is retried: no event reports that.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -144,7 +142,7 @@ impl<'a> Worker<'a> {
         self.is_punctual = !self.clock.is_behind() && self.connections.meet_deadlines();
         self.stalls.tell(self.connections.take_stalled());
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
-        let goes_on = self.stopping.goes_on(is_empty, |from| ask_some_to_leave(&mut self.connections, from));
+        let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE, 0));
         for key in self.connections.take_called() {
             self.serve(key, false);
         }
@@ -365,18 +363,6 @@ fn note_failure(retries: &mut Vec<u32>, key: u32, error: Errno) {
     if error != Errno::AGAIN {
         retries.push(key);
     }
-}
-
-/// Tells a slice of the connections, from a key on, that the server stops. Returns the key to continue from.
-fn ask_some_to_leave(connections: &mut Connections, from: usize) -> Option<usize> {
-    let end = (connections.keys_used() as usize).min(from + SLICE);
-    for key in from as u32..end as u32 {
-        if connections.ask_to_leave(key) {
-            connections.go_on_leaving(key);
-            connections.call(key);
-        }
-    }
-    (end < connections.keys_used() as usize).then_some(end)
 }
 
 /// The socket takes no more for now: its buffer is full, or memory is short.

@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::*;
-use crate::connection::lifecycle::PROBE_TICKS;
+use crate::connection::lifecycle::{PROBE_TICKS, STALL_TICKS, State};
 use crate::connection::output::NoLender;
 use crate::protocol::{Deflate, Protocol};
 use crate::transport::Door;

@@ -19,7 +19,7 @@ use crate::engine::connection_log::{ConnectionLog, peer_of};
 use crate::engine::notice::Stalls;
 use crate::engine::sockets::accepts::Accepts;
 use crate::engine::sockets::connections::{Connections, HEADROOM};
-use crate::engine::stopping::Stopping;
+use crate::engine::stopping::{SLICE, Stopping};
 use crate::worker::{Control, Limits, Plan};
 
 /// Bytes in a receive buffer (a message of 16 KiB and its header fit), and in those for connections that fill them.
@@ -27,8 +27,6 @@ use crate::worker::{Control, Limits, Plan};
 /// are as much again at most.
 const SMALL: usize = 20 << 10;
 const LARGE: usize = 256 << 10;
-/// Connections told to close at once.
-const SLICE: usize = 2048;
 /// Tasks that run between two polls of the supervisor, at least, if that many are ready (tokio's `MAX_TASKS_PER_TICK` of a
 /// `LocalSet`).
 const TASKS_PER_TURN: u32 = 61;
@@ -348,18 +346,7 @@ impl Supervisor {
         self.stalls.tell(connections.take_stalled());
         self.log.write(connections.take_ended());
         let is_empty = connections.is_empty() && self.accepts.is_over();
-        self.stopping.goes_on(is_empty, |from| {
-            let end = (connections.keys_used() as usize).min(from + SLICE);
-            for key in from as u32..end as u32 {
-                if connections.ask_to_leave(key) {
-                    if connections.get(key).flight != SENDING_ECHO {
-                        connections.go_on_leaving(key);
-                    }
-                    connections.call(key);
-                }
-            }
-            (end < connections.keys_used() as usize).then_some(end)
-        })
+        self.stopping.goes_on(is_empty, |from| connections.ask_some_to_leave(from, SLICE, SENDING_ECHO))
     }
 }
 

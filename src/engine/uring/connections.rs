@@ -404,16 +404,9 @@ impl Connections {
 
     /// Tells some connections, from this key on, that the server stops. Returns the key to continue from.
     pub(super) fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
-        let end = (self.core.keys_used() as usize).min(from + at_most);
-        for key in from as u32..end as u32 {
-            if self.core.ask_to_leave(key) {
-                if self.core.get(key).flight & RECEIVING == 0 {
-                    self.core.go_on_leaving(key);
-                }
-                self.settle(key);
-            }
-        }
-        (end < self.core.keys_used() as usize).then_some(end)
+        let next = self.core.ask_some_to_leave(from, at_most, RECEIVING);
+        self.settle_called();
+        next
     }
 
     /// Returns buffers to the kernel that it may fill again.

@@ -88,7 +88,7 @@ pub(crate) fn cost_of_memory(bytes: usize) -> Cost {
 }
 
 /// The rest of a turn's budget for the background.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget(i64);
 
 impl Budget {
@@ -115,6 +115,29 @@ impl Budget {
     pub(crate) fn correct(&mut self, planned: Cost, cost: Cost) {
         self.0 += i64::from(planned) - i64::from(cost);
     }
+}
+
+/// What is planned for a receive. Its engine keeps that until the receive has completed and its cost is known: in the
+/// meantime the connection may have become another one to the scheduler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Planned {
+    /// Nothing: it is not one of the background's.
+    #[default]
+    Nothing,
+    /// A receive and hardly more.
+    Receive,
+    /// What receives of its kind have lately cost.
+    Usual,
+    /// The answer to the first message of a TLS client; and the same while no interactive connection is active.
+    Handshake,
+    HandshakeAtRest,
+}
+
+impl Planned {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Nothing, Self::Receive, Self::Usual, Self::Handshake, Self::HandshakeAtRest];
 }
 
 /// A connection's debt after a receive, and whether it sends in bulk.

@@ -26,6 +26,7 @@ use super::sockets::accepts::Accepts;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing};
 use super::stopping::{SLICE, Stopping};
 use crate::connection::lifecycle::Facts;
+use crate::connection::schedule::Planned;
 use crate::worker::{Control, Limits, Plan};
 
 /// Events taken per turn.
@@ -144,7 +145,7 @@ impl<'a> Worker<'a> {
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE, 0));
         for key in self.connections.take_called() {
-            self.serve(key, false);
+            self.serve(key, Planned::Nothing);
         }
         self.serve_background();
         self.log.write(self.connections.take_ended());
@@ -229,7 +230,7 @@ impl<'a> Worker<'a> {
             if self.connections.get(key).life.is_background() {
                 self.queue_if_wanting(key);
             } else {
-                self.serve(key, false);
+                self.serve(key, Planned::Nothing);
             }
         }
     }
@@ -247,17 +248,17 @@ impl<'a> Worker<'a> {
     fn serve_foreground(&mut self) {
         for _ in 0..EVENTS {
             let Some(key) = self.connections.next_foreground() else { return };
-            self.serve(key, false);
+            self.serve(key, Planned::Nothing);
         }
     }
 
     fn serve_background(&mut self) {
         while let Some(key) = self.connections.next_background() {
-            self.connections.spend_on(key);
-            self.serve(key, true);
+            let planned = self.connections.spend_on(key);
+            self.serve(key, planned);
         }
         for key in self.connections.take_called() {
-            self.serve(key, false);
+            self.serve(key, Planned::Nothing);
         }
     }
 
@@ -274,7 +275,7 @@ impl<'a> Worker<'a> {
 
     /// Carries out a connection's wants: pending output, one receive and its echo, the steps of its end.
     #[inline]
-    fn serve(&mut self, key: u32, is_budgeted: bool) {
+    fn serve(&mut self, key: u32, planned: Planned) {
         if !self.connections.contains(key) {
             return;
         }
@@ -282,10 +283,12 @@ impl<'a> Worker<'a> {
         let mut sends = SENDS;
         while sends > 0 && self.connections.wants(key).send {
             sends -= 1;
-            self.send_pending(key, is_budgeted);
+            self.send_pending(key, planned != Planned::Nothing);
         }
         if self.connections.wants(key).receive && self.connections.get(key).life.facts.has(Facts::READABLE) {
-            self.receive(key, is_budgeted);
+            self.receive(key, planned);
+        } else {
+            self.connections.spent_on_nothing(planned, false);
         }
         let wants = self.connections.wants(key);
         if wants.shutdown {
@@ -302,23 +305,26 @@ impl<'a> Worker<'a> {
 
     /// One receive, and the send of its echo.
     #[inline]
-    fn receive(&mut self, key: u32, is_budgeted: bool) {
+    fn receive(&mut self, key: u32, planned: Planned) {
         let at_most = self.connections.at_most(key).map_or(usize::MAX, |at_most| at_most.get() as usize);
         let end = self.buffer.len().min(at_most.saturating_add(HEADROOM));
         let room = &mut self.buffer[HEADROOM..end];
         match recv(self.connections.socket(key), room, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => {
-                self.connections.peer_finished(key);
-                self.connections.spent_on_nothing(is_budgeted, true);
-            }
-            Ok((len, _)) => {
+            Ok((len, _)) if len > 0 => {
                 self.connections.note_received(key, len, end - HEADROOM);
-                let outgoing = self.connections.received_into(key, &mut self.buffer, len, is_budgeted);
+                let outgoing = self.connections.received_into(key, &mut self.buffer, len, planned);
                 self.send(key, &outgoing);
             }
-            Err(Errno::AGAIN) => self.connections.found_nothing(key, false),
-            Err(Errno::INTR) => return,
-            Err(_) => self.connections.broken(key),
+            outcome => {
+                match outcome {
+                    Ok(_) => self.connections.peer_finished(key),
+                    Err(Errno::AGAIN) => self.connections.found_nothing(key, false),
+                    Err(Errno::INTR) => {}
+                    Err(_) => self.connections.broken(key),
+                }
+                let is_end = self.connections.get(key).life.facts.has(Facts::PEER_DONE);
+                self.connections.spent_on_nothing(planned, is_end);
+            }
         }
         self.connections.go_on_leaving(key);
     }

@@ -105,6 +105,24 @@ fn a_request_that_comes_byte_by_byte_is_ended_in_time() {
     assert_eq!(after(&mut connections, key, 1), State::Aborted);
 }
 
+/// Its send falls short, or its socket has room again, while the receive is in flight.
+#[test]
+fn what_was_planned_for_a_receive_is_corrected_whatever_its_connection_has_become() {
+    let (mut connections, key) = connection_with(b"");
+    connections.begin_turn(1);
+    let mut expected = connections.budget;
+    let planned = connections.spend_on(key);
+    connections.get_mut(key).life.facts.set(Facts::BLOCKED);
+    connections.charge(key, 0, schedule::RECEIVE, false, planned);
+    expected.spend(schedule::RECEIVE);
+    assert_eq!(connections.budget, expected);
+    let planned = connections.spend_on(key);
+    connections.get_mut(key).life.facts.clear(Facts::BLOCKED);
+    connections.spent_on_nothing(planned, false);
+    expected.spend(schedule::RECEIVE);
+    assert_eq!(connections.budget, expected);
+}
+
 /// Each connection that turns out to be a slow reader when no more is to be kept for such brings one receive more.
 #[test]
 fn beyond_the_total_backlog_receives_are_as_small_as_can_be() {

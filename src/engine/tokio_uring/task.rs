@@ -13,6 +13,7 @@ use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
 use crate::connection::lifecycle::{Facts, State as Life};
 use crate::connection::output::Block;
+use crate::connection::schedule::Planned;
 use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
 use crate::worker::Counter;
 
@@ -33,8 +34,8 @@ pub(super) struct Task {
     is_listening: bool,
     /// The last receive would not have fitted in a small buffer.
     wants_much: bool,
-    /// Its next receive is one of the background's.
-    is_budgeted: bool,
+    /// What is planned for its next receive.
+    planned: Planned,
 }
 
 enum State {
@@ -64,7 +65,7 @@ impl Task {
             writable: None,
             is_listening: false,
             wants_much: false,
-            is_budgeted: false,
+            planned: Planned::Nothing,
         }
     }
 
@@ -124,12 +125,17 @@ impl Task {
             return Poll::Pending;
         }
         worker.calls.stop_listening(self.key);
-        self.is_budgeted = true;
-        // Its wants may have changed by now.
-        let connections = worker.connections();
-        let can_receive = connections.wants(self.key).receive;
+        // It may be another one by now: interactive, or not to be received from.
+        let mut connections = worker.connections();
+        if connections.get(self.key).life.is_background() {
+            self.planned = connections.plan(self.key);
+        }
+        if !connections.wants(self.key).receive {
+            connections.spent_on_nothing(std::mem::take(&mut self.planned), false);
+            return Poll::Ready(State::Deciding);
+        }
         self.wants_much &= connections.at_most(self.key).is_none();
-        Poll::Ready(if can_receive { State::AwaitingBuffer(None) } else { State::Deciding })
+        Poll::Ready(State::AwaitingBuffer(None))
     }
 
     /// Whether a slow reader's socket has room again: its output goes before its next turn.
@@ -207,20 +213,21 @@ impl Task {
     /// Handles the result of a receive. Returns what to send now.
     fn echo(&mut self, result: i32, buffer: &mut [u8], room: usize) -> Outgoing {
         let mut connections = self.worker.connections();
-        let is_budgeted = std::mem::take(&mut self.is_budgeted);
+        let planned = std::mem::take(&mut self.planned);
         let mut outgoing = Outgoing::InPlace(0..0);
         match result {
             1.. => {
                 connections.note_received(self.key, result as usize, room);
-                outgoing = connections.received_into(self.key, buffer, result as usize, is_budgeted);
+                outgoing = connections.received_into(self.key, buffer, result as usize, planned);
             }
-            0 => {
-                connections.peer_finished(self.key);
-                connections.spent_on_nothing(is_budgeted, true);
-            }
+            0 => connections.peer_finished(self.key),
             _ if result == -libc::EAGAIN => connections.found_nothing(self.key, false),
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
+        }
+        if result <= 0 {
+            let is_end = connections.get(self.key).life.facts.has(Facts::PEER_DONE);
+            connections.spent_on_nothing(planned, is_end);
         }
         if outgoing.bytes(buffer).is_empty() {
             connections.go_on_leaving(self.key);
@@ -376,7 +383,7 @@ mod tests {
             let mut task = Task::new(Rc::clone(&worker), key);
             poll_until(&mut task, |state| matches!(state, State::Receiving { .. })).await;
             assert!(worker.connections().at_most(key).is_none());
-            let _ = worker.connections().received_into(other, &mut [0; HEADROOM + 10], 10, false);
+            let _ = worker.connections().received_into(other, &mut [0; HEADROOM + 10], 10, Planned::Nothing);
             assert!(worker.connections().at_most(key).is_some_and(|most| most.get() < 2000));
             poll_until(&mut task, |state| !matches!(state, State::Receiving { .. })).await;
             assert!(matches!(task.state, State::Waiting { for_input: true }), "it has emptied the socket");

@@ -173,7 +173,7 @@ impl<E, L: Lender> Connections<E, L> {
         let held = self.outputs.held();
         self.budget.spend(schedule::cost_of_memory(held.saturating_sub(self.held_before)));
         self.held_before = held;
-        self.budget = Budget::of_turn(self.budget);
+        self.budget = Budget::of_turn(self.budget, self.shares.has_interactive(now));
     }
 
     /// Connections whose wants have changed without a completed operation.

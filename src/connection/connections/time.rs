@@ -3,7 +3,7 @@
 use super::Connections;
 use crate::connection::lifecycle::{Due, Facts, Farewell, STALL_TICKS, State};
 use crate::connection::output::Lender;
-use crate::connection::schedule;
+use crate::connection::schedule::{self, Cost};
 use crate::connection::table::Connection;
 use crate::connection::wheel::Timer;
 use crate::protocol::CloseCode;
@@ -16,42 +16,50 @@ impl<E, L: Lender> Connections<E, L> {
         !self.wheel.is_empty()
     }
 
-    /// Meets deadlines that are due, as far as the turn's budget allows. Returns whether all are met; otherwise the next
-    /// turn goes on.
+    /// Meets deadlines that are due, as far as the turn's budget allows, and some in any case. Returns whether all are met;
+    /// otherwise the next turn goes on.
     pub(crate) fn meet_deadlines(&mut self) -> bool {
         // All planned operations have completed: from here on the turn plans its own.
         self.planned_cost = self.usual_cost;
-        while self.budget.is_left() {
+        let mut spent = 0;
+        while self.budget.is_left() || spent < schedule::DEADLINE {
             let Some(key) = self.wheel.pop(self.now) else { return true };
-            self.table.get_mut(key).timer = Timer::NONE;
-            self.budget.spend(schedule::LOOK);
-            self.act_in_time(key);
-            let due = self.due(key);
-            match due {
-                Due::Later(_) => {}
-                Due::Ping => self.ping(key),
-                Due::Close => self.close(key, (Ending::Idle, CloseCode::GOING_AWAY), "idle"),
-                Due::Abort if self.table.get(key).life.state() == State::Opening => {
-                    self.abort(key, Ending::HandshakeTimeout);
-                }
-                // It is within a frame, or closing and has its ending already.
-                Due::Abort => self.abort(key, Ending::Idle),
-                Due::Probe => {
-                    self.table.get_mut(key).life.facts.set(Facts::PINGED);
-                    self.try_again(key);
-                }
-                Due::Stalled => {
-                    self.stalled += 1;
-                    self.abort(key, Ending::Stalled);
-                }
-            }
-            if !matches!(due, Due::Later(_)) {
-                self.budget.spend(schedule::DEADLINE);
-                self.called.push(key);
-            }
-            self.set_timer(key);
+            let cost = self.meet_deadline(key);
+            self.budget.spend(cost);
+            spent += cost;
         }
         self.wheel.is_empty()
+    }
+
+    /// Does what is due for a connection whose timer has expired. Returns the cost.
+    fn meet_deadline(&mut self, key: u32) -> Cost {
+        self.table.get_mut(key).timer = Timer::NONE;
+        self.act_in_time(key);
+        let due = self.due(key);
+        match due {
+            Due::Later(_) => {}
+            Due::Ping => self.ping(key),
+            Due::Close => self.close(key, (Ending::Idle, CloseCode::GOING_AWAY), "idle"),
+            Due::Abort if self.table.get(key).life.state() == State::Opening => {
+                self.abort(key, Ending::HandshakeTimeout);
+            }
+            // It is within a frame, or closing and has its ending already.
+            Due::Abort => self.abort(key, Ending::Idle),
+            Due::Probe => {
+                self.table.get_mut(key).life.facts.set(Facts::PINGED);
+                self.try_again(key);
+            }
+            Due::Stalled => {
+                self.stalled += 1;
+                self.abort(key, Ending::Stalled);
+            }
+        }
+        let is_later = matches!(due, Due::Later(_));
+        if !is_later {
+            self.called.push(key);
+        }
+        self.set_timer(key);
+        schedule::LOOK + if is_later { 0 } else { schedule::DEADLINE }
     }
 
     /// Handles a deadline that has come up.

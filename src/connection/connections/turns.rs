@@ -65,9 +65,11 @@ impl<E, L: Lender> Connections<E, L> {
     #[inline]
     pub(crate) fn plan(&self, key: u32) -> Planned {
         let life = &self.table.get(key).life;
+        // Masses of frames may come together with the end, before any receive has shown what their sender is.
+        let has_end = life.facts.has(Facts::END_AHEAD) && life.state() != State::Opening && self.has_interactive();
         if life.is_staged() && self.stages.expects_work(key) {
             if self.has_interactive() { Planned::Handshake } else { Planned::HandshakeAtRest }
-        } else if life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
+        } else if has_end || life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
             Planned::Usual
         } else {
             Planned::Receive
@@ -188,7 +190,8 @@ impl<E, L: Lender> Connections<E, L> {
         }
         let held = self.held();
         let is_backlog_large = held >= self.backlog.total / 2;
-        let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
+        let is_bulk = facts.has(Facts::BULK.or(Facts::END_AHEAD));
+        let at_most = self.shares.at_most(is_bulk, is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {
             // Each may turn out to be another slow reader, whose input then comes on top of the total.
             return if held < self.backlog.total { at_most } else { NonZeroU32::new(schedule::LEAST_RECEIVE) };

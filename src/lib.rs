@@ -20,8 +20,8 @@
 //! - `config` turns options into checked settings, `machine` asks the operating system what it grants;
 //! - `engine` moves the bytes;
 //! - `connection` has lifecycle, pending output, deadlines and scheduling of connections, without I/O and without a clock;
-//! - `transport` has the stages between a connection's bytes and its session;
 //! - `worker` has the state that a worker shares with the rest of the process;
+//! - `transport` has the stages between a connection's bytes and its session;
 //! - `protocol` is WebSocket, without I/O and without a clock;
 //! - `sys` makes single system calls.
 

@@ -292,7 +292,8 @@ impl Server {
     /// say so.
     ///
     /// A thread that cannot go on later, because the kernel refuses what it granted before, ends the process with a line
-    /// on standard error: a server that serves a part of its clients would look alive.
+    /// on standard error: a server that serves a part of its clients would look alive. For the same reason a panic in one of
+    /// them aborts the process.
     pub fn start(self) -> Result<Running, ServerError> {
         let Config { engine, plans, when_full, .. } = self.config;
         let workers = engine.start(plans, self.sockets, when_full)?;
@@ -446,7 +447,8 @@ fn bind_entry(
                     let set = keep_alive(&SockRef::from(&socket), tcp_keepalive);
                     set.map_err(|source| ServerError::Listen { address: address.clone(), source })?;
                 }
-                bound.push(Bound { socket, address, door: door.clone(), is_tls, file: None });
+                let door = Door { is_inherited: true, ..door.clone() };
+                bound.push(Bound { socket, address, door, is_tls, file: None });
             }
         }
     }

@@ -48,6 +48,35 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
 }
 
+#[cfg(test)]
+impl Plan {
+    /// A worker at these listeners, without limits on time but for its end.
+    pub(crate) fn for_tests(index: usize, capacity: u32, doors: Doors) -> Self {
+        let limits = Limits {
+            handshake_timeout: None,
+            idle_timeout: None,
+            stall_timeout: None,
+            close_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(1),
+            has_fine_ticks: false,
+        };
+        Self {
+            index,
+            cpu: None,
+            has_own_table: false,
+            capacity,
+            receive_memory: 1 << 20,
+            receive_buffers: None,
+            ring_entries: None,
+            backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
+            settings: Settings::default(),
+            doors,
+            logs_connections: false,
+            limits,
+        }
+    }
+}
+
 /// The shape of a worker's receive memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveBuffers {

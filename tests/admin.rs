@@ -14,6 +14,7 @@ use common::frames::{BINARY, FIN, PING, PONG, TEXT, close_frame, frame};
 use common::peer::{Peer, UPGRADE, connect};
 use common::server::{Server, command, run_to_end};
 use rustix::process::Signal;
+use socket2::SockRef;
 
 /// A server with an admin listener, and where that is.
 fn start(arguments: &[&str]) -> (Server, SocketAddr) {
@@ -170,6 +171,20 @@ fn an_echo_takes_one_receive() {
     let metrics = metrics(admin);
     assert!((metrics["ringecho_messages_total{kind=\"binary\"}"] - MESSAGES as f64).abs() < 0.5);
     let empty = metrics["ringecho_empty_receives_total"];
+    assert!(empty < MESSAGES as f64 / 10.0, "{empty} receives have found nothing");
+}
+
+/// Nor behind a TCP urgent mark, as soon as there was no input behind it.
+#[test]
+fn an_echo_long_after_an_urgent_byte_takes_one_receive() {
+    const MESSAGES: usize = 500;
+    let (server, admin) = start(&["--workers", "1"]);
+    let mut peer = server.open();
+    SockRef::from(peer.socket()).send_out_of_band(b"!").expect("room for a byte");
+    for index in 0..MESSAGES {
+        peer.expect_echo(BINARY, format!("message {index}"));
+    }
+    let empty = metrics(admin)["ringecho_empty_receives_total"];
     assert!(empty < MESSAGES as f64 / 10.0, "{empty} receives have found nothing");
 }
 

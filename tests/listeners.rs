@@ -320,6 +320,27 @@ fn sockets_of_the_service_manager() {
     }
 }
 
+/// A restart under socket activation: the client waits for the next server.
+#[test]
+fn clients_that_wait_at_a_socket_of_the_service_manager_outlive_the_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut activated = with_sockets(vec![high(listener.try_clone().unwrap())], "systemd");
+    activated.envs([("RINGECHO_WORKERS", "1"), ("RINGECHO_MAX_CONNECTIONS", "1"), ("RINGECHO_WHEN_FULL", "wait")]);
+    let server = Server::launch(activated);
+    let mut inside = Peer::open(address);
+    let waiting = Peer::connect(address);
+    server.signal(Signal::TERM);
+    inside.expect_close(1001);
+    inside.send(common::frames::close_frame(1001, b""));
+    inside.expect_end();
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit}");
+    listener.set_nonblocking(true).unwrap();
+    let (_, client) = listener.accept().expect("the client still waits");
+    assert_eq!(client, waiting.socket().local_addr().unwrap());
+}
+
 /// MPTCP sockets (`SocketProtocol=mptcp` of a unit) do not say after a receive whether they hold more.
 #[test]
 fn multipath_tcp_of_the_service_manager() {

@@ -12,7 +12,7 @@ use common::peer::{Peer, UPGRADE};
 use common::sandbox::Injection;
 use common::server::{Exit, Server, command, engine, limit_descriptors, run_to_end};
 use common::{MIB, pattern};
-use rustix::process::{Pid, Resource, Rlimit, prlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 /// The user nobody: what it may lock in memory is limited.
 const NOBODY: u32 = 65_534;
@@ -22,9 +22,13 @@ fn serve(arguments: &[&str]) -> Command {
 }
 
 fn limit(command: &mut Command, resource: Resource, limit: u64) {
+    set_limits(command, resource, Rlimit { current: Some(limit), maximum: Some(limit) });
+}
+
+fn set_limits(command: &mut Command, resource: Resource, limits: Rlimit) {
     // SAFETY: between fork and exec only async-signal-safe calls are allowed, and setrlimit is a bare system call.
     unsafe {
-        command.pre_exec(move || Ok(setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?));
+        command.pre_exec(move || Ok(setrlimit(resource, limits)?));
     }
 }
 
@@ -75,6 +79,18 @@ fn a_start_with_little_memory() {
         refused += 1;
     }
     assert!((1..8).contains(&refused), "{refused} of 8 limits were too low");
+}
+
+/// A soft limit (`ulimit -S -v`) is the one that allocations fail at.
+#[test]
+fn a_soft_limit_on_the_address_space_counts() {
+    let mut command = serve(&["--workers", "2"]);
+    let maximum = getrlimit(Resource::As).maximum;
+    set_limits(&mut command, Resource::As, Rlimit { current: Some(ADDRESS_SPACE), maximum });
+    let server = Server::launch(command);
+    let line = server.start_up_line();
+    assert!(line.contains("a quarter of 256 MiB: RLIMIT_AS"), "{line}");
+    server.stop();
 }
 
 /// The memory of rings is locked memory, which is limited for everybody but root.
@@ -244,4 +260,23 @@ fn a_send_without_memory_is_tried_again() {
         drop(peer);
         server.stop();
     }
+}
+
+/// A socket that the epoll set does not take (ENOSPC: fs.epoll.max_user_watches; ENOMEM) gets no events, and is closed.
+#[test]
+fn a_client_that_the_epoll_set_does_not_take_is_reported() {
+    if engine() != "epoll" {
+        eprintln!("NOT TESTED: only the epoll engine has such a set");
+        return;
+    }
+    // The first two calls of a worker are for its eventfd and its listener.
+    let rule = "error=ENOSPC:when=3";
+    let Some((injection, command)) = Injection::into(&serve(&["--workers", "1"]), "epoll_ctl", rule) else { return };
+    let server = Server::launch(command);
+    server.connect().expect_disconnect();
+    server.await_stderr("cannot accept connections");
+    server.open().expect_echo(TEXT, "the next one");
+    server.await_stderr("accepting connections again");
+    assert_eq!(injection.count(), 1);
+    server.stop();
 }

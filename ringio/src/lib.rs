@@ -19,7 +19,8 @@
 //!    those that the kernel is done with when the enter that submits it returns: sends without waiting, and operations
 //!    whose parameters are copied at submission. [`Ring::submit`] takes them, enters, and returns only when the kernel
 //!    has taken all; if it cannot, the ring refuses to enter ever again.
-//! 4. *Everything else is `unsafe`*, with its contract: [`Operation::from_entry`] and [`Ring::push_borrowed`].
+//! 4. *Everything else is `unsafe`*, with its contract: [`Operation::from_entry`], [`Ring::push_borrowed`] and
+//!    [`Ring::push_borrowed_chain`]: what is linked behind an operation that waits begins after the enter.
 //!
 //! A piece cannot be cloned:
 //!

@@ -20,6 +20,9 @@ static ON: libc::c_int = 1;
 /// The address that dissolves a socket's association with another.
 static NOWHERE: libc::sockaddr = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
 
+/// The codes of operations that receive into the pool.
+const RECEIVES: [u32; 2] = [opcode::Recv::CODE as u32, opcode::RecvMsg::CODE as u32];
+
 /// An operation to be pushed to a [`Ring`](crate::Ring), with the user data 0 until [`Operation::with_user_data`] sets it.
 ///
 /// Sockets are named by their slots in the ring's table of direct descriptors. The memory that an operation names lives
@@ -38,7 +41,7 @@ impl Operation<'static> {
     /// Every address in `entry` must stay valid, and what it points to unused by anything else in a way that conflicts
     /// with the kernel's, until the operation's last completion has been reaped; for one that completes silently or
     /// within its enter until the enter has returned. `entry` names no buffer group but that of a receive without
-    /// waiting, and has neither an `IO_LINK` nor an `IO_DRAIN` flag.
+    /// waiting, which posts its completion, and has neither an `IO_LINK` nor an `IO_DRAIN` flag.
     #[inline]
     pub unsafe fn from_entry(entry: Entry) -> Self {
         Self::new(entry)
@@ -72,7 +75,7 @@ impl Operation<'static> {
     /// The cancellation of the operation that carries `target`; silent if it was found.
     #[inline]
     pub fn cancel(target: u64) -> Self {
-        Self::new(opcode::AsyncCancel::new(target).build()).silent()
+        Self::new(opcode::AsyncCancel::new(target).build()).skip_success()
     }
 
     /// The cancellation of all operations that carry `target`; its completion says how many there were.
@@ -141,7 +144,7 @@ impl<'m> Operation<'m> {
     pub fn send(slot: u32, bytes: &'m [u8], has_more: bool) -> Self {
         let flags = SILENT_SEND | if has_more { libc::MSG_MORE } else { 0 };
         let send = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), bytes.len() as u32).flags(flags).build();
-        Self::new(send).silent()
+        Self::new(send).skip_success()
     }
 
     /// The same for the parts of a message.
@@ -151,7 +154,7 @@ impl<'m> Operation<'m> {
     #[inline]
     pub unsafe fn send_message(slot: u32, message: &'m libc::msghdr) -> Self {
         let send = opcode::SendMsg::new(types::Fixed(slot), message).flags(SILENT_SEND as u32).build();
-        Self::new(send).silent()
+        Self::new(send).skip_success()
     }
 
     /// A receive like [`Operation::receive`], with what `message` asks for beside the bytes.
@@ -192,9 +195,17 @@ impl<'m> Operation<'m> {
         self
     }
 
-    /// Posts a completion only if it fails (`IOSQE_CQE_SKIP_SUCCESS`).
+    /// Posts a completion only if it fails (`IOSQE_CQE_SKIP_SUCCESS`). For receives that is a bug: only the completions say
+    /// how far the pool's buffers are filled.
     #[inline]
     pub fn silent(self) -> Self {
+        let code = self.entry.get_opcode();
+        assert!(!RECEIVES.contains(&code), "a receive without a completion");
+        self.skip_success()
+    }
+
+    #[inline]
+    fn skip_success(self) -> Self {
         Self::new(self.entry.flags(Flags::SKIP_SUCCESS))
     }
 
@@ -202,9 +213,15 @@ impl<'m> Operation<'m> {
     pub(crate) fn entry(&self) -> &Entry {
         &self.entry
     }
+}
 
-    /// The kernel begins with the next operation when this one has succeeded.
-    pub(crate) fn link(&mut self) {
-        self.entry = self.entry.clone().flags(Flags::IO_LINK);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "a receive without a completion")]
+    fn a_receive_is_not_silent() {
+        let _ = Operation::receive(0, None).silent();
     }
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Timespec;
 use io_uring::{EnterFlags, IoUring, Probe};
 
@@ -148,51 +149,40 @@ impl Ring {
         // SAFETY: the caller's promise.
         if unsafe { self.inner.submission().push(operation.entry()) }.is_err() {
             // SAFETY: likewise.
-            unsafe { self.push_to_full(std::slice::from_ref(&operation)) };
+            unsafe { self.push_to_full(std::slice::from_ref(operation.entry())) };
         }
     }
 
     /// Queues operations (an array or a `Vec`) each of which begins when the one before it has succeeded. They reach the
-    /// kernel in one enter.
-    pub fn push_chain(&mut self, chain: impl AsMut<[Operation<'static>]>) {
-        // SAFETY: what they name is valid for good, or as long as `from_entry` was promised.
-        unsafe { self.push_borrowed_chain(chain) };
-    }
-
-    /// The same with borrowed memory.
+    /// kernel in one enter. The flag that links them is in the queue alone: what is pushed behind a chain is no part of it.
     ///
     /// # Safety
     /// As for [`Ring::push_borrowed`], and no operation but the first is a send, a receive or another one that uses its
-    /// memory when it begins: in a chain that can be after the enter.
-    pub unsafe fn push_borrowed_chain<'m>(&mut self, mut chain: impl AsMut<[Operation<'m>]>) {
-        let chain = chain.as_mut();
-        let Some((_last, others)) = chain.split_last_mut() else { return };
-        others.iter_mut().for_each(Operation::link);
-        let mut submission = self.inner.submission();
-        if submission.capacity() - submission.len() < chain.len() {
-            drop(submission);
-            // SAFETY: the caller's promise.
-            return unsafe { self.push_to_full(chain) };
+    /// memory when it begins, unless that memory is valid for good: in a chain that can be after the enter.
+    pub unsafe fn push_borrowed_chain<'m>(&mut self, chain: impl AsRef<[Operation<'m>]>) {
+        let mut entries: Vec<Entry> = chain.as_ref().iter().map(|operation| operation.entry().clone()).collect();
+        let Some((_last, others)) = entries.split_last_mut() else { return };
+        for entry in others {
+            *entry = entry.clone().flags(Flags::IO_LINK);
         }
-        for operation in chain {
-            // SAFETY: the caller's promise.
-            unsafe { submission.push(operation.entry()) }.expect("there is room");
+        // SAFETY: the caller's promise.
+        if unsafe { self.inner.submission().push_multiple(&entries) }.is_err() {
+            // SAFETY: likewise.
+            unsafe { self.push_to_full(&entries) };
         }
     }
 
     /// # Safety
     /// As for [`Ring::push_borrowed`].
     #[cold]
-    unsafe fn push_to_full(&mut self, operations: &[Operation<'_>]) {
-        assert!(operations.len() <= self.inner.submission().capacity(), "a chain does not fit into the queue");
+    unsafe fn push_to_full(&mut self, entries: &[Entry]) {
+        assert!(entries.len() <= self.inner.submission().capacity(), "a chain does not fit into the queue");
         if let Err(error) = self.check().and_then(|()| self.hand_over_all()) {
             self.broken = Some(number_of(&error));
             return;
         }
-        for operation in operations {
-            // SAFETY: the caller's promise.
-            unsafe { self.inner.submission().push(operation.entry()) }.expect("the kernel has taken all");
-        }
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.submission().push_multiple(entries) }.expect("the kernel has taken all");
     }
 
     /// Queues `operations`, submits everything in as few enters as the queue allows (one, if they fit), and waits as `wait`

@@ -3,6 +3,7 @@
 use super::connections::Connections;
 use super::lifecycle::{Facts, Timeouts};
 use super::output::NoLender;
+use super::schedule::Planned;
 use crate::protocol::{Protocol, Settings};
 use crate::transport::{Door, Doors};
 use crate::worker::Backlog;
@@ -42,20 +43,20 @@ impl Turns {
         }
         let mut sent = 0;
         while let Some(key) = self.connections.next_foreground() {
-            sent += self.serve(key, false);
+            sent += self.serve(key, Planned::Nothing);
         }
         while let Some(key) = self.connections.next_background() {
-            self.connections.spend_on(key);
-            sent += self.serve(key, true);
+            let planned = self.connections.spend_on(key);
+            sent += self.serve(key, planned);
         }
         self.connections.end_turn();
         sent
     }
 
-    fn serve(&mut self, key: u32, is_budgeted: bool) -> usize {
+    fn serve(&mut self, key: u32, planned: Planned) -> usize {
         self.buffer.copy_from_slice(&self.brought);
         let (output, cost) = self.connections.received(key, &mut self.buffer);
-        self.connections.charge(key, self.brought.len() as u32, cost, false, is_budgeted);
+        self.connections.charge(key, self.brought.len() as u32, cost, false, planned);
         let sent = output.head.len() + output.range.len();
         self.connections.sent(key, sent, true);
         self.connections.get_mut(key).life.facts.clear(Facts::READABLE);

@@ -7,20 +7,17 @@ use std::sync::Arc;
 
 use super::actors::Actors;
 use super::journal::{Ended, Journal};
-use super::lifecycle::{Due, Facts, Farewell, Lifecycle, Received, State, Timeouts, Wants};
+use super::lifecycle::{Facts, Lifecycle, Received, Timeouts, Wants};
 use super::output::{Lender, Outputs};
 use super::schedule::{self, Budget, Cost, Shares};
 use super::table::{Connection, List, Table};
 use super::wheel::Wheel;
-use crate::protocol::{Cause, CloseCode, Event, Kinds, Output, Protocol, Settings, Shared};
+use crate::protocol::{Cause, Event, Kinds, Output, Protocol, Settings, Shared};
 use crate::transport::{Door, Doors, Stages};
 use crate::worker::{Backlog, Counter, Counters, Ending};
 
 /// Least room below a cap for a slow reader: with less it is throttled instead of received from byte by byte.
 const ROOM_MIN: usize = 512;
-
-/// Ticks that a stall of the process counts as at most (engine/clock.rs).
-const STALL_TICKS: u32 = 2;
 
 /// The connections of a worker.
 pub(crate) struct Connections<E, L: Lender> {
@@ -176,7 +173,7 @@ impl<E, L: Lender> Connections<E, L> {
         let held = self.outputs.held();
         self.budget.spend(schedule::cost_of_memory(held.saturating_sub(self.held_before)));
         self.held_before = held;
-        self.budget = Budget::of_turn(self.budget);
+        self.budget = Budget::of_turn(self.budget, self.shares.has_interactive(now));
     }
 
     /// Connections whose wants have changed without a completed operation.
@@ -431,155 +428,6 @@ impl<E, L: Lender> Connections<E, L> {
     pub(crate) fn broken(&mut self, key: u32) {
         self.table.get_mut(key).life.broken(self.now);
     }
-
-    // ----- what time and the end of the server bring -----
-
-    /// Whether some connection has a deadline, so that the clock is needed.
-    #[inline]
-    pub(crate) fn has_deadlines(&self) -> bool {
-        !self.wheel.is_empty()
-    }
-
-    /// Meets deadlines that are due, as far as the turn's budget allows. Returns whether all are met; otherwise the next
-    /// turn goes on.
-    pub(crate) fn meet_deadlines(&mut self) -> bool {
-        // All planned operations have completed: from here on the turn plans its own.
-        self.planned_cost = self.usual_cost;
-        while self.budget.is_left() {
-            let Some(key) = self.wheel.pop(self.now) else { return true };
-            self.table.get_mut(key).timer = super::wheel::Timer::NONE;
-            self.budget.spend(schedule::LOOK);
-            self.act_in_time(key);
-            let due = self.due(key);
-            match due {
-                Due::Later(_) => {}
-                Due::Ping => self.ping(key),
-                Due::Close => self.close(key, (Ending::Idle, CloseCode::GOING_AWAY), "idle"),
-                Due::Abort if self.table.get(key).life.state() == State::Opening => {
-                    self.abort(key, Ending::HandshakeTimeout);
-                }
-                // It is within a frame, or closing and has its ending already.
-                Due::Abort => self.abort(key, Ending::Idle),
-                Due::Probe => {
-                    self.table.get_mut(key).life.facts.set(Facts::PINGED);
-                    self.try_again(key);
-                }
-                Due::Stalled => {
-                    self.stalled += 1;
-                    self.abort(key, Ending::Stalled);
-                }
-            }
-            if !matches!(due, Due::Later(_)) {
-                self.budget.spend(schedule::DEADLINE);
-                self.called.push(key);
-            }
-            self.set_timer(key);
-        }
-        self.wheel.is_empty()
-    }
-
-    /// Handles a deadline that has come up.
-    fn due(&self, key: u32) -> Due {
-        let Connection { life, output, .. } = self.table.get(key);
-        let has_output = !output.is_empty();
-        // Input that has arrived already, during a stall perhaps, is received first: the deadline may have waited for it. A
-        // request that arrives byte by byte always has some input: it is given no longer than a stall counts.
-        let is_put_off = match life.state() {
-            State::Open => true,
-            State::Opening => {
-                let since = self.now.wrapping_sub(life.since());
-                self.timeouts.handshake.is_none_or(|timeout| since < timeout.saturating_add(STALL_TICKS))
-            }
-            _ => false,
-        };
-        if is_put_off && life.facts.has(Facts::READABLE) && life.wants(has_output).receive {
-            return Due::Later(None);
-        }
-        self.due_by_state(key)
-    }
-
-    fn due_by_state(&self, key: u32) -> Due {
-        let Connection { life, output, .. } = self.table.get(key);
-        // Delayed echoes come first.
-        if life.state() == State::Open && life.facts.has(Facts::ACTS) && self.actors.holds(key) {
-            return Due::Later(None);
-        }
-        life.due(&self.timeouts, !output.is_empty(), self.now)
-    }
-
-    /// Sets the timer of a connection by its current state.
-    fn set_timer(&mut self, key: u32) {
-        let (due, acts_at) = (self.due_by_state(key), self.acts_at(key));
-        let timer = &mut self.table.get_mut(key).timer;
-        match due {
-            Due::Later(None) => self.wheel.cancel(timer),
-            Due::Later(Some(at)) => self.wheel.set(timer, key, at, self.now),
-            _ => self.wheel.set(timer, key, self.now.wrapping_add(1), self.now),
-        }
-        if let Some(at) = acts_at {
-            self.wheel.set(timer, key, at, self.now);
-        }
-    }
-
-    fn ping(&mut self, key: u32) {
-        let connection = self.table.get_mut(key);
-        if let Some(frame) = connection.life.ping(!connection.output.is_empty(), self.now) {
-            self.push_own(key, frame);
-        }
-    }
-
-    fn abort(&mut self, key: u32, ending: Ending) {
-        self.table.get_mut(key).life.abort(ending, self.now);
-    }
-
-    /// Closes a connection: a Close frame if the protocol has one, then the peer's answer or the deadline.
-    fn close(&mut self, key: u32, (ending, code): (Ending, CloseCode), reason: &str) {
-        self.release_all(key);
-        let connection = self.table.get_mut(key);
-        match connection.life.close(ending, code, reason, self.now) {
-            Farewell::Frame(frame) => {
-                self.counters.close_sent(code.into());
-                self.push_own(key, frame);
-            }
-            Farewell::Nothing => {
-                if matches!(connection.life.state(), State::Lingering | State::Done) {
-                    self.push_goodbye(key);
-                }
-            }
-        }
-        self.set_timer(key);
-    }
-
-    /// Lets closing take as long as the peers need: from now on only the worker's drain deadline bounds it.
-    pub(crate) fn close_at_leisure(&mut self) {
-        self.timeouts.close = None;
-    }
-
-    /// Asks the connection with this key, if there is one, to leave; followed by [`Connections::go_on_leaving`]. Returns
-    /// whether there is one.
-    pub(crate) fn ask_to_leave(&mut self, key: u32) -> bool {
-        let exists = self.table.contains(key);
-        if exists {
-            self.table.get_mut(key).life.leave();
-        }
-        exists
-    }
-
-    /// One more than the highest key that was ever used.
-    pub(crate) fn keys_used(&self) -> u32 {
-        self.table.keys_used()
-    }
-
-    /// Closes a connection that is leaving, when all input that had arrived is received, or enough of it.
-    #[inline]
-    pub(crate) fn go_on_leaving(&mut self, key: u32) {
-        if self.table.get(key).life.state() == State::Leaving {
-            let connection = self.table.get_mut(key);
-            if connection.life.has_brought_all(!connection.output.is_empty()) {
-                self.close(key, (Ending::ServerStop, CloseCode::GOING_AWAY), "server is stopping");
-            }
-        }
-    }
 }
 
 mod acting;
@@ -589,4 +437,5 @@ mod inflating;
 mod staged;
 #[cfg(test)]
 mod tests;
+mod time;
 mod turns;

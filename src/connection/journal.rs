@@ -50,9 +50,25 @@ impl Journal {
         if let Some(Entry { peer, since }) = self.entries.remove(&key) {
             self.ended.push(Ended { peer, ticks: now.wrapping_sub(since), ending });
         }
+        if self.entries.is_empty() {
+            self.entries = HashMap::new(); // the memory of a peak goes back
+        }
     }
 
     pub(super) fn take_ended(&mut self) -> Vec<Ended> {
         std::mem::take(&mut self.ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_peak_goes_back() {
+        let mut journal = Journal::default();
+        (0..1000).for_each(|key| journal.begin(key, 0));
+        (0..1000).for_each(|key| journal.end(key, Ending::PeerClose, 1));
+        assert_eq!((journal.entries.capacity(), journal.take_ended().len()), (0, 1000));
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::{
     Behaviour, Cause, CloseCode, Event, Kinds, Output, Phase, Protocol, Reply, Session, Shared, Then,
 };
 use crate::worker::Ending;
-pub(crate) use due::{Due, Timeouts};
+pub(crate) use due::{Due, STALL_TICKS, Timeouts};
 use rest::Rest;
 
 mod due;
@@ -403,14 +403,15 @@ impl Lifecycle {
     }
 
     /// A receive found nothing. In front of a TCP urgent mark, Linux says so (`EAGAIN`) also when just then a signal is pending.
-    /// `may_be_at_mark`: no event would have reported one as an end.
+    /// `may_be_at_mark`: no event would have reported one as an end. What two receives do not find is not there: no input, and
+    /// no end either, which a receive reports.
     pub(crate) fn found_nothing(&mut self, may_be_at_mark: bool) {
         let may_be_at_mark = may_be_at_mark || self.facts.has(Facts::END_AHEAD);
         if may_be_at_mark && !self.facts.has(Facts::LOOKS_AGAIN) {
             self.facts.set(Facts::LOOKS_AGAIN);
             return;
         }
-        self.facts.clear(Facts::READABLE.or(Facts::LOOKS_AGAIN));
+        self.facts.clear(Facts::READABLE.or(Facts::LOOKS_AGAIN).or(Facts::END_AHEAD));
         if self.state == State::Finishing {
             self.state = State::Done;
         }

@@ -25,6 +25,6 @@ mod wheel;
 pub use bench::Turns;
 pub(crate) use connections::Connections;
 pub(crate) use journal::Ended;
-pub(crate) use lifecycle::Timeouts;
+pub(crate) use lifecycle::{STALL_TICKS, Timeouts};
 #[cfg(test)]
 pub(crate) use table::Connection;

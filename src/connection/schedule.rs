@@ -5,14 +5,14 @@
 //! [`BUDGET`], independent of the foreground; a connection whose receives amount to a [`QUANTUM`] without emptying its
 //! socket is in the background until its deficit is paid off. Hence the promise:
 //!
-//! **On the background a worker spends one budget a turn, on average. Between the turn in which a message of an interactive
-//! connection is noticed and the enter that sends its echo, if no more of these wait than a turn receives from, it spends
-//! what it has planned to be one budget and one receive; and at most one quantum on each interactive connection whose
-//! input was noticed before.**
+//! **While an interactive connection is active, a worker spends at most one budget a turn on the background, on average.
+//! Between the turn in which a message of an interactive connection is noticed and the enter that sends its echo, if no more
+//! of these wait than a turn receives from, it spends what it has planned to be one budget and one receive; and at most one
+//! quantum on each interactive connection whose input was noticed before.**
 //!
 //! The cost of a receive is known only when it has completed. Peers that switch from large frames to masses of small ones,
 //! or bring masses at once when they have just connected, cost more than planned, and the following turns have that much
-//! less: in the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at worst.
+//! less, however many these are: in the simulation (`engine/uring/simulation/promise.rs`) two budgets on average before an echo, and 15 at worst.
 //! Pending output is sent as soon as a slow reader makes room for it, outside the budget (except for bulk senders in the
 //! epoll engine).
 
@@ -80,21 +80,23 @@ pub(crate) fn cost_of_receive(bytes: u32, frames: u32) -> Cost {
     RECEIVE.saturating_add(bytes / 4 * FOUR_BYTES).saturating_add(frames.saturating_mul(FRAME))
 }
 
-/// The cost of this many bytes of additional memory for pending output: at most a budget, so that one turn that has moved
-/// much does not postpone deadlines for long.
+/// The cost of this many bytes of additional memory for pending output: less than a budget, so that something is left in each
+/// turn, however much it moves.
 #[inline]
 pub(crate) fn cost_of_memory(bytes: usize) -> Cost {
-    u32::try_from(bytes / 4).unwrap_or(u32::MAX).saturating_mul(FOUR_BYTES_OF_MEMORY).min(BUDGET)
+    u32::try_from(bytes / 4).unwrap_or(u32::MAX).saturating_mul(FOUR_BYTES_OF_MEMORY).min(BUDGET / 4 * 3)
 }
 
 /// The rest of a turn's budget for the background.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget(i64);
 
 impl Budget {
-    /// The budget of a turn, less the overrun of the turn before, but at least one receive.
-    pub(crate) fn of_turn(before: Self) -> Self {
-        Self((before.0.min(0) + i64::from(BUDGET)).max(i64::from(RECEIVE)))
+    /// The budget of a turn, less the overrun of the turns before. While no interactive connection is active it is at least
+    /// a receive: no message waits for that, and turns without work would cost bulk senders time.
+    pub(crate) fn of_turn(before: Self, has_interactive: bool) -> Self {
+        let budget = before.0.min(0) + i64::from(BUDGET);
+        Self(if has_interactive { budget } else { budget.max(i64::from(RECEIVE)) })
     }
 
     /// Before the first turn.
@@ -110,11 +112,35 @@ impl Budget {
         self.0 -= i64::from(cost);
     }
 
-    /// Work with the planned cost `planned` has cost `cost`.
+    /// Work with the planned cost `planned` has cost `cost`. What turns have planned too much for does not add up to more than
+    /// a budget, which the next one could spend at once.
     #[inline]
     pub(crate) fn correct(&mut self, planned: Cost, cost: Cost) {
-        self.0 += i64::from(planned) - i64::from(cost);
+        self.0 = (self.0 + i64::from(planned) - i64::from(cost)).min(i64::from(BUDGET));
     }
+}
+
+/// What is planned for a receive. Its engine keeps that until the receive has completed and its cost is known: in the
+/// meantime the connection may have become another one to the scheduler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Planned {
+    /// Nothing: it is not one of the background's.
+    #[default]
+    Nothing,
+    /// A receive and hardly more.
+    Receive,
+    /// What receives of its kind have lately cost.
+    Usual,
+    /// The answer to the first message of a TLS client; and the same while no interactive connection is active.
+    Handshake,
+    HandshakeAtRest,
+}
+
+impl Planned {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Nothing, Self::Receive, Self::Usual, Self::Handshake, Self::HandshakeAtRest];
 }
 
 /// A connection's debt after a receive, and whether it sends in bulk.
@@ -236,11 +262,40 @@ mod tests {
 
     #[test]
     fn what_a_turn_overspends_the_next_ones_lack() {
-        let mut budget = Budget::of_turn(Budget::NONE);
+        let mut budget = Budget::of_turn(Budget::NONE, true);
         budget.spend(BUDGET + QUANTUM);
         assert!(!budget.is_left());
-        let mut budget = Budget::of_turn(budget);
+        let mut budget = Budget::of_turn(budget, true);
         budget.spend(BUDGET - QUANTUM);
         assert!(!budget.is_left());
+    }
+
+    #[test]
+    fn an_overrun_of_many_budgets_is_deducted_from_as_many_turns_while_an_interactive_connection_is_active() {
+        let mut budget = Budget::of_turn(Budget::NONE, true);
+        budget.spend(7 * BUDGET);
+        assert!(Budget::of_turn(budget, false).is_left());
+        let mut is_out = || {
+            budget = Budget::of_turn(budget, true);
+            !budget.is_left()
+        };
+        assert_eq!((0..100).take_while(|_| is_out()).count(), 6);
+    }
+
+    #[test]
+    fn what_was_planned_too_much_for_does_not_add_up() {
+        let mut budget = Budget::of_turn(Budget::NONE, true);
+        (0..10).for_each(|_| budget.correct(BUDGET, RECEIVE));
+        assert_eq!(budget, Budget::of_turn(Budget::NONE, true));
+    }
+
+    #[test]
+    fn memory_alone_does_not_take_all_of_a_budget() {
+        let mut budget = Budget::NONE;
+        for _ in 0..100 {
+            budget.spend(cost_of_memory(usize::MAX));
+            budget = Budget::of_turn(budget, true);
+            assert!(budget.is_left());
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use rustix::io::ioctl_fionbio;
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 
+use crate::transport::Door;
+
 /// Limit of connections closed at one listener: further ones may keep arriving, and this must end.
 const TURNED_AWAY_MAX: usize = 4096;
 /// Bytes read of a request, longer than that of any browser. Further unread input makes the kernel send a reset.
@@ -44,9 +46,11 @@ impl AcceptError {
     }
 }
 
-/// Closes the connections in the queues of listeners that are about to be closed: the kernel would reset them.
-pub(super) fn turn_away(listeners: &[OwnedFd]) {
-    for listener in listeners.iter().filter(|listener| ioctl_fionbio(listener, true).is_ok()) {
+/// Closes the connections in the queues of listeners that are about to be closed: the kernel would reset them. A listener of
+/// the service manager stays open there, and its queue is left to the next server.
+pub(super) fn turn_away(listeners: &[OwnedFd], doors: &[Door]) {
+    let own = listeners.iter().zip(doors).filter(|(_, door)| !door.is_inherited);
+    for (listener, _) in own.filter(|(listener, _)| ioctl_fionbio(listener, true).is_ok()) {
         for _ in 0..TURNED_AWAY_MAX {
             match accept_with(listener, SocketFlags::CLOEXEC) {
                 Ok(socket) => {

@@ -3,6 +3,9 @@
 //!
 //! Each worker publishes its number of connections and of accepts in flight, and reads what the others have published; there
 //! are no locks. Two rules keep the whole capacity in use:
+//! - an accept begins only with a slot reserved for it, so that no worker gets more connections than it can hold;
+//! - a worker without an accept in flight (full, ahead of the others, or short of resources) wakes one with room, unless
+//!   another one accepts already ([`Share::relay`]).
 //!
 //! A worker publishes before it reads, sequentially consistent: of two that change at the same time, at least one sees the
 //! other's change.

@@ -4,12 +4,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::connection::Timeouts;
+use crate::connection::{STALL_TICKS, Timeouts};
 use crate::worker::{Counters, Limits};
-
-/// Ticks that a turn of the loop may take: if it takes longer, the process was stopped, suspended or throttled, which is not
-/// the peers' delay. Two, since a turn may begin at the end of a tick.
-const TICKS_PER_TURN_MAX: u32 = 2;
 
 /// The clock that a worker's deadlines are counted with.
 #[derive(Debug)]
@@ -72,9 +68,9 @@ impl Clock {
     fn pass(&self, now: Instant, is_counted: bool) -> bool {
         let passed = (now - self.next.get()).as_nanos() / self.tick.as_nanos() + 1;
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        let has_stalled = is_counted && passed > TICKS_PER_TURN_MAX;
+        let has_stalled = is_counted && passed > STALL_TICKS;
         if has_stalled {
-            self.ticks.set(self.ticks.get().wrapping_add(TICKS_PER_TURN_MAX));
+            self.ticks.set(self.ticks.get().wrapping_add(STALL_TICKS));
             self.next.set(now + self.tick);
         } else {
             self.ticks.set(self.ticks.get().wrapping_add(passed));

@@ -24,8 +24,9 @@ use super::connection_log::{ConnectionLog, peer_of};
 use super::notice::Stalls;
 use super::sockets::accepts::Accepts;
 use super::sockets::connections::{Connections, HEADROOM, Outgoing};
-use super::stopping::Stopping;
+use super::stopping::{SLICE, Stopping};
 use crate::connection::lifecycle::Facts;
+use crate::connection::schedule::Planned;
 use crate::worker::{Control, Limits, Plan};
 
 /// Events taken per turn.
@@ -34,8 +35,6 @@ const EVENTS: usize = 256;
 const BUFFER_MAX: usize = 256 << 10;
 /// Sends of pending output of a connection per turn: a socket's buffer takes a few blocks at once.
 const SENDS: usize = 8;
-/// Connections told to close per turn: bounds the time between two polls of the sockets.
-const SLICE: usize = 2048;
 /// Pause before a send that found no memory is retried: no event reports that.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -144,9 +143,9 @@ impl<'a> Worker<'a> {
         self.is_punctual = !self.clock.is_behind() && self.connections.meet_deadlines();
         self.stalls.tell(self.connections.take_stalled());
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
-        let goes_on = self.stopping.goes_on(is_empty, |from| ask_some_to_leave(&mut self.connections, from));
+        let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE, 0));
         for key in self.connections.take_called() {
-            self.serve(key, false);
+            self.serve(key, Planned::Nothing);
         }
         self.serve_background();
         self.log.write(self.connections.take_ended());
@@ -182,10 +181,12 @@ impl<'a> Worker<'a> {
             {
                 self.connections.set_peer(key, peer);
             }
-            if epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events).is_err() {
+            let added = epoll::add(&self.epoll, self.connections.socket(key), EventData::new_u64(key.into()), events);
+            if added.is_err() {
                 // ENOMEM, ENOSPC (fs.epoll.max_user_watches): without events it cannot be served.
                 self.connections.remove(key);
             }
+            added
         });
         if has_arrivals {
             self.stopping.has_arrivals();
@@ -229,7 +230,7 @@ impl<'a> Worker<'a> {
             if self.connections.get(key).life.is_background() {
                 self.queue_if_wanting(key);
             } else {
-                self.serve(key, false);
+                self.serve(key, Planned::Nothing);
             }
         }
     }
@@ -247,17 +248,17 @@ impl<'a> Worker<'a> {
     fn serve_foreground(&mut self) {
         for _ in 0..EVENTS {
             let Some(key) = self.connections.next_foreground() else { return };
-            self.serve(key, false);
+            self.serve(key, Planned::Nothing);
         }
     }
 
     fn serve_background(&mut self) {
         while let Some(key) = self.connections.next_background() {
-            self.connections.spend_on(key);
-            self.serve(key, true);
+            let planned = self.connections.spend_on(key);
+            self.serve(key, planned);
         }
         for key in self.connections.take_called() {
-            self.serve(key, false);
+            self.serve(key, Planned::Nothing);
         }
     }
 
@@ -274,7 +275,7 @@ impl<'a> Worker<'a> {
 
     /// Carries out a connection's wants: pending output, one receive and its echo, the steps of its end.
     #[inline]
-    fn serve(&mut self, key: u32, is_budgeted: bool) {
+    fn serve(&mut self, key: u32, planned: Planned) {
         if !self.connections.contains(key) {
             return;
         }
@@ -282,10 +283,12 @@ impl<'a> Worker<'a> {
         let mut sends = SENDS;
         while sends > 0 && self.connections.wants(key).send {
             sends -= 1;
-            self.send_pending(key, is_budgeted);
+            self.send_pending(key, planned != Planned::Nothing);
         }
         if self.connections.wants(key).receive && self.connections.get(key).life.facts.has(Facts::READABLE) {
-            self.receive(key, is_budgeted);
+            self.receive(key, planned);
+        } else {
+            self.connections.spent_on_nothing(planned, false);
         }
         let wants = self.connections.wants(key);
         if wants.shutdown {
@@ -302,23 +305,26 @@ impl<'a> Worker<'a> {
 
     /// One receive, and the send of its echo.
     #[inline]
-    fn receive(&mut self, key: u32, is_budgeted: bool) {
+    fn receive(&mut self, key: u32, planned: Planned) {
         let at_most = self.connections.at_most(key).map_or(usize::MAX, |at_most| at_most.get() as usize);
         let end = self.buffer.len().min(at_most.saturating_add(HEADROOM));
         let room = &mut self.buffer[HEADROOM..end];
         match recv(self.connections.socket(key), room, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => {
-                self.connections.peer_finished(key);
-                self.connections.spent_on_nothing(is_budgeted, true);
-            }
-            Ok((len, _)) => {
+            Ok((len, _)) if len > 0 => {
                 self.connections.note_received(key, len, end - HEADROOM);
-                let outgoing = self.connections.received_into(key, &mut self.buffer, len, is_budgeted);
+                let outgoing = self.connections.received_into(key, &mut self.buffer, len, planned);
                 self.send(key, &outgoing);
             }
-            Err(Errno::AGAIN) => self.connections.found_nothing(key, false),
-            Err(Errno::INTR) => return,
-            Err(_) => self.connections.broken(key),
+            outcome => {
+                match outcome {
+                    Ok(_) => self.connections.peer_finished(key),
+                    Err(Errno::AGAIN) => self.connections.found_nothing(key, false),
+                    Err(Errno::INTR) => {}
+                    Err(_) => self.connections.broken(key),
+                }
+                let is_end = self.connections.get(key).life.facts.has(Facts::PEER_DONE);
+                self.connections.spent_on_nothing(planned, is_end);
+            }
         }
         self.connections.go_on_leaving(key);
     }
@@ -363,18 +369,6 @@ fn note_failure(retries: &mut Vec<u32>, key: u32, error: Errno) {
     if error != Errno::AGAIN {
         retries.push(key);
     }
-}
-
-/// Tells a slice of the connections, from a key on, that the server stops. Returns the key to continue from.
-fn ask_some_to_leave(connections: &mut Connections, from: usize) -> Option<usize> {
-    let end = (connections.keys_used() as usize).min(from + SLICE);
-    for key in from as u32..end as u32 {
-        if connections.ask_to_leave(key) {
-            connections.go_on_leaving(key);
-            connections.call(key);
-        }
-    }
-    (end < connections.keys_used() as usize).then_some(end)
 }
 
 /// The socket takes no more for now: its buffer is full, or memory is short.

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// Connections notified per turn: bounds the time between two looks at the kernel.
+pub const SLICE: usize = 2048;
+
 /// The progress of a worker's graceful shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {

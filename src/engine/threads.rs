@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::process;
 use std::sync::{Arc, Once, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -28,9 +29,34 @@ pub(crate) struct Workers {
     doorkeeper: Option<Running>,
 }
 
+/// Starts the workers, then the doorkeeper, if there is one. If one of them cannot start, those that run have ended when this
+/// returns.
+pub(super) fn start_all(
+    workers: impl Iterator<Item = Result<Running, EngineError>>,
+    doorkeeper: impl FnOnce() -> Result<Option<Running>, EngineError>,
+) -> Result<Workers, EngineError> {
+    let mut running = Workers { workers: Vec::new(), doorkeeper: None };
+    match running.add(workers, doorkeeper) {
+        Ok(()) => Ok(running),
+        Err(e) => {
+            running.controls().stop();
+            running.join();
+            Err(e)
+        }
+    }
+}
+
 impl Workers {
-    pub(super) fn new(workers: Vec<Running>, doorkeeper: Option<Running>) -> Self {
-        Self { workers, doorkeeper }
+    fn add(
+        &mut self,
+        workers: impl Iterator<Item = Result<Running, EngineError>>,
+        doorkeeper: impl FnOnce() -> Result<Option<Running>, EngineError>,
+    ) -> Result<(), EngineError> {
+        for worker in workers {
+            self.workers.push(worker?);
+        }
+        self.doorkeeper = doorkeeper()?;
+        Ok(())
     }
 
     /// Their controls, for other threads.
@@ -45,8 +71,7 @@ impl Workers {
     /// Waits until all have ended.
     pub(crate) fn join(self) {
         for running in self.workers.into_iter().chain(self.doorkeeper) {
-            // A panic has ended the process already in release builds, and has printed itself in debug builds.
-            let _ = running.thread.join();
+            let _ = running.thread.join(); // a panic has ended the process
         }
     }
 }
@@ -142,6 +167,17 @@ pub(super) fn start_doorkeeper(
     })
 }
 
+/// Aborts the process when its thread panics: a program that embeds the server may be built to unwind.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            process::abort();
+        }
+    }
+}
+
 /// Pins the calling thread to one processor. Sandboxes may forbid that, and a cpuset may have changed: then the kernel
 /// places the thread, which only costs speed.
 fn pin(cpu: usize) {
@@ -152,7 +188,7 @@ fn pin(cpu: usize) {
 }
 
 /// Starts a thread and waits until it is ready, or returns why it is not: it calls the function that it gets once, with the
-/// result of its start. Its later failure ends the process: half a server would look alive without being so.
+/// result of its start. Its later failure, or a panic, ends the process: half a server would look alive without being so.
 fn start(
     engine: Engine,
     name: String,
@@ -163,6 +199,7 @@ fn start(
     let body = {
         let (name, control) = (name.clone(), Arc::clone(&control));
         move || {
+            let _aborts = AbortOnPanic;
             sys::block_signals();
             let started = |outcome| {
                 let _ = report.send(outcome);
@@ -174,6 +211,93 @@ fn start(
     };
     let thread = thread::Builder::new().name(name).spawn(body).map_err(system("start a thread"))?;
     let outcome = reported.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")));
-    outcome.map_err(|source| EngineError::Start { engine, source })?;
+    if let Err(source) = outcome {
+        let _ = thread.join(); // with its part of the listeners
+        return Err(EngineError::Start { engine, source });
+    }
     Ok(Running { thread, control })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+    use crate::engine::sockets::accepts::Accepts;
+    use crate::engine::{epoll, sockets};
+    use crate::protocol::Protocol;
+    use crate::transport::Door;
+
+    fn plan(index: usize, capacity: u32) -> Plan {
+        Plan::for_tests(index, capacity, Doors::from([Door::new(Protocol::WebSocket)]))
+    }
+
+    fn listener() -> (OwnedFd, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        (listener.into(), address)
+    }
+
+    fn assert_refused(address: SocketAddr) {
+        let error = TcpStream::connect(address).expect_err("a worker still listens");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    /// The second worker cannot have its table.
+    #[test]
+    fn a_ring_that_cannot_start_takes_the_others_with_it() {
+        if Engine::Uring.probe().is_err() {
+            return; // io_uring is forbidden here
+        }
+        let (listener, address) = listener();
+        let outcome = Engine::Uring.start(vec![plan(0, 8), plan(1, u32::MAX)], vec![listener], WhenFull::Refuse);
+        assert!(outcome.is_err());
+        assert_refused(address);
+    }
+
+    fn second_fails(
+        plan: &Plan,
+        control: &Arc<Control>,
+        accepts: Accepts,
+        started: &dyn Fn(io::Result<()>),
+    ) -> io::Result<()> {
+        if plan.index == 0 {
+            return epoll::run(plan, control, accepts, started);
+        }
+        started(Err(io::ErrorKind::OutOfMemory.into()));
+        Ok(())
+    }
+
+    #[test]
+    fn a_worker_on_sockets_that_cannot_start_takes_the_others_with_it() {
+        let (listener, address) = listener();
+        let (plans, listeners) = (vec![plan(0, 8), plan(1, 8)], [listener]);
+        let outcome = sockets::start(Engine::Epoll, plans, &listeners, WhenFull::Refuse, second_fails);
+        assert!(outcome.is_err());
+        drop(listeners);
+        assert_refused(address);
+    }
+
+    /// The test runs itself in a process of its own, where the worker panics.
+    #[test]
+    fn a_panic_of_a_worker_ends_the_process() {
+        const PANICS: &str = "RINGECHO_TEST_PANICS";
+        if env::var_os(PANICS).is_some() {
+            let control = controls(1).expect("an eventfd").remove(0);
+            let worker = start(Engine::Epoll, "worker 0".into(), control, |_, started| {
+                started(Ok(()));
+                panic!("for the test")
+            });
+            let _ = worker.expect("it starts").thread.join();
+            return;
+        }
+        let (_crate, path) = module_path!().split_once("::").expect("a module");
+        let name = format!("{path}::a_panic_of_a_worker_ends_the_process");
+        let mut itself = Command::new(env::current_exe().expect("the test's executable"));
+        let output = itself.args(["--exact", &name]).env(PANICS, "1").output().expect("a process");
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    }
 }

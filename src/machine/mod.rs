@@ -39,7 +39,8 @@ impl Machine {
     pub fn probe() -> io::Result<Self> {
         let cgroups = cgroup::Limits::read(Path::new("/"));
         let physical = Bound { value: sys::physical_memory(), set_by: "physical memory".into() };
-        let address_space = getrlimit(Resource::As).maximum.map(|value| Bound { value, set_by: "RLIMIT_AS".into() });
+        // The kernel enforces the soft limit.
+        let address_space = getrlimit(Resource::As).current.map(|value| Bound { value, set_by: "RLIMIT_AS".into() });
         Ok(Self {
             descriptors: sys::raise_descriptor_limit()?,
             cpus: sys::usable_cpus()?,

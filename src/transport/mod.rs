@@ -37,6 +37,8 @@ pub(crate) struct Door {
     /// Its sockets do not say after a receive whether they hold more (`IORING_CQE_F_SOCK_NONEMPTY`), as the native engine has
     /// found out.
     pub(crate) hides_more: bool,
+    /// Its listener is the service manager's, which keeps it open: clients that wait there are the next server's.
+    pub(crate) is_inherited: bool,
 }
 
 /// Those of all listeners, by their numbers.
@@ -45,7 +47,7 @@ pub(crate) type Doors = Arc<[Door]>;
 impl Door {
     /// For TCP sockets, with nothing in front of the session.
     pub(crate) fn new(protocol: Protocol) -> Self {
-        Self { protocol, proxy: None, tls: None, hides_more: false }
+        Self { protocol, proxy: None, tls: None, hides_more: false, is_inherited: false }
     }
 
     /// Whether something comes before the session.
@@ -164,6 +166,9 @@ impl Stages {
         let place = std::mem::replace(&mut self.by_key[key as usize], u32::MAX);
         self.keys.forget(place);
         self.held -= self.all.remove(place as usize).memory();
+        if self.all.is_empty() {
+            self.all = Slab::new(); // the memory of a peak goes back
+        }
     }
 
     /// Bytes of memory that hold what is half read.
@@ -307,5 +312,21 @@ fn refusal(versions: Versions, protocol: Protocol, proxy::Invalid(why): proxy::I
             versions.name()
         )),
         Protocol::Tcp => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_peak_goes_back() {
+        let door = Door { proxy: Some(Versions::Any), ..Door::new(Protocol::WebSocket) };
+        let mut stages = Stages::default();
+        for _ in 0..2 {
+            (0..1000).for_each(|key| assert!(stages.insert(key, &door)));
+            (0..1000).for_each(|key| stages.remove(key));
+            assert_eq!((stages.all.capacity(), stages.held()), (0, 0));
+        }
     }
 }

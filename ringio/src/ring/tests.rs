@@ -111,6 +111,11 @@ fn cancel(number: u64) -> Operation<'static> {
     Operation::cancel(u64::MAX).with_user_data(number)
 }
 
+fn push_chain(ring: &mut Ring, chain: &[Operation<'static>]) {
+    // SAFETY: what they name is valid for good.
+    unsafe { ring.push_borrowed_chain(chain) };
+}
+
 #[test]
 fn a_kernel_short_of_memory_gets_all_submissions_in_the_end_and_in_order() {
     let (mut ring, _peer) = ring_and_peer();
@@ -124,7 +129,7 @@ fn a_kernel_short_of_memory_gets_all_submissions_in_the_end_and_in_order() {
     ring.enter(Wait::default()).expect("an enter");
     ring.reap(|completion| completed.push(completion.user_data));
     ring.refusals = 3;
-    ring.push_chain((0..8).map(|_| Operation::poll(0, 0).with_user_data(0)).collect::<Vec<_>>());
+    push_chain(&mut ring, &(0..8).map(|_| Operation::poll(0, 0).with_user_data(0)).collect::<Vec<_>>());
     ring.submit([cancel(20)], FOR_ONE).expect("enters");
     assert_eq!(completed, numbers.collect::<Vec<_>>());
 }
@@ -165,16 +170,33 @@ fn a_ring_that_may_hold_freed_memory_is_never_entered_again() {
 fn a_chain_goes_on_as_long_as_each_succeeds() {
     let (mut ring, mut peer) = ring_and_peer();
     let chain = |slots: [u32; 3]| slots.map(|slot| Operation::send(slot, b"!", false).with_user_data(slot.into()));
-    ring.push_chain(chain([0, 0, 0]));
+    push_chain(&mut ring, &chain([0, 0, 0]));
     ring.enter(Wait::default()).expect("an enter");
     assert!(reaped(&mut ring).is_empty());
     let mut sent = [0; 3];
     peer.read_exact(&mut sent).expect("all of them");
     // Slot 1 is empty: the chain ends there.
-    ring.push_chain(chain([0, 1, 0]));
+    push_chain(&mut ring, &chain([0, 1, 0]));
     ring.enter(Wait::default()).expect("an enter");
     let results: Vec<_> = reaped(&mut ring).iter().map(|it| (it.user_data, it.result)).collect();
     assert_eq!(results[0], (1, -libc::EBADF), "{results:?}");
+}
+
+/// A send that were linked behind the poll would begin when the peer writes, long after its enter.
+#[test]
+fn operations_of_a_chain_are_free_again_when_they_are_pushed() {
+    let (mut ring, mut peer) = ring_and_peer();
+    peer.set_nonblocking(true).expect("a socket");
+    let chain = [Operation::poll(0, libc::POLLIN as u32).with_user_data(1), cancel(2)];
+    push_chain(&mut ring, &chain);
+    ring.enter(Wait::default()).expect("an enter");
+    let bytes = vec![7; 10];
+    let [waits, _] = &chain;
+    ring.submit([waits.clone(), Operation::send(0, &bytes, false)], Wait::default()).expect("an enter");
+    drop(bytes);
+    let mut sent = [0; 10];
+    peer.read_exact(&mut sent).expect("sent within the enter");
+    assert_eq!(sent, [7; 10]);
 }
 
 #[test]

@@ -3,8 +3,9 @@ use std::num::NonZeroU32;
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::*;
-use crate::connection::lifecycle::PROBE_TICKS;
+use crate::connection::lifecycle::{PROBE_TICKS, STALL_TICKS, State};
 use crate::connection::output::NoLender;
+use crate::connection::schedule::Planned;
 use crate::protocol::{Deflate, Protocol};
 use crate::transport::Door;
 
@@ -103,6 +104,52 @@ fn a_request_that_comes_byte_by_byte_is_ended_in_time() {
     connections.get_mut(key).life.facts.set(Facts::READABLE);
     assert_eq!(after(&mut connections, key, IDLE + STALL_TICKS - 1), State::Opening);
     assert_eq!(after(&mut connections, key, 1), State::Aborted);
+}
+
+/// Its send falls short, or its socket has room again, while the receive is in flight.
+#[test]
+fn what_was_planned_for_a_receive_is_corrected_whatever_its_connection_has_become() {
+    let (mut connections, key) = connection_with(b"");
+    connections.begin_turn(1);
+    let mut expected = connections.budget;
+    let planned = connections.spend_on(key);
+    connections.get_mut(key).life.facts.set(Facts::BLOCKED);
+    connections.charge(key, 0, schedule::RECEIVE, false, planned);
+    expected.spend(schedule::RECEIVE);
+    assert_eq!(connections.budget, expected);
+    let planned = connections.spend_on(key);
+    connections.get_mut(key).life.facts.clear(Facts::BLOCKED);
+    connections.spent_on_nothing(planned, false);
+    expected.spend(schedule::RECEIVE);
+    assert_eq!(connections.budget, expected);
+}
+
+#[test]
+fn deadlines_are_met_however_much_the_background_has_overspent() {
+    let (mut connections, key) = connection_with(b"");
+    connections.budget.spend(1000 * schedule::BUDGET);
+    for tick in 1..=IDLE {
+        connections.shares.see_interactive(tick);
+        connections.begin_turn(tick);
+        connections.meet_deadlines();
+    }
+    assert!(!connections.budget.is_left());
+    assert_eq!(connections.get(key).life.state(), State::Lingering);
+}
+
+/// The first receive that finds what has come with the end may cost as much as one from a bulk sender.
+#[test]
+fn an_end_ahead_is_planned_for_like_a_bulk_sender() {
+    let (mut connections, key) = connection_with(b"");
+    connections.begin_turn(1);
+    connections.shares.see_interactive(1);
+    assert_eq!(connections.plan(key), Planned::Receive);
+    connections.get_mut(key).life.facts.set(Facts::END_AHEAD);
+    assert_eq!(connections.plan(key), Planned::Usual);
+    for _ in 0..20 {
+        connections.shares.see_bulk(6 << 10, schedule::cost_of_receive(6 << 10, 1 << 10)); // empty frames
+    }
+    assert!(connections.at_most(key).is_some_and(|most| most.get() < 6 << 10));
 }
 
 /// Each connection that turns out to be a slow reader when no more is to be kept for such brings one receive more.

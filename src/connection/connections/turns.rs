@@ -6,21 +6,20 @@ use std::num::NonZeroU32;
 use super::Connections;
 use crate::connection::lifecycle::{Facts, State};
 use crate::connection::output::Lender;
-use crate::connection::schedule::{self, Cost, Standing};
+use crate::connection::schedule::{self, Cost, Planned, Standing};
 
 impl<E, L: Lender> Connections<E, L> {
     /// Classifies a connection by the cost of a receive: interactive, or bulk. Its fact of being readable is up to date.
     #[inline]
-    pub(crate) fn charge(&mut self, key: u32, bytes: u32, cost: Cost, was_within_frame: bool, is_budgeted: bool) {
+    pub(crate) fn charge(&mut self, key: u32, bytes: u32, cost: Cost, was_within_frame: bool, planned: Planned) {
+        if planned != Planned::Nothing {
+            self.budget.correct(self.cost_of(planned), cost);
+        }
         if self.table.get(key).life.is_staged() && self.stages.take_expectation(key) {
             // A TLS handshake is no evidence of what its connection is like.
-            if is_budgeted {
-                self.budget.correct(self.price_of_handshake(), cost);
-            }
             return;
         }
-        if is_budgeted {
-            self.budget.correct(self.plan(key), cost);
+        if planned != Planned::Nothing {
             self.usual_cost = self.usual_cost - self.usual_cost / 8 + cost / 8;
         }
         let connection = self.table.get_mut(key);
@@ -47,10 +46,11 @@ impl<E, L: Lender> Connections<E, L> {
         self.shares.has_interactive(self.now)
     }
 
-    /// A receive from the background has brought nothing, or the end.
-    pub(crate) fn spent_on_nothing(&mut self, is_budgeted: bool, is_end: bool) {
-        if is_budgeted && is_end {
-            self.budget.spend(schedule::END);
+    /// A receive has brought nothing, or the end; or it was not made.
+    pub(crate) fn spent_on_nothing(&mut self, planned: Planned, is_end: bool) {
+        if planned != Planned::Nothing {
+            let cost = schedule::RECEIVE + if is_end { schedule::END } else { 0 };
+            self.budget.correct(self.cost_of(planned), cost);
         }
     }
 
@@ -61,23 +61,38 @@ impl<E, L: Lender> Connections<E, L> {
         }
     }
 
-    /// The expected cost of a receive from a connection of the background.
+    /// The plan of a receive from a connection of the background.
     #[inline]
-    fn plan(&self, key: u32) -> Cost {
+    pub(crate) fn plan(&self, key: u32) -> Planned {
         let life = &self.table.get(key).life;
-        if life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
-            self.planned_cost
-        } else if life.is_staged() && self.stages.expects_work(key) {
-            self.price_of_handshake()
+        // Masses of frames may come together with the end, before any receive has shown what their sender is.
+        let has_end = life.facts.has(Facts::END_AHEAD) && life.state() != State::Opening && self.has_interactive();
+        if life.is_staged() && self.stages.expects_work(key) {
+            if self.has_interactive() { Planned::Handshake } else { Planned::HandshakeAtRest }
+        } else if has_end || life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
+            Planned::Usual
         } else {
-            schedule::RECEIVE
+            Planned::Receive
+        }
+    }
+
+    #[inline]
+    fn cost_of(&self, planned: Planned) -> Cost {
+        match planned {
+            Planned::Nothing => 0,
+            Planned::Receive => schedule::RECEIVE,
+            Planned::Usual => self.planned_cost,
+            Planned::Handshake => schedule::TLS_HANDSHAKE,
+            Planned::HandshakeAtRest => schedule::TLS_HANDSHAKE_AT_REST,
         }
     }
 
     /// Spends the expected cost of a receive from a connection of the background.
     #[inline]
-    pub(crate) fn spend_on(&mut self, key: u32) {
-        self.budget.spend(self.plan(key));
+    pub(crate) fn spend_on(&mut self, key: u32) -> Planned {
+        let planned = self.plan(key);
+        self.budget.spend(self.cost_of(planned));
+        planned
     }
 
     /// Queues a connection that may have input for its turn, unless it is queued already or must not be received from.
@@ -175,7 +190,8 @@ impl<E, L: Lender> Connections<E, L> {
         }
         let held = self.held();
         let is_backlog_large = held >= self.backlog.total / 2;
-        let at_most = self.shares.at_most(facts.has(Facts::BULK), is_backlog_large, self.now);
+        let is_bulk = facts.has(Facts::BULK.or(Facts::END_AHEAD));
+        let at_most = self.shares.at_most(is_bulk, is_backlog_large, self.now);
         if !facts.has(Facts::BLOCKED) {
             // Each may turn out to be another slow reader, whose input then comes on top of the total.
             return if held < self.backlog.total { at_most } else { NonZeroU32::new(schedule::LEAST_RECEIVE) };

@@ -1,5 +1,9 @@
 //! Deadlines, and the actions due at them.
 
+/// Ticks that a turn of an engine's loop may take: if it takes longer, the process was stopped, suspended or throttled, which
+/// is not the peers' delay, and counts as these. Two, since a turn may begin at the end of a tick.
+pub(crate) const STALL_TICKS: u32 = 2;
+
 /// The action that a connection's deadline asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {

@@ -144,6 +144,18 @@ fn where_a_mark_may_be_the_second_receive_that_finds_nothing_counts() {
     assert_eq!(looks(&mut life, true), 1, "another mark is another reason to look");
 }
 
+/// epoll reports a mark as an end.
+#[test]
+fn behind_a_mark_without_input_a_connection_is_interactive_again() {
+    let mut life = open(1);
+    life.has_input();
+    life.facts.set(Facts::END_AHEAD);
+    life.found_nothing(false);
+    assert!(life.is_background() && life.facts.has(Facts::READABLE), "another look");
+    life.found_nothing(false);
+    assert!(!life.is_background() && !life.facts.has(Facts::READABLE));
+}
+
 #[test]
 fn data_behind_a_close_is_discarded_until_the_peer_closes() {
     let mut life = open(1);

@@ -13,6 +13,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::engine::accept_error::{AcceptError, turn_away};
 use crate::engine::admission::{RETRY, Share};
+use crate::transport::Doors;
 
 /// Connections accepted in one turn, at most: more would be a long turn when thousands come at once.
 const BATCH_MAX: u32 = 16;
@@ -22,6 +23,7 @@ const BATCH_MAX: u32 = 16;
 pub struct Accepts {
     /// `None` when it has stopped.
     listeners: Vec<OwnedFd>,
+    doors: Doors,
     share: Share,
     /// Connections that have a descriptor.
     open: u32,
@@ -41,9 +43,10 @@ pub struct Accepts {
 
 impl Accepts {
     /// The listeners are copies in this worker's table, and do not block.
-    pub(super) fn new(listeners: Vec<OwnedFd>, share: Share) -> Self {
+    pub(super) fn new(listeners: Vec<OwnedFd>, doors: Doors, share: Share) -> Self {
         Self {
             listeners,
+            doors,
             share,
             open: 0,
             is_watching: false,
@@ -83,8 +86,9 @@ impl Accepts {
     }
 
     /// Accepts waiting connections, as far as there is room; `take` gets each with the number of its listener. `is_called`:
-    /// another worker does not accept them, so no event reports further ones.
-    pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd, usize)) {
+    /// another worker does not accept them, so no event reports further ones. If it cannot serve one, that counts as an accept
+    /// that has failed.
+    pub fn take(&mut self, is_called: bool, mut take: impl FnMut(OwnedFd, usize) -> Result<(), Errno>) {
         self.has_changed = true;
         if self.is_stopping || self.retry_at.is_some() {
             return;
@@ -105,9 +109,11 @@ impl Accepts {
             while tries > 0 {
                 match accept_with(listener, SocketFlags::CLOEXEC) {
                     Ok(socket) => {
+                        if let Err(e) = take(socket, number) {
+                            return self.failed(e);
+                        }
                         self.open += 1;
                         self.share.accepted();
-                        take(socket, number);
                         came += 1;
                     }
                     Err(e) => match AcceptError::of(e.raw_os_error()) {
@@ -166,7 +172,7 @@ impl Accepts {
             self.share.go_on();
         }
         if self.is_stopping {
-            turn_away(&self.listeners);
+            turn_away(&self.listeners, &self.doors);
             self.listeners.clear();
         }
     }

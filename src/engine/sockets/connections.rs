@@ -9,6 +9,7 @@ use rustix::net::connect_unspec;
 use crate::connection::Connections as Core;
 use crate::connection::lifecycle::Facts;
 use crate::connection::output::{Block, NoLender};
+use crate::connection::schedule::Planned;
 use crate::protocol::Output;
 
 /// The connections of a worker.
@@ -67,7 +68,7 @@ impl Connections {
         self.get(key).io.as_fd()
     }
 
-    /// Handles `len` bytes from the peer, in `buffer` after its [`HEADROOM`]; `is_budgeted`: as one of the background.
+    /// Handles `len` bytes from the peer, in `buffer` after its [`HEADROOM`].
     /// Returns the output to send now, of which [`Connections::keep`] keeps what the kernel does not take.
     #[inline]
     pub(in crate::engine) fn received_into(
@@ -75,12 +76,12 @@ impl Connections {
         key: u32,
         buffer: &mut [u8],
         len: usize,
-        is_budgeted: bool,
+        planned: Planned,
     ) -> Outgoing {
         let was_within_frame = self.get(key).life.is_within_frame();
         let (output, cost) = self.received(key, &mut buffer[HEADROOM..HEADROOM + len]);
         let outgoing = Outgoing::new(output, buffer);
-        self.charge(key, len as u32, cost, was_within_frame, is_budgeted);
+        self.charge(key, len as u32, cost, was_within_frame, planned);
         if self.get(key).output.is_empty() {
             return outgoing;
         }

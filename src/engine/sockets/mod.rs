@@ -45,12 +45,12 @@ pub(super) fn start(
             return start_apart(engine, plan, control, listeners, share, run);
         }
         let copies: io::Result<Vec<_>> = listeners.iter().map(OwnedFd::try_clone).collect();
-        let accepts = Accepts::new(copies.map_err(system("copy a listener's descriptor"))?, share);
+        let copies = copies.map_err(system("copy a listener's descriptor"))?;
+        let accepts = Accepts::new(copies, Arc::clone(&plan.doors), share);
         threads::start_worker(engine, plan, control, move |plan, control, started| run(plan, control, accepts, started))
     };
-    let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
     let at_doors = |control| threads::start_doorkeeper(engine, listeners, control, &admission, doors);
-    Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
+    threads::start_all(plans.into_iter().zip(controls).map(start), || doorkeeper.map(at_doors).transpose())
 }
 
 /// Starts the thread by which workers wake each other: another worker's eventfd is not in a worker's own descriptor table.
@@ -88,6 +88,7 @@ fn start_apart(
         // SAFETY: this thread's table has just become its own; what is under these numbers in it are copies, and nothing
         // else owns them. The originals stay with the thread that has created them, which waits for this one's start.
         let copy = |&number| unsafe { OwnedFd::from_raw_fd(number) };
-        run(plan, control, Accepts::new(numbers.iter().map(copy).collect(), share), started)
+        let copies = numbers.iter().map(copy).collect();
+        run(plan, control, Accepts::new(copies, Arc::clone(&plan.doors), share), started)
     })
 }

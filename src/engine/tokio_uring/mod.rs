@@ -74,40 +74,15 @@ pub(super) fn run(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::protocol::Settings;
     use crate::transport::Doors;
-    use crate::worker::{Backlog, Limits};
 
     /// With the runtime's own fields these are 256 bytes, since tasks are aligned to 128.
     const FUTURE_MAX: usize = 144;
 
     #[test]
     fn a_connections_future_is_small() {
-        let limits = Limits {
-            handshake_timeout: None,
-            idle_timeout: None,
-            stall_timeout: None,
-            close_timeout: Duration::from_secs(1),
-            drain_timeout: Duration::from_secs(1),
-            has_fine_ticks: false,
-        };
-        let plan = Plan {
-            index: 0,
-            cpu: None,
-            has_own_table: true,
-            capacity: 1,
-            receive_memory: 1 << 20,
-            receive_buffers: None,
-            ring_entries: None,
-            backlog: Backlog { per_connection: 1 << 20, total: 1 << 20 },
-            settings: Settings::default(),
-            doors: Doors::from([]),
-            logs_connections: false,
-            limits,
-        };
+        let plan = Plan::for_tests(0, 1, Doors::from([]));
         let worker = Rc::new(Worker::new(&plan, &Arc::new(Control::new().unwrap())));
         let size = size_of_val(&task::Task::new(worker, 0));
         println!("a connection's future: {size} bytes");

@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::num::NonZeroU32;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -64,10 +63,9 @@ pub(super) fn writable(socket: BorrowedFd) -> Operation<()> {
     submit((), opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build())
 }
 
-/// Receives available input, after the headroom; `at_most` this many bytes, if given.
-pub(super) fn receive(socket: BorrowedFd, mut buffer: Vec<u8>, at_most: Option<NonZeroU32>) -> Operation<Vec<u8>> {
-    let end = at_most.map_or(buffer.len(), |at_most| buffer.len().min(HEADROOM + at_most.get() as usize));
-    let room = &mut buffer[HEADROOM..end];
+/// Receives available input, after the headroom, where there is `room` for so many bytes.
+pub(super) fn receive(socket: BorrowedFd, mut buffer: Vec<u8>, room: usize) -> Operation<Vec<u8>> {
+    let room = &mut buffer[HEADROOM..HEADROOM + room];
     let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), room.as_mut_ptr(), room.len() as u32)
         .flags(libc::MSG_DONTWAIT)
         .build();

@@ -13,6 +13,7 @@ use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
 use crate::connection::lifecycle::{Facts, State as Life};
 use crate::connection::output::Block;
+use crate::connection::schedule::Planned;
 use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
 use crate::worker::Counter;
 
@@ -33,27 +34,23 @@ pub(super) struct Task {
     is_listening: bool,
     /// The last receive would not have fitted in a small buffer.
     wants_much: bool,
-    /// Its next receive is one of the background's.
-    is_budgeted: bool,
+    /// What is planned for its next receive.
+    planned: Planned,
 }
 
 enum State {
     /// Between two steps.
     Deciding,
     /// Waits for input, if it is `for_input`; for room, if it is blocked.
-    Waiting {
-        for_input: bool,
-    },
+    Waiting { for_input: bool },
     /// Waits for its turn.
     AwaitingTurn,
     /// Waits for a receive buffer; the ticket is its place in the queue.
     AwaitingBuffer(Option<u64>),
-    Receiving(Operation<Vec<u8>>),
+    /// Receives into `room` for so many bytes.
+    Receiving { operation: Operation<Vec<u8>>, room: usize },
     /// `is_pooled`: from the buffer that was received into, and not from pending output.
-    Sending {
-        operation: Operation<Bytes>,
-        is_pooled: bool,
-    },
+    Sending { operation: Operation<Bytes>, is_pooled: bool },
     /// Waits for operations in flight, before the socket is closed.
     Ending,
 }
@@ -68,7 +65,7 @@ impl Task {
             writable: None,
             is_listening: false,
             wants_much: false,
-            is_budgeted: false,
+            planned: Planned::Nothing,
         }
     }
 
@@ -128,12 +125,17 @@ impl Task {
             return Poll::Pending;
         }
         worker.calls.stop_listening(self.key);
-        self.is_budgeted = true;
-        // Its wants may have changed by now.
-        let connections = worker.connections();
-        let can_receive = connections.wants(self.key).receive;
+        // It may be another one by now: interactive, or not to be received from.
+        let mut connections = worker.connections();
+        if connections.get(self.key).life.is_background() {
+            self.planned = connections.plan(self.key);
+        }
+        if !connections.wants(self.key).receive {
+            connections.spent_on_nothing(std::mem::take(&mut self.planned), false);
+            return Poll::Ready(State::Deciding);
+        }
         self.wants_much &= connections.at_most(self.key).is_none();
-        Poll::Ready(if can_receive { State::AwaitingBuffer(None) } else { State::Deciding })
+        Poll::Ready(State::AwaitingBuffer(None))
     }
 
     /// Whether a slow reader's socket has room again: its output goes before its next turn.
@@ -183,13 +185,15 @@ impl Task {
 
     fn receive(&mut self, buffer: Vec<u8>) -> State {
         let connections = self.worker.connections();
-        State::Receiving(operations::receive(connections.socket(self.key), buffer, connections.at_most(self.key)))
+        let at_most = connections.at_most(self.key).map_or(usize::MAX, |at_most| at_most.get() as usize);
+        let room = at_most.min(buffer.len() - HEADROOM);
+        State::Receiving { operation: operations::receive(connections.socket(self.key), buffer, room), room }
     }
 
     /// A receive has completed: sends its echo from the buffer.
-    fn received(&mut self, result: i32, mut buffer: Vec<u8>) -> State {
+    fn received(&mut self, result: i32, mut buffer: Vec<u8>, room: usize) -> State {
         self.wants_much = self.worker.is_much(result);
-        let (bytes, is_pooled) = match self.echo(result, &mut buffer) {
+        let (bytes, is_pooled) = match self.echo(result, &mut buffer, room) {
             Outgoing::InPlace(range) if range.is_empty() => {
                 self.worker.give_back(buffer);
                 self.worker.publish();
@@ -207,23 +211,23 @@ impl Task {
     }
 
     /// Handles the result of a receive. Returns what to send now.
-    fn echo(&mut self, result: i32, buffer: &mut [u8]) -> Outgoing {
+    fn echo(&mut self, result: i32, buffer: &mut [u8], room: usize) -> Outgoing {
         let mut connections = self.worker.connections();
-        let is_budgeted = std::mem::take(&mut self.is_budgeted);
+        let planned = std::mem::take(&mut self.planned);
         let mut outgoing = Outgoing::InPlace(0..0);
         match result {
             1.. => {
-                let room = connections.at_most(self.key).map_or(usize::MAX, |most| most.get() as usize);
-                connections.note_received(self.key, result as usize, room.min(buffer.len() - HEADROOM));
-                outgoing = connections.received_into(self.key, buffer, result as usize, is_budgeted);
+                connections.note_received(self.key, result as usize, room);
+                outgoing = connections.received_into(self.key, buffer, result as usize, planned);
             }
-            0 => {
-                connections.peer_finished(self.key);
-                connections.spent_on_nothing(is_budgeted, true);
-            }
+            0 => connections.peer_finished(self.key),
             _ if result == -libc::EAGAIN => connections.found_nothing(self.key, false),
             _ if is_passing(result) => {}
             _ => connections.broken(self.key),
+        }
+        if result <= 0 {
+            let is_end = connections.get(self.key).life.facts.has(Facts::PEER_DONE);
+            connections.spent_on_nothing(planned, is_end);
         }
         if outgoing.bytes(buffer).is_empty() {
             connections.go_on_leaving(self.key);
@@ -293,9 +297,10 @@ impl Future for Task {
                     let buffer = ready!(taken);
                     task.receive(buffer)
                 }
-                State::Receiving(operation) => {
+                State::Receiving { operation, room } => {
+                    let room = *room;
                     let (result, buffer) = ready!(Pin::new(operation).poll(cx));
-                    task.received(result, buffer)
+                    task.received(result, buffer, room)
                 }
                 State::Sending { operation, is_pooled } => {
                     let is_pooled = *is_pooled;
@@ -331,4 +336,57 @@ fn poll_room(wait: &mut Option<Operation<()>>, connections: &mut Connections, ke
 /// Whether a retry may succeed: no input, no room, no memory for now.
 fn is_passing(result: i32) -> bool {
     matches!(-result, libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::super::{probe, runtime};
+    use super::*;
+    use crate::protocol::Protocol;
+    use crate::transport::{Door, Doors};
+    use crate::worker::{Control, Plan};
+
+    /// Polls a task, which gets its turn when it waits for one, until it is in such a state.
+    async fn poll_until(task: &mut Task, is_reached: fn(&State) -> bool) {
+        poll_fn(|cx| {
+            let _ = Pin::new(&mut *task).poll(cx);
+            if matches!(task.state, State::AwaitingTurn) {
+                task.worker.connections().next_background();
+                cx.waker().wake_by_ref();
+            }
+            if is_reached(&task.state) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// The limit of a receive is another one when it has completed, because an interactive connection has become active.
+    #[test]
+    fn a_receive_is_judged_by_the_room_that_it_had() {
+        if probe().is_err() {
+            return; // io_uring is forbidden here
+        }
+        let doors = Doors::from([Door::new(Protocol::WebSocket), Door::new(Protocol::Tcp)]);
+        let control = Arc::new(Control::new().expect("an eventfd"));
+        runtime(None).expect("a ring").block_on(async {
+            let worker = Rc::new(Worker::new(&Plan::for_tests(0, 2, doors), &control));
+            let (mut peer, socket) = UnixStream::pair().expect("sockets");
+            let (_other_peer, other) = UnixStream::pair().expect("sockets");
+            worker.connections().begin_turn(1);
+            let key = worker.connections().accepted(socket.into(), 0);
+            let other = worker.connections().accepted(other.into(), 1);
+            peer.write_all(&[&b"GET / HTTP/1.1\r\nX: "[..], &[b'x'; 2000]].concat()).expect("room");
+            let mut task = Task::new(Rc::clone(&worker), key);
+            poll_until(&mut task, |state| matches!(state, State::Receiving { .. })).await;
+            assert!(worker.connections().at_most(key).is_none());
+            let _ = worker.connections().received_into(other, &mut [0; HEADROOM + 10], 10, Planned::Nothing);
+            assert!(worker.connections().at_most(key).is_some_and(|most| most.get() < 2000));
+            poll_until(&mut task, |state| !matches!(state, State::Receiving { .. })).await;
+            assert!(matches!(task.state, State::Waiting { for_input: true }), "it has emptied the socket");
+        });
+    }
 }

@@ -19,7 +19,7 @@ use crate::engine::connection_log::{ConnectionLog, peer_of};
 use crate::engine::notice::Stalls;
 use crate::engine::sockets::accepts::Accepts;
 use crate::engine::sockets::connections::{Connections, HEADROOM};
-use crate::engine::stopping::Stopping;
+use crate::engine::stopping::{SLICE, Stopping};
 use crate::worker::{Control, Limits, Plan};
 
 /// Bytes in a receive buffer (a message of 16 KiB and its header fit), and in those for connections that fill them.
@@ -27,8 +27,6 @@ use crate::worker::{Control, Limits, Plan};
 /// are as much again at most.
 const SMALL: usize = 20 << 10;
 const LARGE: usize = 256 << 10;
-/// Connections told to close at once.
-const SLICE: usize = 2048;
 /// Tasks that run between two polls of the supervisor, at least, if that many are ready (tokio's `MAX_TASKS_PER_TICK` of a
 /// `LocalSet`).
 const TASKS_PER_TURN: u32 = 61;
@@ -108,6 +106,9 @@ impl Worker {
     pub(super) fn remove(&self, key: u32) {
         let mut connections = self.connections();
         connections.end(key);
+        if connections.is_empty() {
+            *self.calls.wakers.borrow_mut() = Vec::new(); // the memory of a peak goes back
+        }
         drop(connections);
         self.publish();
         // There is room again, or the drain is over, and no other event may wake it.
@@ -331,6 +332,7 @@ impl Supervisor {
             drop(connections);
             // Detached: the task reports its end by removing the connection.
             drop(tokio_uring::spawn(Task::new(Rc::clone(&self.worker), key)));
+            Ok(())
         });
         if has_arrivals {
             self.stopping.has_arrivals();
@@ -344,22 +346,36 @@ impl Supervisor {
         self.stalls.tell(connections.take_stalled());
         self.log.write(connections.take_ended());
         let is_empty = connections.is_empty() && self.accepts.is_over();
-        self.stopping.goes_on(is_empty, |from| {
-            let end = (connections.keys_used() as usize).min(from + SLICE);
-            for key in from as u32..end as u32 {
-                if connections.ask_to_leave(key) {
-                    if connections.get(key).flight != SENDING_ECHO {
-                        connections.go_on_leaving(key);
-                    }
-                    connections.call(key);
-                }
-            }
-            (end < connections.keys_used() as usize).then_some(end)
-        })
+        self.stopping.goes_on(is_empty, |from| connections.ask_some_to_leave(from, SLICE, SENDING_ECHO))
     }
 }
 
 /// Lets the other tasks run, and the runtime submit and reap: it does so only when no task is ready.
 async fn pass_through_kernel() {
     operations::nothing().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::protocol::Protocol;
+    use crate::transport::{Door, Doors};
+
+    #[test]
+    fn the_memory_of_a_peak_goes_back() {
+        let doors = Doors::from([Door::new(Protocol::Tcp)]);
+        let worker = Worker::new(&Plan::for_tests(0, 100, doors), &Arc::new(Control::new().expect("an eventfd")));
+        let cx = Context::from_waker(Waker::noop());
+        let accept = |_| {
+            let (_peer, socket) = UnixStream::pair().expect("sockets");
+            let key = worker.connections().accepted(socket.into(), 0);
+            worker.calls.listen(key, &cx);
+            key
+        };
+        let keys: Vec<u32> = (0..100).map(accept).collect();
+        keys.into_iter().for_each(|key| worker.remove(key));
+        assert_eq!(worker.calls.wakers.borrow().capacity(), 0);
+    }
 }

@@ -13,6 +13,7 @@ use ringio::{Operation, Ring};
 
 use crate::engine::accept_error::{AcceptError, turn_away};
 use crate::engine::admission::{RETRY, Share};
+use crate::transport::Doors;
 
 use super::token::{Kind, Token};
 
@@ -74,11 +75,14 @@ impl Wish {
 }
 
 /// The listeners, which all workers share. The last owner closes the connections waiting there.
-pub(super) struct Listeners(pub(super) Vec<OwnedFd>);
+pub(super) struct Listeners {
+    pub(super) sockets: Vec<OwnedFd>,
+    pub(super) doors: Doors,
+}
 
 impl Drop for Listeners {
     fn drop(&mut self) {
-        turn_away(&self.0);
+        turn_away(&self.sockets, &self.doors);
     }
 }
 
@@ -131,7 +135,7 @@ impl Accepts {
     pub(super) fn new(listeners: Arc<Listeners>, share: Share) -> Self {
         let source = |_| Source { wanted: 1, ..Source::default() };
         Self {
-            sources: (0..listeners.0.len()).map(source).collect(),
+            sources: (0..listeners.sockets.len()).map(source).collect(),
             listeners: Some(listeners),
             share,
             open: 0,
@@ -161,9 +165,10 @@ impl Accepts {
         self.listeners.is_none()
     }
 
-    /// Time until the next try.
+    /// Time until the next try. While the worker stops there is none.
     pub(super) fn patience(&self) -> Option<Duration> {
-        self.retry_at.map(|at| at.saturating_duration_since(Instant::now()))
+        let retry_at = self.retry_at.filter(|_| !self.is_stopping);
+        retry_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Handles a completion with this key. Returns the connection, if it brought one.
@@ -208,7 +213,7 @@ impl Accepts {
         self.decide(open);
         let Some(listeners) = &self.listeners else { return };
         for wish in self.wishes.drain(..) {
-            ring.push(wish.operation(&listeners.0));
+            ring.push(wish.operation(&listeners.sockets));
         }
     }
 

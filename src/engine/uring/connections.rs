@@ -2,11 +2,15 @@
 //!
 //! Nothing here makes a system call. Completions come in as method calls, operations go out as a list of [`Op`]s. The rules
 //! for soundness:
+//! - the kernel reads the memory of a send only during the `io_uring_enter` that submits it (`MSG_DONTWAIT`);
+//! - an enter has at most one send of a connection, which a second one could overtake;
+//! - an entry, its slot and its generation live until the last completion of the connection has been reaped.
 
 use ringio::{Operation, Piece, Pool, RECEIVES_MAX, Usual};
 
 use crate::connection::lifecycle::{Facts, State};
 use crate::connection::output::{BLOCK, Lender};
+use crate::connection::schedule::Planned;
 use crate::connection::{Connections as Core, Timeouts};
 use crate::protocol::{Output, Settings};
 use crate::transport::Doors;
@@ -43,12 +47,10 @@ pub(super) mod flight {
     pub(in super::super) const CLOSING: u8 = 1 << 4;
     /// The poll is being cancelled, because the descriptor is to be closed.
     pub(in super::super) const CANCELLING: u8 = 1 << 5;
-    /// The receive is charged to the background's budget.
-    pub(in super::super) const BUDGETED: u8 = 1 << 6;
     /// The unfinished send fell short, and can be retried at once.
-    pub(in super::super) const RETRY: u8 = 1 << 7;
+    pub(in super::super) const RETRY: u8 = 1 << 6;
 }
-use flight::{BUDGETED, CANCELLING, CLOSING, POLLED, RECEIVING, RETRY, SENDING, SHUTTING};
+use flight::{CANCELLING, CLOSING, POLLED, RECEIVING, RETRY, SENDING, SHUTTING};
 
 impl Lender for Pool {
     type Piece = Piece;
@@ -216,19 +218,19 @@ impl Connections {
     pub(super) fn received(&mut self, token: Token, result: i32, piece: Option<Piece>, has_more: bool) {
         let key = self.checked(token);
         let connection = self.core.get_mut(key);
-        let is_budgeted = connection.flight & BUDGETED != 0;
-        connection.flight &= !(RECEIVING | BUDGETED);
+        let planned = connection.io.planned();
+        connection.flight &= !RECEIVING;
         if let Some(piece) = piece {
             connection.life.facts.clear(Facts::LOOKS_AGAIN);
             if !has_more && !connection.life.facts.has(Facts::END_AHEAD) && !connection.io.hides_more() {
                 // An event will report later input.
                 connection.life.facts.clear(Facts::READABLE);
             }
-            self.input(key, piece, is_budgeted);
+            self.input(key, piece, planned);
         } else {
             self.received_nothing(key, result);
             let is_end = self.core.get(key).life.facts.has(Facts::PEER_DONE);
-            self.core.spent_on_nothing(is_budgeted, is_end);
+            self.core.spent_on_nothing(planned, is_end);
         }
         if result != -libc::ENOBUFS {
             self.core.go_on_leaving(key);
@@ -258,7 +260,7 @@ impl Connections {
 
     /// Handles bytes from the peer: their echo is queued.
     #[inline]
-    fn input(&mut self, key: u32, mut piece: Piece, is_budgeted: bool) {
+    fn input(&mut self, key: u32, mut piece: Piece, planned: Planned) {
         let was_within_frame = self.core.get(key).life.is_within_frame();
         let len = piece.len();
         let (Output { mut head, mut range }, cost) = self.core.received(key, piece.bytes_mut());
@@ -287,11 +289,12 @@ impl Connections {
                 self.note_holder(key);
             }
         }
-        self.core.charge(key, len, cost, was_within_frame, is_budgeted);
+        self.core.charge(key, len, cost, was_within_frame, planned);
         if is_blocked {
             self.core.enforce_caps(key);
         }
-        let usual = if is_budgeted { &mut self.receives.background } else { &mut self.receives.foreground };
+        let is_foreground = planned == Planned::Nothing;
+        let usual = if is_foreground { &mut self.receives.foreground } else { &mut self.receives.background };
         usual.see(len);
     }
 
@@ -401,16 +404,9 @@ impl Connections {
 
     /// Tells some connections, from this key on, that the server stops. Returns the key to continue from.
     pub(super) fn ask_some_to_leave(&mut self, from: usize, at_most: usize) -> Option<usize> {
-        let end = (self.core.keys_used() as usize).min(from + at_most);
-        for key in from as u32..end as u32 {
-            if self.core.ask_to_leave(key) {
-                if self.core.get(key).flight & RECEIVING == 0 {
-                    self.core.go_on_leaving(key);
-                }
-                self.settle(key);
-            }
-        }
-        (end < self.core.keys_used() as usize).then_some(end)
+        let next = self.core.ask_some_to_leave(from, at_most, RECEIVING);
+        self.settle_called();
+        next
     }
 
     /// Returns buffers to the kernel that it may fill again.
@@ -462,7 +458,7 @@ impl Connections {
         let kept = if self.core.has_background() { (room / 8).max(1).min(room / 2) } else { 0 };
         for _ in 0..usual.per_turn().min(room - kept) {
             let Some(key) = self.core.next_foreground() else { return };
-            self.receive(key, 0);
+            self.receive(key, false);
         }
     }
 
@@ -475,20 +471,20 @@ impl Connections {
         let room = self.pool.room_for(usual.average().max(1)).saturating_sub(self.receives.queued);
         for _ in 0..room.clamp(1, RECEIVES_MAX) {
             let Some(key) = self.core.next_background() else { break };
-            self.receive(key, BUDGETED);
+            self.receive(key, true);
         }
         self.settle_called(); // sources that have had their turn
     }
 
-    fn receive(&mut self, key: u32, budgeted: u8) {
+    fn receive(&mut self, key: u32, is_budgeted: bool) {
         let connection = self.core.get(key);
         let is_wanted = connection.life.wants(!connection.output.is_empty()).receive;
         if is_wanted && connection.flight & (RECEIVING | CANCELLING | CLOSING) == 0 {
-            if budgeted != 0 {
-                self.core.spend_on(key);
-            }
+            let planned = if is_budgeted { self.core.spend_on(key) } else { Planned::Nothing };
             let at_most = self.core.at_most(key);
-            self.core.get_mut(key).flight |= RECEIVING | budgeted;
+            let connection = self.core.get_mut(key);
+            connection.io.set_planned(planned);
+            connection.flight |= RECEIVING;
             self.submit(key, Kind::Receive, at_most);
             self.receives.queued += 1;
         }

@@ -62,7 +62,7 @@ pub(super) fn start(
     let call = move |worker: usize| bells[worker].call();
     let admission = Admission::new(plans.iter().map(|plan| plan.capacity), when_full, call);
     let doors = threads::doors(&plans);
-    let listeners = Arc::new(Listeners(listeners));
+    let listeners = Arc::new(Listeners { sockets: listeners, doors: Arc::clone(&doors) });
     let start = |(plan, control): (Plan, Arc<Control>)| {
         let share = admission.share(plan.index).counting_in(control.counters());
         let accepts = Accepts::new(Arc::clone(&listeners), share);
@@ -71,7 +71,6 @@ pub(super) fn start(
         };
         threads::start_worker(Engine::Uring, plan, control, run)
     };
-    let workers = plans.into_iter().zip(controls).map(start).collect::<Result<_, _>>()?;
-    let at_doors = |control| threads::start_doorkeeper(Engine::Uring, &listeners.0, control, &admission, doors);
-    Ok(Workers::new(workers, doorkeeper.map(at_doors).transpose()?))
+    let at_doors = |control| threads::start_doorkeeper(Engine::Uring, &listeners.sockets, control, &admission, doors);
+    threads::start_all(plans.into_iter().zip(controls).map(start), || doorkeeper.map(at_doors).transpose())
 }

@@ -9,7 +9,7 @@ use ringio::{Completion, Operation, PoolShape, Ring, RingOptions, Wait};
 use crate::engine::clock::{Clock, TurnTimer};
 use crate::engine::connection_log::{ConnectionLog, peer_of_installed};
 use crate::engine::notice::Stalls;
-use crate::engine::stopping::Stopping;
+use crate::engine::stopping::{SLICE, Stopping};
 use crate::worker::{Control, Limits, Plan, ReceiveBuffers};
 
 use super::accepts::{Accepts, Arrival};
@@ -34,8 +34,6 @@ const MIN_WAIT_US: u32 = 20;
 /// millisecond more for other messages. With a yield each turn, on busy processors, a compressed message of 16 MiB that took
 /// 80 ms of work took seconds.
 const YIELD_AFTER: Duration = Duration::from_micros(500);
-/// Connections told to close per turn: bounds the time between two reaps of the ring.
-const SLICE: usize = 2048;
 
 /// A worker's loop and all it owns.
 struct Worker<'a> {

@@ -1,12 +1,14 @@
 //! Tests with workers and a kernel that hands out connections as Linux does: a new accept takes a waiting connection;
 //! otherwise accepts wait in order, and a connection wakes the first of them, which runs when its worker does.
 
-use crate::worker::WhenFull;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
 use crate::engine::admission::Admission;
+use crate::protocol::Protocol;
+use crate::transport::Door;
+use crate::worker::WhenFull;
 
 const ENFILE: i32 = -libc::ENFILE;
 
@@ -58,7 +60,8 @@ impl Server {
         };
         let admission = Admission::new(capacities.iter().map(|&capacity| capacity as u32), WhenFull::Wait, call);
         let bind = |_| OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let sockets = Arc::new(Listeners((0..listeners).map(bind).collect()));
+        let doors = (0..listeners).map(|_| Door::new(Protocol::WebSocket)).collect();
+        let sockets = Arc::new(Listeners { sockets: (0..listeners).map(bind).collect(), doors });
         let worker = |(index, &capacity)| Worker {
             accepts: Accepts::new(Arc::clone(&sockets), admission.share(index)),
             capacity,
@@ -279,4 +282,17 @@ fn where_one_worker_fails_another_accepts() {
         server.settle();
         assert_eq!(server.waiting() > 0, server.room() == 0, "seed {seed}");
     }
+}
+
+/// A worker that looked for a retry would not wait for anything while it drains.
+#[test]
+fn a_worker_that_stops_after_a_failed_accept_waits_for_no_retry() {
+    let mut server = Server::new(&[10], 1);
+    server.workers[0].fails_with = Some(ENFILE);
+    (0..2).for_each(|_| server.turn(0)); // the accept, and its failure
+    let accepts = &mut server.workers[0].accepts;
+    assert!(accepts.patience().is_some());
+    accepts.stop();
+    accepts.decide(0);
+    assert_eq!(accepts.patience(), None);
 }

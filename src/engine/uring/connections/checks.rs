@@ -6,10 +6,11 @@ use super::super::operation::Op;
 use super::super::socket::Socket;
 use super::super::token::Token;
 use super::Connections;
-use super::flight::{BUDGETED, CANCELLING, CLOSING, RECEIVING, RETRY, SENDING, SHUTTING};
+use super::flight::{CANCELLING, CLOSING, RECEIVING, RETRY, SENDING, SHUTTING};
 use crate::connection::Connection;
 use crate::connection::lifecycle::{Facts, State};
 use crate::connection::output::{BLOCK, CHUNK_OVERHEAD};
+use crate::connection::schedule::Planned;
 use crate::worker::Counter;
 
 /// What a state of an entry is recognised by: its generation, its flight and its facts, and how much is to be submitted.
@@ -33,7 +34,7 @@ impl Connections {
 
     /// Whether the receive that is under way is from the background's budget.
     pub(in super::super) fn is_budgeted(&self, key: u32) -> bool {
-        self.core.get(key).flight & BUDGETED != 0
+        self.core.get(key).io.planned() != Planned::Nothing
     }
 
     /// Whether a connection's last receive is due, without an event.
@@ -77,7 +78,7 @@ impl Connections {
         let mut holders = 0;
         for (key, connection) in self.core.iter() {
             let (facts, flight) = (connection.life.facts, connection.flight);
-            assert!(flight & !(BUDGETED | RETRY) != 0, "a connection that no completion will move");
+            assert!(flight & !RETRY != 0, "a connection that no completion will move");
             let wants = self.core.wants(key);
             let is_ending = flight & (CANCELLING | CLOSING) != 0;
             if facts.has(Facts::READABLE) && wants.receive && !is_ending {

@@ -73,13 +73,15 @@ enum Ill {
     Slow,
     /// Connects, sends what fits and goes.
     Crowd,
+    /// Connects, sends masses of empty frames and its FIN at once.
+    Parting,
 }
 
 struct Scene {
     simulation: Simulation,
     ills: Vec<Ill>,
     by_slot: Vec<Option<Ill>>,
-    scripts: [Script; 2],
+    scripts: [Script; 3],
     /// The most that was spent on the background before an echo, and all that was.
     worst: u64,
     waited: u64,
@@ -109,13 +111,17 @@ impl Scene {
         while masses.len() < SOCKET {
             masses.push_frame_of(&mut random, 0x82, len);
         }
+        let (mut empty, mut keys) = (Script::upgrade(), Random::new(seed));
+        while empty.len() < SOCKET / 4 {
+            empty.push_frame_of(&mut keys, 0x82, 0);
+        }
         let backlog = Backlog { per_connection: 2 << 20, total: 8 << 20 };
         let mut simulation = Simulation::with(random, SLOTS, kind, POOL, Timeouts::default(), backlog);
         simulation.is_abandoned = true; // what happens is up to the scene
         simulation.kernel.is_smooth = true;
         simulation.is_timeless = true; // a turn is short beside a tick
         let by_slot = vec![None; SLOTS as usize];
-        Self { simulation, ills, by_slot, scripts: [bulk, masses], worst: 0, waited: 0, echoes: 0 }
+        Self { simulation, ills, by_slot, scripts: [bulk, masses, empty], worst: 0, waited: 0, echoes: 0 }
     }
 
     fn connect(&mut self, script: Script) -> u32 {
@@ -160,6 +166,7 @@ impl Scene {
                 Ill::Bulk => 0,
                 Ill::Masses => 1,
                 Ill::Slow | Ill::Crowd => random.below(2),
+                Ill::Parting => 2,
             };
             let mut script = self.scripts[which].clone();
             if ill == Ill::Crowd && random.one_in(2) {
@@ -176,10 +183,14 @@ impl Scene {
                 match ill {
                     Ill::Crowd if kernel.random.one_in(2) => peer.reset(),
                     Ill::Crowd => peer.finish(),
+                    Ill::Parting => {}
                     _ => peer.begin_again(),
                 }
             }
             peer.send(usize::MAX);
+            if *ill == Ill::Parting {
+                peer.finish();
+            }
         }
     }
 
@@ -240,4 +251,19 @@ fn the_background_has_a_budget_a_turn_and_an_interactive_message_waits_for_littl
     assert!(echoes > 1000, "{echoes} echoes prove nothing");
     assert!(mean <= 2 * u64::from(BUDGET), "{mean} on average before an echo");
     assert!(worst <= WORST, "{worst} before an echo");
+}
+
+/// A connection with an end ahead is in the background before any of its receives has shown what it sends.
+#[test]
+fn masses_that_come_together_with_the_end_cost_no_more_than_the_budget() {
+    for seed in 0..10 {
+        let mut scene = Scene::new(seed);
+        scene.ills = vec![Ill::Parting];
+        scene.run();
+        let per_turn = scene.simulation.meter.background / TURNS as u64;
+        println!("{seed}: {} echoes, at most {} before one, {per_turn} per turn", scene.echoes, scene.worst);
+        assert!(per_turn <= u64::from(BUDGET) * 5 / 4, "seed {seed}: {per_turn} a turn for the background");
+        assert!(per_turn >= u64::from(BUDGET) / 2, "seed {seed}: {per_turn} a turn, the background starves");
+        assert!(scene.echoes > 10 && scene.worst <= WORST, "seed {seed}: {} before an echo", scene.worst);
+    }
 }

@@ -262,7 +262,7 @@ fn a_send_without_memory_is_tried_again() {
     }
 }
 
-/// A socket that the epoll set does not take (ENOSPC: fs.epoll.max_user_watches; ENOMEM) gets no events, and is closed.
+/// A socket that the epoll set does not take (ENOSPC: `fs.epoll.max_user_watches`; ENOMEM) gets no events, and is closed.
 #[test]
 fn a_client_that_the_epoll_set_does_not_take_is_reported() {
     if engine() != "epoll" {

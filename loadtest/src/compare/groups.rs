@@ -71,7 +71,9 @@ fn order<'a>(results: &'a Results, cell: &CellReport) -> Vec<Entry<'a>> {
     let least = if metric.is_speed() { 0.0 } else { 1.0 };
     let entry = |name: &'a str| {
         let mut values = values_of(results, name, &cell.name, metric);
-        values.iter_mut().for_each(|it| it.1 = it.1.max(least));
+        for value in &mut *values {
+            value.1 = value.1.max(least);
+        }
         let median = median(&values.iter().map(|it| it.1).collect::<Vec<_>>())?;
         Some(Entry { name, median, values })
     };

@@ -375,7 +375,9 @@ mod tests {
             key
         };
         let keys: Vec<u32> = (0..100).map(accept).collect();
-        keys.into_iter().for_each(|key| worker.remove(key));
+        for key in keys {
+            worker.remove(key);
+        }
         assert_eq!(worker.calls.wakers.borrow().capacity(), 0);
     }
 }

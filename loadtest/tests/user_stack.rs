@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::{Arc, Barrier, mpsc};
@@ -393,13 +394,16 @@ fn nothing_is_left_of_a_run_that_was_killed() {
     });
 }
 
-/// Whether another user, without rights, may run programs of this directory; if not, that is said.
+/// Whether another user, without rights, may run programs of this directory and open `/dev/net/tun`; if not, that is said.
 fn has_others() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let other = Command::new(env!("CARGO_BIN_EXE_ringload")).uid(OTHER).gid(OTHER).arg("--version").output();
-    let has_others = is_root && other.is_ok_and(|output| output.status.success());
+    // udev's rules give it 0666; without udev it can be the administrator's alone.
+    let is_open = fs::metadata("/dev/net/tun").is_ok_and(|it| it.permissions().mode() & 0o006 == 0o006);
+    let has_others = is_root && is_open && other.is_ok_and(|output| output.status.success());
     if !has_others {
-        eprintln!("SKIPPED: there is no other user here that may run {}", env!("CARGO_BIN_EXE_ringload"));
+        let program = env!("CARGO_BIN_EXE_ringload");
+        eprintln!("SKIPPED: there is no other user here that may run {program} and open /dev/net/tun");
     }
     has_others
 }

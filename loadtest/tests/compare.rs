@@ -393,20 +393,51 @@ fn the_gate_lets_good_servers_pass() {
 
 #[test]
 fn the_gate_stops_servers_that_do_wrong() {
-    for (behaviour, name, fault) in [
+    let wrong = [
         (Behaviour::Status(503), "handshake", "it refused the upgrade with status 503"),
         (Behaviour::WrongAccept, "handshake", "its answer to the upgrade is invalid"),
         (Behaviour::HangUpAtOnce, "handshake", ""),
         (Behaviour::Masked, "text", ""),
         (Behaviour::Greeter, "text", "a text message came back as binary"),
         (Behaviour::Fragments, "text", "a text message came back as binary"),
+        (Behaviour::EachFrame, "fragments", "echo 1 has 1 bytes, 1000 were sent"),
+        (Behaviour::EachFrame, "ping", "instead of a pong it sent a binary message"),
+        (Behaviour::OtherPong, "ping", "its pong has another payload than the ping"),
+        (Behaviour::SmallMessages, "1 MiB", "the connection"),
+        (Behaviour::Deaf, "binary", "nothing more came within 5 s"),
         (Behaviour::CorruptTenth, "16 at once", "differs from what was sent"),
         (Behaviour::RepeatTenth, "16 at once", "echo"),
         (Behaviour::DropTenth, "16 at once", "nothing more came within 5 s"),
-    ] {
-        let checks = gate(behaviour, "ws");
-        let check = checks.iter().find(|check| check.name == name).unwrap();
-        let found = check.fault.as_deref().unwrap_or_else(|| panic!("{behaviour:?} passes {name}: {checks:#?}"));
-        assert!(found.contains(fault), "{behaviour:?}: {found}");
+        (Behaviour::SwapTenth, "16 at once", "echo 10 has 20 bytes, 19 were sent"),
+        (Behaviour::EachFrame, "close", "instead of a Close it sent a binary message"),
+        (Behaviour::OtherClose, "close", "it answers Close 1000 with 1011"),
+        (Behaviour::IgnoresClose, "close", "nothing more came within 5 s"),
+        (Behaviour::OpenBehindClose, "close", "it has not ended the connection 5 s after both Closes"),
+    ];
+    // Side by side: some wait for the time limit.
+    std::thread::scope(|scope| {
+        for (behaviour, name, fault) in wrong {
+            scope.spawn(move || {
+                let checks = gate(behaviour, "ws");
+                let check = checks.iter().find(|check| check.name == name).unwrap();
+                let found = check.fault.as_deref();
+                let found = found.unwrap_or_else(|| panic!("{behaviour:?} passes {name}: {checks:#?}"));
+                assert!(found.contains(fault), "{behaviour:?}: {found}");
+            });
+        }
+    });
+}
+
+#[test]
+fn one_fault_fails_one_check_of_the_gate() {
+    let single = [
+        (Behaviour::OtherPong, "ping"),
+        (Behaviour::SmallMessages, "1 MiB"),
+        (Behaviour::SwapTenth, "16 at once"),
+        (Behaviour::OtherClose, "close"),
+    ];
+    for (behaviour, name) in single {
+        let failed: Vec<Check> = gate(behaviour, "ws").into_iter().filter(|check| check.fault.is_some()).collect();
+        assert!(failed.len() == 1 && failed[0].name == name, "{behaviour:?}: {failed:#?}");
     }
 }

@@ -15,9 +15,9 @@ use std::time::Duration;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::http::{HeaderValue, StatusCode};
-use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use tungstenite::protocol::frame::{Frame, FrameHeader};
+use tungstenite::protocol::frame::{Frame, FrameHeader, FrameSocket};
+use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 
 /// Misbehaviours, and where the results count each.
@@ -90,6 +90,18 @@ pub(crate) enum Behaviour {
     BareClose,
     /// Answers a Close, and resets the TCP connection at once.
     ResetBehindClose,
+    /// Answers a Close with another code than the client's.
+    OtherClose,
+    /// Does not answer a Close.
+    IgnoresClose,
+    /// Answers a Close, and leaves the TCP connection open.
+    OpenBehindClose,
+    /// Answers a Ping with a Pong that has another payload.
+    OtherPong,
+    /// Takes messages up to 64 KiB only, and ends the connection at a larger one.
+    SmallMessages,
+    /// Answers each frame, whatever it is, with a binary message of its payload.
+    EachFrame,
     /// Lets each connection wait before it is accepted.
     SlowAccept,
 }
@@ -192,9 +204,14 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
     let mut socket = match behaviour {
         Behaviour::Picky => tungstenite::accept_hdr(stream, pick).map_err(|error| error.to_string())?,
         Behaviour::TwoSegments => accept_in_two_segments(stream)?,
+        Behaviour::SmallMessages => {
+            let config = WebSocketConfig::default().max_message_size(Some(64 << 10)).max_frame_size(Some(64 << 10));
+            tungstenite::accept_with_config(stream, Some(config))?
+        }
         _ => tungstenite::accept(stream)?,
     };
     match behaviour {
+        Behaviour::EachFrame => return answer_each_frame(socket.get_ref().try_clone()?),
         Behaviour::Greeter => socket.send(Message::Binary(vec![1, 2, 3].into()))?,
         Behaviour::Welcomes => socket.send(Message::Text("Request served by an echo server".into()))?,
         _ => {}
@@ -204,12 +221,11 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
     let mut together = Vec::new();
     loop {
         let message = socket.read()?;
-        if message.is_close() && behaviour == Behaviour::BareClose {
-            return Ok(socket.get_mut().write_all(&[0x88, 0])?);
+        if message.is_close() && is_own_close(behaviour) {
+            return close(socket.get_mut(), behaviour);
         }
-        if message.is_close() && behaviour == Behaviour::ResetBehindClose {
-            socket2::SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO))?;
-            return Ok(socket.get_mut().write_all(&[0x88, 0])?);
+        if message.is_ping() && behaviour == Behaviour::OtherPong {
+            socket.send(Message::Pong(b"another payload".as_slice().into()))?;
         }
         if message.is_close()
             && let Some(kept) = kept.take()
@@ -251,6 +267,39 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
             _ => {}
         }
     }
+}
+
+/// Whether [`close`] takes the place of tungstenite's answer to a Close.
+fn is_own_close(behaviour: Behaviour) -> bool {
+    use Behaviour::{BareClose, IgnoresClose, OpenBehindClose, OtherClose, ResetBehindClose};
+    matches!(behaviour, BareClose | ResetBehindClose | OtherClose | IgnoresClose | OpenBehindClose)
+}
+
+/// Answers a Close, or not. tungstenite would write its own answer at the next read.
+fn close(stream: &mut TcpStream, behaviour: Behaviour) -> Outcome {
+    if behaviour == Behaviour::ResetBehindClose {
+        socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+    }
+    match behaviour {
+        Behaviour::IgnoresClose => {}
+        Behaviour::OtherClose => stream.write_all(&[0x88, 2, 0x03, 0xf3])?, // 1011
+        _ => stream.write_all(&[0x88, 0])?,
+    }
+    if matches!(behaviour, Behaviour::IgnoresClose | Behaviour::OpenBehindClose) {
+        std::io::copy(stream, &mut std::io::sink())?;
+    }
+    Ok(())
+}
+
+fn answer_each_frame(stream: TcpStream) -> Outcome {
+    let mut frames = FrameSocket::new(stream);
+    while let Some(frame) = frames.read(None)? {
+        let mask = frame.header().mask.ok_or("a client's frame without a masking key")?;
+        let payload = frame.into_payload();
+        let payload: Vec<u8> = payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]).collect();
+        frames.send(Frame::message(payload, OpCode::Data(Data::Binary), true))?;
+    }
+    Ok(())
 }
 
 /// Writes a message as one frame, whatever the connection's state.

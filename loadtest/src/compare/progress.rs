@@ -10,6 +10,7 @@ use super::metric::Metric;
 use super::results::{Results, Run, ServerReport};
 use super::rounds::Slot;
 use super::statistics::median;
+use super::words::one_line;
 use crate::interrupt::Interrupt;
 use crate::output::display::Show;
 use crate::output::{is_on_stdout, say, terminal};
@@ -74,7 +75,7 @@ impl Progress {
     /// A server has been checked.
     pub(super) fn checked(&mut self, server: &ServerReport) {
         let text = match &server.skipped {
-            Some(why) => format!("{}: skipped: {}", server.name, first_line(why)),
+            Some(why) => format!("{}: skipped: {}", server.name, one_line(why)),
             None => format!("{} passes the gate", describe(server)),
         };
         match &mut self.shown {
@@ -189,7 +190,7 @@ impl State {
         let fault = run
             .faults
             .first()
-            .map_or(String::new(), |fault| format!("  {}: {}", fault.kind.short(), first_line(&fault.why)));
+            .map_or(String::new(), |fault| format!("  {}: {}", fault.kind.short(), one_line(&fault.why)));
         let (done, total, round) = (self.done, self.total, self.round_name(slot.round));
         let left = show_time(self.left_s());
         format!("[{done}/{total}, {left} left] {round}, {}, {}: {value}{fault}", run.cell, run.server)
@@ -218,10 +219,6 @@ fn describe(server: &ServerReport) -> String {
         Some(version) => format!("{} ({version})", server.name),
         None => server.name.clone(),
     }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 /// `1 h 05 min`, `12 min 30 s` or `8 s`.

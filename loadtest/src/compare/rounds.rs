@@ -14,6 +14,7 @@ use super::process::{self, ServerProcess, StartError};
 use super::progress::Progress;
 use super::results::{FaultKind, Results, ResultsError, Run, ServerReport};
 use super::statistics::Random;
+use super::words::one_line;
 use crate::interrupt::Interrupt;
 use crate::output::units::{bytes, count};
 
@@ -174,8 +175,7 @@ impl<'a> Conductor<'a> {
     fn remark_on(&mut self, slot: Slot, repeated: &Measurement) {
         let (round, cell) = (self.results.round_name(slot.round), &self.comparison.cells[slot.cell].name);
         for fault in repeated.faults.iter().filter(|fault| fault.kind == FaultKind::Failed) {
-            // What the server said follows in further lines.
-            let why = fault.why.lines().next().unwrap_or_default().trim_end_matches("; it said:");
+            let why = one_line(&fault.why);
             self.results.servers[slot.server].remark(&format!("{round}, {cell}: {why}; repeated"));
         }
     }

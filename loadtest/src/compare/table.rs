@@ -7,6 +7,7 @@ use super::file::Class;
 use super::groups::{Groups, groups};
 use super::results::{CellReport, Compared, Results, ServerReport};
 use super::statistics::{Interval, Verdict};
+use super::words::one_line;
 use crate::output::units::{counted, percent};
 
 /// The matrix of a comparison.
@@ -124,7 +125,7 @@ pub fn text(results: &Results) -> String {
     add(&mut text, format_args!("\n{}\n", legend(results)));
     for server in results.servers.iter().filter(|it| it.skipped.is_some()) {
         let why = server.skipped.as_deref().unwrap_or_default();
-        add(&mut text, format_args!("skipped: {}: {}\n", server.name, why.lines().next().unwrap_or_default()));
+        add(&mut text, format_args!("skipped: {}: {}\n", server.name, one_line(why)));
     }
     for (server, remark) in remarks(results) {
         add(&mut text, format_args!("remark: {server}: {remark}\n"));
@@ -225,8 +226,8 @@ fn remarks(results: &Results) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn skipped(server: &ServerReport) -> Option<String> {
-    let why = server.skipped.as_deref()?.lines().next().unwrap_or_default();
-    Some(format!("- {}: {}\n", escape(&server.name), escape(why)))
+    let why = one_line(server.skipped.as_deref()?);
+    Some(format!("- {}: {}\n", escape(&server.name), escape(&why)))
 }
 
 /// The ratios to the baseline in results of several days or machines side by side, as Markdown.

@@ -1,4 +1,4 @@
-//! Unknown words, and suggestions for them.
+//! Unknown words with suggestions, and long explanations in one line.
 
 /// Words with at least this similarity (Jaro-Winkler, 1 is equal) are taken for misspellings of each other:
 /// `conections` and `connections` are at 0.98, `size` and `rounds` at 0.47.
@@ -21,9 +21,31 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     (best.0 >= SIMILAR).then_some(best.1)
 }
 
+/// An explanation in one line. If it quotes in further lines what a program said, the line that names an error follows, or
+/// else the last one.
+pub(super) fn one_line(why: &str) -> String {
+    let mut lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let Some(explanation) = first.strip_suffix("; it said:") else { return first.to_owned() };
+    let said: Vec<&str> = lines.collect();
+    let error = said.iter().find(|line| line.to_lowercase().contains("error"));
+    error.or(said.last()).map_or_else(|| explanation.to_owned(), |line| format!("{first} {line}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_explanation_in_one_line_has_the_error() {
+        assert_eq!(one_line("no compiler"), "no compiler");
+        assert_eq!(
+            one_line("it died; it said:\n  Traceback\n  ValueError: x\n  end"),
+            "it died; it said: ValueError: x"
+        );
+        assert_eq!(one_line("it died; it said:\n  one\n  two\n"), "it died; it said: two");
+        assert_eq!(one_line("it died; it said:\n"), "it died");
+    }
 
     #[test]
     fn a_slip_is_understood_and_nonsense_is_not() {

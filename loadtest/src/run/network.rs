@@ -17,10 +17,13 @@ pub(super) fn set_up(settings: &Settings, threads: u32) -> Result<Option<Network
 pub(crate) fn keep_reachable(targets: &mut [Target], clients: &Clients) -> Result<(), RunError> {
     for target in targets {
         let url = target.url();
-        if let Some(why) = target.addresses.iter().find_map(obstacle) {
+        let is_of_clients = |it: &Address| matches!(it, Address::Inet(it) if clients.has_family_of(it.ip()));
+        // Without any of their families the obstacle of another one may be the better answer.
+        let has_some = target.addresses.iter().any(is_of_clients);
+        if let Some(why) = target.addresses.iter().filter(|it| !has_some || is_of_clients(it)).find_map(obstacle) {
             return Err(RunError::Unreachable(url, why));
         }
-        target.addresses.retain(|address| matches!(address, Address::Inet(it) if clients.has_family_of(it.ip())));
+        target.addresses.retain(is_of_clients);
         if target.addresses.is_empty() {
             let why =
                 "--clients has no addresses of its family (it takes a block of each, like 198.19.0.0/16,fd19::/64)";
@@ -52,7 +55,8 @@ mod tests {
     use crate::target::routes::Routes;
 
     fn kept(url: &str, clients: &str) -> Result<Vec<String>, RunError> {
-        let resolve = vec!["both.example:80:10.0.0.1,fd01::1".parse().expect("a route")];
+        let routes = ["both.example:80:10.0.0.1,fd01::1", "mixed.example:80:127.0.1.1,fd01::1"];
+        let resolve = routes.map(|it| it.parse().expect("a route")).to_vec();
         let mut targets = vec![Target::parse(url, &Routes { resolve, ..Routes::default() })?];
         let clients: Clients = clients.parse().expect("blocks");
         keep_reachable(&mut targets, &clients)?;
@@ -68,6 +72,11 @@ mod tests {
         ] {
             assert_eq!(kept("ws://both.example/", clients).expect("reachable"), expected, "{clients}");
         }
+        // An address that is not used is no obstacle.
+        assert_eq!(kept("ws://mixed.example/", "fd19::/64").expect("reachable"), ["[fd01::1]:80"]);
+        let error =
+            kept("ws://mixed.example/", "198.19.0.0/16").expect_err("loopback is the only address of this family");
+        assert!(error.to_string().contains("loopback"), "{error}");
     }
 
     #[test]

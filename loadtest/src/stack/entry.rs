@@ -103,10 +103,11 @@ impl Entry {
     }
 
     /// Whether a segment that takes `span` sequence numbers from `seq` on is at least in part within the window
-    /// (RFC 9293 section 3.4).
+    /// (RFC 9293 section 3.4). An acknowledgement may also be right behind it, as Linux sends it when it has filled the window.
     pub(super) fn is_acceptable(&self, seq: u32, span: u32) -> bool {
         let is_within = |at: u32| at.wrapping_sub(self.rcv_nxt) < self.receive_window();
-        is_within(seq) || (span > 0 && is_within(seq.wrapping_add(span - 1)))
+        let is_behind = || seq.wrapping_sub(self.rcv_nxt) == self.receive_window();
+        is_within(seq) || if span > 0 { is_within(seq.wrapping_add(span - 1)) } else { is_behind() }
     }
 
     /// Whether the transport may add to what is sent.

@@ -286,7 +286,7 @@ impl Stack {
             self.free(key);
             return events.closed(key);
         }
-        if has_new_data && entry.has(Flag::Paused) {
+        if entry.has(Flag::Paused) && (has_new_data || is_after(head.seq, entry.rcv_nxt)) {
             return;
         }
         if is_after(head.seq, entry.rcv_nxt) {

@@ -46,10 +46,10 @@
 //! | acknowledgements | RFC 9293 3.8.6.3 | once a turn, not delayed; at once for a segment out of order |
 //! | options | RFC 7323, 9293 3.7.1 | MSS, window scale |
 //! | path MTU | RFC 1191, 8201 | from ICMP errors that quote a segment in flight (RFC 5927 4.1) |
-//! | other ICMP errors | RFC 5461 | end a connection that is opening, and no other |
+//! | other ICMP errors | RFC 5461 | end a connection whose SYN is not answered yet, and no other |
 //! | blind attacks | RFC 5961, 6528 | challenge ACKs with a limit; unpredictable initial sequence numbers |
 //! | TIME-WAIT | RFC 9293 3.6.1, 1337 | 60 s; resets do not end it; a new life of the slot has another flow, and so has each run |
-//! | the server's TIME-WAIT | RFC 9293 3.10.7.3 | its acknowledgement is reset, and the SYN comes again at once, as on Linux |
+//! | the server's TIME-WAIT | RFC 9293 3.10.7.3 | its acknowledgement is reset, and the SYN comes again once 10 ms later; on Linux at once |
 //!
 //! Timestamps (RFC 7323) are not sent: they would take 12 of the bytes of each segment and 4 of each entry. Round trips are
 //! measured without them, and sequence numbers wrap around within a segment's lifetime only on a connection that carries more than

@@ -186,6 +186,18 @@ fn a_paused_connection_has_nothing_in_the_pool() {
         bench.peer(ACK, at, 0, bytes);
     }
     assert_eq!(bench.events(), [received(b"abc"), received(b"def")]);
+    bench.stack.pause(0, true, 0);
+    bench.peer(ACK | FIN, 9, 0, b"");
+    assert_eq!(bench.stack.early_bytes(), 0, "a FIN behind what was not taken");
+}
+
+#[test]
+fn an_acknowledgement_behind_a_full_window_counts() {
+    let mut bench = Bench::open();
+    bench.send(b"hello");
+    assert_eq!(bench.data(), [(0, 5)]);
+    bench.peer(ACK, bench.stack.entry(0).receive_window() as i32, 5, b"");
+    assert_eq!(bench.stack.active(), 0);
 }
 
 #[test]

@@ -119,6 +119,7 @@ struct RunArgs {
     ///
     /// A kernel's socket costs some 4 KB, a connection of ringload's own TCP 28 bytes. Without a URL, its devices and the server
     /// started for the run are in a network namespace of their own; ringload itself stays outside. The report says which stack it was.
+    /// As root, or with `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`, which `unshare --user --map-root-user ringload ...` gives.
     #[arg(long, value_name = "NAME", value_enum, default_value = "kernel")]
     stack: TcpStack,
 

@@ -29,7 +29,7 @@ use crate::observer::Observer;
 use crate::output::display::{Display, Show};
 use crate::output::files::Results;
 use crate::output::live::Live;
-use crate::output::report::{Measured, MemoryAt, MemoryMarks, Outcome, Report};
+use crate::output::report::{ConnectCpu, Measured, MemoryAt, MemoryMarks, Outcome, Report};
 use crate::output::units::count;
 use crate::sampling::processes::Processes;
 use crate::sampling::{CpuTime, KernelMemory, Memory};
@@ -164,6 +164,7 @@ struct Run<'a> {
     before: MemoryAt,
     /// The server's usage before the first connection.
     server_cpu_before: Option<CpuTime>,
+    load_cpu_before: CpuTime,
     /// The others that do the same run.
     together: Option<Together>,
     /// When the phase began that is under way; with others, when it was to begin.
@@ -238,6 +239,7 @@ impl<'a> Run<'a> {
         let control = Control::new(layout.threads as usize).map_err(|error| RunError::System("eventfd", error))?;
         let before = memory_now(server.pid())?;
         let server_cpu_before = server.pid().and_then(usage::server_cpu);
+        let load_cpu_before = CpuTime::of_self();
         let together = settings.together.clone();
         let phase_at = together.as_ref().map_or_else(|| Ok(Instant::now()), Together::begin)?;
         let started = SystemTime::now();
@@ -276,6 +278,7 @@ impl<'a> Run<'a> {
             observer,
             before,
             server_cpu_before,
+            load_cpu_before,
             together,
             phase_at,
             next_at: None,
@@ -290,7 +293,11 @@ impl<'a> Run<'a> {
             self.wait(Phase::Connect, None, |counts| counts[Counter::Settled] + counts[Counter::Untried] == wanted)?;
         let connect_time = begun.elapsed();
         self.note_declined();
-        let connect_cpu = self.server_cpu_before.zip(self.server.pid().and_then(usage::server_cpu));
+        let server_cpu = self.server.pid().and_then(usage::server_cpu);
+        let connect_cpu = ConnectCpu {
+            server: self.server_cpu_before.zip(server_cpu).map(|(before, after)| after - before),
+            load: CpuTime::of_self() - self.load_cpu_before,
+        };
         let idle = self.memory()?;
         let connected_counts = self.counts();
         let open_when_idle = connected_counts.open();
@@ -345,7 +352,7 @@ impl<'a> Run<'a> {
             ready,
             at_first,
             connect_time,
-            connect_cpu: connect_cpu.map(|(before, after)| after - before),
+            connect_cpu,
             measured,
             memory: MemoryMarks { before: self.before, idle, at_end, open_when_idle },
             series: self.observer.finish().into_samples(),

@@ -105,6 +105,14 @@ fn sum<T>(items: &[T], value: impl Fn(&T) -> u64) -> u64 {
     items.iter().map(value).sum()
 }
 
+/// The load's processor time per connection: of all members together, if each has said its own.
+fn load_cpu_us(all: &[&Connections]) -> Option<f64> {
+    let used = |it: &&Connections| Some(it.load_cpu_us_per_connection? * it.ready as f64);
+    let used: f64 = all.iter().map(used).sum::<Option<f64>>()?;
+    let ready = sum(all, |it| it.ready);
+    (ready > 0).then(|| used / ready as f64)
+}
+
 fn connections(reports: &[Report]) -> Connections {
     let mut violations: BTreeMap<String, Violation> = BTreeMap::new();
     let mut early_ends: BTreeMap<(String, Option<String>), EarlyEnd> = BTreeMap::new();
@@ -147,6 +155,7 @@ fn connections(reports: &[Report]) -> Connections {
         } else {
             None
         },
+        load_cpu_us_per_connection: load_cpu_us(&all),
         closes_sent: sum(&all, |it| it.closes_sent),
         closes_answered: sum(&all, |it| it.closes_answered),
         close_timeouts: sum(&all, |it| it.close_timeouts),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use self::connections::{Connections, EarlyEnd, Failure, Violation};
 pub use self::meeting::{Meeting, Missing, PhaseStart, Place, Skew};
 pub use self::messages::MessageCounts;
-pub use self::outcome::{Measured, MemoryMarks, Outcome, Usage};
+pub use self::outcome::{ConnectCpu, Measured, MemoryMarks, Outcome, Usage};
 use super::units::{bytes, count, percent};
 use crate::driver::plan::Ramp;
 use crate::machine::Machine;

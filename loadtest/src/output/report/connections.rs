@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{LatencyReport, Outcome, encoded};
+use crate::sampling::CpuTime;
 use crate::series::Encoded;
 use crate::stats::{self, Cause, Counter, Failures};
 
@@ -35,6 +36,8 @@ pub struct Connections {
     pub opened_per_s: f64,
     /// The server's processor time per connection that was ready at first, if its process is known.
     pub server_cpu_us_per_connection: Option<f64>,
+    /// The load generator's processor time per connection that was ready at first.
+    pub load_cpu_us_per_connection: Option<f64>,
     pub closes_sent: u64,
     pub closes_answered: u64,
     pub close_timeouts: u64,
@@ -136,6 +139,7 @@ impl Connections {
             remedy: end.remedy().map(str::to_owned),
         };
         let violation = |(what, &count): (&String, &u64)| Violation { what: what.clone(), count };
+        let cpu_us_each = |cpu: CpuTime| (ready > 0).then(|| cpu.total().as_secs_f64() * 1e6 / ready as f64);
         Self {
             requested,
             ready,
@@ -153,10 +157,8 @@ impl Connections {
             violations: tally.violations.iter().map(violation).collect(),
             connect_s: connect_time.as_secs_f64(),
             opened_per_s: if ready > 0 { ready as f64 / connect_time.as_secs_f64() } else { 0.0 },
-            server_cpu_us_per_connection: outcome
-                .connect_cpu
-                .filter(|_| ready > 0)
-                .map(|cpu| cpu.total().as_secs_f64() * 1e6 / ready as f64),
+            server_cpu_us_per_connection: outcome.connect_cpu.server.and_then(cpu_us_each),
+            load_cpu_us_per_connection: cpu_us_each(outcome.connect_cpu.load),
             closes_sent: counts[Counter::ClosesSent],
             closes_answered: counts[Counter::ClosesAnswered],
             close_timeouts: counts[Counter::CloseTimeouts],

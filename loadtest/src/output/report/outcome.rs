@@ -57,6 +57,15 @@ pub struct MemoryMarks {
     pub open_when_idle: u64,
 }
 
+/// Processor time used while connections were opened.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectCpu {
+    /// The server's, if its process is known.
+    pub server: Option<CpuTime>,
+    /// The load generator's.
+    pub load: CpuTime,
+}
+
 /// The raw results of a run.
 #[derive(Debug)]
 pub struct Outcome<'a> {
@@ -84,8 +93,8 @@ pub struct Outcome<'a> {
     pub at_first: Counts,
     /// The time until then.
     pub connect_time: Duration,
-    /// The server's usage until then, if its process is known.
-    pub connect_cpu: Option<CpuTime>,
+    /// The processor time used until then.
+    pub connect_cpu: ConnectCpu,
     /// The measured time, if it was reached.
     pub measured: Option<Measured>,
     /// Memory.

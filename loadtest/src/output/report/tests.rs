@@ -49,7 +49,10 @@ pub(crate) fn report() -> Report {
         at_first: tally.counts,
         tally,
         connect_time: Duration::from_secs(1),
-        connect_cpu: Some(CpuTime { user: Duration::from_micros(500), system: Duration::from_micros(1500) }),
+        connect_cpu: ConnectCpu {
+            server: Some(CpuTime { user: Duration::from_micros(500), system: Duration::from_micros(1500) }),
+            load: CpuTime { user: Duration::from_micros(200), system: Duration::from_micros(800) },
+        },
         measured: Some(Measured {
             time: Duration::from_secs(1),
             echoes: 1000,

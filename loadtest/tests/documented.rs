@@ -24,7 +24,7 @@ fn commands(page: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn runs_are_understood() {
-    for (page, least) in [("HOWTO.md", 8), ("LOADTEST.md", 3), ("MEMBERS.md", 3), ("../README.md", 5)] {
+    for (page, least) in [("HOWTO.md", 8), ("LOADTEST.md", 5), ("MEMBERS.md", 3), ("../README.md", 5)] {
         let runs: Vec<_> = commands(page).into_iter().filter(|command| command[0] == "run").collect();
         assert!(runs.len() >= least, "{page} has {} runs", runs.len());
         for run in runs {

@@ -15,6 +15,9 @@ const LAST_LINES: usize = 20;
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(5);
 
+/// What stands for the lines of a program that said nothing.
+pub(crate) const NOTHING: &str = "(nothing)";
+
 /// The end of an output.
 #[derive(Debug)]
 pub struct Said {
@@ -60,7 +63,7 @@ impl Said {
     pub fn quoted(&self) -> String {
         let lines = self.lines();
         if lines.is_empty() {
-            return "  (nothing)".to_owned();
+            return format!("  {NOTHING}");
         }
         lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     }

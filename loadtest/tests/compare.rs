@@ -329,7 +329,7 @@ fn a_failure_that_a_repetition_mends_is_a_remark() {
     let output = ringload(&["compare", &file, "--json", &files.path("r.json"), "--no-tui"]);
     let results = files.json("r.json");
     assert_eq!(results["runs"][0]["attempts"], 2, "{results} {output:?}");
-    let remark = "round 1, 128 B x 2: it ended (exit status: 9) before it was ready; it said: (nothing); repeated";
+    let remark = "round 1, 128 B x 2: it ended (exit status: 9) before it was ready; repeated";
     assert_eq!(results["servers"][0]["remarks"], serde_json::json!([remark]));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains(&format!("remark: faint: {remark}")), "{said}");

@@ -1,5 +1,7 @@
 //! Unknown words with suggestions, and long explanations in one line.
 
+use crate::said;
+
 /// Words with at least this similarity (Jaro-Winkler, 1 is equal) are taken for misspellings of each other:
 /// `conections` and `connections` are at 0.98, `size` and `rounds` at 0.47.
 const SIMILAR: f64 = 0.8;
@@ -27,7 +29,7 @@ pub(super) fn one_line(why: &str) -> String {
     let mut lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     let Some(explanation) = first.strip_suffix("; it said:") else { return first.to_owned() };
-    let said: Vec<&str> = lines.collect();
+    let said: Vec<&str> = lines.filter(|line| *line != said::NOTHING).collect();
     let error = said.iter().find(|line| line.to_lowercase().contains("error"));
     error.or(said.last()).map_or_else(|| explanation.to_owned(), |line| format!("{first} {line}"))
 }
@@ -44,7 +46,7 @@ mod tests {
             "it died; it said: ValueError: x"
         );
         assert_eq!(one_line("it died; it said:\n  one\n  two\n"), "it died; it said: two");
-        assert_eq!(one_line("it died; it said:\n"), "it died");
+        assert_eq!(one_line(&format!("it died; it said:\n  {}", said::NOTHING)), "it died");
     }
 
     #[test]

@@ -360,6 +360,24 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// The run gives up waiting for Closes, and closes connections that nobody has ended.
+#[test]
+fn what_an_early_end_cuts_off_is_lost() {
+    if obstacle().is_some() {
+        return;
+    }
+    with_server(Behaviour::Unmoved, |address| {
+        let url = format!("ws://{address}/");
+        let load = ["run", "--stack", "user", &url, "-c", "10", "-t", "60s", "--warmup", "0", "--no-greet"];
+        let mut running = Running::start(&[&load[..], &["--drain-timeout", "60s", "--close-timeout", "60s"]].concat());
+        running.wait_for("measure");
+        running.signal(Signal::INT);
+        let (code, text) = running.end();
+        assert_eq!(code, Some(130), "{text}");
+        assert!(text.contains("10 lost"), "{text}");
+    });
+}
+
 #[test]
 fn nothing_is_left_of_a_run_that_was_killed() {
     if obstacle().is_some() {

@@ -277,13 +277,10 @@ impl<T: Default> Driver<'_, T> {
         self.connections.get(key as usize).is_none_or(|connection| connection.stage == Stage::Ending)
     }
 
-    /// The transport has released a connection: its slot may be reused. At the end of the run it may be one that was not given
-    /// up: the user-space stack closes what is left.
+    /// The transport has released a connection: its slot may be reused.
     pub fn released(&mut self, key: u32) {
-        let Some(mut gone) = self.connections.try_remove(key as usize) else { return };
-        if gone.stage != Stage::Ending {
-            gone.abandon(&mut self.times, &mut self.tally, 0);
-        }
+        let Some(gone) = self.connections.try_remove(key as usize) else { return };
+        debug_assert!(gone.stage == Stage::Ending, "a connection was released unasked");
         self.pongs.remove(&key);
         self.close_codes.remove(&key);
         if let Some(codecs) = &mut self.codecs {

@@ -88,23 +88,6 @@ fn with_driver_to(addresses: usize, scenario: &Scenario, test: impl FnOnce(Drive
 }
 
 #[test]
-fn what_is_in_flight_is_lost_also_if_the_transport_closes_behind_the_end() {
-    let mut scenario = scenario(1, 1, None);
-    scenario.connect.greet = false;
-    with_driver(&scenario, |mut driver| {
-        driver.advance(0, Phase::Connect);
-        serve(&mut driver, 0);
-        driver.advance(MS, Phase::Measure);
-        let Some(Want::Send { key }) = driver.next_want() else { panic!("a message") };
-        driver.fill(key, &mut Bytes::default());
-        driver.sent(key);
-        driver.released(key);
-        let tally = driver.stop();
-        assert_eq!((tally.counts[Counter::Sent], tally.counts[Counter::Lost]), (1, 1));
-    });
-}
-
-#[test]
 fn lag_and_latency_are_those_of_the_same_messages() {
     let mut scenario = scenario(1, 1, None);
     (scenario.connect.greet, scenario.traffic.depth) = (false, u32::MAX);

@@ -98,6 +98,11 @@ impl<'a, T: Default> Layer<'a, T> {
         self.driver.ended(key, errno.map_or(Cause::Reset, Cause::of_error), EarlyEnd::of_tcp(errno));
     }
 
+    /// Whether the driver has given a connection up.
+    pub(super) fn is_ending(&self, key: u32) -> bool {
+        self.driver.is_ending(key)
+    }
+
     /// The transport has let go of a connection.
     pub(super) fn released(&mut self, key: u32) {
         if let Some(tls) = &mut self.tls {

@@ -112,9 +112,13 @@ impl Driving<'_> {
         }
     }
 
+    /// A connection that was let go is closed. At the end of the run it may be one that the driver has not given up: that is
+    /// left to the driver's own end.
     fn released(&mut self, key: u32) {
         self.closing -= 1;
-        self.layer.released(key);
+        if self.layer.is_ending(key) {
+            self.layer.released(key);
+        }
     }
 }
 

@@ -94,6 +94,8 @@ pub(crate) enum Behaviour {
     OtherClose,
     /// Does not answer a Close.
     IgnoresClose,
+    /// Echoes nothing, does not answer a Close, and resets the TCP connection when the client ends it.
+    Unmoved,
     /// Answers a Close, and leaves the TCP connection open.
     OpenBehindClose,
     /// Answers a Ping with a Pong that has another payload.
@@ -271,21 +273,21 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
 
 /// Whether [`close`] takes the place of tungstenite's answer to a Close.
 fn is_own_close(behaviour: Behaviour) -> bool {
-    use Behaviour::{BareClose, IgnoresClose, OpenBehindClose, OtherClose, ResetBehindClose};
-    matches!(behaviour, BareClose | ResetBehindClose | OtherClose | IgnoresClose | OpenBehindClose)
+    use Behaviour::{BareClose, IgnoresClose, OpenBehindClose, OtherClose, ResetBehindClose, Unmoved};
+    matches!(behaviour, BareClose | ResetBehindClose | OtherClose | IgnoresClose | OpenBehindClose | Unmoved)
 }
 
 /// Answers a Close, or not. tungstenite would write its own answer at the next read.
 fn close(stream: &mut TcpStream, behaviour: Behaviour) -> Outcome {
-    if behaviour == Behaviour::ResetBehindClose {
+    if matches!(behaviour, Behaviour::ResetBehindClose | Behaviour::Unmoved) {
         socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
     }
     match behaviour {
-        Behaviour::IgnoresClose => {}
+        Behaviour::IgnoresClose | Behaviour::Unmoved => {}
         Behaviour::OtherClose => stream.write_all(&[0x88, 2, 0x03, 0xf3])?, // 1011
         _ => stream.write_all(&[0x88, 0])?,
     }
-    if matches!(behaviour, Behaviour::IgnoresClose | Behaviour::OpenBehindClose) {
+    if matches!(behaviour, Behaviour::IgnoresClose | Behaviour::OpenBehindClose | Behaviour::Unmoved) {
         std::io::copy(stream, &mut std::io::sink())?;
     }
     Ok(())
@@ -333,7 +335,7 @@ fn echo(socket: &mut WebSocket<TcpStream>, message: Message, behaviour: Behaviou
             socket.send(Message::Binary(bytes.into()))?;
         }
         Behaviour::DropTenth if is_tenth => {}
-        Behaviour::Deaf => {}
+        Behaviour::Deaf | Behaviour::Unmoved => {}
         Behaviour::RepeatTenth if is_tenth => {
             socket.send(message.clone())?;
             socket.send(message)?;

@@ -62,7 +62,9 @@ fn compare(results: &Results, server: &str, cell: &CellReport, metric: Metric) -
         verdict: None,
         reason,
         drift: drift(&values),
-        is_generator_bound: runs.iter().any(|run| run.bound == Some(Bound::GeneratorBound)),
+        is_generator_bound: runs
+            .iter()
+            .any(|run| run.bound == Some(Bound::GeneratorBound) && run.value(metric).is_some()),
     };
     Some((compared, pair))
 }

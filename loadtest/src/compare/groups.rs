@@ -27,6 +27,7 @@ struct Entry<'a> {
 
 /// A server's place beside the best of a group.
 enum Place {
+    Ahead,
     Tied,
     Behind,
     /// The number of rounds that are valid for both.
@@ -43,17 +44,14 @@ pub fn groups(results: &Results, cell: &CellReport) -> Groups {
     let mut groups = Groups { told: Vec::new(), untold };
     let different = different(&order, confidence);
     let mut left: Vec<usize> = (0..order.len()).collect();
-    while let Some(&first) = left.first() {
+    while let Some(first) = best(results, cell.metric, &order, &left, &different) {
         let (mut tied, mut behind) = (Vec::new(), Vec::new());
         for at in left {
-            let place = if at == first {
-                Place::Tied
-            } else {
-                place(results, cell.metric, [&order[first], &order[at]], different.contains(&(first, at)))
-            };
+            let place =
+                if at == first { Place::Tied } else { place(results, cell.metric, &order, [first, at], &different) };
             let name = order[at].name.to_owned();
             match place {
-                Place::Tied => tied.push(name),
+                Place::Tied | Place::Ahead => tied.push(name),
                 Place::Behind => behind.push(at),
                 Place::Untold(rounds) => groups.untold.push((name, rounds)),
             }
@@ -99,16 +97,44 @@ fn different(order: &[Entry], confidence: f64) -> BTreeSet<(usize, usize)> {
     pairs.into_iter().zip(significant).filter(|it| it.1).map(|it| it.0).collect()
 }
 
-fn place(results: &Results, metric: Metric, [first, other]: [&Entry; 2], differs: bool) -> Place {
+/// The server that no other is ahead of in their common rounds, beginning with the one with the best median: medians may be of
+/// different rounds.
+fn best(
+    results: &Results,
+    metric: Metric,
+    order: &[Entry],
+    left: &[usize],
+    different: &BTreeSet<(usize, usize)>,
+) -> Option<usize> {
+    let mut first = *left.first()?;
+    let mut seen = BTreeSet::from([first]);
+    let is_ahead = |at: usize, of: usize| matches!(place(results, metric, order, [of, at], different), Place::Ahead);
+    while let Some(&ahead) = left.iter().find(|&&at| !seen.contains(&at) && is_ahead(at, first)) {
+        seen.insert(ahead);
+        first = ahead;
+    }
+    Some(first)
+}
+
+/// The place of the second of these two beside the first.
+fn place(
+    results: &Results,
+    metric: Metric,
+    order: &[Entry],
+    [first, other]: [usize; 2],
+    different: &BTreeSet<(usize, usize)>,
+) -> Place {
     let settings = &results.settings;
-    let ratios = ratios(&other.values, &first.values);
+    let differs = different.contains(&(first.min(other), first.max(other)));
+    let ratios = ratios(&order[other].values, &order[first].values);
     let pair = Paired::of(&ratios, settings.confidence, results.seed);
     let Some(pair) = pair.filter(|pair| pair.interval.reaches(settings.confidence)) else {
         return Place::Untold(ratios.len() as u32);
     };
     match pair.verdict(differs, settings.same_within, settings.confidence, metric.is_more_better()) {
         Verdict::Worse => Place::Behind,
-        Verdict::Better | Verdict::Same | Verdict::CannotTell => Place::Tied,
+        Verdict::Better => Place::Ahead,
+        Verdict::Same | Verdict::CannotTell => Place::Tied,
     }
 }
 
@@ -150,6 +176,18 @@ mod tests {
         it.runs.retain(|run| run.server != "slow" || run.round > 5);
         let groups = groups(&it, &it.cells[0]);
         assert_eq!((groups.told, groups.untold), (vec![vec!["base".to_owned()]], vec![("slow".to_owned(), 4)]));
+    }
+
+    #[test]
+    fn the_best_is_the_one_that_is_ahead_in_common_rounds() {
+        let mut it = results(&[("base", 10.0), ("other", 9.0)]);
+        // The machine is slower from here on, and base has no valid rounds.
+        for round in 10..=20 {
+            let run = it.runs.iter().find(|run| run.server == "other" && run.round == 1).unwrap().clone();
+            let values = [(Metric::CpuPerEcho, 14.0)].into();
+            it.runs.push(crate::compare::results::Run { round, values, ..run });
+        }
+        assert_eq!(groups(&it, &it.cells[0]).told, [["other"], ["base"]]);
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Mark {
         let others = busy.saturating_sub(side.cpu.total() + softirqs);
         if other_side.cpus.iter().any(|cpu| cpus.contains(cpu)) {
             side.others = others.saturating_sub(other_side.cpu.total());
+            side.shared_softirqs = softirqs;
         } else {
             side.others = others;
             side.cpu.system += softirqs;
@@ -173,8 +174,8 @@ mod tests {
         let (mut shared, other) = (usage(&[0, 1]), usage(&[0, 1]));
         last.add_kernel(&first, &mut shared, &other);
         assert_eq!(
-            (shared.cpu.system, shared.others),
-            (ms(900), ms(50)),
+            (shared.cpu.system, shared.others, shared.shared_softirqs),
+            (ms(900), ms(50), ms(150)),
             "2,000 ms busy, 1,800 of both, 150 of softirqs"
         );
     }

@@ -222,13 +222,16 @@ fn judge(server: Option<&CpuReport>, load: &CpuReport) -> (Bound, String) {
     let shared = server.cpus.iter().any(|cpu| load.cpus.contains(cpu));
     let all = server.cpus.iter().chain(&load.cpus).collect::<std::collections::BTreeSet<_>>().len();
     let (sides, others) = (server.cores + load.cores, server.others_cores.max(load.others_cores));
-    if shared && sides >= others && sides + others >= FULL * all as f64 {
+    let softirqs = server.shared_softirq_cores.max(load.shared_softirq_cores);
+    if shared && sides + softirqs >= others && sides + softirqs + others >= FULL * all as f64 {
+        let both =
+            if softirqs < 0.05 { both } else { format!("{both}, softirqs in the kernel's own threads {softirqs:.2}") };
         let advice = "on the same processors: keep them apart (--cpus here, taskset or --server-cpus there), or use two \
                       machines";
         return (Bound::MachineBound, format!("{both}, {advice}"));
     }
     // Processors that both share hold the other side's work as well.
-    let crowd = if shared { sides + others } else { 0.0 };
+    let crowd = if shared { sides + softirqs + others } else { 0.0 };
     let is_crowded =
         |it: &CpuReport| it.others_cores >= 0.1 && crowd.max(it.cores + it.others_cores) >= FULL * it.cpus.len() as f64;
     if is_crowded(server) || is_crowded(load) {
@@ -296,6 +299,7 @@ mod tests {
             busiest_thread_cores,
             cpus: cpus.to_vec(),
             others_cores: 0.0,
+            shared_softirq_cores: 0.0,
             throttling: None,
             us_per_echo: None,
         }
@@ -315,6 +319,15 @@ mod tests {
         assert_eq!(bound(Some(&idle_server), &idle), Bound::Neither);
         assert_eq!(bound(None, &idle), Bound::Unknown);
         assert_eq!(bound(None, &full), Bound::GeneratorBound);
+    }
+
+    #[test]
+    fn softirqs_in_threads_of_the_kernel_fill_shared_processors() {
+        let of = |cores| CpuReport { shared_softirq_cores: 0.33, ..cpu(cores, cores / 2.0, &[0, 1]) };
+        let (bound, reason) = judge(Some(&of(0.83)), &of(0.84));
+        assert_eq!(bound, Bound::MachineBound, "{reason}");
+        assert!(reason.contains("softirqs in the kernel's own threads 0.33"), "{reason}");
+        assert_eq!(self::bound(Some(&of(0.3)), &of(0.3)), Bound::Neither);
     }
 
     #[test]

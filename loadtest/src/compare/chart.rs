@@ -66,6 +66,8 @@ fn all_dots(matrix: &Matrix) -> (String, f64) {
 const BARS: [f64; 2] = [170.0, 425.0];
 const BAR_MAX: f64 = 140.0;
 const BAR_ROW: f64 = 22.0;
+/// The first row, below two lines of heads.
+const BARS_TOP: f64 = 42.0;
 
 /// Servers by processor time. The bars of memory are logarithmic, since servers differ by factors of a thousand.
 fn bars(matrix: &Matrix, cpu: &CellReport, memory: &CellReport) -> (String, f64) {
@@ -83,12 +85,15 @@ fn bars(matrix: &Matrix, cpu: &CellReport, memory: &CellReport) -> (String, f64)
         .fold((f64::MAX, 1.0_f64), |(low, high), memory| (low.min(memory), high.max(memory)));
     let logarithmic = |value: f64| (value / low * 2.0).ln() / (high / low * 2.0).ln().max(1.0);
     let mut body = String::new();
-    let heads = [format!("{}: {}", cpu.name, cpu.metric.short_title()), format!("{}: memory each (log)", memory.name)];
+    let heads = [[&cpu.name, cpu.metric.short_title()], [&memory.name, "memory each (log)"]];
     for (x, head) in BARS.into_iter().zip(heads) {
-        add(&mut body, format_args!("<text class=\"head\" x=\"{x}\" y=\"16\">{}</text>\n", escape(&head)));
+        // Below each other: side by side a long name would reach into the next column.
+        for (y, line) in [16, 32].into_iter().zip(head) {
+            add(&mut body, format_args!("<text class=\"head\" x=\"{x}\" y=\"{y}\">{}</text>\n", escape(line)));
+        }
     }
     for (index, (server, cpu_us, bytes)) in rows.iter().enumerate() {
-        let y = 26.0 + BAR_ROW * index as f64;
+        let y = BARS_TOP + BAR_ROW * index as f64;
         let class = match (server.name == matrix.results.settings.baseline, server.class) {
             (true, _) => "own",
             (_, Class::Reference) => "reference",
@@ -122,7 +127,7 @@ fn bars(matrix: &Matrix, cpu: &CellReport, memory: &CellReport) -> (String, f64)
             );
         }
     }
-    (body, 26.0 + BAR_ROW * rows.len() as f64 + 6.0)
+    (body, BARS_TOP + BAR_ROW * rows.len() as f64 + 6.0)
 }
 
 #[cfg(test)]

@@ -286,6 +286,7 @@ fn cpu(all: &[&CpuReport], echoes: u64) -> Option<CpuReport> {
         // Processor numbers of several machines must not be mixed.
         cpus: if let [one] = all { one.cpus.clone() } else { Vec::new() },
         others_cores: total(|it| it.others_cores),
+        shared_softirq_cores: total(|it| it.shared_softirq_cores),
         throttling: all.iter().filter_map(|it| it.throttling.clone()).max_by(|a, b| a.share().total_cmp(&b.share())),
         us_per_echo: (echoes > 0).then(|| used_s * 1e6 / echoes as f64),
     })

@@ -242,6 +242,9 @@ pub struct CpuReport {
     pub cpus: Vec<usize>,
     /// Usage of these processors by processes of neither side.
     pub others_cores: f64,
+    /// Softirqs of these processors in the kernel's own threads, where both sides share them: nothing tells whose they are.
+    #[serde(default)]
+    pub shared_softirq_cores: f64,
     /// Throttling by its CPU quota; absent without a quota.
     pub throttling: Option<Throttling>,
     /// Processor time per echo in microseconds; absent without echoes.
@@ -503,6 +506,7 @@ impl CpuReport {
             busiest_thread_cores: usage.busiest_thread.as_secs_f64() / seconds,
             cpus: usage.cpus.clone(),
             others_cores: usage.others.as_secs_f64() / seconds,
+            shared_softirq_cores: usage.shared_softirqs.as_secs_f64() / seconds,
             throttling: usage.throttling.clone(),
             us_per_echo: (echoes > 0).then(|| total * 1e6 / echoes as f64),
         }

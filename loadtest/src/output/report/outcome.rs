@@ -40,6 +40,8 @@ pub struct Usage {
     pub cores_max: usize,
     /// Usage of these processors by processes of neither side.
     pub others: Duration,
+    /// Softirqs of these processors in the kernel's own threads, where both sides share them: nothing tells whose they are.
+    pub shared_softirqs: Duration,
     /// Throttling by its CPU quota, if it has one.
     pub throttling: Option<Throttling>,
 }

@@ -32,6 +32,7 @@ pub(crate) fn report() -> Report {
         cpus: vec![cpu],
         cores_max: 1,
         others: Duration::ZERO,
+        shared_softirqs: Duration::ZERO,
         throttling: None,
     };
     let memory = Memory { rss_bytes: 1 << 20, pss_bytes: Some(1 << 20), anonymous_bytes: 1 << 19 };

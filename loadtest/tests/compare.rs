@@ -4,15 +4,16 @@ mod runner;
 mod server;
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use ringload::compare::gate::{Check, check};
 use ringload::interrupt::Interrupt;
-use ringload::target::Target;
 use ringload::target::routes::Routes;
+use ringload::target::{Address, Target};
 use runner::{Files, Running, ringload};
 use rustix::process::Signal;
 use serde_json::Value;
-use server::{Behaviour, start};
+use server::{Behaviour, start, start_tls_with};
 
 /// Two engines of the ringecho that is in ringload.
 const ENGINES: &str = "\
@@ -336,6 +337,57 @@ fn a_failure_that_a_repetition_mends_is_a_remark() {
 }
 
 #[test]
+fn a_server_is_started_anew_for_each_round() {
+    let files = Files::new("compare-rounds");
+    let servers = "[[server]]\nname = 'counted'\ncommand = '''sh -c 'echo x >> starts; exec \"$0\" \"$1\" --listen \
+                   127.0.0.1:{port} --engine epoll --max-connections 50' {ringecho}'''\n";
+    let text = settings("rounds = 2\ndiscard = 0\nfresh = 'round'");
+    let file = write(&files, "c.toml", &format!("{text}{servers}[[cell]]\nconnections = [1, 2]\n"));
+    let output = ringload(&["compare", &file, "--json", &files.path("r.json"), "--no-tui"]);
+    assert_eq!(files.json("r.json")["runs"].as_array().unwrap().len(), 4, "{output:?}");
+    assert_eq!(files.text("starts").lines().count(), 1 + 2, "at the gate, and in each round");
+}
+
+#[test]
+fn a_comparison_goes_on_with_its_own_build_when_ringload_is_rebuilt() {
+    let files = Files::new("compare-rebuilt");
+    let program = files.path("ringload");
+    std::fs::copy(env!("CARGO_BIN_EXE_ringload"), &program).unwrap();
+    let file = write(&files, "c.toml", &format!("{}{ENGINES}[[cell]]\nconnections = 2\n", settings("rounds = 3")));
+    let json = files.path("r.json");
+    let mut run = Running::start_program(&program, &["compare", &file, "--no-tui", "--json", &json]);
+    run.wait_for("[1/");
+    std::fs::remove_file(&program).unwrap();
+    let (code, said) = run.end();
+    assert_eq!(code, Some(0), "{said}");
+    for run in files.json("r.json")["runs"].as_array().unwrap() {
+        assert!(run["faults"].as_array().unwrap().iter().all(|it| it["kind"] != "failed"), "{run}");
+    }
+}
+
+#[test]
+fn a_report_overwrites_no_results() {
+    let files = Files::new("compare-report");
+    let file = write(&files, "c.toml", &format!("{}{ENGINES}[[cell]]\nconnections = 2\n", settings("rounds = 1")));
+    let (json, svg) = (files.path("r.json"), files.path("r.svg"));
+    assert_eq!(ringload(&["compare", &file, "-q", "--json", &json]).status.code(), Some(0));
+    let before = files.json("r.json");
+    for (args, why) in [
+        (&[&json, "--only", "again", "--json", &json][..], "r.json is not empty, and is not overwritten"),
+        (&[&json, &json, "--json", &files.path("other.json")], "--json takes one file of results"),
+        (&[&json, &json, "--svg", &svg], "--svg takes one file of results"),
+        (&[&json, "--fail-if", "epoll/agian rate < 1"], "did you mean `again`?"),
+    ] {
+        let output = ringload(&[&["compare", "report"][..], args].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
+    assert_eq!(files.json("r.json"), before);
+    assert!(!std::path::Path::new(&svg).exists());
+}
+
+#[test]
 fn mistakes_are_told_with_their_line() {
     let files = Files::new("compare-mistakes");
     let file = write(&files, "c.toml", "[compare]\nroundz = 1\n");
@@ -376,9 +428,79 @@ fn check_says_what_each_server_does_right() {
     assert!(said.contains(&format!("epoll: {all}")) && said.contains(&format!("again: {all}")), "{said}");
 }
 
+#[test]
+fn a_server_that_does_not_pass_the_gate_is_not_measured() {
+    let files = Files::new("compare-at-the-gate");
+    let wrong = "[[server]]\nname = 'small'\ncommand = \"{ringecho} --listen 127.0.0.1:{port} --max-message-size 64KiB \
+                 --max-connections 50\"\n\
+                 [[server]]\nname = 'bytes'\ncommand = \"{ringecho} --listen 127.0.0.1:{port} --protocol tcp \
+                 --max-connections 50\"\n";
+    let text = format!("{}{ENGINES}{wrong}[[cell]]\nconnections = 2\n", settings("rounds = 1\ndiscard = 0"));
+    let file = write(&files, "c.toml", &text);
+    let output = ringload(&["compare", "check", &file]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("ping ok, 1 MiB FAILED (instead of echo 1 it sent a Close with code 1009), 16 at once ok"),
+        "{said}"
+    );
+    assert!(said.contains("bytes: handshake FAILED (its answer to the upgrade is invalid"), "{said}");
+
+    let output = ringload(&["compare", &file, "--json", &files.path("r.json"), "--no-tui"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let results = files.json("r.json");
+    for (name, reason) in [
+        ("small", "it did not pass the gate: 1 MiB: instead of echo 1 it sent a Close with code 1009"),
+        ("bytes", "it did not pass the gate: handshake: its answer to the upgrade is invalid"),
+    ] {
+        let why = skipped(&results, name).unwrap();
+        assert!(why.starts_with(reason), "{why}");
+        assert!(results["runs"].as_array().unwrap().iter().all(|run| run["server"] != name), "{results}");
+    }
+}
+
 fn gate(behaviour: Behaviour, protocol: &str) -> Vec<Check> {
-    let url = format!("{protocol}://{}/", start(behaviour));
-    check(&Target::parse(&url, &Routes::default()).unwrap(), None, &Interrupt::default())
+    gate_at(&format!("{protocol}://{}/", start(behaviour)))
+}
+
+fn gate_at(url: &str) -> Vec<Check> {
+    check(&Target::parse(url, &Routes::default()).unwrap(), None, &Interrupt::default())
+}
+
+/// The faults, with the names of their checks.
+fn faults(checks: Vec<Check>) -> Vec<(String, String)> {
+    checks.into_iter().filter_map(|check| Some((check.name, check.fault?))).collect()
+}
+
+#[test]
+fn the_gate_sends_each_byte_once_however_slowly_it_is_taken() {
+    let (address, _) = start_tls_with(|stream| {
+        let mut socket = tungstenite::accept(stream).map_err(|it| it.to_string())?;
+        loop {
+            // Longer than the client waits for room in its socket.
+            std::thread::sleep(Duration::from_millis(20));
+            let message = socket.read()?;
+            if message.is_binary() || message.is_text() {
+                socket.send(message)?;
+            }
+        }
+    });
+    assert_eq!(faults(gate_at(&format!("wss://localhost:{}/", address.port()))), []);
+}
+
+#[test]
+fn the_gate_tries_all_addresses_of_a_name() {
+    let mut target = Target::parse(&format!("ws://{}/", start(Behaviour::Echo)), &Routes::default()).unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    target.addresses.insert(0, Address::Inet(nobody));
+    assert_eq!(faults(check(&target, None, &Interrupt::default())), []);
+}
+
+#[test]
+fn the_gate_of_tcp_servers_stops_those_that_do_wrong() {
+    let names = |behaviour| faults(gate(behaviour, "tcp")).into_iter().map(|it| it.0).collect::<Vec<_>>();
+    assert_eq!(names(Behaviour::HangUpAtOnce), ["bytes", "1 MiB", "end"]);
+    assert_eq!(names(Behaviour::OpenTcp), ["end"]);
 }
 
 #[test]
@@ -412,6 +534,7 @@ fn the_gate_stops_servers_that_do_wrong() {
         (Behaviour::EachFrame, "close", "instead of a Close it sent a binary message"),
         (Behaviour::OtherClose, "close", "it answers Close 1000 with 1011"),
         (Behaviour::IgnoresClose, "close", "nothing more came within 5 s"),
+        (Behaviour::TalksBehindClose, "close", "behind its Close it sent a binary message of 1 bytes"),
         (Behaviour::OpenBehindClose, "close", "it has not ended the connection 5 s after both Closes"),
     ];
     // Side by side: some wait for the time limit.
@@ -431,13 +554,18 @@ fn the_gate_stops_servers_that_do_wrong() {
 #[test]
 fn one_fault_fails_one_check_of_the_gate() {
     let single = [
+        (Behaviour::TextAsBinary, "text"),
+        (Behaviour::ShortAt(300), "binary"),
+        (Behaviour::ShortAt(1000), "fragments"),
+        (Behaviour::EachFragment, "fragments"),
         (Behaviour::OtherPong, "ping"),
         (Behaviour::SmallMessages, "1 MiB"),
         (Behaviour::SwapTenth, "16 at once"),
         (Behaviour::OtherClose, "close"),
+        (Behaviour::TalksBehindClose, "close"),
     ];
     for (behaviour, name) in single {
-        let failed: Vec<Check> = gate(behaviour, "ws").into_iter().filter(|check| check.fault.is_some()).collect();
-        assert!(failed.len() == 1 && failed[0].name == name, "{behaviour:?}: {failed:#?}");
+        let failed = faults(gate(behaviour, "ws"));
+        assert!(failed.len() == 1 && failed[0].0 == name, "{behaviour:?}: {failed:#?}");
     }
 }

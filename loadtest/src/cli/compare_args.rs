@@ -139,7 +139,7 @@ struct ShowArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Results")]
 struct Outputs {
-    /// Store all results as JSON, from the first measurement on; a comparison overwrites no results [default: compare.json; in a report none]
+    /// Store all results as JSON, from the first measurement on; no results are overwritten [default: compare.json; in a report none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
@@ -356,19 +356,39 @@ impl RunArgs {
 
 impl ShowArgs {
     fn show(self) -> Result<ExitCode, Failure> {
+        self.check_outputs()?;
         let mut all = Vec::new();
         for file in &self.files {
             let mut results = Results::read(file)?;
-            results.keep_only(&self.only).map_err(usage)?;
-            // A later version may judge otherwise.
+            // A later version may judge otherwise; what is left out has been compared nevertheless.
             analyse(&mut results);
+            results.keep_only(&self.only).map_err(usage)?;
             all.push((file.display().to_string(), results));
+        }
+        let servers = all.iter().flat_map(|(_, results)| results.servers.iter().map(|it| it.name.as_str()));
+        let cells = all.iter().flat_map(|(_, results)| results.cells.iter().map(|it| it.name.as_str()));
+        for condition in &self.outputs.fail_if {
+            condition.check_names(servers.clone(), cells.clone()).map_err(usage)?;
         }
         if let ([(_, results)], Some(path)) = (all.as_slice(), &self.outputs.json) {
             results.write(path)?;
         }
         let is_ok = self.outputs.publish(&all)?;
         Ok(exit_code(is_ok))
+    }
+
+    /// Refuses outputs that cannot be written, before anything is.
+    fn check_outputs(&self) -> Result<(), Failure> {
+        let of_one = [("--json", &self.outputs.json), ("--svg", &self.outputs.svg)];
+        if let Some((option, _)) = of_one.iter().find(|(_, path)| path.is_some() && self.files.len() > 1) {
+            return Err(usage(format!("{option} takes one file of results")));
+        }
+        match self.outputs.json.as_ref().filter(|path| holds_something(path)) {
+            Some(path) => {
+                Err(usage(format!("{} is not empty, and is not overwritten: name another file", path.display())))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -391,8 +411,7 @@ impl Outputs {
             };
             write(path, text.as_bytes())?;
         }
-        if let Some(path) = &self.svg {
-            let [(_, results)] = all else { return Err(usage("--svg takes one file of results")) };
+        if let (Some(path), [(_, results)]) = (&self.svg, all) {
             write(path, chart::alone(results).as_bytes())?;
         }
         let mut is_ok = true;

@@ -1,6 +1,7 @@
 //! Conclusions from the measurements: medians, ratios to the baseline with their verdicts, drift, and conditions that fail a
 //! comparison.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -102,27 +103,31 @@ pub fn ratios_of(results: &Results, server: &str, cell: &CellReport) -> Vec<f64>
 }
 
 /// Why no round of a server is valid: its most frequent fault.
-fn why_not(runs: &[&Run], metric: Metric) -> String {
-    let mut counts: Vec<(FaultKind, &str, usize)> = Vec::new();
-    for fault in runs.iter().flat_map(|run| &run.faults).filter(|fault| fault.kind.spoils(metric)) {
-        match counts.iter_mut().find(|it| it.0 == fault.kind) {
-            Some(found) => found.2 += 1,
-            None => counts.push((fault.kind, &fault.why, 1)),
-        }
+fn why_not<'a>(runs: &[&'a Run], metric: Metric) -> String {
+    let of_run = |run: &'_ &'a Run| -> BTreeMap<FaultKind, &'a str> {
+        let spoiling = run.faults.iter().filter(|fault| fault.kind.spoils(metric));
+        spoiling.map(|fault| (fault.kind, fault.why.as_str())).collect()
+    };
+    // With the number of rounds that have it.
+    let mut counts: BTreeMap<FaultKind, (&str, usize)> = BTreeMap::new();
+    for (kind, why) in runs.iter().flat_map(of_run) {
+        counts.entry(kind).or_insert((why, 0)).1 += 1;
     }
-    match counts.iter().max_by_key(|it| it.2) {
-        Some((FaultKind::NotSupported, why, _)) => format!("not supported: {why}"),
-        Some((kind, why, count)) => format!("{} in {count} of {} rounds: {why}", kind.short(), runs.len()),
+    match counts.iter().max_by_key(|it| it.1.1) {
+        Some((FaultKind::NotSupported, (why, _))) => format!("not supported: {why}"),
+        Some((kind, (why, count))) => format!("{} in {count} of {} rounds: {why}", kind.short(), runs.len()),
         None if runs.is_empty() => "not measured yet".to_owned(),
         None => "not measured: not meaningful in this cell, or not available".to_owned(),
     }
 }
 
-/// Gives verdicts, corrected for all pairs of this metric in the cells that are for it, or else in all cells.
+/// Gives verdicts, corrected for all pairs of this metric in all cells. A pair with too few rounds is not tested: it must not
+/// make the correction of the others milder.
 fn judge(results: &Results, compared: &mut [(Compared, Option<Paired>)]) {
     let settings = &results.settings;
     let pairs: Vec<usize> = (0..compared.len()).filter(|&index| compared[index].1.is_some()).collect();
-    let p_values: Vec<f64> = pairs.iter().filter_map(|&index| Some(compared[index].1.as_ref()?.p)).collect();
+    let p_of = |pair: &Paired| if pair.interval.reaches(settings.confidence) { pair.p } else { 1.0 };
+    let p_values: Vec<f64> = pairs.iter().filter_map(|&index| Some(p_of(compared[index].1.as_ref()?))).collect();
     let significant = holm(&p_values, 1.0 - settings.confidence);
     for (&index, is_significant) in pairs.iter().zip(significant) {
         let (compared, Some(pair)) = &mut compared[index] else { continue };
@@ -154,6 +159,10 @@ pub fn warnings(results: &Results) -> Vec<String> {
     }
     for (name, text) in results.conditions.iter().filter(|it| it.0.starts_with(RESUMED)) {
         warnings.push(format!("{name}: {text}"));
+    }
+    let baseline = results.servers.iter().find(|it| it.name == results.settings.baseline);
+    if let Some(baseline) = baseline.filter(|it| it.skipped.is_some()) {
+        warnings.push(format!("the baseline {} was skipped: there are no ratios", baseline.name));
     }
     if !results.is_complete {
         warnings.push("the comparison is not complete: it was interrupted, or goes on".to_owned());
@@ -297,6 +306,37 @@ mod tests {
         assert_eq!(rate.reason.as_deref(), Some("generator-bound in 9 of 9 rounds: it was full"));
         let cpu = it.compared("other", "128 B x 100", Metric::CpuPerEcho).unwrap();
         assert_eq!(cpu.verdict, Some(Verdict::Worse), "what the server used is its own");
+    }
+
+    #[test]
+    fn rounds_with_a_fault_are_counted_once() {
+        let mut it = results(&[("base", 10.0), ("other", 11.0)]);
+        for run in it.runs.iter_mut().filter(|run| run.server == "other") {
+            let fault = |why: &str| super::super::results::Fault { kind: FaultKind::Failed, why: why.to_owned() };
+            run.faults = vec![fault("it died"), fault("an echo was lost")];
+        }
+        analyse(&mut it);
+        let reason = it.compared("other", "128 B x 100", Metric::CpuPerEcho).unwrap().reason.clone().unwrap();
+        assert!(reason.starts_with("failed in 9 of 9 rounds: "), "{reason}");
+    }
+
+    #[test]
+    fn pairs_with_too_few_rounds_do_not_make_the_correction_milder() {
+        let verdict = |rounds_of_clear: u32| {
+            let mut it = results(&[("base", 10.0), ("near", 10.0), ("clear", 20.0)]);
+            let ratios = [1.0, 1.05, 1.06, 1.055, 1.07, 1.065, 1.06, 1.05, 1.07, 0.915];
+            for run in it.runs.iter_mut().filter(|run| run.server != "clear") {
+                let ratio = if run.server == "near" { ratios[run.round as usize] } else { 1.0 };
+                run.values.insert(Metric::CpuPerEcho, 10.0 * ratio);
+            }
+            it.runs.retain(|run| run.server != "clear" || run.round <= rounds_of_clear);
+            analyse(&mut it);
+            let pair = it.compared("near", "128 B x 100", Metric::CpuPerEcho).unwrap();
+            (pair.p.unwrap(), pair.verdict.unwrap())
+        };
+        let (p, with_all) = verdict(9);
+        assert!((0.025..0.05).contains(&p), "significant alone or as the second, and not as the first of two: {p}");
+        assert_eq!((with_all, verdict(3).1), (Verdict::Worse, Verdict::CannotTell));
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn all_dots(matrix: &Matrix) -> (String, f64) {
     let results = matrix.results;
     let (mut body, mut y) = (String::new(), 0.0);
     for cell in &matrix.cells {
-        let others = matrix.servers.len().saturating_sub(1) as f64;
+        let others = matrix.servers.iter().filter(|it| it.name != results.settings.baseline).count() as f64;
         let height = TOP + ROW * others + BOTTOM;
         let title = format!("{}: {}, {} = 1", cell.name, cell.metric.title(), results.settings.baseline);
         let (title_y, top) = (y + 20.0, y + 28.0);

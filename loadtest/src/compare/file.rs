@@ -209,8 +209,12 @@ struct Source {
 }
 
 impl Source {
+    /// A mistake at `span`; if that is a table and the message begins with one of its keys, at that key's line.
     fn mistake(&self, span: Range<usize>, message: impl Into<String>) -> Mistake {
-        Mistake::at(&self.path, &self.text, span, message)
+        let message = message.into();
+        let key = message.strip_prefix('`').and_then(|rest| rest.split(['`', ' ']).next());
+        let at = key.and_then(|key| mistake::line_of_key(&self.text, span.start, key)).unwrap_or(span.start);
+        Mistake::at(&self.path, &self.text, at, message)
     }
 
     fn directory(&self) -> PathBuf {
@@ -416,6 +420,9 @@ fn check_server(
         return Err(at_all("`version` and `version-cmd` cannot both be given".to_owned()));
     }
     let (ready, ready_timeout) = check_ready(raw.ready.as_ref(), defaults.ready.as_ref()).map_err(at_all)?;
+    if let ReadyWhen::Http(text) | ReadyWhen::Log(text) = &ready {
+        check_placeholders("ready", text).map_err(at_all)?;
+    }
     let stop = |pick: fn(&raw::Stop) -> Option<Duration>| {
         raw.stop.as_ref().and_then(pick).or_else(|| defaults.stop.as_ref().and_then(pick))
     };

@@ -150,24 +150,16 @@ fn show(error: &std::io::Error) -> String {
 impl Client {
     fn connect(target: &Target) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("no connection: {error}");
-        let stream = match &target.addresses[0] {
-            Address::Inet(address) => {
-                let stream = TcpStream::connect_timeout(address, TIMEOUT).map_err(failed)?;
-                stream.set_nodelay(true).map_err(failed)?;
-                stream
-                    .set_read_timeout(Some(TURN))
-                    .and_then(|()| stream.set_write_timeout(Some(TURN)))
-                    .map_err(failed)?;
-                if target.protocol == Protocol::Tls { encrypted(target, stream)? } else { Stream::Tcp(stream) }
-            }
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).map_err(failed)?;
-                stream
-                    .set_read_timeout(Some(TURN))
-                    .and_then(|()| stream.set_write_timeout(Some(TURN)))
-                    .map_err(failed)?;
-                Stream::Unix(stream)
-            }
+        let mut connected = target.addresses.iter().map(open);
+        let mut stream = connected.next().expect("a target has an address");
+        // A name may have addresses at which the server does not listen.
+        while stream.is_err() {
+            let Some(next) = connected.next() else { break };
+            stream = next;
+        }
+        let stream = match stream.map_err(failed)? {
+            Stream::Tcp(stream) if target.protocol == Protocol::Tls => encrypted(target, stream)?,
+            stream => stream,
         };
         Ok(Self {
             stream,
@@ -209,11 +201,16 @@ impl Client {
         let mut buffer = vec![0; READ];
         loop {
             if !bytes.is_empty() {
-                match self.stream.write(bytes).and_then(|sent| self.stream.flush().map(|()| sent)) {
+                match self.stream.write(bytes) {
                     Ok(sent) => bytes = &bytes[sent..],
                     Err(error) if is_pause(&error) => {}
                     Err(error) => return Err(show(&error)),
                 }
+            }
+            // TLS has taken bytes that it may not have sent yet.
+            match self.stream.flush() {
+                Err(error) if !is_pause(&error) => return Err(show(&error)),
+                _ => {}
             }
             let received = match self.stream.read(&mut buffer) {
                 Ok(0) => {
@@ -222,8 +219,11 @@ impl Client {
                 }
                 Ok(received) => received,
                 Err(error) if is_pause(&error) => 0,
-                // After both Closes a reset counts as the end as well.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset && bytes.is_empty() => {
+                // After both Closes a reset counts as the end as well, and so does one without TLS' close_notify.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
+                        && bytes.is_empty() =>
+                {
                     self.has_ended = true;
                     0
                 }
@@ -311,20 +311,30 @@ impl Client {
     /// they parse.)
     fn close(&mut self) -> Result<(), String> {
         self.echo(Opcode::Binary, b"last")?;
-        let said = self.ask(&control(Opcode::Close, &close_code::NORMAL.to_be_bytes()), 1)?;
+        let mut said = self.ask(&control(Opcode::Close, &close_code::NORMAL.to_be_bytes()), 1)?;
         match &said[0] {
             Said::Close(None | Some(close_code::NORMAL)) => {}
             Said::Close(Some(code)) => return Err(format!("it answers Close 1000 with {code}")),
             other => return Err(format!("instead of a Close it sent {}", describe(other))),
         }
         if !self.has_ended {
-            self.exchange(&[], |client, bytes| {
+            let ended = self.exchange(&[], |client, bytes| {
                 client.take(bytes)?;
                 Ok(client.has_ended)
-            })
-            .map_err(|_| format!("it has not ended the connection {} s after both Closes", TIMEOUT.as_secs()))?;
+            });
+            match ended {
+                Err(_) if Instant::now() >= self.deadline => {
+                    let seconds = TIMEOUT.as_secs();
+                    return Err(format!("it has not ended the connection {seconds} s after both Closes"));
+                }
+                ended => ended?,
+            }
         }
-        Ok(())
+        said.extend(self.said.drain(..));
+        match said.get(1) {
+            None => Ok(()),
+            Some(more) => Err(format!("behind its Close it sent {}", describe(more))),
+        }
     }
 
     fn echo_bytes(&mut self, payload: &[u8]) -> Result<(), String> {
@@ -343,6 +353,25 @@ impl Client {
             stream.shutdown(std::net::Shutdown::Write).map_err(|error| show(&error))?;
         }
         self.exchange(&[], |client, _| Ok(client.has_ended))
+    }
+}
+
+/// A connection whose reads and writes end after [`TURN`].
+fn open(address: &Address) -> std::io::Result<Stream> {
+    match address {
+        Address::Inet(address) => {
+            let stream = TcpStream::connect_timeout(address, TIMEOUT)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(TURN))?;
+            stream.set_write_timeout(Some(TURN))?;
+            Ok(Stream::Tcp(stream))
+        }
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(TURN))?;
+            stream.set_write_timeout(Some(TURN))?;
+            Ok(Stream::Unix(stream))
+        }
     }
 }
 

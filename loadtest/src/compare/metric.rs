@@ -141,6 +141,7 @@ impl Metric {
                 | Self::SystemPerEcho
                 | Self::ConnectCpu
                 | Self::BytesPerConnection
+                | Self::KernelBytesPerConnection
                 | Self::PeakMemory
                 | Self::MemoryAfter
         )

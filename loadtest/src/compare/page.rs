@@ -10,7 +10,10 @@ use super::results::{CellReport, Results, ServerReport};
 use super::statistics::Verdict;
 use super::table::{Matrix, add, legend, rate_note};
 use crate::output::html::{begin, end_with, escape};
-use crate::output::units::{bytes, counted, percent};
+use crate::output::units::{bytes, count, counted, percent};
+
+/// The last second of the year 9999, behind which a date cannot be shown.
+const LAST_SECOND: f64 = 253_402_300_799.0;
 
 /// Writes the page of one comparison, or of several in sequence.
 pub fn write(all: &[(String, Results)], file: &mut impl Write) -> io::Result<()> {
@@ -51,6 +54,7 @@ fn one(results: &Results) -> String {
             ),
         );
     }
+    html.push_str(&cells(results));
     html.push_str(&servers(results));
     html.push_str(&skipped(results));
     html.push_str(&conditions(results));
@@ -59,13 +63,13 @@ fn one(results: &Results) -> String {
 }
 
 fn subtitle(results: &Results) -> String {
-    let when = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(results.started_unix_s.max(0.0));
+    let when = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(results.started_unix_s.clamp(0.0, LAST_SECOND));
     let machine = &results.machine;
-    let (settings, memory) = (&results.settings, bytes(machine.memory_bytes as f64));
+    let (rounds, memory) = (results.rounds_of_cells(), bytes(machine.memory_bytes as f64));
     let text = format!(
         "{}, {} rounds, on {} ({}, {memory}, Linux {})",
         humantime::format_rfc3339_seconds(when),
-        settings.rounds,
+        rounds,
         machine.hostname,
         machine.cpu_model,
         machine.kernel
@@ -167,12 +171,55 @@ fn rounds(matrix: &Matrix) -> String {
     html
 }
 
-fn servers(results: &Results) -> String {
-    let mut html = "<section><h2>Servers</h2>\n<div class=\"scroll\"><table><thead><tr>".to_owned();
-    for head in ["server", "version", "kind", "started by", "built by", "notes"] {
+/// What the load of each cell was.
+fn cells(results: &Results) -> String {
+    let mut html = begin_table(
+        "Cells",
+        &[
+            "cell",
+            "connections",
+            "payload",
+            "load",
+            "messages per connection",
+            "measured for",
+            "rounds",
+            "more arguments",
+        ],
+    );
+    for cell in &results.cells {
+        let load = match (cell.active.as_deref(), cell.depth, &cell.rate) {
+            (Some("0"), ..) => "none: idle".to_owned(),
+            (_, _, Some(rate)) => format!("open loop, {rate}{}", rate_note(cell)),
+            (_, depth, None) => format!("closed loop, depth {}", depth.unwrap_or(1)),
+        };
+        let active = cell.active.as_ref().filter(|it| *it != "0").map(|active| format!("active: {active}"));
+        let slow = (cell.slow_readers > 0).then(|| counted(cell.slow_readers.into(), "slow reader"));
+        let load = std::iter::once(load).chain(active).chain(slow).collect::<Vec<_>>().join("; ");
+        let messages = cell.messages_per_connection.map_or("-".to_owned(), |it| it.to_string());
+        let time = format!("{} s after {} s of load", cell.duration_s, cell.warmup_s);
+        let args = if cell.args.is_empty() { "-".to_owned() } else { cell.args.join(" ") };
+        let (connections, rounds) = (count(cell.connections.into()), cell.rounds.to_string());
+        add(&mut html, format_args!("<tr><th>{}</th>", escape(&cell.name)));
+        for field in [&connections, &cell.size, &load, &messages, &time, &rounds, &args] {
+            add(&mut html, format_args!("<td>{}</td>", escape(field)));
+        }
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</tbody></table></div></section>\n");
+    html
+}
+
+fn begin_table(title: &str, heads: &[&str]) -> String {
+    let mut html = format!("<section><h2>{title}</h2>\n<div class=\"scroll\"><table><thead><tr>");
+    for head in heads {
         add(&mut html, format_args!("<th style=\"text-align:left\">{head}</th>"));
     }
     html.push_str("</tr></thead><tbody>\n");
+    html
+}
+
+fn servers(results: &Results) -> String {
+    let mut html = begin_table("Servers", &["server", "version", "kind", "started by", "built by", "notes"]);
     for server in &results.servers {
         let code = |text: &str| if text.is_empty() { "-".to_owned() } else { format!("<code>{}</code>", escape(text)) };
         let kind = match &server.language {
@@ -230,8 +277,7 @@ fn conditions(results: &Results) -> String {
         ("kernel".to_owned(), machine.kernel.clone()),
         ("servers run on processors".to_owned(), list(&settings.server_cpus)),
         ("the load runs on processors".to_owned(), list(&settings.load_cpus)),
-        ("rounds".to_owned(), format!("{}, behind {} that do not count", settings.rounds, settings.discard)),
-        ("measured for".to_owned(), format!("{} s after {} s of load", settings.duration_s, settings.warmup_s)),
+        ("rounds".to_owned(), format!("{}, behind {} that do not count", results.rounds_of_cells(), settings.discard)),
         ("seed".to_owned(), results.seed.to_string()),
         ("same within".to_owned(), percent(settings.same_within)),
     ];
@@ -268,13 +314,19 @@ fn rules(results: &Results) -> String {
     } else {
         ""
     };
+    let has = |option: &str| results.cells.iter().any(|cell| cell.args.iter().any(|arg| arg.starts_with(option)));
+    let compared = if has("--no-verify") || has("--expect") {
+        "Which cells compare every echo with what was sent is in their arguments (--no-verify, --expect)."
+    } else {
+        "Every echo of every run is compared with what was sent, byte by byte; messages of 16 bytes or more also carry their \
+         connection and number."
+    };
     format!(
         "<section><h2>Rules</h2>\n<ul class=\"groups\">\
          <li>All servers run on the same processors; {{threads}} in a command stands for their number. The load {load}.</li>\
          <li>{fresh} In each round they come in an order by chance, which the seed decides.</li>\
          <li>A server is measured only if it passes the gate: handshake, text, binary, fragments, ping, 1 MiB, 16 messages in \
-         one segment, Close. Every echo of every run is compared with what was sent, byte by byte; messages of 16 bytes or more also \
-         carry their connection and number.</li>\
+         one segment, Close. {compared}</li>\
          <li>A measurement does not count if an echo was lost, if others took the processors, or if rate, latency and messages in \
          flight do not go together (Little's law); it is repeated up to {} times. Where the generator was full, rates and \
          latencies are not compared.</li>\
@@ -352,6 +404,18 @@ mod tests {
         (run.values, run.by_control_group) = (std::collections::BTreeMap::new(), false);
         let other = page(&[("one.json".to_owned(), it)]);
         assert!(!other.contains("No compression") && other.contains("The load shares them."), "{other}");
+        assert!(other.contains("<td>--text --deflate</td>") && other.contains("Every echo of every run"), "{other}");
         assert!(other.contains(by), "{other}");
+
+        let mut it = results(&[("base", 10.0), ("slow", 11.0)]);
+        it.cells[0].args = vec!["--no-verify".to_owned()];
+        (it.cells[0].duration_s, it.cells[0].rounds) = (7.0, 3);
+        it.started_unix_s = f64::MAX;
+        let other = page(&[("one.json".to_owned(), it)]);
+        assert!(!other.contains("Every echo of every run") && other.contains("(--no-verify, --expect)"), "{other}");
+        assert!(
+            other.contains("9999-12-31T23:59:59Z, 3 rounds, on ") && other.contains("<td>7 s after 1 s"),
+            "{other}"
+        );
     }
 }

@@ -118,13 +118,7 @@ impl Place {
             Port::Auto => free_port().ok_or(StartError::NoPort)?,
         };
         let numbers: Vec<String> = cpus.iter().map(ToString::to_string).collect();
-        let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-        Ok(Self {
-            port,
-            cpus: numbers.join(","),
-            threads: cpus.len().to_string(),
-            ringecho: program.display().to_string(),
-        })
+        Ok(Self { port, cpus: numbers.join(","), threads: cpus.len().to_string(), ringecho: own_program() })
     }
 
     fn fill(&self, text: &str) -> String {
@@ -413,12 +407,33 @@ pub fn keep_off(server_cpus: &[usize], load_cpus: &[usize]) {
     }
 }
 
+/// This program's path; if its file was rebuilt meanwhile, the one by which the running file is still found.
+fn own_program() -> String {
+    match std::env::current_exe() {
+        Ok(path) if path.exists() => path.display().to_string(),
+        _ => format!("/proc/{}/exe", std::process::id()),
+    }
+}
+
 /// The program of a server's command, if it exists.
-pub(super) fn program_of(server: &Server) -> Option<PathBuf> {
+fn program_of(server: &Server) -> Option<PathBuf> {
     match server.command.first()?.as_str() {
         "{ringecho}" => Some("/proc/self/exe".into()),
         name => find_program(name, &server.dir),
     }
+}
+
+/// What tells the builds of a server apart: its program's, and those of the files that its command names.
+pub(super) fn show_builds(server: &Server) -> Option<String> {
+    let mut builds = vec![show_build(&program_of(server)?)?];
+    for word in server.command.iter().skip(1) {
+        let name = word.rsplit_once('=').map_or(word.as_str(), |(_, value)| value);
+        let path = server.dir.join(name);
+        if let Some(build) = path.is_file().then(|| show_build(&path)).flatten() {
+            builds.push(format!("{name}: {build}"));
+        }
+    }
+    Some(builds.join(", "))
 }
 
 /// What tells the builds of a program apart: `1,234 bytes of 2026-01-02T03:04:05Z`.

@@ -39,7 +39,8 @@ struct State {
     /// Number of measurements in which the cell's metric was not valid, by server and cell.
     spoiled: Vec<Vec<u32>>,
     discard: u32,
-    rounds: u32,
+    /// Of each cell.
+    rounds: Vec<u32>,
     /// The current measurement, and its attempt.
     now: Option<(Slot, u32)>,
     done: usize,
@@ -97,7 +98,8 @@ impl Progress {
         state.spoiled = vec![vec![0; cells]; servers];
         state.elapsed = vec![Vec::new(); cells];
         state.expected_s = results.cells.iter().map(|it| it.duration_s + it.warmup_s + OVERHEAD_S).collect();
-        (state.discard, state.rounds) = (results.settings.discard, results.settings.rounds);
+        state.discard = results.settings.discard;
+        state.rounds = results.cells.iter().map(|it| it.rounds).collect();
         state.total = plan.len();
         let is_to_come = |slot: &&Slot| {
             let (server, cell) = (&results.servers[slot.server], &results.cells[slot.cell]);
@@ -176,11 +178,11 @@ impl State {
         self.to_come.iter().enumerate().map(of_cell).sum()
     }
 
-    fn round_name(&self, round: u32) -> String {
-        if round < self.discard {
-            return "discarded round".to_owned();
+    fn round_name(&self, slot: Slot) -> String {
+        match slot.round.checked_sub(self.discard) {
+            Some(round) => format!("round {} of {}", round + 1, self.rounds[slot.cell]),
+            None => "discarded round".to_owned(),
         }
-        format!("round {} of {}", round - self.discard + 1, self.rounds)
     }
 
     /// The line for a measurement.
@@ -191,7 +193,7 @@ impl State {
             .faults
             .first()
             .map_or(String::new(), |fault| format!("  {}: {}", fault.kind.short(), one_line(&fault.why)));
-        let (done, total, round) = (self.done, self.total, self.round_name(slot.round));
+        let (done, total, round) = (self.done, self.total, self.round_name(slot));
         let left = show_time(self.left_s());
         format!("[{done}/{total}, {left} left] {round}, {}, {}: {value}{fault}", run.cell, run.server)
     }

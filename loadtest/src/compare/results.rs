@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::file::{self, Class, Comparison, Fresh, Only, Rate};
+use super::file::{self, Class, Comparison, Fresh, Idle, Only, Rate};
 use super::gate::Check;
 use super::metric::Metric;
 use super::process;
@@ -76,6 +76,9 @@ pub struct Settings {
     pub server_cpus: Vec<usize>,
     pub load_cpus: Vec<usize>,
     pub fresh: Fresh,
+    /// As asked for; [`Results::conditions`] tell what was possible. Earlier results do not have it.
+    #[serde(default)]
+    pub idle: Option<Idle>,
     pub retries: u32,
 }
 
@@ -100,7 +103,11 @@ pub struct ServerReport {
     pub build: Option<String>,
     /// The command that starts it.
     pub command: String,
-    /// The size and the modification time of its program, by which builds are told apart.
+    /// Its URL, with placeholders. Earlier results do not have it.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The size and the modification time of its program, and of the files that its command names, by which builds are told
+    /// apart.
     pub program: Option<String>,
     /// Its environment variables.
     pub env: BTreeMap<String, String>,
@@ -369,7 +376,18 @@ impl Results {
         self.servers.retain(|server| has_server(&server.name));
         self.cells.retain(|cell| only.has_cell(&cell.name));
         self.runs.retain(|run| has_server(&run.server) && only.has_cell(&run.cell));
+        self.comparisons.retain(|it| has_server(&it.server) && only.has_cell(&it.cell));
         Ok(())
+    }
+
+    /// The numbers of rounds of the cells: `9`, or `6 to 9`.
+    #[must_use]
+    pub fn rounds_of_cells(&self) -> String {
+        let rounds = self.cells.iter().map(|cell| cell.rounds);
+        match (rounds.clone().min(), rounds.max()) {
+            (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+            (_, most) => most.unwrap_or(self.settings.rounds).to_string(),
+        }
     }
 
     /// The servers that were measured.
@@ -397,6 +415,7 @@ impl Settings {
             server_cpus: settings.server_cpus.clone(),
             load_cpus: settings.load_cpus.clone(),
             fresh: settings.fresh,
+            idle: Some(settings.idle),
             retries: settings.retries,
         }
     }
@@ -413,7 +432,8 @@ impl ServerReport {
             tuned: server.tuned.clone(),
             build: server.build.clone(),
             command: shlex::try_join(server.command.iter().map(String::as_str)).unwrap_or_default(),
-            program: process::program_of(server).and_then(|program| process::show_build(&program)),
+            url: Some(server.url.clone()),
+            program: process::show_builds(server),
             env: server.env.clone(),
             gate: Vec::new(),
             skipped: server.skip.clone(),

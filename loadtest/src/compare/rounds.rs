@@ -42,6 +42,13 @@ pub struct Slot {
     pub round: u32,
 }
 
+/// The server that is running, with the round it was started in.
+struct RunningServer {
+    server: usize,
+    round: u32,
+    process: ServerProcess,
+}
+
 impl<'a> Conductor<'a> {
     /// A comparison that starts, or resumes, with these results.
     #[must_use]
@@ -66,7 +73,7 @@ impl<'a> Conductor<'a> {
         }
         let plan = plan(self.comparison, self.results.seed);
         self.progress.begin(&self.results, &plan);
-        let mut running: Option<(usize, ServerProcess)> = None;
+        let mut running: Option<RunningServer> = None;
         for slot in plan {
             if self.interrupt.is_raised() {
                 break;
@@ -78,7 +85,7 @@ impl<'a> Conductor<'a> {
                 self.progress.skip();
                 continue;
             }
-            if self.must_be_fresh(running.as_ref().map(|it| it.0), slot) {
+            if self.must_be_fresh(running.as_ref(), slot) {
                 self.stop(running.take());
             }
             let Some(run) = self.measure(slot, &mut running) else { break };
@@ -115,24 +122,25 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Whether the server must be restarted, because another one is running or a fresh one is required. Idle cells
-    /// always need a fresh server: memory kept from earlier connections would be missing from its growth.
-    fn must_be_fresh(&self, running: Option<usize>, slot: Slot) -> bool {
+    /// Whether the server must be restarted, because another one is running, or one of an earlier round, or a fresh one is
+    /// required. Idle cells always need a fresh server: memory kept from earlier connections would be missing from its
+    /// growth.
+    fn must_be_fresh(&self, running: Option<&RunningServer>, slot: Slot) -> bool {
         let is_fresh_each_time =
             self.comparison.settings.fresh == Fresh::Cell || self.comparison.cells[slot.cell].is_idle();
-        is_fresh_each_time || running.is_some_and(|server| server != slot.server)
+        is_fresh_each_time || running.is_some_and(|it| (it.server, it.round) != (slot.server, slot.round))
     }
 
-    fn stop(&mut self, running: Option<(usize, ServerProcess)>) {
-        let Some((place, mut process)) = running else { return };
-        if process.stop().was_killed {
-            let text = killed(&self.comparison.servers[place]);
-            self.results.servers[place].remark(&text);
+    fn stop(&mut self, running: Option<RunningServer>) {
+        let Some(mut running) = running else { return };
+        if running.process.stop().was_killed {
+            let text = killed(&self.comparison.servers[running.server]);
+            self.results.servers[running.server].remark(&text);
         }
     }
 
     /// Makes one measurement and repeats it while it is invalid and retries are left; `None` if it was interrupted.
-    fn measure(&mut self, slot: Slot, running: &mut Option<(usize, ServerProcess)>) -> Option<Run> {
+    fn measure(&mut self, slot: Slot, running: &mut Option<RunningServer>) -> Option<Run> {
         let (server, cell) = (&self.comparison.servers[slot.server], &self.comparison.cells[slot.cell]);
         let begun = Instant::now();
         let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -180,12 +188,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn attempt(
-        &mut self,
-        slot: Slot,
-        running: &mut Option<(usize, ServerProcess)>,
-        run: &mut Run,
-    ) -> Option<Measurement> {
+    fn attempt(&mut self, slot: Slot, running: &mut Option<RunningServer>, run: &mut Run) -> Option<Measurement> {
         let (server, settings) = (&self.comparison.servers[slot.server], &self.comparison.settings);
         let (cell, rate) = match self.cell_of(slot) {
             Ok(found) => found,
@@ -193,12 +196,12 @@ impl<'a> Conductor<'a> {
         };
         if running.is_none() {
             match ServerProcess::start(server, &settings.server_cpus, self.interrupt) {
-                Ok(process) => *running = Some((slot.server, process)),
+                Ok(process) => *running = Some(RunningServer { server: slot.server, round: slot.round, process }),
                 Err(StartError::Interrupted) => return None,
                 Err(error) => return Some(Measurement::failed(FaultKind::Failed, error.to_string())),
             }
         }
-        let (_, process) = running.as_mut().expect("it was just started");
+        let process = &mut running.as_mut().expect("it was just started").process;
         let progress = &mut self.progress;
         let measurement = measure(process, &cell, &settings.load_cpus, rate, self.interrupt, &mut || progress.look())?;
         (run.by_control_group, run.group_peak_bytes) = (process.has_group(), process.group_peak_bytes());

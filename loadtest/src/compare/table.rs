@@ -146,11 +146,7 @@ pub fn legend(results: &Results) -> String {
     } else {
         ""
     };
-    let rounds = results.cells.iter().map(|cell| cell.rounds);
-    let rounds = match (rounds.clone().min(), rounds.max()) {
-        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
-        (_, most) => most.unwrap_or(settings.rounds).to_string(),
-    };
+    let rounds = results.rounds_of_cells();
     format!(
         "Medians of the valid rounds, of {rounds}; ratios to {} in the same round, with their median and a {} interval; less \
          is better but for rates. *: first, or not to be told apart from it.{generator} Differences within {} are called the \
@@ -234,6 +230,16 @@ fn skipped(server: &ServerReport) -> Option<String> {
 #[must_use]
 pub fn side_by_side(all: &[(String, Results)]) -> String {
     let mut text = String::new();
+    for (name, results) in all {
+        add(&mut text, format_args!("- {}: {}\n", escape(name), escape(&legend(results))));
+        for server in results.servers.iter().filter_map(skipped) {
+            add(&mut text, format_args!("- {}: skipped: {}", escape(name), server.trim_start_matches("- ")));
+        }
+        for warning in warnings(results) {
+            add(&mut text, format_args!("- {}: WARNING: {}\n", escape(name), escape(&warning)));
+        }
+    }
+    text.push('\n');
     let mut cells: Vec<&CellReport> = Vec::new();
     let mut servers: Vec<&str> = Vec::new();
     for (_, results) in all {
@@ -259,7 +265,15 @@ pub fn side_by_side(all: &[(String, Results)]) -> String {
             for (_, results) in all {
                 let field = results.compared(server, &cell.name, cell.metric).map_or("-".to_owned(), |it| {
                     let value = it.value.map_or("-".to_owned(), |value| cell.metric.show(value));
-                    it.ratio.map_or(value.clone(), |ratio| format!("{value}<br>×{}", show_ratio(results, it, &ratio)))
+                    match (&it.ratio, &it.reason) {
+                        (Some(ratio), _) => {
+                            let sure = if it.verdict == Some(Verdict::CannotTell) { "?" } else { "" };
+                            format!("{value}<br>×{}{sure}", show_ratio(results, it, ratio))
+                        }
+                        (None, Some(reason)) => format!("{value}<br>{}", escape(short(reason))),
+                        _ if *server == results.settings.baseline => format!("{value}<br>baseline"),
+                        _ => value,
+                    }
                 });
                 add(&mut text, format_args!(" {field} |"));
             }
@@ -342,5 +356,21 @@ mod tests {
         let all = days.map(|(day, value)| (day.to_owned(), results(&[("base", 10.0), ("other", value)])));
         let text = side_by_side(&all);
         assert!(text.contains("| other | 11.0 µs<br>×1.10") && text.contains("| 12.0 µs<br>×1.20"), "{text}");
+        assert!(text.contains("- tuesday: Medians of the valid rounds, of 9; ratios to base"), "{text}");
+        assert!(text.contains("| base | 10.0 µs<br>baseline |"), "{text}");
+
+        let [monday, (day, mut tuesday)] = all;
+        tuesday.servers[0].skipped = Some("it crashed".to_owned());
+        tuesday.runs.retain(|run| run.server != "base");
+        crate::compare::analysis::analyse(&mut tuesday);
+        let text = side_by_side(&[monday, (day, tuesday)]);
+        for part in [
+            "- tuesday: skipped: base: it crashed\n",
+            "- tuesday: WARNING: the baseline base was skipped: there are no ratios\n",
+            "| base | 10.0 µs<br>baseline | - |\n",
+            "| 12.0 µs<br>base has no value here to compare with |",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

@@ -107,7 +107,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringload"));
+        Self::start_program(env!("CARGO_BIN_EXE_ringload"), args)
+    }
+
+    /// The same with a copy of the program.
+    pub(crate) fn start_program(program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
         end_with_this_thread(&mut command);
         let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("ringload starts");
         let limit = Limit::on(&child);

@@ -104,6 +104,16 @@ pub(crate) enum Behaviour {
     SmallMessages,
     /// Answers each frame, whatever it is, with a binary message of its payload.
     EachFrame,
+    /// Echoes each fragment as a message of its own.
+    EachFragment,
+    /// Echoes text as binary.
+    TextAsBinary,
+    /// Leaves out the last byte of messages of this length.
+    ShortAt(usize),
+    /// Sends a message behind its answer to a Close.
+    TalksBehindClose,
+    /// Echoes bytes, without any WebSocket, and leaves the connection open when the client has ended it.
+    OpenTcp,
     /// Lets each connection wait before it is accepted.
     SlowAccept,
 }
@@ -174,34 +184,8 @@ pub(crate) type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcome {
     stream.set_nodelay(true)?;
-    match behaviour {
-        Behaviour::HangUpAtOnce => return Ok(()),
-        Behaviour::OnlyFrom127_5_5 if !stream.peer_addr()?.to_string().starts_with("127.5.5.") => return Ok(()),
-        Behaviour::Mute => {
-            std::io::copy(&mut stream, &mut std::io::sink())?;
-            return Ok(());
-        }
-        Behaviour::Status(status) => {
-            read_request(&mut stream)?;
-            write!(stream, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
-            return Ok(());
-        }
-        Behaviour::WrongAccept => {
-            read_request(&mut stream)?;
-            let accept = derive_accept_key(b"something else");
-            write!(
-                stream,
-                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Accept: {accept}\r\n\r\n"
-            )?;
-            std::io::copy(&mut stream, &mut std::io::sink())?;
-            return Ok(());
-        }
-        Behaviour::Tcp => {
-            std::io::copy(&mut stream.try_clone()?, &mut stream)?;
-            return Ok(());
-        }
-        _ => {}
+    if is_served_without_upgrade(&mut stream, behaviour)? {
+        return Ok(());
     }
     let mut socket = match behaviour {
         Behaviour::Picky => tungstenite::accept_hdr(stream, pick).map_err(|error| error.to_string())?,
@@ -213,7 +197,9 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
         _ => tungstenite::accept(stream)?,
     };
     match behaviour {
-        Behaviour::EachFrame => return answer_each_frame(socket.get_ref().try_clone()?),
+        Behaviour::EachFrame | Behaviour::EachFragment => {
+            return answer_each_frame(socket.get_ref().try_clone()?, behaviour);
+        }
         Behaviour::Greeter => socket.send(Message::Binary(vec![1, 2, 3].into()))?,
         Behaviour::Welcomes => socket.send(Message::Text("Request served by an echo server".into()))?,
         _ => {}
@@ -271,10 +257,52 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, shared: &Shared) -> Outcom
     }
 }
 
+/// Serves the connections of behaviours that do not come to an upgrade. Returns whether this was one.
+fn is_served_without_upgrade(
+    stream: &mut TcpStream,
+    behaviour: Behaviour,
+) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    match behaviour {
+        Behaviour::HangUpAtOnce => {}
+        Behaviour::OnlyFrom127_5_5 if !stream.peer_addr()?.to_string().starts_with("127.5.5.") => {}
+        Behaviour::Mute => {
+            std::io::copy(stream, &mut std::io::sink())?;
+        }
+        Behaviour::Status(status) => {
+            read_request(stream)?;
+            write!(stream, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+        }
+        Behaviour::WrongAccept => {
+            read_request(stream)?;
+            let accept = derive_accept_key(b"something else");
+            write!(
+                stream,
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Accept: {accept}\r\n\r\n"
+            )?;
+            std::io::copy(stream, &mut std::io::sink())?;
+        }
+        Behaviour::Tcp => {
+            std::io::copy(&mut stream.try_clone()?, stream)?;
+        }
+        Behaviour::OpenTcp => {
+            std::io::copy(&mut stream.try_clone()?, stream)?;
+            stay_open(stream);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
 /// Whether [`close`] takes the place of tungstenite's answer to a Close.
 fn is_own_close(behaviour: Behaviour) -> bool {
-    use Behaviour::{BareClose, IgnoresClose, OpenBehindClose, OtherClose, ResetBehindClose, Unmoved};
-    matches!(behaviour, BareClose | ResetBehindClose | OtherClose | IgnoresClose | OpenBehindClose | Unmoved)
+    use Behaviour::{
+        BareClose, IgnoresClose, OpenBehindClose, OtherClose, ResetBehindClose, TalksBehindClose, Unmoved,
+    };
+    matches!(
+        behaviour,
+        BareClose | ResetBehindClose | OtherClose | IgnoresClose | OpenBehindClose | TalksBehindClose | Unmoved
+    )
 }
 
 /// Answers a Close, or not. tungstenite would write its own answer at the next read.
@@ -285,6 +313,7 @@ fn close(stream: &mut TcpStream, behaviour: Behaviour) -> Outcome {
     match behaviour {
         Behaviour::IgnoresClose | Behaviour::Unmoved => {}
         Behaviour::OtherClose => stream.write_all(&[0x88, 2, 0x03, 0xf3])?, // 1011
+        Behaviour::TalksBehindClose => stream.write_all(&[0x88, 0, 0x82, 1, 7])?,
         _ => stream.write_all(&[0x88, 0])?,
     }
     if matches!(behaviour, Behaviour::IgnoresClose | Behaviour::OpenBehindClose | Behaviour::Unmoved) {
@@ -293,13 +322,28 @@ fn close(stream: &mut TcpStream, behaviour: Behaviour) -> Outcome {
     Ok(())
 }
 
-fn answer_each_frame(stream: TcpStream) -> Outcome {
+/// Until the client's process ends.
+fn stay_open(stream: &TcpStream) -> ! {
+    loop {
+        std::hint::black_box(stream);
+        std::thread::park();
+    }
+}
+
+fn answer_each_frame(stream: TcpStream, behaviour: Behaviour) -> Outcome {
     let mut frames = FrameSocket::new(stream);
     while let Some(frame) = frames.read(None)? {
+        let opcode = frame.header().opcode;
         let mask = frame.header().mask.ok_or("a client's frame without a masking key")?;
         let payload = frame.into_payload();
         let payload: Vec<u8> = payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]).collect();
-        frames.send(Frame::message(payload, OpCode::Data(Data::Binary), true))?;
+        let answer = match (opcode, behaviour) {
+            (OpCode::Control(Control::Close), Behaviour::EachFragment) => return Ok(frames.send(Frame::close(None))?),
+            (OpCode::Control(Control::Ping), Behaviour::EachFragment) => Frame::pong(payload),
+            (OpCode::Data(Data::Text), Behaviour::EachFragment) => Frame::message(payload, opcode, true),
+            _ => Frame::message(payload, OpCode::Data(Data::Binary), true),
+        };
+        frames.send(answer)?;
     }
     Ok(())
 }
@@ -335,6 +379,10 @@ fn echo(socket: &mut WebSocket<TcpStream>, message: Message, behaviour: Behaviou
             socket.send(Message::Binary(bytes.into()))?;
         }
         Behaviour::DropTenth if is_tenth => {}
+        Behaviour::TextAsBinary => socket.send(Message::Binary(message.into_data()))?,
+        Behaviour::ShortAt(len) if message.len() == len => {
+            socket.send(Message::Binary(message.into_data().slice(..len - 1)))?;
+        }
         Behaviour::Deaf | Behaviour::Unmoved => {}
         Behaviour::RepeatTenth if is_tenth => {
             socket.send(message.clone())?;

@@ -1,7 +1,6 @@
 //! Errors in a file, with their position.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::super::words::nearest;
@@ -38,8 +37,8 @@ impl Mistake {
     }
 
     /// An error at this position of the text.
-    pub(super) fn at(file: &Path, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: Some(line_of(text, span.start)), message: message.into() }
+    pub(super) fn at(file: &Path, text: &str, at: usize, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: Some(line_of(text, at)), message: message.into() }
     }
 
     /// An error from the parser.
@@ -52,6 +51,22 @@ impl Mistake {
 
 fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes()[..at.min(text.len())].split(|&byte| byte == b'\n').count()
+}
+
+/// Where the line begins that gives `key` in the table that begins at `start`.
+pub(super) fn line_of_key(text: &str, start: usize, key: &str) -> Option<usize> {
+    let mut at = start;
+    for (index, line) in text.get(start..)?.split_inclusive('\n').enumerate() {
+        if index > 0 && line.starts_with('[') {
+            break;
+        }
+        let rest = line.trim_start().strip_prefix(key).unwrap_or_default();
+        if rest.trim_start().starts_with(['=', '.']) {
+            return Some(at);
+        }
+        at += line.len();
+    }
+    None
 }
 
 /// The key whose value begins at `at`, if it is on the same line.

@@ -130,7 +130,7 @@ fn mistakes_have_a_line_a_key_and_the_word_that_was_meant() {
             "[compare]\nfresh = 'cel'\n".to_owned(),
             "compare.toml:2: `cel` is no value of `fresh` here; did you mean `cell`?",
         ),
-        ("[compare]\nrounds = 0\n".to_owned(), "compare.toml:1: `rounds`: 0 is not between 1 and 1000"),
+        ("[compare]\nrounds = 0\n".to_owned(), "compare.toml:2: `rounds`: 0 is not between 1 and 1000"),
         (
             format!("[compare]\nbaseline = 'aa'\n{server}"),
             "compare.toml:2: baseline: `aa` is no server; did you mean `a`?",
@@ -153,6 +153,10 @@ fn mistakes_have_a_line_a_key_and_the_word_that_was_meant() {
             "[[server]]\nname = 'x'\ncommand = 'x'\nstop = { signal = 'TREM' }\n".to_owned(),
             "compare.toml:4: `TREM` is no value of `signal` here; did you mean `TERM`?",
         ),
+        (
+            "[[server]]\nname = 'x'\ncommand = 'x'\nready = { log = 'on {prot}' }\n".to_owned(),
+            "compare.toml:4: `ready`: `{prot}` is no placeholder; did you mean `{port}`?",
+        ),
         (format!("{server}{server}"), "compare.toml:4: there are two servers named `a`"),
         (
             format!("{server}[[cell]]\nconections = 5\n"),
@@ -165,7 +169,7 @@ fn mistakes_have_a_line_a_key_and_the_word_that_was_meant() {
         (format!("{server}[[cell]]\nconnections = [1, 0]\n"), "compare.toml:5: `connections`: must be more than 0"),
         (
             format!("{server}[[cell]]\nactive = 0\nrate = 5\n"),
-            "compare.toml:4: `active = 0` sends nothing: neither `rate` nor `messages-per-connection` go with it",
+            "compare.toml:5: `active = 0` sends nothing: neither `rate` nor `messages-per-connection` go with it",
         ),
         ("include = ['nowhere.toml']\n".to_owned(), "compare.toml:1: include: cannot read"),
         ("[[cell]]\n".to_owned(), "compare.toml: there is no [[server]] in it"),

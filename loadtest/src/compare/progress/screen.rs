@@ -2,9 +2,10 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use ratatui::layout::{Constraint, Layout};
+use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Gauge, Paragraph, Row, Table};
@@ -81,7 +82,7 @@ fn draw(frame: &mut Frame, state: &State, notes: &[String], has_colors: bool) {
     let areas =
         Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)]).split(frame.area());
     frame.render_widget(Paragraph::new(headline(state)), areas[0]);
-    frame.render_widget(matrix(state, areas[1].width, has_colors), areas[1]);
+    frame.render_widget(matrix(state, areas[1], has_colors), areas[1]);
     let share = state.done as f64 / state.total.max(1) as f64;
     let left =
         format!("{} of {}, {} left; q ends it, --resume goes on", state.done, state.total, show_time(state.left_s()));
@@ -98,20 +99,19 @@ fn headline(state: &State) -> Vec<Line<'_>> {
         Some((slot, attempt)) => {
             let again = if attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
             let (server, cell) = (&state.servers[slot.server], &state.cells[slot.cell].0);
-            format!("{}: {server} in {cell}{again}", state.round_name(slot.round))
+            format!("{}: {server} in {cell}{again}", state.round_name(slot))
         }
         None => String::new(),
     };
     vec![Line::from(state.title.as_str().bold()), Line::from(now)]
 }
 
-/// The cells that fit, including the one being measured.
-fn matrix<'a>(state: &State, width: u16, has_colors: bool) -> Table<'a> {
+/// The servers and cells that fit, including those being measured.
+fn matrix<'a>(state: &State, area: Rect, has_colors: bool) -> Table<'a> {
     let name_width = state.servers.iter().map(|it| it.chars().count()).max().unwrap_or(0).clamp(8, NAME_WIDTH) as u16;
-    let room = usize::from(width.saturating_sub(name_width + 1) / (FIELD_WIDTH + 1)).max(1);
-    let now = state.now.map_or(0, |(slot, _)| slot.cell);
-    let first = now.saturating_sub(room.saturating_sub(1)).min(state.cells.len().saturating_sub(room));
-    let shown = first..(first + room).min(state.cells.len());
+    let columns = usize::from(area.width.saturating_sub(name_width + 1) / (FIELD_WIDTH + 1));
+    let (server, cell) = state.now.map_or((0, 0), |(slot, _)| (slot.server, slot.cell));
+    let shown = window(state.cells.len(), columns, cell);
     let header =
         std::iter::once(Cell::from("")).chain(shown.clone().map(|cell| Cell::from(state.cells[cell].0.clone())));
     let row = |server: usize| {
@@ -119,9 +119,17 @@ fn matrix<'a>(state: &State, width: u16, has_colors: bool) -> Table<'a> {
         let fields = shown.clone().map(move |cell| field(state, server, cell, has_colors));
         Row::new(std::iter::once(name).chain(fields))
     };
-    let rows: Vec<Row> = (0..state.servers.len()).map(row).collect();
+    let below_header = usize::from(area.height.saturating_sub(1));
+    let rows: Vec<Row> = window(state.servers.len(), below_header, server).map(row).collect();
     let widths = std::iter::once(Constraint::Length(name_width)).chain(shown.map(|_| Constraint::Length(FIELD_WIDTH)));
     Table::new(rows, widths).header(Row::new(header).bold())
+}
+
+/// So many of `count` items as there is room for, `now` among them.
+fn window(count: usize, room: usize, now: usize) -> Range<usize> {
+    let room = room.max(1);
+    let first = now.saturating_sub(room - 1).min(count.saturating_sub(room));
+    first..(first + room).min(count)
 }
 
 fn field<'a>(state: &State, server: usize, cell: usize, has_colors: bool) -> Cell<'a> {
@@ -134,4 +142,16 @@ fn field<'a>(state: &State, server: usize, cell: usize, has_colors: bool) -> Cel
         line = if has_colors { line.style(Style::new().fg(Color::Yellow)) } else { line.reversed() };
     }
     Cell::from(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::window;
+
+    #[test]
+    fn what_is_measured_is_among_what_fits() {
+        assert_eq!(window(5, 9, 4), 0..5);
+        assert_eq!((window(20, 6, 0), window(20, 6, 5), window(20, 6, 6)), (0..6, 0..6, 1..7));
+        assert_eq!((window(20, 6, 19), window(20, 0, 7), window(0, 6, 0)), (14..20, 7..8, 0..0));
+    }
 }

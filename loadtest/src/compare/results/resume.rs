@@ -9,7 +9,8 @@ pub(in crate::compare) const RESUMED: &str = "resumed";
 
 impl Results {
     /// Resumes `earlier` results, which must be of the same comparison. Rounds, servers and cells may have been added;
-    /// those that are only in the earlier results follow behind its own, with all their measurements.
+    /// those that are only in the earlier results follow behind its own, with all their measurements. No round that was made
+    /// is left out.
     pub fn resume(mut self, earlier: Self, path: &Path) -> Result<Self, ResultsError> {
         self.check_same(&earlier).map_err(|why| ResultsError::Other(path.to_owned(), why))?;
         self.note_differences(&earlier);
@@ -21,6 +22,7 @@ impl Results {
         for cell in &mut self.cells {
             let Some(before) = earlier.cells.iter().find(|it| it.name == cell.name) else { continue };
             cell.rate_per_s = before.rate_per_s;
+            cell.rounds = cell.rounds.max(earlier.rounds_made(&cell.name));
         }
         for server in earlier.servers {
             if self.servers.iter().all(|it| it.name != server.name) {
@@ -37,16 +39,24 @@ impl Results {
         Ok(self)
     }
 
+    /// The number of rounds of a cell that count, up to the last one in which any server was measured.
+    fn rounds_made(&self, cell: &str) -> u32 {
+        let rounds = self.runs.iter().filter(|run| run.cell == cell).map(|run| run.round + 1);
+        rounds.max().unwrap_or(0).saturating_sub(self.settings.discard)
+    }
+
     /// Whether `earlier` has the same settings, and the same servers and cells under their names.
     fn check_same(&self, earlier: &Self) -> Result<(), String> {
         let (mut now, before) = (as_written(&self.settings), &earlier.settings);
         now.rounds = before.rounds;
+        now.idle = before.idle.and(now.idle);
         if now != *before {
             return Err("its settings were other ones".to_owned());
         }
         for server in &self.servers {
             let Some(before) = earlier.servers.iter().find(|it| it.name == server.name) else { continue };
-            if (&before.command, &before.env) != (&server.command, &server.env) {
+            let has_other_url = before.url.is_some() && before.url != server.url;
+            if has_other_url || (&before.command, &before.env) != (&server.command, &server.env) {
                 return Err(format!("server {} was started in another way", server.name));
             }
         }

@@ -80,6 +80,8 @@ fn only_the_same_comparison_is_resumed() {
     assert!(resumed.has("b", "128 B x 100", 9) && !resumed.has("b", "128 B x 100", 10));
     let more_rounds = anew(|it| it.settings.rounds = 20);
     assert_eq!(more_rounds.unwrap().runs.len(), 20);
+    let fewer_rounds = anew(|it| it.cells[0].rounds = 3).unwrap();
+    assert_eq!((fewer_rounds.cells[0].rounds, fewer_rounds.has_all()), (9, true), "nine have been made");
     let fewer_servers = anew(|it| it.servers.truncate(1)).unwrap();
     assert_eq!((fewer_servers.runs.len(), fewer_servers.servers.len()), (20, 2), "what is not in this one stays");
     let other_cell = anew(|it| it.cells[0].name = "other".to_owned()).unwrap();
@@ -88,12 +90,31 @@ fn only_the_same_comparison_is_resumed() {
     assert!(resumed.has_all() && !other_cell.has_all());
     for (change, why) in [
         ((|it| it.settings.duration_s = 9.0) as fn(&mut Results), "settings"),
+        (|it| it.settings.idle = Some(Idle::Poll), "settings"),
         (|it| it.servers[1].command = "other".to_owned(), "server b"),
+        (|it| it.servers[1].url = Some("ws://other/".to_owned()), "server b"),
         (|it| it.cells[0].connections = 7, "cell 128 B x 100"),
     ] {
         let error = anew(change).unwrap_err().to_string();
         assert!(error.contains(why) && error.starts_with("r.json cannot be resumed"), "{error}");
     }
+}
+
+#[test]
+fn results_without_what_was_added_later_are_resumed() {
+    let mut earlier = results(&[("a", 1.0), ("b", 2.0)]);
+    (earlier.settings.idle, earlier.servers[0].url) = (None, None);
+    let now = Results { runs: Vec::new(), ..results(&[("a", 1.0), ("b", 2.0)]) };
+    assert_eq!(now.resume(earlier, std::path::Path::new("r.json")).unwrap().runs.len(), 20);
+}
+
+#[test]
+fn a_part_is_judged_like_the_whole() {
+    let mut it = results(&[("a", 1.0), ("b", 2.0), ("c", 3.0)]);
+    let whole = it.compared("b", "128 B x 100", Metric::CpuPerEcho).cloned();
+    it.keep_only(&["b".to_owned()]).unwrap();
+    assert_eq!(it.compared("b", "128 B x 100", Metric::CpuPerEcho).cloned(), whole);
+    assert!(it.compared("c", "128 B x 100", Metric::CpuPerEcho).is_none());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use ringload::target::{Address, Target};
 use runner::{Files, Running, ringload};
 use rustix::process::Signal;
 use serde_json::Value;
-use server::{Behaviour, start, start_tls_with};
+use server::{Behaviour, start, start_tls_in_short_segments};
 
 /// Two engines of the ringecho that is in ringload.
 const ENGINES: &str = "\
@@ -474,11 +474,11 @@ fn faults(checks: Vec<Check>) -> Vec<(String, String)> {
 
 #[test]
 fn the_gate_sends_each_byte_once_however_slowly_it_is_taken() {
-    let (address, _) = start_tls_with(|stream| {
+    let address = start_tls_in_short_segments(|stream| {
         let mut socket = tungstenite::accept(stream).map_err(|it| it.to_string())?;
         loop {
-            // Longer than the client waits for room in its socket.
-            std::thread::sleep(Duration::from_millis(20));
+            // Longer than the client waits for an answer and then for room in its socket.
+            std::thread::sleep(Duration::from_millis(300));
             let message = socket.read()?;
             if message.is_binary() || message.is_text() {
                 socket.send(message)?;

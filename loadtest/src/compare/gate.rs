@@ -82,9 +82,10 @@ pub fn check(target: &Target, max_message: Option<u64>, interrupt: &Interrupt) -
     made.map(|(name, check)| Check { name: (*name).to_owned(), fault: check(target).err() }).collect()
 }
 
-/// Bytes that differ from their neighbours.
+/// Bytes that differ from their neighbours, and do not repeat: a buffer that is sent twice or left out must be seen.
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at.wrapping_mul(31) ^ (at >> 8)) as u8).collect()
+    // 2^32 divided by the golden ratio.
+    (0..len as u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect()
 }
 
 enum Stream {

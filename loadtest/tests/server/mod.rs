@@ -489,6 +489,14 @@ pub(crate) fn start_tls_with(serve: impl Fn(TlsStream) -> Outcome + Send + Sync 
     start_tls_up_to(usize::MAX, serve)
 }
 
+/// The same for clients whose kernel takes only a few dozen KiB at a time: it makes room for ten segments, and they are short.
+pub(crate) fn start_tls_in_short_segments(serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static) -> SocketAddr {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket2::SockRef::from(&listener).set_tcp_mss(536).expect("a length of segments");
+    start_tls_on(listener, &certified, None, usize::MAX, serve)
+}
+
 fn start_tls_up_to(
     connections: usize,
     serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static,
@@ -521,6 +529,17 @@ fn start_tls_as(
     connections: usize,
     serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static,
 ) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    start_tls_on(listener, certified, clients, connections, serve)
+}
+
+fn start_tls_on(
+    listener: TcpListener,
+    certified: &Certified,
+    clients: Option<&Certified>,
+    connections: usize,
+    serve: impl Fn(TlsStream) -> Outcome + Send + Sync + 'static,
+) -> SocketAddr {
     let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
@@ -536,7 +555,6 @@ fn start_tls_as(
     };
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key).into();
     let config = Arc::new(builder.with_single_cert(vec![certificate], key).expect("the key fits"));
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let serve = Arc::new(serve);
     std::thread::spawn(move || {

@@ -127,7 +127,7 @@ fn a_comparison_is_readable_everywhere() {
             "[[server]]\nname = '{name}'\ncommand = '{{ringecho}} --listen 127.0.0.1:{{port}} --engine epoll --max-connections 50'\n"
         )
     };
-    let names = ["ringecho", "a-server-with-a-name-that-is-too-long", "third"];
+    let names = ["ringecho", "a-server-with-a-name-that-is-too-long", "third", "few"];
     let cpus = ringecho::sys::usable_cpus().unwrap();
     let mut text = format!(
         "[compare]\nrounds = 1\nwarmup = 0\nduration = '100ms'\nretries = 0\nserver-cpus = '{}'\nload-cpus = '{}'\n",
@@ -137,23 +137,28 @@ fn a_comparison_is_readable_everywhere() {
     for name in &names {
         text += &server(name);
     }
+    text += "[[server]]\nname = 'left-out'\ncommand = 'x {port}'\nskip = 'it crashed with a message that has a word of \
+             aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'\n";
     text += "[[cell]]\nconnections = [1, 5]\n";
     std::fs::write(files.path("c.toml"), text).unwrap();
     let [toml, json, html] = ["c.toml", "r.json", "r.html"].map(|name| files.path(name));
     let output = ringload(&["compare", &toml, "-q", "--json", &json]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    // Nine rounds of each, one server much faster and one a little slower.
+    // Nine rounds of each, one server much faster and one a little slower; of the last one too few rounds or none.
     let mut results = files.json("r.json");
     let run = results["runs"][0].clone();
     let mut runs = Vec::new();
     for round in 0..10 {
         for cell in ["128 B x 1", "128 B x 5"] {
-            for (name, cost) in names.iter().zip([5.0, 0.9, 5.6]) {
+            for (name, cost) in names.iter().zip([5.0, 0.9, 5.6, 7.0]) {
                 let mut run = run.clone();
                 (run["server"], run["cell"], run["round"]) = ((*name).into(), cell.into(), round.into());
                 (run["faults"], run["bound"]) =
                     (serde_json::json!([]), if cost > 5.5 { "generator-bound" } else { "server-bound" }.into());
                 run["values"] = serde_json::json!({ "cpu-per-echo": cost * (1.0 + 0.001 * f64::from(round)), "peak-memory": cost * 1e6 });
+                if *name == "few" && (cell == "128 B x 5" || round > 3) {
+                    run["faults"] = serde_json::json!([{ "kind": "failed", "why": "the server died: it ended" }]);
+                }
                 runs.push(run);
             }
         }
@@ -164,7 +169,11 @@ fn a_comparison_is_readable_everywhere() {
     std::fs::write(&json, results.to_string()).unwrap();
     assert_eq!(ringload(&["compare", "report", &json, "--html", &html]).status.code(), Some(0));
     let page = files.text("r.html");
-    assert!(page.contains("faster by 82 %") && page.contains("slower by 12 %"), "{page}");
+    for part in
+        ["faster by 82 %", "slower by 12 %", "place not told (3 rounds)", "failed in 9 of 9 rounds", "left-out</b>"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     check(browser, &files, &html);
     // Blink's number for a preference for dark.
     check_with(browser, &files, &html, &["--dump-dom", "--blink-settings=preferredColorScheme=0"]);

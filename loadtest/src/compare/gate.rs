@@ -53,9 +53,12 @@ pub struct Check {
 
 type CheckOf = fn(&Target) -> Result<(), String>;
 
+/// The first check of WebSocket servers.
+const HANDSHAKE: &str = "handshake";
+
 /// The checks of WebSocket servers.
 const CHECKS: [(&str, CheckOf); 8] = [
-    ("handshake", |target| Client::open(target).map(drop)),
+    (HANDSHAKE, |target| Client::open(target).map(drop)),
     ("text", |target| Client::open(target)?.echo(Opcode::Text, "Grüße, κόσμε, 世界 \u{1f30d}".as_bytes())),
     ("binary", |target| Client::open(target)?.echo(Opcode::Binary, &pattern(300))),
     ("fragments", |target| Client::open(target)?.fragments()),
@@ -73,13 +76,20 @@ const TCP_CHECKS: [(&str, CheckOf); 3] = [
 ];
 
 /// Runs all checks on the server at `target`, or those until `interrupt` is raised. The large message is left out if
-/// `max_message` is smaller.
+/// `max_message` is smaller, and so is everything behind a handshake that failed, without which no other check can pass.
 #[must_use]
 pub fn check(target: &Target, max_message: Option<u64>, interrupt: &Interrupt) -> Vec<Check> {
     let checks: &[(&str, CheckOf)] = if target.protocol == Protocol::Tcp { &TCP_CHECKS } else { &CHECKS };
     let is_to_be_made = |name: &str| name != "1 MiB" || max_message.is_none_or(|most| most >= LARGE as u64);
-    let made = checks.iter().filter(|(name, _)| is_to_be_made(name)).take_while(|_| !interrupt.is_raised());
-    made.map(|(name, check)| Check { name: (*name).to_owned(), fault: check(target).err() }).collect()
+    let mut made: Vec<Check> = Vec::new();
+    for (name, check) in checks.iter().filter(|(name, _)| is_to_be_made(name)) {
+        let has_failed = made.last().is_some_and(|it| it.name == HANDSHAKE && it.fault.is_some());
+        if has_failed || interrupt.is_raised() {
+            break;
+        }
+        made.push(Check { name: (*name).to_owned(), fault: check(target).err() });
+    }
+    made
 }
 
 /// Bytes that differ from their neighbours, and do not repeat: a buffer that is sent twice or left out must be seen.

@@ -231,8 +231,7 @@ impl<'a> Run<'a> {
         };
         let endpoints = targets.iter().map(endpoint).collect::<Result<_, RunError>>()?;
         let wanted = if network.is_some() { Transport::Tun } else { settings.transport };
-        let binds = !sources.of_connections(0, 1).is_empty();
-        let transport = engine::choose(wanted, &addresses, binds)?;
+        let transport = engine::choose(wanted)?;
         if transport == Transport::Epoll {
             layout.check_descriptors(own_connections)?;
         }

@@ -112,5 +112,5 @@ pub use piece::Piece;
 pub use pool::{Pool, PoolShape};
 pub use probe::ends_closed_sockets;
 pub use ring::{Ring, RingOptions, Wait};
-pub use token::{GENERATION_MASK, Kind, Token, next_generation};
+pub use token::{GENERATION_MASK, Kind, Token};
 pub use turn::{RECEIVES_MAX, Usual};

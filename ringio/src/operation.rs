@@ -110,12 +110,6 @@ impl Operation<'static> {
         Self::new(opcode::FixedFdInstall::new(types::Fixed(slot), 0).build())
     }
 
-    /// Sends the descriptor in `slot` to a free slot of another `ring`, where a completion carries `arrival` and the slot.
-    pub fn send_descriptor(ring: RawFd, slot: u32, arrival: u64) -> Self {
-        let (ring, any) = (types::Fd(ring), DestinationSlot::auto_target());
-        Self::new(opcode::MsgRingSendFd::new(ring, types::Fixed(slot), any, arrival).build())
-    }
-
     /// A new stream socket of this address family, in `slot`.
     pub fn socket(slot: u32, family: libc::sa_family_t) -> Self {
         let place = DestinationSlot::try_from_slot_target(slot).expect("tables are far below u32::MAX entries");

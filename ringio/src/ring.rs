@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Timespec;
-use io_uring::{EnterFlags, IoUring, Probe};
+use io_uring::{EnterFlags, IoUring};
 
 use crate::completion::Completion;
 use crate::operation::Operation;
@@ -57,7 +57,6 @@ pub struct Ring {
     inner: IoUring,
     /// Memory that the kernel writes to as long as the ring lives: it is dropped after the ring.
     pool: Option<Rc<Buffers>>,
-    has_min_wait: bool,
     /// The index that this thread may enter the ring by (Linux 5.18).
     index: Option<u32>,
     /// The error number that ended the ring's use. The queue may hold operations whose memory is gone.
@@ -95,12 +94,10 @@ impl Ring {
         if options.direct_descriptors > 0 {
             inner.submitter().register_files_sparse(options.direct_descriptors)?;
         }
-        let has_min_wait = inner.params().is_feature_min_timeout();
         let index = register_index(inner.as_raw_fd());
         Ok(Self {
             inner,
             pool: None,
-            has_min_wait,
             index,
             broken: None,
             #[cfg(test)]
@@ -115,13 +112,6 @@ impl Ring {
         let pool = Pool::register(&self.inner, shape)?;
         self.pool = Some(Rc::clone(pool.buffers()));
         Ok(pool)
-    }
-
-    /// Whether this kernel has these operations, by their codes. Returns the first that it has not.
-    pub fn lacks(&self, codes: &[u8]) -> io::Result<Option<u8>> {
-        let mut offered = Probe::new();
-        self.inner.submitter().register_probe(&mut offered)?;
-        Ok(codes.iter().copied().find(|&code| !offered.is_supported(code)))
     }
 
     /// Puts a duplicate of `descriptor` into a slot of the table of direct descriptors.
@@ -240,7 +230,7 @@ impl Ring {
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         let deadline = wait.timeout.map(Timespec::from);
         // Without a minimum wait, waiting for several completions could last for ever.
-        let min_wait_us = if self.has_min_wait && wait.want > 1 { wait.min_wait_us } else { 0 };
+        let min_wait_us = if wait.want > 1 { wait.min_wait_us } else { 0 };
         let completions = if min_wait_us > 0 { wait.want } else { wait.want.min(1) };
         let timeout = deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let arguments = WaitArguments { signal_mask: 0, signal_mask_size: 0, min_wait_us, timeout: timeout as u64 };

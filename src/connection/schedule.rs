@@ -130,8 +130,10 @@ pub(crate) enum Planned {
     Nothing,
     /// A receive and hardly more.
     Receive,
-    /// What receives of its kind have lately cost.
+    /// What receives from bulk senders and slow readers have lately cost.
     Usual,
+    /// The last one before an end, which may bring masses: the same, but a quantum at least.
+    End,
     /// The answer to the first message of a TLS client; and the same while no interactive connection is active.
     Handshake,
     HandshakeAtRest,
@@ -139,8 +141,8 @@ pub(crate) enum Planned {
 
 impl Planned {
     /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Nothing, Self::Receive, Self::Usual, Self::Handshake, Self::HandshakeAtRest];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Nothing, Self::Receive, Self::Usual, Self::End, Self::Handshake, Self::HandshakeAtRest];
 }
 
 /// A connection's debt after a receive, and whether it sends in bulk.

@@ -95,10 +95,6 @@ pub(super) fn all(facts: &Facts, wanted: Option<u64>) -> Vec<Check> {
     checks.push(processors(facts));
     checks.extend(threads(facts));
     checks.push(uring(facts));
-    checks.extend(facts.uring_features.iter().map(|&(what, has)| {
-        let found = format!("{what}: {}", if has { "yes" } else { "no" });
-        Check::note("io_uring feature", has, found).lifted_by("a newer kernel")
-    }));
     checks.push(sandbox(facts));
     checks
 }
@@ -315,7 +311,6 @@ mod tests {
             ("ports of clients here", State::Note, generous()),
             ("threads", State::Note, Facts { threads: few_threads, ..generous() }),
             ("kernel", State::Note, Facts { uring_refused: Some("no".into()), ..generous() }),
-            ("io_uring feature", State::Note, Facts { uring_features: vec![("x", false)], ..generous() }),
             ("sandbox", State::Note, Facts { tables_refused: Some("no".into()), ..generous() }),
         ] {
             assert_eq!(state(&facts, million, name), expected, "{name}");

@@ -35,8 +35,6 @@ pub(super) struct Facts {
     pub(super) uring_refused: Option<String>,
     /// `kernel.io_uring_disabled`.
     pub(super) uring_disabled: Option<u64>,
-    /// Optional features of `io_uring`, and whether this kernel has them.
-    pub(super) uring_features: Vec<(&'static str, bool)>,
     /// Why workers cannot have descriptor tables of their own (engines epoll and tokio-uring).
     pub(super) tables_refused: Option<String>,
     /// A seccomp filter decides which system calls are allowed.
@@ -88,7 +86,6 @@ impl Facts {
             kernel: text("proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             uring_refused: Engine::Uring.probe().err().map(|e| e.to_string()),
             uring_disabled: number("proc/sys/kernel/io_uring_disabled"),
-            uring_features: Engine::features(),
             tables_refused: Engine::Epoll.probe_tables().err().map(|e| e.to_string()),
             has_seccomp: seccomp.is_some_and(|mode| mode.trim() == "2"),
         }
@@ -115,7 +112,6 @@ pub(super) fn generous() -> Facts {
         kernel: "6.18.0".into(),
         uring_refused: None,
         uring_disabled: Some(0),
-        uring_features: vec![("something", true)],
         tables_refused: None,
         has_seccomp: false,
     }

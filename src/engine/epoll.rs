@@ -144,9 +144,7 @@ impl<'a> Worker<'a> {
         self.stalls.tell(self.connections.take_stalled());
         let is_empty = self.connections.is_empty() && self.accepts.is_over();
         let goes_on = self.stopping.goes_on(is_empty, |from| self.connections.ask_some_to_leave(from, SLICE, 0));
-        for key in self.connections.take_called() {
-            self.serve(key, Planned::Nothing);
-        }
+        self.serve_called();
         self.serve_background();
         self.log.write(self.connections.take_ended());
         self.connections.end_turn();
@@ -257,8 +255,23 @@ impl<'a> Worker<'a> {
             let planned = self.connections.spend_on(key);
             self.serve(key, planned);
         }
+        self.serve_called();
+    }
+
+    /// Serves connections that have something to do without an event of their socket. Receives from the background's wait
+    /// for their turn.
+    fn serve_called(&mut self) {
         for key in self.connections.take_called() {
-            self.serve(key, Planned::Nothing);
+            if !self.connections.contains(key) {
+                continue;
+            }
+            let life = &self.connections.get(key).life;
+            let would_receive = life.facts.has(Facts::READABLE) && self.connections.wants(key).receive;
+            if would_receive && life.is_background() {
+                self.connections.queue(key);
+            } else {
+                self.serve(key, Planned::Nothing);
+            }
         }
     }
 

@@ -107,11 +107,6 @@ impl Engine {
         }
     }
 
-    /// Optional features of the native engine's kernel interface, and whether this kernel has them.
-    pub(crate) fn features() -> Vec<(&'static str, bool)> {
-        uring::features().unwrap_or_default()
-    }
-
     /// Starts a worker for each plan.
     pub(crate) fn start(
         self,

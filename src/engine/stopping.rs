@@ -28,7 +28,10 @@ impl Stopping {
     /// Starts stopping, unless it has begun already.
     pub fn begin(&mut self, drain_timeout: Duration) {
         if *self == Stopping::No {
-            *self = Stopping::Telling { from: 0, until: Instant::now() + drain_timeout };
+            let now = Instant::now();
+            // A program that embeds the server may give any time: a hundred years are as good as one that cannot be told.
+            let until = now.checked_add(drain_timeout).unwrap_or_else(|| now + Duration::from_secs(1 << 32));
+            *self = Stopping::Telling { from: 0, until };
         }
     }
 

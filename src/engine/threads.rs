@@ -167,8 +167,8 @@ pub(super) fn start_doorkeeper(
     })
 }
 
-/// Aborts the process when its thread panics: a program that embeds the server may be built to unwind.
-struct AbortOnPanic;
+/// Aborts the process when its scope is left by a panic: a program that embeds the server may be built to unwind.
+pub(in crate::engine) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {

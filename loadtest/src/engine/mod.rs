@@ -98,8 +98,10 @@ pub enum EngineError {
     )]
     Ring(io::Error),
     /// A kernel without what is needed here.
-    #[error("this kernel's io_uring lacks {0}: Linux {1} or newer is needed")]
-    OldKernel(&'static str, &'static str),
+    #[error(
+        "this kernel's io_uring lacks closes that take effect while other connections stay: Linux 6.13 or newer is needed"
+    )]
+    OldKernel,
     /// The thread cannot be kept on its processor.
     #[error("cannot pin a thread to its processor: {0}")]
     Pin(io::Error),
@@ -136,13 +138,12 @@ pub fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
     }
 }
 
-/// The transport for a run to these targets, which `binds` its sockets to source addresses or not: the ring, or epoll if it
-/// is `wanted` or if this machine forbids rings, which is said in one line.
-pub fn choose(wanted: Transport, targets: &[SockAddr], binds: bool) -> Result<Transport, EngineError> {
+/// The transport for a run: the ring, or epoll if it is `wanted` or if this machine forbids rings, which is said in one line.
+pub fn choose(wanted: Transport) -> Result<Transport, EngineError> {
     if matches!(wanted, Transport::Epoll | Transport::Tun) {
         return Ok(wanted);
     }
-    match ring::check(targets, binds) {
+    match ring::check() {
         Ok(()) => Ok(Transport::Ring),
         Err(error) if wanted == Transport::Ring => Err(error),
         Err(error) => {

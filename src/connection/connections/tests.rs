@@ -145,11 +145,32 @@ fn an_end_ahead_is_planned_for_like_a_bulk_sender() {
     connections.shares.see_interactive(1);
     assert_eq!(connections.plan(key), Planned::Receive);
     connections.get_mut(key).life.facts.set(Facts::END_AHEAD);
-    assert_eq!(connections.plan(key), Planned::Usual);
+    assert_eq!(connections.plan(key), Planned::End);
     for _ in 0..20 {
         connections.shares.see_bulk(6 << 10, schedule::cost_of_receive(6 << 10, 1 << 10)); // empty frames
     }
     assert!(connections.at_most(key).is_some_and(|most| most.get() < 6 << 10));
+}
+
+#[test]
+fn cheap_receives_do_not_make_an_end_ahead_cheap() {
+    let (mut connections, key) = connection_with(b"");
+    connections.begin_turn(1);
+    connections.shares.see_interactive(1);
+    for _ in 0..50 {
+        let planned = connections.spend_on(key);
+        connections.charge(key, 500, schedule::RECEIVE + schedule::HANDSHAKE, false, planned);
+    }
+    connections.meet_deadlines();
+    connections.shares.see_interactive(1);
+    connections.get_mut(key).life.facts.set(Facts::END_AHEAD);
+    connections.budget = schedule::Budget::of_turn(schedule::Budget::NONE, true);
+    let mut receives = 0;
+    while connections.budget.is_left() {
+        connections.spend_on(key);
+        receives += 1;
+    }
+    assert!(receives <= 2, "{receives}");
 }
 
 /// Each connection that turns out to be a slow reader when no more is to be kept for such brings one receive more.

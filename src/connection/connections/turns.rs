@@ -19,7 +19,7 @@ impl<E, L: Lender> Connections<E, L> {
             // A TLS handshake is no evidence of what its connection is like.
             return;
         }
-        if planned != Planned::Nothing {
+        if planned == Planned::Usual {
             self.usual_cost = self.usual_cost - self.usual_cost / 8 + cost / 8;
         }
         let connection = self.table.get_mut(key);
@@ -69,7 +69,9 @@ impl<E, L: Lender> Connections<E, L> {
         let has_end = life.facts.has(Facts::END_AHEAD) && life.state() != State::Opening && self.has_interactive();
         if life.is_staged() && self.stages.expects_work(key) {
             if self.has_interactive() { Planned::Handshake } else { Planned::HandshakeAtRest }
-        } else if has_end || life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
+        } else if has_end {
+            Planned::End
+        } else if life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
             Planned::Usual
         } else {
             Planned::Receive
@@ -82,6 +84,7 @@ impl<E, L: Lender> Connections<E, L> {
             Planned::Nothing => 0,
             Planned::Receive => schedule::RECEIVE,
             Planned::Usual => self.planned_cost,
+            Planned::End => self.planned_cost.max(schedule::QUANTUM),
             Planned::Handshake => schedule::TLS_HANDSHAKE,
             Planned::HandshakeAtRest => schedule::TLS_HANDSHAKE_AT_REST,
         }

@@ -13,7 +13,7 @@ use std::thread;
 use rustix::io::ioctl_fionbio;
 
 use super::admission::{Admission, Share};
-use super::threads::{self, Running, Workers};
+use super::threads::{self, AbortOnPanic, Running, Workers};
 use super::{Engine, EngineError, system};
 use crate::sys;
 use crate::worker::{Control, Plan, WhenFull};
@@ -58,6 +58,7 @@ pub(super) fn start(
 fn start_ringer(controls: Vec<Arc<Control>>) -> Result<impl Fn(usize) + Send + Sync, EngineError> {
     let (calls, called) = mpsc::channel::<usize>();
     let ring = move || {
+        let _aborts = AbortOnPanic;
         sys::block_signals();
         for worker in called {
             controls[worker].call();

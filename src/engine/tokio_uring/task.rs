@@ -15,6 +15,7 @@ use crate::connection::lifecycle::{Facts, State as Life};
 use crate::connection::output::Block;
 use crate::connection::schedule::Planned;
 use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
+use crate::engine::threads::AbortOnPanic;
 use crate::worker::Counter;
 
 /// Set in a connection's `flight` while the echo of its last receive is being sent, whose unsent rest must go behind the
@@ -279,7 +280,18 @@ impl Future for Task {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let task = self.get_mut();
+        // tokio catches a task's panic, and the worker would go on without what the connection has taken.
+        let aborts = AbortOnPanic;
+        let outcome = self.get_mut().go_on(cx);
+        std::mem::forget(aborts);
+        outcome
+    }
+}
+
+impl Task {
+    /// As many steps as can be made now.
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let task = self;
         loop {
             task.state = match &mut task.state {
                 State::Deciding => task.decide(),

@@ -173,7 +173,7 @@ impl Connections {
         self.settle(key);
     }
 
-    /// A socket's descriptor in the process's table has this peer. Kernels before 6.8 cannot do that.
+    /// A socket's descriptor in the process's table has this peer.
     pub(super) fn installed(&mut self, token: Token, peer: Option<String>) {
         let is_there = self.core.contains(token.key) && u32::from(self.core.generation(token.key)) == token.generation;
         if let Some(peer) = peer.filter(|_| is_there) {

@@ -25,7 +25,7 @@ mod socket;
 mod token;
 mod worker;
 
-pub(super) use probe::{features, probe};
+pub(super) use probe::probe;
 
 /// The doors of these listeners, with what their sockets say after a receive.
 fn look_at(doors: &[Door], listeners: &[OwnedFd]) -> Doors {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use ringio::{Completion, Pool, PoolShape, Ring, RingOptions, Wait, opcode};
+use ringio::{Completion, Pool, PoolShape, Ring, RingOptions, Wait};
 
 use super::operation::Op;
 use super::token::{Kind, Token};
@@ -17,24 +17,10 @@ use super::token::{Kind, Token};
 /// Time for a receive; far longer than the kernel needs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The operations of a worker.
-const OPERATIONS: [u8; 7] = [
-    opcode::Accept::CODE,
-    opcode::Recv::CODE,
-    opcode::Send::CODE,
-    opcode::PollAdd::CODE,
-    opcode::AsyncCancel::CODE,
-    opcode::Shutdown::CODE,
-    opcode::Close::CODE,
-];
-
 /// Sets up a small ring with a worker's flags, direct descriptors and provided buffers, and receives as a worker
 /// would.
 pub(in crate::engine) fn probe() -> io::Result<()> {
     let mut ring = Ring::new(&RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 })?;
-    if let Some(code) = ring.lacks(&OPERATIONS)? {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("io_uring has no operation {code}")));
-    }
     if !ringio::ends_closed_sockets()? {
         let why = "io_uring keeps closed connections until older ones end (Linux 6.13 or newer does not)";
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
@@ -42,17 +28,6 @@ pub(in crate::engine) fn probe() -> io::Result<()> {
     let shape = PoolShape { count: 1, size: 4096, incremental: true };
     let pool = ring.add_pool(shape)?;
     receive_two_bytes(&mut ring, &pool)
-}
-
-/// Optional features of `io_uring`, and whether this kernel has them.
-pub(in crate::engine) fn features() -> io::Result<Vec<(&'static str, bool)>> {
-    let mut ring = Ring::new(&RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 })?;
-    let pool = ring.add_pool(PoolShape { count: 1, size: 4096, incremental: true })?;
-    let can_install = ring.lacks(&[opcode::FixedFdInstall::CODE])?.is_none();
-    Ok(vec![
-        ("receive buffers filled one behind the other (Linux 6.12)", pool.shape().incremental),
-        ("clients' addresses in the connection log (Linux 6.8)", can_install),
-    ])
 }
 
 /// Receives twice into the same place: in between, the buffer is rewound.

@@ -13,7 +13,7 @@ mod stamps;
 use std::io;
 use std::time::Duration;
 
-use ringio::{Completion, Pool, Ring, RingOptions, Wait, opcode};
+use ringio::{Completion, Pool, Ring, RingOptions, Wait};
 use rustix::time::ClockId;
 use socket2::SockAddr;
 
@@ -88,27 +88,12 @@ pub(super) fn run(shared: &Shared, part: Part) -> Result<Tally, EngineError> {
     Ok(worker.stop())
 }
 
-/// Whether this machine lets a process have a ring with all operations that the run needs.
-pub(super) fn check(shared_targets: &[SockAddr], binds: bool) -> Result<(), EngineError> {
+/// Whether this machine lets a process have a ring that the run can use. A kernel whose closes take effect (Linux 6.13) has
+/// all operations of a run, too: `IORING_OP_BIND` came with 6.11, `SOCKET_URING_OP_SETSOCKOPT` with 6.7.
+pub(super) fn check() -> Result<(), EngineError> {
     let options = RingOptions { entries: 8, cq_entries: 16, direct_descriptors: 1 };
-    let ring = Ring::new(&options).map_err(EngineError::Ring)?;
-    if !ringio::ends_closed_sockets().map_err(EngineError::Ring)? {
-        return Err(EngineError::OldKernel("closes that take effect while other connections stay", "6.13"));
-    }
-    check_kernel(&ring, !shared_targets.iter().all(SockAddr::is_unix), binds)
-}
-
-/// Whether this kernel has all operations that a run needs: to set options of sockets through the ring, and to bind them.
-fn check_kernel(ring: &Ring, sets_options: bool, binds: bool) -> Result<(), EngineError> {
-    let lacks = |code| ring.lacks(&[code]).map(|lacking| lacking.is_some()).map_err(EngineError::Ring);
-    if binds && lacks(opcode::Bind::CODE)? {
-        return Err(EngineError::OldKernel("IORING_OP_BIND", "6.11"));
-    }
-    // A command of IORING_OP_URING_CMD, for which the kernel cannot be asked: this operation came with the same version.
-    if sets_options && lacks(opcode::FutexWait::CODE)? {
-        return Err(EngineError::OldKernel("SOCKET_URING_OP_SETSOCKOPT", "6.7"));
-    }
-    Ok(())
+    Ring::new(&options).map_err(EngineError::Ring)?;
+    if ringio::ends_closed_sockets().map_err(EngineError::Ring)? { Ok(()) } else { Err(EngineError::OldKernel) }
 }
 
 impl<'a> Worker<'a> {
@@ -119,7 +104,6 @@ impl<'a> Worker<'a> {
         let sources = shared.sources.of_connections(part.first, part.connections);
         let traffic = &shared.scenario.traffic;
         let targets = shared.addresses.clone();
-        check_kernel(&ring, !targets.iter().all(SockAddr::is_unix), !sources.is_empty())?;
         // A closed loop sends as soon as an echo is there: it has nothing to gain.
         let are_stamped = traffic.open.is_some() && !targets.iter().any(SockAddr::is_unix);
         let pool = ring.add_pool(pool_shape(shared.threads as usize)).map_err(EngineError::Ring)?;

@@ -112,6 +112,11 @@ impl Budget {
         self.0 -= i64::from(cost);
     }
 
+    /// What was planned at the cost `spent` costs `price` by now.
+    pub(crate) fn reprice(&mut self, spent: Cost, price: Cost) {
+        self.0 += i64::from(spent) - i64::from(price);
+    }
+
     /// Work with the planned cost `planned` has cost `cost`. What turns have planned too much for does not add up to more than
     /// a budget, which the next one could spend at once.
     #[inline]
@@ -143,6 +148,13 @@ impl Planned {
     /// All of them, each at the place of its number.
     pub(crate) const ALL: [Self; 6] =
         [Self::Nothing, Self::Receive, Self::Usual, Self::End, Self::Handshake, Self::HandshakeAtRest];
+}
+
+/// What was planned for a receive that may outlast its turn, and what was spent on it: the price of a plan changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(super) planned: Planned,
+    pub(super) spent: Cost,
 }
 
 /// A connection's debt after a receive, and whether it sends in bulk.

@@ -2,6 +2,7 @@
 
 use crate::connection::lifecycle::{Due, Facts, PROBE_TICKS, State};
 use crate::connection::output::Lender;
+use crate::connection::schedule::Budget;
 use crate::worker::{Backlog, Counter};
 
 use super::Connections;
@@ -9,6 +10,10 @@ use super::Connections;
 impl<E, L: Lender> Connections<E, L> {
     pub(crate) fn backlog(&self) -> Backlog {
         self.backlog
+    }
+
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget
     }
 
     pub(crate) fn timers(&self) -> usize {

@@ -124,6 +124,22 @@ fn what_was_planned_for_a_receive_is_corrected_whatever_its_connection_has_becom
     assert_eq!(connections.budget, expected);
 }
 
+/// The price of a bulk sender's receive has changed when it completes.
+#[test]
+fn what_was_granted_is_corrected_by_what_was_spent() {
+    let (mut connections, key) = connection_with(b"");
+    connections.begin_turn(1);
+    connections.get_mut(key).life.facts.set(Facts::BULK);
+    let mut expected = connections.budget;
+    let grant = connections.grant(key);
+    connections.usual_cost = schedule::QUANTUM / 2;
+    assert!(connections.meet_deadlines());
+    let planned = connections.reprice(grant);
+    connections.charge(key, 0, schedule::RECEIVE, false, planned);
+    expected.spend(schedule::RECEIVE);
+    assert_eq!(connections.budget, expected);
+}
+
 #[test]
 fn deadlines_are_met_however_much_the_background_has_overspent() {
     let (mut connections, key) = connection_with(b"");

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use super::Connections;
 use crate::connection::lifecycle::{Facts, State};
 use crate::connection::output::Lender;
-use crate::connection::schedule::{self, Cost, Planned, Standing};
+use crate::connection::schedule::{self, Cost, Grant, Planned, Standing};
 
 impl<E, L: Lender> Connections<E, L> {
     /// Classifies a connection by the cost of a receive: interactive, or bulk. Its fact of being readable is up to date.
@@ -95,6 +95,18 @@ impl<E, L: Lender> Connections<E, L> {
     pub(crate) fn spend_on(&mut self, key: u32) -> Planned {
         let planned = self.plan(key);
         self.budget.spend(self.cost_of(planned));
+        planned
+    }
+
+    /// The same for a receive that may outlast the turn.
+    pub(crate) fn grant(&mut self, key: u32) -> Grant {
+        let planned = self.spend_on(key);
+        Grant { planned, spent: self.cost_of(planned) }
+    }
+
+    /// Returns what was planned, for a correction in this turn.
+    pub(crate) fn reprice(&mut self, Grant { planned, spent }: Grant) -> Planned {
+        self.budget.reprice(spent, self.cost_of(planned));
         planned
     }
 

@@ -13,7 +13,7 @@ use super::operations::{self, Bytes, Operation, is_over};
 use super::worker::Worker;
 use crate::connection::lifecycle::{Facts, State as Life};
 use crate::connection::output::Block;
-use crate::connection::schedule::Planned;
+use crate::connection::schedule::Grant;
 use crate::engine::sockets::connections::{Connections, HEADROOM, Outgoing};
 use crate::engine::threads::AbortOnPanic;
 use crate::worker::Counter;
@@ -35,8 +35,8 @@ pub(super) struct Task {
     is_listening: bool,
     /// The last receive would not have fitted in a small buffer.
     wants_much: bool,
-    /// What is planned for its next receive.
-    planned: Planned,
+    /// What was granted for its next receive.
+    grant: Grant,
 }
 
 enum State {
@@ -66,13 +66,17 @@ impl Task {
             writable: None,
             is_listening: false,
             wants_much: false,
-            planned: Planned::Nothing,
+            grant: Grant::default(),
         }
     }
 
     /// Begins the connection's next want.
     fn decide(&mut self) -> State {
         let mut connections = self.worker.connections();
+        if let Some(unused) = self.worker.take_grant(self.key) {
+            let planned = connections.reprice(unused);
+            connections.spent_on_nothing(planned, false);
+        }
         let wants = connections.wants(self.key);
         if wants.close {
             let is_waited_for = self.readable.is_some() || self.writable.is_some();
@@ -127,14 +131,11 @@ impl Task {
         }
         worker.calls.stop_listening(self.key);
         // It may be another one by now: interactive, or not to be received from.
-        let mut connections = worker.connections();
-        if connections.get(self.key).life.is_background() {
-            self.planned = connections.plan(self.key);
-        }
+        let connections = worker.connections();
         if !connections.wants(self.key).receive {
-            connections.spent_on_nothing(std::mem::take(&mut self.planned), false);
             return Poll::Ready(State::Deciding);
         }
+        self.grant = worker.take_grant(self.key).unwrap_or_default();
         self.wants_much &= connections.at_most(self.key).is_none();
         Poll::Ready(State::AwaitingBuffer(None))
     }
@@ -214,7 +215,7 @@ impl Task {
     /// Handles the result of a receive. Returns what to send now.
     fn echo(&mut self, result: i32, buffer: &mut [u8], room: usize) -> Outgoing {
         let mut connections = self.worker.connections();
-        let planned = std::mem::take(&mut self.planned);
+        let planned = connections.reprice(std::mem::take(&mut self.grant));
         let mut outgoing = Outgoing::InPlace(0..0);
         match result {
             1.. => {
@@ -359,6 +360,7 @@ mod tests {
 
     use super::super::{probe, runtime};
     use super::*;
+    use crate::connection::schedule::{Planned, QUANTUM, RECEIVE, cost_of_receive};
     use crate::protocol::Protocol;
     use crate::transport::{Door, Doors};
     use crate::worker::{Control, Plan};
@@ -368,7 +370,7 @@ mod tests {
         poll_fn(|cx| {
             let _ = Pin::new(&mut *task).poll(cx);
             if matches!(task.state, State::AwaitingTurn) {
-                task.worker.connections().next_background();
+                task.worker.grant_turns();
                 cx.waker().wake_by_ref();
             }
             if is_reached(&task.state) { Poll::Ready(()) } else { Poll::Pending }
@@ -399,6 +401,39 @@ mod tests {
             assert!(worker.connections().at_most(key).is_some_and(|most| most.get() < 2000));
             poll_until(&mut task, |state| !matches!(state, State::Receiving { .. })).await;
             assert!(matches!(task.state, State::Waiting { for_input: true }), "it has emptied the socket");
+        });
+    }
+
+    /// Granted as one in its handshake, it is received from as a bulk sender; then it is granted a turn that it has no use for.
+    #[test]
+    fn a_turn_is_paid_for_as_it_was_granted() {
+        if probe().is_err() {
+            return; // io_uring is forbidden here
+        }
+        let doors = Doors::from([Door::new(Protocol::WebSocket)]);
+        let control = Arc::new(Control::new().expect("an eventfd"));
+        runtime(None).expect("a ring").block_on(async {
+            let worker = Rc::new(Worker::new(&Plan::for_tests(0, 1, doors), &control));
+            let (mut peer, socket) = UnixStream::pair().expect("sockets");
+            worker.connections().begin_turn(1);
+            let key = worker.connections().accepted(socket.into(), 0);
+            peer.write_all(b"GET / HTTP/1.1\r\n").expect("room");
+            let mut task = Task::new(Rc::clone(&worker), key);
+            let mut expected = worker.connections().budget();
+            poll_until(&mut task, |state| matches!(state, State::AwaitingTurn)).await;
+            worker.connections().get_mut(key).life.facts.set(Facts::BULK);
+            poll_until(&mut task, |state| matches!(state, State::Waiting { .. })).await;
+            expected.spend(cost_of_receive(16, 0));
+            assert_eq!(worker.connections().budget(), expected);
+
+            worker.connections().get_mut(key).life.facts.set(Facts::BULK);
+            worker.connections().queue(key);
+            worker.grant_turns();
+            peer.write_all(b"X: y\r\n").expect("room");
+            poll_until(&mut task, |state| matches!(state, State::AwaitingTurn)).await;
+            expected.spend(RECEIVE);
+            expected.spend(QUANTUM);
+            assert_eq!(worker.connections().budget(), expected, "the turn without a receive, and the next one");
         });
     }
 }

@@ -1,6 +1,7 @@
 //! Shared state of one worker's tasks, and the supervisor task.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use super::operations::{self, Operation, is_over};
 use super::pool::Pool;
 use super::task::{SENDING_ECHO, Task};
+use crate::connection::schedule::Grant;
 use crate::engine::clock::Clock;
 use crate::engine::connection_log::{ConnectionLog, peer_of};
 use crate::engine::notice::Stalls;
@@ -41,6 +43,8 @@ pub(super) struct Worker {
     small: Pool,
     large: Pool,
     pub(super) calls: Calls,
+    /// Turns that tasks have been granted and have not taken.
+    grants: RefCell<HashMap<u32, Grant>>,
     /// Wakes the supervisor.
     supervisor: RefCell<Option<Waker>>,
     is_supervisor_called: Cell<bool>,
@@ -67,6 +71,7 @@ impl Worker {
             small,
             large,
             calls: Calls::default(),
+            grants: RefCell::default(),
             supervisor: RefCell::new(None),
             is_supervisor_called: Cell::new(false),
             is_ticking: Cell::new(false),
@@ -100,6 +105,25 @@ impl Worker {
         if connections.has_background() || (connections.has_deadlines() && !self.is_ticking.get()) {
             self.call_supervisor();
         }
+    }
+
+    /// Grants turns to the background, as far as the turn's budget allows.
+    pub(super) fn grant_turns(&self) {
+        let mut connections = self.connections();
+        while let Some(key) = connections.next_foreground() {
+            // It has become interactive while it waited.
+            connections.call(key);
+        }
+        while let Some(key) = connections.next_background() {
+            self.grants.borrow_mut().insert(key, connections.grant(key));
+            connections.call(key);
+        }
+    }
+
+    /// Takes the turn that a task was granted, if any.
+    pub(super) fn take_grant(&self, key: u32) -> Option<Grant> {
+        let mut grants = self.grants.borrow_mut();
+        if grants.is_empty() { None } else { grants.remove(&key) }
     }
 
     /// Removes a connection and closes its socket.
@@ -242,26 +266,13 @@ impl Supervisor {
             self.accept();
         }
         let goes_on = self.look_at_time();
-        self.grant_turns();
+        self.worker.grant_turns();
         let called = self.worker.connections().take_called();
         for key in called {
             self.worker.calls.call(key);
         }
         self.worker.publish();
         Ok(goes_on)
-    }
-
-    /// Grants turns to the background, as far as the turn's budget allows.
-    fn grant_turns(&self) {
-        let mut connections = self.worker.connections();
-        while let Some(key) = connections.next_foreground() {
-            // It has become interactive while it waited.
-            connections.call(key);
-        }
-        while let Some(key) = connections.next_background() {
-            connections.spend_on(key);
-            connections.call(key);
-        }
     }
 
     /// Ready when the supervisor has work.

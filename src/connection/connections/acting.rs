@@ -3,7 +3,7 @@
 use super::super::actors::Actors;
 use super::super::lifecycle::{Facts, State};
 use super::super::output::{Lender, Outputs, Queue};
-use super::super::schedule::{self, Standing};
+use super::super::schedule::{self, Cost, Standing};
 use super::{Connections, ROOM_MIN};
 use crate::protocol::{Behaviour, CloseCode, Event, Output};
 use crate::worker::Ending;
@@ -82,18 +82,19 @@ impl<E, L: Lender> Connections<E, L> {
         self.actors.next_at(key, self.now, self.timeouts.tick_us, has_turn)
     }
 
-    /// Handles its timer.
-    pub(super) fn act_in_time(&mut self, key: u32) {
+    /// Handles its timer. Returns the cost.
+    pub(super) fn act_in_time(&mut self, key: u32) -> Cost {
         if !self.table.get(key).life.facts.has(Facts::ACTS) {
-            return;
+            return 0;
         }
-        let now = self.now;
+        let (now, mut cost) = (self.now, 0);
         if self.through_stage(key, |actors, outputs, output| actors.release(key, Some(now), outputs, output)) {
             self.table.get_mut(key).life.progressed(now); // as if it had come now
-            self.budget.spend(schedule::RECEIVE / 2);
             self.called.push(key);
+            cost = schedule::RECEIVE / 2;
         }
         self.queue_source(key);
+        cost
     }
 
     /// Queues a source without pending output for its turn.

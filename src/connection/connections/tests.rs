@@ -332,6 +332,20 @@ fn a_source_waits_for_its_reader_and_for_its_time() {
 }
 
 #[test]
+fn delayed_echoes_are_released_within_the_budget() {
+    let mut connections = behaving("/delay?ms=10", 40);
+    for key in 0..40 {
+        assert!(connections.received(key, &mut [0x82, 0x80, 0, 0, 0, 0]).0.is_empty());
+    }
+    connections.take_called();
+    connections.budget.spend(1000 * schedule::BUDGET);
+    connections.shares.see_interactive(3);
+    connections.begin_turn(3);
+    assert!(!connections.meet_deadlines());
+    assert_eq!(connections.take_called().len(), 2, "as much as a deadline costs");
+}
+
+#[test]
 fn what_is_held_back_throttles_its_sender_and_keeps_idle_clocks_still() {
     let mut connections = behaving("/delay?ms=1000", 1);
     connections.timeouts.idle = Some(4);

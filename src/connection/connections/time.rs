@@ -34,7 +34,7 @@ impl<E, L: Lender> Connections<E, L> {
     /// Does what is due for a connection whose timer has expired. Returns the cost.
     fn meet_deadline(&mut self, key: u32) -> Cost {
         self.table.get_mut(key).timer = Timer::NONE;
-        self.act_in_time(key);
+        let acted = self.act_in_time(key);
         let due = self.due(key);
         match due {
             Due::Later(_) => {}
@@ -59,7 +59,7 @@ impl<E, L: Lender> Connections<E, L> {
             self.called.push(key);
         }
         self.set_timer(key);
-        schedule::LOOK + if is_later { 0 } else { schedule::DEADLINE }
+        schedule::LOOK + acted + if is_later { 0 } else { schedule::DEADLINE }
     }
 
     /// Handles a deadline that has come up.

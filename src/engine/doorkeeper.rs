@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
+use socket2::SockRef;
 
 use super::accept_error::AcceptError;
 use super::admission::Admission;
@@ -77,6 +78,10 @@ impl Doorkeeper {
         let _ = rustix::process::nice(NICE); // without it, it only is less modest
         while !self.control.is_stopping() {
             self.turn()?;
+        }
+        // A socket of the service manager stays for the next server, and so would its option.
+        for listener in &self.listeners {
+            let _ = SockRef::from(listener).set_read_timeout(None);
         }
         Ok(())
     }

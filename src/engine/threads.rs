@@ -281,6 +281,18 @@ mod tests {
         assert_refused(address);
     }
 
+    #[test]
+    fn a_listener_is_left_without_the_doorkeeper_s_timeout() {
+        let (listener, _) = listener();
+        let left = listener.try_clone().expect("a copy");
+        let timeout = || SockRef::from(&left).read_timeout().expect("an option");
+        let workers = Engine::Epoll.start(vec![plan(0, 1)], vec![listener], WhenFull::Refuse).expect("it starts");
+        assert!(timeout().is_some());
+        workers.controls().stop();
+        workers.join();
+        assert_eq!(timeout(), None);
+    }
+
     /// The test runs itself in a process of its own, where the worker panics.
     #[test]
     fn a_panic_of_a_worker_ends_the_process() {

@@ -41,7 +41,7 @@ impl Operation<'static> {
     /// Every address in `entry` must stay valid, and what it points to unused by anything else in a way that conflicts
     /// with the kernel's, until the operation's last completion has been reaped; for one that completes silently or
     /// within its enter until the enter has returned. `entry` names no buffer group but that of a receive without
-    /// waiting, which posts its completion, and has neither an `IO_LINK` nor an `IO_DRAIN` flag.
+    /// waiting, which posts its completion, and has none of the flags `IO_LINK`, `IO_HARDLINK` and `IO_DRAIN`.
     #[inline]
     pub unsafe fn from_entry(entry: Entry) -> Self {
         Self::new(entry)

@@ -506,15 +506,13 @@ impl Lifecycle {
         frame.map_or(Farewell::Nothing, Farewell::Frame)
     }
 
-    /// The server stops: input that has arrived is received first. Returns whether the connection was not yet leaving.
-    pub(crate) fn leave(&mut self) -> bool {
-        let is_news = matches!(self.state, State::Opening | State::Open);
-        if is_news {
+    /// The server stops: input that has arrived is received first.
+    pub(crate) fn leave(&mut self) {
+        if matches!(self.state, State::Opening | State::Open) {
             self.state = State::Leaving;
             // There may be input that no event has reported yet.
             self.facts.set(Facts::READABLE);
         }
-        is_news
     }
 
     /// Whether a leaving connection has brought all that had arrived, or enough. Called after each receive.

@@ -3,12 +3,14 @@
 //! *Foreground*: interactive connections, in the order in which their input was noticed. *Background*: bulk senders, slow
 //! readers, handshakes and teardowns, by deficit round robin. In each turn of an engine's loop the background gets one
 //! [`BUDGET`], independent of the foreground; a connection whose receives amount to a [`QUANTUM`] without emptying its
-//! socket is in the background until its deficit is paid off. Hence the promise:
+//! socket is in the background until its deficit is paid off, and one with more input behind its request until a receive has
+//! shown what that is. Hence the promise:
 //!
 //! **While an interactive connection is active, a worker spends at most one budget a turn on the background, on average.
 //! Between the turn in which a message of an interactive connection is noticed and the enter that sends its echo, if no more
-//! of these wait than a turn receives from, it spends what it has planned to be one budget and one receive; and at most one
-//! quantum on each interactive connection whose input was noticed before.**
+//! of these wait than a turn receives from, it spends what it has planned to be one budget and one receive; and one receive
+//! of at most 64 KiB on each interactive connection whose input was noticed before: some 1 quantum in large frames, 14 in
+//! empty ones, 210 in renewals of TLS keys; and another one if it inflates.**
 //!
 //! The cost of a receive is known only when it has completed. Peers that switch from large frames to masses of small ones,
 //! or bring masses at once when they have just connected, cost more than planned, and the following turns have that much
@@ -71,8 +73,11 @@ pub(crate) const LEAST_RECEIVE: u32 = 4 << 10;
 /// few frames behind a request, for which the turn has planned no cost.
 pub(crate) const UPGRADE_RECEIVE: u32 = 1 << 10;
 
-/// The unit of a connection's debt: a debt of 255 is 32 quanta, more than a receive buffer full of empty frames costs.
+/// The unit of a connection's debt: a debt of 254 is 32 quanta, more than 64 KiB of empty frames cost.
 const DEBT_UNIT: Cost = QUANTUM / 8;
+
+/// In place of a debt: its request is answered, and it has more input, which may be masses.
+pub(super) const UNTRIED: u8 = u8::MAX;
 
 /// The cost of a receive, including its echo.
 #[inline]
@@ -137,8 +142,9 @@ pub(crate) enum Planned {
     Receive,
     /// What receives from bulk senders and slow readers have lately cost.
     Usual,
-    /// The last one before an end, which may bring masses: the same, but a quantum at least.
-    End,
+    /// The first one behind a request, or the last one before an end, which may bring masses: the same, but a quantum at
+    /// least.
+    Masses,
     /// The answer to the first message of a TLS client; and the same while no interactive connection is active.
     Handshake,
     HandshakeAtRest,
@@ -147,7 +153,7 @@ pub(crate) enum Planned {
 impl Planned {
     /// All of them, each at the place of its number.
     pub(crate) const ALL: [Self; 6] =
-        [Self::Nothing, Self::Receive, Self::Usual, Self::End, Self::Handshake, Self::HandshakeAtRest];
+        [Self::Nothing, Self::Receive, Self::Usual, Self::Masses, Self::Handshake, Self::HandshakeAtRest];
 }
 
 /// What was planned for a receive that may outlast its turn, and what was spent on it: the price of a plan changes.
@@ -168,26 +174,27 @@ impl Standing {
     /// `has_more`: the socket holds more, as far as is known.
     #[inline]
     pub(super) fn after(debt: u8, cost: Cost, has_more: bool) -> Self {
+        let debt = if debt == UNTRIED { 0 } else { debt };
         if cost < DEBT_UNIT && (debt == 0 || !has_more) {
             return Self { debt: 0, is_bulk: false };
         }
         let owed = u32::from(debt).saturating_add(cost / DEBT_UNIT);
         let is_bulk = owed >= QUANTUM / DEBT_UNIT;
         // Without more input a deficit is dropped, unless one receive alone exceeded the quantum.
-        let debt = if has_more || is_bulk { owed.min(u8::MAX.into()) as u8 } else { 0 };
+        let debt = if has_more || is_bulk { owed.min((UNTRIED - 1).into()) as u8 } else { 0 };
         Self { debt, is_bulk }
     }
 
     /// The debt at the next turn of the connection: less by a quantum.
     #[inline]
     pub(super) fn pay(debt: u8) -> u8 {
-        debt.saturating_sub((QUANTUM / DEBT_UNIT) as u8)
+        if debt == UNTRIED { debt } else { debt.saturating_sub((QUANTUM / DEBT_UNIT) as u8) }
     }
 
     /// Whether a debt leaves part of the connection's turn.
     #[inline]
     pub(super) fn may_be_served(debt: u8) -> bool {
-        debt < (QUANTUM / DEBT_UNIT) as u8
+        debt < (QUANTUM / DEBT_UNIT) as u8 || debt == UNTRIED
     }
 }
 

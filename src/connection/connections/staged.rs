@@ -138,7 +138,9 @@ impl<E, L: Lender> Connections<E, L> {
         let mut cost = schedule::cost_of_receive(0, frames) - schedule::RECEIVE;
         if let Some(event) = event {
             cost = cost.saturating_add(self.happened(key, event));
-            self.counters.add(Counter::Opened, u64::from(has_opened));
+            if has_opened {
+                self.note_opening(key);
+            }
             if self.table.get(key).life.facts.has(Facts::ACTS) {
                 self.queue_first(key, out);
                 output = self.defer(key, event, &output.to_vec(plain));

@@ -161,7 +161,7 @@ fn an_end_ahead_is_planned_for_like_a_bulk_sender() {
     connections.shares.see_interactive(1);
     assert_eq!(connections.plan(key), Planned::Receive);
     connections.get_mut(key).life.facts.set(Facts::END_AHEAD);
-    assert_eq!(connections.plan(key), Planned::End);
+    assert_eq!(connections.plan(key), Planned::Masses);
     for _ in 0..20 {
         connections.shares.see_bulk(6 << 10, schedule::cost_of_receive(6 << 10, 1 << 10)); // empty frames
     }
@@ -189,6 +189,48 @@ fn cheap_receives_do_not_make_an_end_ahead_cheap() {
     assert!(receives <= 2, "{receives}");
 }
 
+/// A receive, which leaves more in the socket or not.
+fn receive(connections: &mut Connections<u32, NoLender>, key: u32, mut bytes: Vec<u8>, leaves_more: bool) -> Planned {
+    let planned = connections.spend_on(key);
+    let facts = &mut connections.get_mut(key).life.facts;
+    if leaves_more {
+        facts.set(Facts::READABLE);
+    } else {
+        facts.clear(Facts::READABLE);
+    }
+    let (_, cost) = connections.received(key, &mut bytes);
+    connections.charge(key, bytes.len() as u32, cost, false, planned);
+    planned
+}
+
+/// What it sends behind its request may be masses, until a receive has shown that.
+#[test]
+fn a_newcomer_with_more_behind_its_request_is_in_the_background_for_a_receive() {
+    let backlog = Backlog { per_connection: 1 << 20, total: 1 << 20 };
+    let doors = Doors::from([Door::new(Protocol::WebSocket)]);
+    let mut connections: Connections<u32, NoLender> =
+        Connections::new(4, backlog, Settings::default(), doors, Timeouts::default());
+    let message = [0x82, 0x80, 0, 0, 0, 0];
+    for leaves_more in [false, true] {
+        connections.begin_turn(1);
+        connections.shares.see_interactive(1);
+        let key = connections.accepted(0, 0);
+        assert_eq!(receive(&mut connections, key, request("/"), leaves_more), Planned::Receive);
+        assert_eq!(connections.get(key).life.is_background(), leaves_more);
+        if leaves_more {
+            connections.queue(key);
+            connections.begin_turn(1);
+            assert_eq!(connections.next_background(), Some(key));
+            assert_eq!(receive(&mut connections, key, message.to_vec(), false), Planned::Masses);
+            assert!(!connections.get(key).life.is_background(), "it sends no masses");
+        }
+    }
+    let key = connections.accepted(0, 0);
+    receive(&mut connections, key, request("/"), true);
+    receive(&mut connections, key, message.repeat(10_000), true);
+    assert_eq!(connections.plan(key), Planned::Usual);
+}
+
 /// Each connection that turns out to be a slow reader when no more is to be kept for such brings one receive more.
 #[test]
 fn beyond_the_total_backlog_receives_are_as_small_as_can_be() {
@@ -200,6 +242,14 @@ fn beyond_the_total_backlog_receives_are_as_small_as_can_be() {
     assert_eq!(connections.at_most(other), None);
 }
 
+fn request(path: &str) -> Vec<u8> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    );
+    request.into_bytes()
+}
+
 /// The connections of a server with behaviours, each of which has asked for this path and has got its 101.
 fn behaving(path: &str, count: usize) -> Connections<u32, NoLender> {
     let settings = Settings { has_behaviours: true, ..Settings::default() };
@@ -208,13 +258,9 @@ fn behaving(path: &str, count: usize) -> Connections<u32, NoLender> {
     let doors = Doors::from([Door::new(Protocol::WebSocket)]);
     let mut connections = Connections::new(count, backlog, settings, doors, timeouts);
     connections.begin_turn(0);
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    );
     for _ in 0..count {
         let key = connections.accepted(0, 0);
-        let (output, _) = connections.received(key, &mut request.clone().into_bytes());
+        let (output, _) = connections.received(key, &mut request(path));
         assert!(output.is_empty(), "such a connection's output is queued here");
         take_all(&mut connections, key);
     }

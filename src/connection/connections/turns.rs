@@ -7,6 +7,8 @@ use super::Connections;
 use crate::connection::lifecycle::{Facts, State};
 use crate::connection::output::Lender;
 use crate::connection::schedule::{self, Cost, Grant, Planned, Standing};
+use crate::connection::table::Connection;
+use crate::worker::Counter;
 
 impl<E, L: Lender> Connections<E, L> {
     /// Classifies a connection by the cost of a receive: interactive, or bulk. Its fact of being readable is up to date.
@@ -26,8 +28,14 @@ impl<E, L: Lender> Connections<E, L> {
         let was_bulk = connection.life.facts.has(Facts::BULK);
         let has_more = connection.life.facts.has(Facts::READABLE);
         let Standing { debt, is_bulk } = Standing::after(connection.debt, cost, has_more);
+        let is_untried = connection.debt == schedule::UNTRIED && has_more;
+        if is_untried && planned == Planned::Receive && !is_bulk {
+            // The receive has brought its request, which is no evidence either.
+            return;
+        }
         connection.debt = debt;
-        if is_bulk {
+        // The first piece of what is behind a request may be a small one, which the end of a buffer has cut.
+        if is_bulk || is_untried {
             connection.life.facts.set(Facts::BULK);
             self.shares.see_bulk(bytes, cost);
         } else {
@@ -37,6 +45,16 @@ impl<E, L: Lender> Connections<E, L> {
             if !is_amidst && !connection.life.is_background() {
                 self.shares.see_interactive(self.now);
             }
+        }
+    }
+
+    /// A request is answered: the connection has opened. More input behind it waits in the background.
+    pub(super) fn note_opening(&mut self, key: u32) {
+        self.counters.add(Counter::Opened, 1);
+        let connection = self.table.get_mut(key);
+        if connection.life.state() == State::Open && connection.life.facts.has(Facts::READABLE) {
+            connection.life.facts.set(Facts::BULK);
+            connection.debt = schedule::UNTRIED;
         }
     }
 
@@ -64,13 +82,15 @@ impl<E, L: Lender> Connections<E, L> {
     /// The plan of a receive from a connection of the background.
     #[inline]
     pub(crate) fn plan(&self, key: u32) -> Planned {
-        let life = &self.table.get(key).life;
-        // Masses of frames may come together with the end, before any receive has shown what their sender is.
-        let has_end = life.facts.has(Facts::END_AHEAD) && life.state() != State::Opening && self.has_interactive();
+        let Connection { life, debt, .. } = self.table.get(key);
+        // Masses of frames may come together with the end, or behind the request, before any receive has shown what their
+        // sender is.
+        let has_end = life.facts.has(Facts::END_AHEAD) && life.state() != State::Opening;
+        let is_untried = *debt == schedule::UNTRIED;
         if life.is_staged() && self.stages.expects_work(key) {
             if self.has_interactive() { Planned::Handshake } else { Planned::HandshakeAtRest }
-        } else if has_end {
-            Planned::End
+        } else if (has_end || is_untried) && self.has_interactive() {
+            Planned::Masses
         } else if life.facts.has(Facts::BULK.or(Facts::BLOCKED)) {
             Planned::Usual
         } else {
@@ -84,7 +104,7 @@ impl<E, L: Lender> Connections<E, L> {
             Planned::Nothing => 0,
             Planned::Receive => schedule::RECEIVE,
             Planned::Usual => self.planned_cost,
-            Planned::End => self.planned_cost.max(schedule::QUANTUM),
+            Planned::Masses => self.planned_cost.max(schedule::QUANTUM),
             Planned::Handshake => schedule::TLS_HANDSHAKE,
             Planned::HandshakeAtRest => schedule::TLS_HANDSHAKE_AT_REST,
         }

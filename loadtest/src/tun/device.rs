@@ -23,6 +23,10 @@ const QUEUE: u32 = 1 << 16;
 /// What the kernel may leave to this side: all that the stack takes, or as much of it as the kernel knows.
 const OFFLOADS: [libc::c_uint; 3] = [libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6, libc::TUN_F_CSUM, 0];
 
+/// Of an IPv6 address (`linux/if_addr.h`): nobody is asked whether another machine has it (duplicate address detection); its attribute.
+const NO_DAD: u8 = 2;
+const IFA_ADDRESS: u16 = 1;
+
 /// A device that is up.
 #[derive(Debug)]
 pub struct Device {
@@ -169,31 +173,39 @@ fn take_offloads(file: RawFd, offloads: libc::c_uint) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Gives a device an IPv6 address.
+/// Gives a device an IPv6 address: by netlink (rtnetlink(7)), so that a server can listen there at once. That of the `ioctl` is tentative
+/// until the kernel comes to find that the device knows no duplicates.
 fn add_v6(index: c_int, address: Ipv6Addr, prefix: u32) -> io::Result<()> {
-    let ifr6_addr = libc::in6_addr { s6_addr: address.octets() };
-    let mut request = libc::in6_ifreq { ifr6_addr, ifr6_prefixlen: prefix, ifr6_ifindex: index };
-    let socket = Socket::new(Domain::IPV6, Type::DGRAM.cloexec(), None)?;
-    call(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &mut request)
+    // Family, prefix, flags and scope, which interface; then the one attribute.
+    let mut body = vec![libc::AF_INET6 as u8, prefix as u8, NO_DAD, 0];
+    body.extend(index.to_ne_bytes());
+    body.extend(20_u16.to_ne_bytes());
+    body.extend(IFA_ADDRESS.to_ne_bytes());
+    body.extend(address.octets());
+    ask_by_netlink(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body)
 }
 
-/// Sets the length of a device's queue: by netlink (rtnetlink(7)), as the `ioctl` is for the first user namespace only.
+/// Sets the length of a device's queue: by netlink, as the `ioctl` is for the first user namespace only.
 fn set_queue(index: c_int, packets: u32) -> io::Result<()> {
-    const LEN: u32 = 40;
-    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
-    let mut message = Vec::with_capacity(LEN as usize);
+    // Which interface, and none of its flags; then the one attribute.
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.extend([0; 8]);
+    body.extend(8_u16.to_ne_bytes());
+    body.extend(libc::IFLA_TXQLEN.to_ne_bytes());
+    body.extend(packets.to_ne_bytes());
+    ask_by_netlink(libc::RTM_NEWLINK, 0, &body)
+}
+
+/// Asks the kernel for something by netlink.
+fn ask_by_netlink(kind: u16, flags: c_int, body: &[u8]) -> io::Result<()> {
+    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags;
     // The header: length, kind, flags, sequence number and sender, which do not matter here.
-    message.extend(LEN.to_ne_bytes());
-    message.extend(libc::RTM_NEWLINK.to_ne_bytes());
+    let mut message = (16 + body.len() as u32).to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
     message.extend((flags as u16).to_ne_bytes());
     message.extend([0; 8]);
-    // Which interface, and none of its flags; then the one attribute.
-    message.extend([0; 4]);
-    message.extend(index.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(8_u16.to_ne_bytes());
-    message.extend(libc::IFLA_TXQLEN.to_ne_bytes());
-    message.extend(packets.to_ne_bytes());
+    message.extend(body);
     let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW.cloexec(), None)?;
     socket.send(&message)?;
     // The answer has the same header, then an error number, negative, or 0.

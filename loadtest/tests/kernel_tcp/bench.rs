@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ringload::stack::{Config, Ends, Events, Failure, Stack};
+use ringload::stack::{Config, Ends, Events, Failure, OFFLOAD_LEN, Stack};
+use ringload::tun::{Device, Network, UserStack};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use socket2::SockRef;
 
+use super::far::Far;
 use super::link::{Link, To};
 
 /// How long anything may take: far more than any machine needs.
@@ -102,7 +104,9 @@ pub(crate) struct Bench {
     pub(crate) link: Link,
     pub(crate) log: Log,
     pub(crate) listeners: [TcpListener; 2],
-    device: File,
+    network: Network,
+    /// The namespace of the listening sockets, if that is another one.
+    pub(crate) far: Option<Far>,
     /// Packets of the kernel stay in the device.
     pub(crate) is_deaf: bool,
     began: Instant,
@@ -113,7 +117,7 @@ pub(crate) struct Bench {
 /// Does it on a thread in a network namespace, if that can be had here. Where it is known that it can, as in CI, it is a failure
 /// if not.
 pub(crate) fn within(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || match enter() {
+    let thread = std::thread::spawn(move || match enter().and_then(|()| can_have_devices()) {
         Ok(()) => test(),
         Err(obstacle) => {
             assert!(std::env::var_os("RINGLOAD_NEEDS_NAMESPACES").is_none(), "{obstacle}");
@@ -125,18 +129,35 @@ pub(crate) fn within(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Moves this thread into a network namespace. Says what is missing here, if something is.
-fn enter() -> Result<(), String> {
+/// Moves this thread into a network namespace of its own.
+pub(crate) fn enter() -> Result<(), String> {
     // SAFETY: descriptors stay shared: it is this thread's view of the network that changes.
     let entered = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
-    entered.map_err(|error| format!("no network namespace can be had here: {error}"))?;
-    tun().map_err(|error| format!("/dev/net/tun cannot be opened here: {error}"))?;
+    entered.map_err(|error| format!("no network namespace can be had here: {error}"))
+}
+
+/// Says what is missing here, if something is.
+fn can_have_devices() -> Result<(), String> {
+    let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    tun.map_err(|error| format!("/dev/net/tun cannot be opened here: {error}"))?;
     let tool = Command::new("ip").arg("-V").output();
     tool.map(drop).map_err(|error| format!("there is no `ip` of iproute2 here: {error}"))
 }
 
-fn tun() -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).open("/dev/net/tun")
+/// The device `NAME0` of this namespace, with addresses of these blocks.
+pub(crate) fn network(name: &str, blocks: &str, has_offloads: bool) -> Network {
+    let clients = blocks.parse().expect("blocks");
+    let network = Network::set_up(&UserStack { name: name.to_owned(), clients, has_offloads }, 1, None);
+    network.expect("it was tried")
+}
+
+/// Listening sockets at any port of these addresses.
+pub(crate) fn listeners(addresses: [&str; 2]) -> [TcpListener; 2] {
+    addresses.map(|address| {
+        let listener = TcpListener::bind(address).expect("a server");
+        listener.set_nonblocking(true).expect("a socket");
+        listener
+    })
 }
 
 /// A test with a bench for eight connections.
@@ -158,20 +179,22 @@ impl Bench {
     /// A stack for so many connections. Its clients have one address and 64,512 ports: with more than half as many connections
     /// each life of one has the same port.
     pub(crate) fn new(connections: u32) -> Self {
-        let device = tun().expect("it was tried");
-        // SAFETY: all-zero bytes are valid: characters, and a union of numbers.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(b"bench") {
-            *to = *from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-        // SAFETY: the kernel reads and writes the request, which outlives the call.
-        let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-        ip("addr add 198.19.0.1/24 dev bench");
-        ip("addr add fd19::1/64 dev bench nodad");
+        Self::with(connections, false, false)
+    }
+
+    /// The same with a device that makes checksums and segments, and leaves both to the stack.
+    pub(crate) fn with_offloads(connections: u32) -> Self {
+        Self::with(connections, true, false)
+    }
+
+    /// The same with the listening sockets in another namespace: this one is the router, which has to make checksums and segments.
+    pub(crate) fn with_offloads_and_a_router(connections: u32) -> Self {
+        Self::with(connections, true, true)
+    }
+
+    fn with(connections: u32, has_offloads: bool, is_router: bool) -> Self {
         ip("link set lo up");
-        ip("link set bench up txqueuelen 10000");
+        let network = network("bench", "198.19.0.0/24,fd19::/64", has_offloads);
         for (address, setting) in
             [("198.20.0.0/24", "unreachable"), ("198.21.0.0/24", "prohibit"), ("fd20::/64", "unreachable")]
         {
@@ -179,24 +202,27 @@ impl Bench {
         }
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a router");
         fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("a router");
-        let listeners = ["198.19.0.1:0", "[fd19::1]:0"].map(|address| {
-            let listener = TcpListener::bind(address).expect("a server");
-            listener.set_nonblocking(true).expect("a socket");
-            listener
-        });
+        let (far, listeners) = if is_router {
+            let (far, listeners) = Far::new();
+            (Some(far), listeners)
+        } else {
+            (None, listeners(["198.19.0.1:0", "[fd19::1]:0"]))
+        };
         let mut servers: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().expect("a socket")).collect();
         let others = ["198.19.0.1:1", "[fd19::1]:1", "198.19.0.0:1", "198.20.0.1:1", "[fd20::1]:1", "198.21.0.1:1"];
         servers.extend(others.map(|address| address.parse::<SocketAddr>().expect("an address")));
-        let first_v6 = Some("fd19::2".parse().expect("an address"));
-        let ends = Ends { first_v4: Some(Ipv4Addr::new(198, 19, 0, 2)), first_v6, hosts: 1, servers };
-        let config =
-            Config { ends, connections, mtu: 1500, has_offloads: false, reassembly_bytes: 1 << 20, secret: [5, 6] };
+        let lane = &network.lanes[0];
+        assert_eq!(lane.device.has_offloads(), has_offloads, "Linux has had it since 2.6.27");
+        let ends = Ends { first_v4: lane.first_v4, first_v6: lane.first_v6, hosts: 1, servers };
+        let mtu = lane.device.mtu();
+        let config = Config { ends, connections, mtu, has_offloads, reassembly_bytes: 1 << 20, secret: [5, 6] };
         Self {
             stack: Stack::new(config).expect("a stack"),
-            link: Link::default(),
+            link: Link::behind(if has_offloads { OFFLOAD_LEN } else { 0 }),
             log: Log::default(),
             listeners,
-            device,
+            network,
+            far,
             is_deaf: false,
             began: Instant::now(),
             haste: 1,
@@ -275,24 +301,28 @@ impl Bench {
         let timeout = TURN.min(Duration::from_nanos(due_ns / u64::from(self.haste))).min(arrives);
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let interest = if self.is_deaf { PollFlags::empty() } else { PollFlags::IN };
-        poll(&mut [PollFd::new(&self.device, interest)], Some(&timeout)).expect("poll");
+        let mut all = vec![PollFd::new(self.device(), interest)];
+        all.extend(self.far.iter().flat_map(Far::devices).map(|device| PollFd::new(device, PollFlags::IN)));
+        poll(&mut all, Some(&timeout)).expect("poll");
+        if let Some(far) = &mut self.far {
+            far.hand_on();
+        }
         self.read();
         self.stack.advance(self.now_ns(), &mut self.log);
         self.write();
     }
 
-    fn read(&mut self) {
-        let mut buffer = [0; 2000];
-        while !self.is_deaf && self.is_readable() {
-            let count = (&self.device).read(&mut buffer).expect("a packet");
-            self.link.push(To::Stack, buffer[..count].to_vec());
-        }
-        self.hand_on();
+    fn device(&self) -> &Device {
+        &self.network.lanes[0].device
     }
 
-    fn is_readable(&self) -> bool {
-        let mut all = [PollFd::new(&self.device, PollFlags::IN)];
-        poll(&mut all, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll") > 0
+    fn read(&mut self) {
+        while !self.is_deaf
+            && let Some(packet) = read_packet(self.device())
+        {
+            self.link.push(To::Stack, packet);
+        }
+        self.hand_on();
     }
 
     fn write(&mut self) {
@@ -308,11 +338,22 @@ impl Bench {
         while let Some((to, mut packet)) = self.link.pop() {
             match to {
                 // The kernel refuses some that are damaged.
-                To::Kernel => drop((&self.device).write(&packet)),
+                To::Kernel => drop(rustix::io::write(self.device(), &packet)),
                 To::Stack => self.stack.input(&mut packet, self.now_ns(), &mut self.log),
             }
         }
     }
+}
+
+/// The next packet that waits in a device.
+pub(crate) fn read_packet(device: &Device) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; OFFLOAD_LEN + (1 << 16)];
+    match rustix::io::read(device, &mut buffer) {
+        Ok(count) => buffer.truncate(count),
+        Err(Errno::AGAIN) => return None,
+        Err(error) => panic!("{error}"),
+    }
+    Some(buffer)
 }
 
 /// The states of this namespace's connections, in order.

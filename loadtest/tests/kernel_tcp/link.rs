@@ -28,6 +28,12 @@ pub(crate) struct Roughness {
 /// A link, which hands on all packets at once unless it is told otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
+    /// Bytes of the device's header in front of each packet, which has offloads if it has one.
+    header_len: usize,
+    /// Packets of several segments that have come by, to the kernel and to the stack.
+    pub(crate) large: [usize; 2],
+    /// Those to the stack whose checksum nobody has checked.
+    pub(crate) unverified_to_stack: usize,
     /// Packets to the kernel stay here for now.
     pub(crate) holds_back: bool,
     /// The next ones with a segment, so many, are lost. There are others: the kernel looks for IPv6 routers.
@@ -45,6 +51,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// A link whose packets have a header of so many bytes in front.
+    pub(crate) fn behind(header_len: usize) -> Self {
+        Self { header_len, ..Self::default() }
+    }
+
     pub(crate) fn roughen(&mut self, roughness: Roughness) {
         self.roughness = Some(roughness);
     }
@@ -57,8 +68,9 @@ impl Link {
     }
 
     pub(crate) fn push(&mut self, to: To, mut packet: Vec<u8>) {
+        self.count_offloads(to, &packet);
         let lose = if to == To::Kernel { &mut self.lose_to_kernel } else { &mut self.lose_to_stack };
-        if *lose > 0 && is_tcp(&packet) && !(self.spares_bare && packet.len() < 100) {
+        if *lose > 0 && is_tcp(&packet[self.header_len..]) && !(self.spares_bare && packet.len() < 100) {
             *lose -= 1;
             return;
         }
@@ -83,6 +95,17 @@ impl Link {
         }
         let late = self.some_of(delay);
         self.insert(now + late, to, packet);
+    }
+
+    /// By virtio-net's header (`linux/virtio_net.h`): its first byte are flags, the second is the kind of division.
+    fn count_offloads(&mut self, to: To, packet: &[u8]) {
+        let (header, packet) = packet.split_at(self.header_len);
+        if let [flags, kind, ..] = *header
+            && is_tcp(packet)
+        {
+            self.large[to as usize] += usize::from(kind != 0);
+            self.unverified_to_stack += usize::from(to == To::Stack && flags == 0);
+        }
     }
 
     fn insert(&mut self, at: Instant, to: To, packet: Vec<u8>) {

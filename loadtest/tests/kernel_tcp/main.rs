@@ -4,7 +4,9 @@
 mod bench;
 mod closing;
 mod data;
+mod far;
 mod link;
 mod network;
+mod offloads;
 mod opening;
 mod resets;

@@ -202,12 +202,17 @@ fn large_messages_are_divided_by_the_device_if_it_can() {
 }
 
 /// A server elsewhere, as docs/LOADTEST.md has it: this namespace is the router between its network and the clients' block.
-#[test]
-fn a_server_in_another_network_is_reached_by_way_of_this_one() {
-    if obstacle().is_some() {
-        return;
-    }
-    with_server(Behaviour::Echo, |server| {
+fn reach_a_server_by_way_of_this_namespace(
+    own: &'static str,
+    clients: &str,
+    [server, router]: [&str; 2],
+    setting: &str,
+) {
+    let clients = clients.to_owned();
+    let [server, router] = [server, router].map(|address| address.parse::<IpAddr>().expect("an address"));
+    let (prefix, nodad) = if server.is_ipv4() { (24, "") } else { (64, " nodad") };
+    let setting = format!("/proc/sys/net/{setting}");
+    with_server_at(own, Behaviour::Echo, move |at| {
         let server_namespace =
             format!("/proc/{}/task/{}/ns/net", std::process::id(), rustix::thread::gettid().as_raw_nonzero());
         let step = Barrier::new(2);
@@ -216,25 +221,36 @@ fn a_server_in_another_network_is_reached_by_way_of_this_one() {
                 enter_a_namespace().expect("it was tried");
                 ip("link add veth1 type veth peer name veth0");
                 ip(&format!("link set veth0 netns {server_namespace}"));
-                ip("addr add 10.9.0.2/24 dev veth1");
+                ip(&format!("addr add {router}/{prefix} dev veth1{nodad}"));
                 ip("link set veth1 up");
-                fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a namespace of our own");
+                fs::write(&setting, "1").expect("a namespace of our own");
                 step.wait();
                 step.wait();
                 for load in [&["-c", "100"][..], &["-s", "300000"]] {
-                    let address = SocketAddr::new("10.9.0.1".parse().expect("an address"), server.port());
-                    let outcome = run(address, &[&USER[..], load].concat());
+                    let address = SocketAddr::new(server, at.port());
+                    let outcome = run(address, &[&USER[..], &["--clients", &clients], load].concat());
                     assert_eq!(outcome.code, Some(0), "{load:?}: {}", outcome.output);
                     assert!(outcome.number("/measured/echoes") > 0, "{load:?}: {}", outcome.output);
                 }
             });
             step.wait();
-            ip("addr add 10.9.0.1/24 dev veth0");
+            ip(&format!("addr add {server}/{prefix} dev veth0{nodad}"));
             ip("link set veth0 up");
-            ip("route add 198.19.0.0/16 via 10.9.0.2");
+            ip(&format!("route add {clients} via {router}"));
             step.wait();
         });
     });
+}
+
+#[test]
+fn a_server_in_another_network_is_reached_by_way_of_this_one() {
+    if obstacle().is_some() {
+        return;
+    }
+    let ends = ["10.9.0.1", "10.9.0.2"];
+    reach_a_server_by_way_of_this_namespace(OWN, "198.19.0.0/16", ends, "ipv4/ip_forward");
+    let ends = ["fd09::1", "fd09::2"];
+    reach_a_server_by_way_of_this_namespace("fd19::1", "fd19::/64", ends, "ipv6/conf/all/forwarding");
 }
 
 #[test]

@@ -35,10 +35,15 @@ fn obstacle() -> Option<String> {
     });
     let obstacle = tried.join().expect("it only tries").err();
     if let Some(obstacle) = &obstacle {
-        assert!(std::env::var_os("RINGLOAD_NEEDS_NAMESPACES").is_none(), "{obstacle}");
-        eprintln!("SKIPPED: {obstacle}");
+        skip(obstacle);
     }
     obstacle
+}
+
+/// Says why something is not tried. Fails where it has to be.
+fn skip(obstacle: &str) {
+    assert!(std::env::var_os("RINGLOAD_NEEDS_NAMESPACES").is_none(), "{obstacle}");
+    eprintln!("SKIPPED: {obstacle}");
 }
 
 fn enter_a_namespace() -> rustix::io::Result<()> {
@@ -428,18 +433,24 @@ fn nothing_is_left_of_a_run_that_was_killed() {
     });
 }
 
-/// Whether another user, without rights, may run programs of this directory and open `/dev/net/tun`; if not, that is said.
+/// Whether another user, without rights, may run programs of this directory and open `/dev/net/tun`; if not, that is said. Where it
+/// is known that one may, as in CI, it is a failure if not.
 fn has_others() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    let other = Command::new(env!("CARGO_BIN_EXE_ringload")).uid(OTHER).gid(OTHER).arg("--version").output();
+    let program = env!("CARGO_BIN_EXE_ringload");
+    let can_run = || Command::new(program).uid(OTHER).gid(OTHER).arg("--version").output();
     // udev's rules give it 0666; without udev it can be the administrator's alone.
-    let is_open = fs::metadata("/dev/net/tun").is_ok_and(|it| it.permissions().mode() & 0o006 == 0o006);
-    let has_others = is_root && is_open && other.is_ok_and(|output| output.status.success());
-    if !has_others {
-        let program = env!("CARGO_BIN_EXE_ringload");
-        eprintln!("SKIPPED: there is no other user here that may run {program} and open /dev/net/tun");
-    }
-    has_others
+    let is_open = |file: fs::Metadata| file.permissions().mode() & 0o006 == 0o006;
+    let obstacle = if !rustix::process::geteuid().is_root() {
+        "only root can be another user".to_owned()
+    } else if !fs::metadata("/dev/net/tun").is_ok_and(is_open) {
+        "another user may not open /dev/net/tun here".to_owned()
+    } else if !can_run().is_ok_and(|output| output.status.success()) {
+        format!("another user may not run {program} here")
+    } else {
+        return true;
+    };
+    skip(&obstacle);
+    false
 }
 
 /// The user that owns nothing (`nobody`).

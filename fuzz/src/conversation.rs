@@ -5,12 +5,15 @@
 //! What must hold: events come in their order, and each byte once and unchanged; what is sent is in order, within the windows, and
 //! acknowledges what has been told; memory is bounded. In the end packets come no more, and every connection must end in bounded
 //! time; or the server becomes a good one, and every connection must close in order.
+//!
+//! With offloads the stack leaves checksums and segments to the device, which is played here, too; and the server's segments are
+//! as long as a packet can be, with checksums that are left out, to be checked, or wrong.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use ringload::stack::{Config, Ends, Events, Failure, Stack};
+use ringload::stack::{Config, Ends, Events, Failure, OFFLOAD_LEN, Stack};
 
-use crate::packet::{self, ACK, FIN, Quote, RST, SYN, Segment};
+use crate::packet::{self, ACK, Checksum, FIN, Packet, Quote, RST, SYN, Segment};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
@@ -20,6 +23,11 @@ const KEYS: u32 = 3;
 
 /// Memory for segments out of order: some of them.
 const POOL: usize = 2_000;
+const POOL_OF_LONG: usize = 100_000;
+
+/// What a server's MSS is if it does not say, over either family, and what the least is taken for.
+const DEFAULT_MSS: [u16; 2] = [536, 1220];
+const LEAST_MSS: u16 = 48;
 
 /// Payload bytes of a segment to and from a server of either family.
 const MTU: u16 = 1500;
@@ -91,6 +99,8 @@ struct Life {
     /// Where the farthest window that was ever offered ends, and by how much the server scales it.
     edge: u32,
     scale: u8,
+    /// Payload bytes of a segment to the server at most.
+    mss: u16,
     is_open: bool,
     is_paused: bool,
     waits_for_room: bool,
@@ -127,6 +137,7 @@ impl Life {
         self.scale = syn.scale.unwrap_or(0).min(14);
         self.own_window = if syn.scale.is_some() { WINDOW_SCALED } else { WINDOW };
         self.edge = self.first.wrapping_add(syn.window.into());
+        self.mss = self.mss.min(syn.mss.unwrap_or(DEFAULT_MSS[usize::from(self.server)]).max(LEAST_MSS));
     }
 }
 
@@ -202,11 +213,38 @@ impl Events for Lives {
     }
 }
 
+/// What a damaged packet must lead to.
+struct Nothing;
+
+impl Events for Nothing {
+    fn connected(&mut self, _: u32) {
+        unreachable!();
+    }
+    fn received(&mut self, _: u32, _: &mut [u8]) {
+        unreachable!();
+    }
+    fn room(&mut self, _: u32) {
+        unreachable!();
+    }
+    fn finished(&mut self, _: u32) {
+        unreachable!();
+    }
+    fn closed(&mut self, _: u32) {
+        unreachable!();
+    }
+    fn failed(&mut self, _: u32, _: Failure) {
+        unreachable!();
+    }
+}
+
 /// A stack, and all that is known of it.
 struct Conversation {
     stack: Stack,
     lives: Lives,
     servers: [SocketAddr; 2],
+    has_offloads: bool,
+    /// Memory for segments out of order.
+    pool: usize,
     /// Initial sequence number of the servers.
     iss: u32,
     now_ns: u64,
@@ -237,14 +275,17 @@ impl Conversation {
         };
         // In the second case there are flows for one life only: each one meets the segments of the one before.
         let connections = if setting & 1 == 0 { KEYS } else { 40_000 };
-        let config =
-            Config { ends, connections, mtu: MTU, has_offloads: false, reassembly_bytes: POOL, secret: [3, 4] };
+        let has_offloads = setting & 0x80 != 0;
+        let pool = if has_offloads { POOL_OF_LONG } else { POOL };
+        let config = Config { ends, connections, mtu: MTU, has_offloads, reassembly_bytes: pool, secret: [3, 4] };
         Self {
             stack: Stack::new(config).expect("a stack"),
             lives: Lives { list: (0..KEYS).map(|_| None).collect(), current: None, is_calm: false },
             servers,
+            has_offloads,
+            pool,
             iss: if setting & 4 == 0 { 1_000 } else { u32::MAX - 700 },
-            now_ns: u64::from(setting >> 3) * 77 * SECOND,
+            now_ns: u64::from(setting >> 3 & 15) * 77 * SECOND,
         }
     }
 
@@ -271,7 +312,7 @@ impl Conversation {
                 let count = usize::from(choices.byte()?).min(choices.0.len());
                 let mut packet = choices.0[..count].to_vec();
                 choices.0 = &choices.0[count..];
-                self.input(&mut packet, None);
+                self.give_bytes(&mut packet);
             }
             11 if has_life => self.give_syn(key, choices)?,
             _ if has_life => self.give_segment(key, act >> 4, choices)?,
@@ -282,8 +323,7 @@ impl Conversation {
 
     fn connect(&mut self, key: u32, server: u16) {
         self.stack.connect(key, server, self.now_ns);
-        let syn = self.stack.packets().next().map(packet::read_strictly).expect("a SYN");
-        self.stack.clear_packets();
+        let syn = self.sent().pop().expect("a SYN");
         let mss = if server == 0 { MTU - 40 } else { MTU - 60 };
         assert_eq!(
             (syn.flags, syn.target, syn.mss, syn.payload.len()),
@@ -302,6 +342,7 @@ impl Conversation {
             own_window: WINDOW,
             edge: first,
             scale: 0,
+            mss,
             is_open: false,
             is_paused: false,
             waits_for_room: false,
@@ -385,6 +426,9 @@ impl Conversation {
         let (source, target) = (life.client, self.servers[usize::from(life.server)]);
         let seq = life.sent_end.wrapping_sub(1).wrapping_add_signed(delta);
         let mut packet = Quote { kind, code, source, target, seq }.packet(word);
+        if self.has_offloads {
+            packet.splice(0..0, [0; OFFLOAD_LEN]);
+        }
         self.input(&mut packet, None);
         Some(())
     }
@@ -399,7 +443,8 @@ impl Conversation {
         let ack = if flags == SYN { 0 } else { life.first.wrapping_add_signed(delta) };
         let window = [1000, 0, 65_535, 1][usize::from(bits >> 5 & 3)];
         let segment = Segment { mss, scale, ..segment(life, self.servers, flags, self.iss, ack, window) };
-        self.give(&segment);
+        let checksum = self.checksum(choices)?;
+        self.give(&segment, checksum);
         Some(())
     }
 
@@ -415,23 +460,54 @@ impl Conversation {
         let (seq_delta, ack_delta) = (choices.delta()?, choices.delta()?);
         let (shape, len) = (choices.byte()?, usize::from(choices.byte()?));
         let window = [65_535, 0, 1, 500, 5_000, 20_000, 100, 65_535][usize::from(shape & 7)];
-        let len = if shape & 8 == 0 { 0 } else { len << (shape >> 4 & 3) };
+        let shift =
+            if self.has_offloads { [0, 1, 2, 3, 5, 6, 7, 8][usize::from(shape >> 4 & 7)] } else { shape >> 4 & 3 };
+        let len = if shape & 8 == 0 { 0 } else { len << shift };
+        let checksum = self.checksum(choices)?;
         let life = self.lives.get(key);
         let seq = if life.base.is_some() { life.next() } else { self.iss }.wrapping_add_signed(seq_delta);
         let ack = life.sent_end.wrapping_add_signed(ack_delta);
         let payload = (0..len as u32).map(|at| of_server(seq.wrapping_add(at))).collect();
         let segment = Segment { payload, ..segment(life, self.servers, flags, seq, ack, window) };
-        self.give(&segment);
+        self.give(&segment, checksum);
         Some(())
     }
 
-    fn give(&mut self, segment: &Segment) {
+    /// What the device says of the next segment's checksum: without offloads it says nothing.
+    fn checksum(&self, choices: &mut Choices<'_>) -> Option<Checksum> {
+        use Checksum::{LeftOut, Unknown, Verified, Wrong};
+        Some(if self.has_offloads {
+            [Verified, LeftOut, Unknown, Wrong][usize::from(choices.below(4)?)]
+        } else {
+            Unknown
+        })
+    }
+
+    /// Any bytes, but for segments of connections: those come from elsewhere, and the device may say of these that they are right.
+    fn give_bytes(&mut self, bytes: &mut [u8]) {
+        let is_segment = |packet| matches!(packet::read(packet, true), Some(Packet::Tcp(_)));
+        if !(self.has_offloads && bytes.get(OFFLOAD_LEN..).is_some_and(is_segment)) {
+            self.input(bytes, None);
+        }
+    }
+
+    fn give(&mut self, segment: &Segment, checksum: Checksum) {
+        let mut packet = segment.packet();
+        if self.has_offloads {
+            packet::offload(&mut packet, checksum);
+        }
+        if checksum == Checksum::Wrong {
+            let unread = self.stack.counters().unread;
+            self.stack.input(&mut packet, self.now_ns, &mut Nothing);
+            assert_eq!((self.stack.counters().unread, self.stack.packets().count()), (unread + 1, 0), "{segment:?}");
+            return;
+        }
         if let Some(life) = self.lives.list.iter_mut().flatten().find(|life| life.client == segment.target)
             && life.base.is_some()
         {
             life.offered(segment);
         }
-        self.input(&mut segment.packet(), Some(segment.clone()));
+        self.input(&mut packet, Some(segment.clone()));
     }
 
     fn input(&mut self, packet: &mut [u8], segment: Option<Segment>) {
@@ -451,8 +527,7 @@ impl Conversation {
     /// Looks at all packets that the stack has for the device, and at what it holds. `before`: what servers had to send next when
     /// the first of these packets may have been made, if that was not now.
     fn check(&mut self, before: &[Option<u32>]) {
-        let packets: Vec<Segment> = self.stack.packets().map(packet::read_strictly).collect();
-        self.stack.clear_packets();
+        let packets = self.sent();
         let is_reset = self.lives.current.as_ref().is_some_and(|segment| segment.flags & RST != 0);
         for packet in &packets {
             assert!(!is_reset || packet.flags & RST == 0, "a reset answers a reset: {packet:?}");
@@ -468,7 +543,19 @@ impl Conversation {
         }
         let (active, early) = (self.stack.active(), self.stack.early_bytes());
         assert!(active <= self.lives.count(), "{active} flights of {} connections", self.lives.count());
-        assert!(early <= POOL && (early == 0 || self.lives.count() > 0), "{early} bytes in the pool");
+        assert!(early <= self.pool && (early == 0 || self.lives.count() > 0), "{early} bytes in the pool");
+    }
+
+    /// The segments that the stack has for the device, and those that the device makes.
+    fn sent(&mut self) -> Vec<Segment> {
+        let packets = self.stack.packets();
+        let sent = if self.has_offloads {
+            packets.flat_map(packet::divide).collect()
+        } else {
+            packets.map(packet::read_strictly).collect()
+        };
+        self.stack.clear_packets();
+        sent
     }
 
     /// A packet of a connection that goes on.
@@ -491,7 +578,7 @@ impl Conversation {
             assert!(is_of_syn || end <= life.taken + 1, "{packet:?} {life:?}");
             let is_right = |(index, &byte): (usize, &u8)| byte == of_client(at + index);
             assert!(packet.payload.iter().enumerate().all(is_right), "{packet:?}");
-            assert!(packet.payload.len() <= usize::from(MTU - 40));
+            assert!(packet.payload.len() <= usize::from(life.mss), "{packet:?} {life:?}");
             let is_last = packet.flags & FIN != 0;
             assert!(!is_last || (life.has_finished && end == life.taken), "{packet:?} {life:?}");
             let seq_end = packet.seq.wrapping_add(packet.payload.len() as u32);
@@ -579,7 +666,7 @@ impl Conversation {
         if life.is_open {
             answer.payload = (0..missing as u32).map(|at| of_server(next.wrapping_add(at))).collect();
         }
-        self.give(&answer);
+        self.give(&answer, Checksum::Unknown);
     }
 
     /// All connections are over: nothing may be left of them, but for what waits in TIME-WAIT.

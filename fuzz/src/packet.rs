@@ -1,5 +1,6 @@
 //! IP packets with TCP segments or ICMP errors in them, by the letter of RFC 791, 8200, 9293, 792 and 4443: written for this,
-//! shares nothing with the stack of ringload.
+//! shares nothing with the stack of ringload. So is the header that a device with offloads has in front of them (virtio 1.2 section
+//! 5.1.6, `linux/virtio_net.h`), and what such a device does with a packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
@@ -11,6 +12,16 @@ pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 
 pub const TCP: u8 = 6;
+
+/// Bytes of virtio-net's header.
+pub const OFFLOAD_LEN: usize = 10;
+
+/// Its flags: the checksum is still to be made, from a place on; the checksum is right.
+pub const NEEDS_CSUM: u8 = 1;
+pub const DATA_VALID: u8 = 2;
+
+/// Its kinds of division: none, into segments over IPv4, over IPv6.
+const KINDS: [u8; 3] = [0, 1, 4];
 
 /// Bytes of a TCP header without options.
 const TCP_LEN: usize = 20;
@@ -206,6 +217,69 @@ pub fn read_strictly(packet: &[u8]) -> Segment {
     assert!([SYN, SYN | ACK, ACK, ACK | FIN, RST, RST | ACK].contains(&flags), "{segment:?}");
     assert!(flags & ACK != 0 || segment.ack == 0, "{segment:?}");
     segment
+}
+
+/// Does what a device with offloads does with a packet of the stack's: makes the checksum, and the segments, in their order.
+#[must_use]
+pub fn divide(bytes: &[u8]) -> Vec<Segment> {
+    let (header, packet) = bytes.split_at(OFFLOAD_LEN);
+    let number = |at| usize::from(u16::from_ne_bytes([header[at], header[at + 1]]));
+    let (headers_len, segment_len, sum_start, sum_offset) = (number(2), number(4), number(6), number(8));
+    assert_eq!(header[0], NEEDS_CSUM);
+    let mut packet = packet.to_vec();
+    // In the checksum's place is the sum over the pseudo header.
+    let checksum = !sum(0, &packet[sum_start..]);
+    packet[sum_start + sum_offset..][..2].copy_from_slice(&checksum.to_be_bytes());
+    let whole = read_strictly(&packet);
+    assert_eq!(headers_len, packet.len() - whole.payload.len(), "{whole:?}");
+    let [none, v4, v6] = KINDS;
+    if header[1] == none {
+        assert_eq!(segment_len, 0, "{whole:?}");
+        return vec![whole];
+    }
+    assert_eq!(header[1], if whole.source.is_ipv4() { v4 } else { v6 }, "{whole:?}");
+    assert!(whole.flags & (SYN | RST) == 0 && (1..whole.payload.len()).contains(&segment_len), "{whole:?}");
+    let count = whole.payload.len().div_ceil(segment_len);
+    let parts = whole.payload.chunks(segment_len).enumerate();
+    let segment = |(index, part): (usize, &[u8])| Segment {
+        seq: whole.seq.wrapping_add((index * segment_len) as u32),
+        flags: if index + 1 == count { whole.flags } else { whole.flags & !(FIN | PSH) },
+        payload: part.to_vec(),
+        ..whole.clone()
+    };
+    parts.map(segment).collect()
+}
+
+/// What the kernel knows of the checksum of a packet that it gives to the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// It is right.
+    Verified,
+    /// It was left out, as the packet has not left the machine.
+    LeftOut,
+    /// Nothing: it is there.
+    Unknown,
+    /// Nothing: it is there, and wrong.
+    Wrong,
+}
+
+/// Puts a header in front of a packet with a TCP segment, as the kernel does, and makes of the checksum what is said.
+pub fn offload(packet: &mut Vec<u8>, checksum: Checksum) {
+    let ip_len = if packet[0] >> 4 == 4 { 20 } else { 40 };
+    let mut header = [0; OFFLOAD_LEN];
+    match checksum {
+        Checksum::Verified => header[0] = DATA_VALID,
+        Checksum::LeftOut => {
+            header[0] = NEEDS_CSUM;
+            header[6..8].copy_from_slice(&(ip_len as u16).to_ne_bytes());
+            header[8..10].copy_from_slice(&16_u16.to_ne_bytes());
+        }
+        Checksum::Unknown | Checksum::Wrong => {}
+    }
+    if matches!(checksum, Checksum::LeftOut | Checksum::Wrong) {
+        packet[ip_len + 16] ^= 0x55;
+    }
+    packet.splice(0..0, header);
 }
 
 impl Segment {

@@ -244,7 +244,12 @@ fn packets() -> Vec<Seed> {
         [&[1, 2, 3, 4, 0, 0, 0, 0, words << 4, flags, window, 0, 0, 0, 0, 0][..], rest].concat()
     }
     let quoted = [&[3, 4, 0, 0, 0, 0, 5, 0, 0x45][..], &[0; 8], &[6], &[0; 20]].concat();
-    let kinds: [(&str, u8, Vec<u8>); 12] = [
+    let syn_ack = tcp(7, 0x12, 200, &[2, 4, 1, 0, 1, 3, 3, 7]);
+    let kinds: [(&str, u8, Vec<u8>); 16] = [
+        ("syn-ack-verified", 0x4e, syn_ack.clone()),
+        ("syn-ack-left-out-v6", 0xde, syn_ack.clone()),
+        ("syn-ack-unverified", 0x2e, syn_ack.clone()),
+        ("syn-ack-other-flags", 0x3e, syn_ack),
         ("syn-ack", 10, tcp(7, 0x12, 200, &[2, 4, 5, 180, 1, 3, 3, 7])),
         ("syn-ack-bare", 10, tcp(5, 0x12, 1, b"with data")),
         ("syn-ack-v6", 138, tcp(8, 0x12, 200, &[4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0])),
@@ -296,10 +301,23 @@ fn stack() -> Vec<Seed> {
         ("resets", 1, &[OPEN, &[0xdc, 0, 200, 129, 0, 0, 0], &[0xdc, 0, 0, 0, 0, 0], OPEN]),
         ("icmp", 0, &[&OPEN[..2], &[9, 0, 3, 4, 0, 70], &[9, 0, 3, 1, 0, 0]]),
     ];
+    // With offloads each segment has one more byte, for its checksum.
+    const WIDE: &[u8] = &[0, 0, 11, 0, 0x4d, 0, 0];
+    const MUCH: &[u8] = &[0x81, 0, 255];
+    const LARGE: &[u8] = &[12, 0, 0, 0, 0x78, 255, 1];
+    const LARGE_EARLY: &[u8] = &[12, 0, 185, 0, 0x68, 255, 0];
+    const ALL: &[u8] = &[12, 0, 0, 0, 0, 0, 2];
+    const WRONG: &[u8] = &[12, 0, 0, 0, 0x48, 90, 3];
+    let lives_with_offloads: [(&str, u8, &[&[u8]]); 4] = [
+        ("large", 0x82, &[WIDE, MUCH, ALL, MUCH, LARGE, ALL, LARGE, MUCH, ALL]),
+        ("large-v6", 0x86, &[&[0x80, 0], &WIDE[2..], MUCH, ALL, MUCH, LARGE, FINISH, ALL]),
+        ("large-lost", 0x82, &[WIDE, LARGE_EARLY, LARGE_EARLY, MUCH, ALL, MUCH, PASS, LARGE, ALL, ALL]),
+        ("wrong-checksums", 0x80, &[WIDE, WRONG, MUCH, WRONG, LARGE, ALL]),
+    ];
     let seed = |(name, setting, acts): (&str, u8, &[&[u8]])| {
         ("stack", name.to_owned(), [&[setting], &acts.concat()[..]].concat())
     };
-    lives.into_iter().map(seed).collect()
+    lives.into_iter().chain(lives_with_offloads).map(seed).collect()
 }
 
 #[cfg(test)]

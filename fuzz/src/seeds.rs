@@ -245,7 +245,7 @@ fn packets() -> Vec<Seed> {
     }
     let quoted = [&[3, 4, 0, 0, 0, 0, 5, 0, 0x45][..], &[0; 8], &[6], &[0; 20]].concat();
     let syn_ack = tcp(7, 0x12, 200, &[2, 4, 1, 0, 1, 3, 3, 7]);
-    let kinds: [(&str, u8, Vec<u8>); 16] = [
+    let kinds: [(&str, u8, Vec<u8>); 17] = [
         ("syn-ack-verified", 0x4e, syn_ack.clone()),
         ("syn-ack-left-out-v6", 0xde, syn_ack.clone()),
         ("syn-ack-unverified", 0x2e, syn_ack.clone()),
@@ -261,6 +261,19 @@ fn packets() -> Vec<Seed> {
         ("unreachable", 11, vec![3, 1]),
         ("too-big-v6", 139, vec![2, 0, 0, 0, 5, 0]),
         ("icmp", 3, quoted),
+        (
+            "v6-wrong-checksum",
+            0xa4,
+            [
+                &[0x60, 0, 0, 0, 0, 20, 6, 64, 0xfd, 1][..],
+                &[0; 13],
+                &[1, 0xfd, 0],
+                &[0; 14],
+                &[0, 80, 4, 1],
+                &tcp(5, 2, 1, b""),
+            ]
+            .concat(),
+        ),
         (
             "v4",
             1,

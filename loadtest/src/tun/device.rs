@@ -23,7 +23,7 @@ const QUEUE: u32 = 1 << 16;
 /// What the kernel may leave to this side: all that the stack takes, or as much of it as the kernel knows.
 const OFFLOADS: [libc::c_uint; 3] = [libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6, libc::TUN_F_CSUM, 0];
 
-/// Of an IPv6 address (`linux/if_addr.h`): nobody is asked whether another machine has it (duplicate address detection); its attribute.
+/// Of an IPv6 address (`linux/if_addr.h`): no duplicate address detection; its attribute.
 const NO_DAD: u8 = 2;
 const IFA_ADDRESS: u16 = 1;
 

@@ -26,7 +26,7 @@ pub struct Options {
     /// Whether `[::]` accepts IPv6 only. By default it also accepts IPv4.
     pub ipv6_only: bool,
     /// Certificate chain and key of TLS listeners, in PEM. Without them a self-signed certificate is made at the start, and
-    /// its fingerprint printed.
+    /// its fingerprint logged.
     pub tls_cert: Option<PathBuf>,
     /// See [`Options::tls_cert`].
     pub tls_key: Option<PathBuf>,

@@ -34,7 +34,7 @@ pub(super) struct ServeArgs {
     listen: Vec<String>,
 
     /// Certificate chain of the tls: listeners, in PEM [default: a self-signed certificate is made at the start, and
-    /// its fingerprint printed].
+    /// its fingerprint logged].
     #[arg(long, env = "RINGECHO_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 

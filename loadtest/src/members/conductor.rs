@@ -19,7 +19,7 @@ const LEAD_NS: u64 = 250_000_000;
 /// The same minimum in multiples of the longest round trip between a member and the conductor.
 const LEAD_ROUND_TRIPS: u64 = 4;
 
-/// A member silent for this time is lost. Members ping once a second; the migration of a virtual machine may stop it
+/// A member silent for this time is lost. Members ping four times a second; the migration of a virtual machine may stop it
 /// for some seconds.
 pub const SILENCE_NS: u64 = 15_000_000_000;
 

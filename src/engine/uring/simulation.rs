@@ -350,7 +350,7 @@ fn dispatch(connections: &mut Connections, Completion { token, posted, .. }: Com
         Kind::Cancel => connections.cancel_missed(token),
         Kind::Shutdown | Kind::Reset => connections.shut_down(token),
         Kind::Close => connections.closed(token),
-        Kind::Wake => unreachable!("the bell is not rung"),
+        Kind::Wake => unreachable!("no other thread wakes the worker"),
         Kind::Install => unreachable!("there is no connection log"),
     }
     if successor.is_some() {

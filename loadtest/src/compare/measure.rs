@@ -27,6 +27,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// Time for a server to notice that all connections have closed, before its remaining memory is sampled.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// Time for a server whose connections have failed to be gone, too: then that is the reason. Its first process may be a
+/// script that ends after it.
+const DYING: Duration = Duration::from_secs(2);
+
 /// Above this share of a side's processors, usage by other processes makes a measurement invalid.
 const OTHERS: f64 = 0.05;
 
@@ -148,16 +152,30 @@ pub fn measure(
             return Some(Measurement::failed(FaultKind::Failed, format!("the load cannot be started: {error}")));
         }
     };
-    let ended = run.wait(interrupt, look)?;
-    let measurement = match (server.end(), ended) {
-        (Some(end), _) => Measurement::failed(FaultKind::Failed, format!("the server died: {end}")),
-        (None, Err(why)) => Measurement::failed(FaultKind::Failed, why),
-        (None, Ok(())) => match json::read(&scratch.0) {
+    let measurement = match run.wait(interrupt, look)? {
+        Err(why) => Measurement::failed(FaultKind::Failed, why),
+        Ok(()) => match json::read(&scratch.0) {
             Err(error) => Measurement::failed(FaultKind::Failed, error.to_string()),
             Ok(report) => judge(&report, cell, rate_per_s),
         },
     };
-    Some(with_memory(measurement, server))
+    let has_failed = measurement.faults.iter().any(|fault| fault.kind == FaultKind::Failed);
+    Some(match end_of(server, if has_failed { DYING } else { Duration::ZERO }) {
+        Some(end) => Measurement::failed(FaultKind::Failed, format!("the server died: {end}")),
+        None => with_memory(measurement, server),
+    })
+}
+
+/// How the server ended, if it does so within this time.
+fn end_of(server: &mut ServerProcess, time: Duration) -> Option<String> {
+    let deadline = Instant::now() + time;
+    loop {
+        let end = server.end();
+        if end.is_some() || Instant::now() >= deadline {
+            return end;
+        }
+        std::thread::sleep(TICK);
+    }
 }
 
 /// Adds the server's peak memory, and its memory after all connections have closed.

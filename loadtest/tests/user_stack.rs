@@ -209,6 +209,11 @@ fn large_messages_are_divided_by_the_device_if_it_can() {
     }
 }
 
+/// Neighbours know each other from the start: IPv6 could ask for them only when the kernel has come to give the new devices
+/// addresses for that, and would have given up before on a busy machine.
+const ROUTER_MAC: &str = "02:00:00:00:00:01";
+const SERVER_MAC: &str = "02:00:00:00:00:02";
+
 /// A server elsewhere, as docs/LOADTEST.md has it: this namespace is the router between its network and the clients' block.
 fn reach_a_server_by_way_of_this_namespace(
     own: &'static str,
@@ -227,10 +232,11 @@ fn reach_a_server_by_way_of_this_namespace(
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 enter_a_namespace().expect("it was tried");
-                ip("link add veth1 type veth peer name veth0");
+                ip(&format!("link add veth1 address {ROUTER_MAC} type veth peer name veth0 address {SERVER_MAC}"));
                 ip(&format!("link set veth0 netns {server_namespace}"));
                 ip(&format!("addr add {router}/{prefix} dev veth1{nodad}"));
                 ip("link set veth1 up");
+                ip(&format!("neigh add {server} lladdr {SERVER_MAC} dev veth1 nud permanent"));
                 fs::write(&setting, "1").expect("a namespace of our own");
                 step.wait();
                 step.wait();
@@ -244,6 +250,7 @@ fn reach_a_server_by_way_of_this_namespace(
             step.wait();
             ip(&format!("addr add {server}/{prefix} dev veth0{nodad}"));
             ip("link set veth0 up");
+            ip(&format!("neigh add {router} lladdr {ROUTER_MAC} dev veth0 nud permanent"));
             ip(&format!("route add {clients} via {router}"));
             step.wait();
         });

@@ -49,6 +49,9 @@ pub(crate) struct Connections<E, L: Lender> {
     stalled: u32,
     counters: Arc<Counters>,
     journal: Option<Box<Journal>>,
+    /// Connections that were throttled since the last look, if only for a part of a turn.
+    #[cfg(test)]
+    throttled: Vec<u32>,
 }
 
 impl<E, L: Lender> Connections<E, L> {
@@ -76,6 +79,8 @@ impl<E, L: Lender> Connections<E, L> {
             stalled: 0,
             counters: Arc::default(),
             journal: None,
+            #[cfg(test)]
+            throttled: Vec::new(),
         }
     }
 
@@ -399,6 +404,8 @@ impl<E, L: Lender> Connections<E, L> {
         let life = &mut self.table.get_mut(key).life;
         self.counters.add(Counter::Throttled, u64::from(!life.facts.has(Facts::THROTTLED)));
         life.throttle(self.now);
+        #[cfg(test)]
+        self.throttled.push(key);
     }
 
     /// Bytes that may still be queued for a slow reader.

@@ -26,6 +26,9 @@ const FOUR_OUTPUT_BYTES: u32 = 1;
 /// A recompressed byte, at level 1; and a message, for which the compressor's tables are cleared.
 const COMPRESSED_BYTE: u32 = 5;
 const COMPRESSED_MESSAGE: u32 = 8_000;
+/// What is recompressed at most before an allowance is used up.
+#[cfg(test)]
+pub(super) const RECOMPRESSED_AT_ONCE: usize = (ALLOWANCE / COMPRESSED_BYTE) as usize;
 /// Bytes of memory of an inflater: its window, its tables and itself (flate2 1.1 with zlib-rs 0.6, by a counting allocator).
 const INFLATER: usize = 48 << 10;
 /// Bytes of memory of a compressor, with any window.

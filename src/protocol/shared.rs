@@ -4,6 +4,8 @@ use super::{
     Settings,
     codecs::{Codecs, Work},
 };
+#[cfg(test)]
+use super::{codecs, settings::Deflate};
 
 /// The settings, and what compressed messages need.
 #[derive(Debug, Default)]
@@ -16,6 +18,12 @@ impl Shared {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Shared { settings, codecs: Codecs::default() }
+    }
+
+    /// Bytes that a connection may bring by recompressing before others have their turn.
+    #[cfg(test)]
+    pub fn recompressed_at_once(&self) -> usize {
+        if self.settings.deflate == Deflate::Recompress { codecs::RECOMPRESSED_AT_ONCE } else { 0 }
     }
 
     /// Bytes of memory that sessions hold for compressed messages which are open, and for input that waits.

@@ -16,6 +16,15 @@ impl<E, L: Lender> Connections<E, L> {
         self.budget
     }
 
+    pub(crate) fn take_throttled(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.throttled)
+    }
+
+    /// What the echo of a receive may be longer than what was received, since it is recompressed.
+    pub(crate) fn recompressed_at_once(&self) -> usize {
+        self.shared.recompressed_at_once()
+    }
+
     pub(crate) fn timers(&self) -> usize {
         self.wheel.len()
     }

@@ -182,7 +182,7 @@ impl Simulation {
         connections.provide_buffers();
         connections.receive_from_foreground();
         connections.receive_from_background();
-        for slot in connections.throttled_slots() {
+        for slot in connections.take_throttled_slots() {
             kernel.peers[slot as usize].iter_mut().for_each(Peer::is_throttled);
         }
         connections.check_invariants(self.is_punctual);
@@ -392,6 +392,14 @@ fn run(seed: u64) -> Ran {
     assert_eq!(simulation.kernel.free_slots(), SLOTS as usize);
     let compressed = simulation.connections.core.counters().get(Counter::Compressed);
     Ran { finished: simulation.kernel.finished, compressed, laden_turns: simulation.laden_turns }
+}
+
+/// A peer that is throttled for a part of the turn in which the server stops; echoes that are longer recompressed.
+#[test]
+fn rare_schedules_of_millions() {
+    for seed in [1_000_723_078, 1_003_898_894] {
+        run(seed);
+    }
 }
 
 #[test]

@@ -54,10 +54,12 @@ impl Connections {
         self.core.iter().filter(|(_, c)| is_open(c) && c.life.can_ping()).map(|(_, c)| c.io.slot()).collect()
     }
 
-    /// Sockets that are not read, because their peers do not read.
-    pub(in super::super) fn throttled_slots(&self) -> impl Iterator<Item = u32> {
-        let throttled = self.core.iter().filter(|(_, connection)| connection.life.facts.has(Facts::THROTTLED));
-        throttled.map(|(_, connection)| connection.io.slot())
+    /// Sockets that are not read, or were not for a part of the turn, because their peers do not read.
+    pub(in super::super) fn take_throttled_slots(&mut self) -> Vec<u32> {
+        let was = self.core.take_throttled();
+        let is = |key, facts: Facts| facts.has(Facts::THROTTLED) || was.contains(&key);
+        let throttled = self.core.iter().filter(|(key, connection)| is(*key, connection.life.facts));
+        throttled.map(|(_, connection)| connection.io.slot()).collect()
     }
 
     /// The bytes of a send that is submitted, and whether more is announced.
@@ -98,7 +100,7 @@ impl Connections {
     /// What a connection may have beyond its cap: what may come before it turns out to be a slow reader and while a
     /// receive is under way, our own answers and cut frames, and a block that is sent in part.
     fn slack(&self) -> usize {
-        2 * self.pool.memory() + 512 + BLOCK
+        2 * (self.pool.memory() + self.core.recompressed_at_once()) + 512 + BLOCK
     }
 
     fn check_memory(&self, key: u32) {

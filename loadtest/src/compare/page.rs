@@ -178,7 +178,7 @@ fn cells(results: &Results) -> String {
         &[
             "cell",
             "connections",
-            "payload",
+            "payload in bytes",
             "load",
             "messages per connection",
             "measured for",
